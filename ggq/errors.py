@@ -1,0 +1,50 @@
+"""The one error family: every refusal names what was found, where, and what to do."""
+
+from __future__ import annotations
+
+import os
+
+
+class GGQError(Exception):
+    """A refusal that a user can act on; the command line prints it in one or two lines and exits with status 2.
+
+    Args:
+        problem: What was found and what is allowed, one sentence without a full stop.
+        path: The file that it is about, if any.
+        where: The place inside the file: an offset, a key or a tensor's name.
+        fix: What to do about it, one short sentence.
+    """
+
+    def __init__(
+        self,
+        problem: str,
+        *,
+        path: str | os.PathLike[str] | None = None,
+        where: str | None = None,
+        fix: str | None = None,
+    ) -> None:
+        self.problem, self.where, self.fix = problem, where, fix
+        self.path = None if path is None else os.fspath(path)
+        place = ": ".join(part for part in (self.path, where) if part)
+        text = f"{place}: {problem}" if place else problem
+        super().__init__(f"{text}\n{fix}" if fix else text)
+
+
+class FormatError(GGQError):
+    """A file whose bytes break a rule of its format."""
+
+
+class UnsupportedError(GGQError):
+    """Something well-formed that this version cannot do."""
+
+
+class ConvertError(GGQError):
+    """A checkpoint that cannot be converted, or a conversion that cannot go on."""
+
+
+class ModelError(GGQError):
+    """A file whose model cannot be run: sizes that contradict each other, tensors missing or misshapen."""
+
+
+class UsageError(GGQError):
+    """An argument that is out of range or contradicts another."""
