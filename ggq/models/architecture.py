@@ -1,0 +1,42 @@
+"""What an architecture has to say of itself: its names, its sizes, its tensors."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from ggq.models.config import ModelConfig
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """A tensor that a checkpoint of the architecture has.
+
+    Args:
+        name: Its name in the checkpoint.
+        role: Its normalised role (spec/metadata.md); "" for one that is known, means nothing here and is not stored.
+        shape: Its dimensions.
+        required: Whether a checkpoint without it is refused.
+    """
+
+    name: str
+    role: str
+    shape: tuple[int, ...]
+    required: bool = True
+
+
+class Architecture(Protocol):
+    """A family of checkpoints, as data: the one place that knows Hugging Face's names for it."""
+
+    names: tuple[str, ...]
+    """Hugging Face class names, as in "architectures" of config.json."""
+
+    def config(self, hf: Mapping[str, object], path: str | os.PathLike[str] | None = None) -> ModelConfig:
+        """The normalised, checked form of a config.json."""
+        ...
+
+    def tensors(self, config: ModelConfig) -> list[TensorSpec]:
+        """Every tensor of such a checkpoint, in the order in which a forward pass meets them."""
+        ...
