@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import prod
+from math import lcm, prod
 
 TILE_ROWS = 16
 """Rows of a matrix that are interleaved, one SIMD lane each."""
@@ -73,7 +73,7 @@ class Scheme:
         if self.kind == "float":
             lengths = {"values": count * padded_rows * columns * FLOAT_BYTES[self.value]}
             return Geometry(count, rows, columns, padded_rows, columns, 0, columns, lengths)
-        step = max(self.group, COLUMN_STEP) if self.group != ROW else COLUMN_STEP
+        step = COLUMN_STEP if self.group == ROW else lcm(self.group, COLUMN_STEP)
         padded_columns = round_up(columns, step)
         group = padded_columns if self.group == ROW else self.group
         groups = padded_columns // group
