@@ -1,0 +1,47 @@
+"""Quantized language models on the CPU: convert a checkpoint, look inside the file, run it."""
+
+from __future__ import annotations
+
+import sys
+import types
+from typing import TYPE_CHECKING, Any
+
+from ggq.errors import GGQError
+
+if TYPE_CHECKING:
+    from ggq.convert.convert import convert
+    from ggq.engine.file import open_file as open
+    from ggq.engine.model import load
+
+__version__ = "0.1.0"
+__all__ = ["GGQError", "__version__", "convert", "load", "open"]
+
+
+class _Package(types.ModuleType):
+    """This module, with `convert`, `open` and `load` found when first asked for, so that `import ggq` stays quick."""
+
+    @property
+    def convert(self) -> Any:
+        """The function, also after the subpackage `ggq.convert` has been imported, which would take its name."""
+        from ggq.convert.convert import convert
+
+        return convert
+
+    @convert.setter
+    def convert(self, subpackage: types.ModuleType) -> None:
+        """The import system's own assignment: `sys.modules` already holds the subpackage."""
+
+    @property
+    def open(self) -> Any:
+        from ggq.engine.file import open_file
+
+        return open_file
+
+    @property
+    def load(self) -> Any:
+        from ggq.engine.model import load
+
+        return load
+
+
+sys.modules[__name__].__class__ = _Package
