@@ -1,0 +1,165 @@
+"""The frame of the command line: which commands there are, and how their failures end."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from inspect import cleandoc
+from typing import Annotated, Any, NamedTuple
+
+import typer
+from typer.main import get_command
+
+import ggq
+from ggq.errors import GGQError
+
+ERROR, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
+"""Exit statuses besides 0 (done) and 1 (verification failed)."""
+
+
+class Command(NamedTuple):
+    """One command: the function of that name in the module, and its line in `ggq --help`."""
+
+    name: str
+    module: str
+    help: str
+
+
+COMMANDS = (
+    Command("convert", "ggq.cli.convert", "Turn a Hugging Face checkpoint into one quantized file."),
+    Command("run", "ggq.cli.run", "Continue a text."),
+    Command("chat", "ggq.cli.chat", "Talk with a model that has a chat template."),
+    Command("inspect", "ggq.cli.inspect", "Show what a file holds, without reading its tensors."),
+    Command("verify", "ggq.cli.verify", "Check every byte of a file and name what is damaged."),
+    Command("edit", "ggq.cli.edit", "Change metadata in place, whatever the file's size."),
+    Command("repack", "ggq.cli.edit", "Write a file anew without what edits left behind."),
+    Command("bench", "ggq.cli.bench", "Measure loading, prefill and decoding."),
+    Command("warmup", "ggq.cli.warmup", "Compile the kernels now instead of at the first run."),
+    Command("demo", "ggq.cli.demo", "Convert, inspect, verify and run a small model that is included."),
+)
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        args: What follows the program's name; by default the process's own arguments.
+
+    Returns:
+        The exit status: 0 done, 1 verification failed, 2 error, 130 interrupted, 141 when nobody reads the output.
+    """
+    arguments = sys.argv[1:] if args is None else args
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # a terminal without UTF-8 is no reason to fail
+    return _status(functools.partial(_dispatch, arguments))
+
+
+def _dispatch(arguments: list[str]) -> int:
+    """Parse and run; only the module of the command that is named is imported."""
+    app = typer.Typer(
+        add_completion=False,
+        rich_markup_mode=None,  # rich costs 0.1 s of start-up
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    )
+    app.callback(no_args_is_help=True)(_options)
+    for command in COMMANDS:
+        function = _load(command) if arguments[:1] == [command.name] else _listed_only
+        app.command(command.name, help=_help(function), short_help=command.help)(function)
+    try:
+        get_command(app).main(arguments, prog_name="ggq")
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else ERROR
+    return 0
+
+
+def _options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
+) -> None:
+    """Quantized language models on the CPU: convert a checkpoint, look inside the file, run it.
+
+    First steps: `ggq demo`. Help on one command: `ggq COMMAND --help`. GGQ_DEBUG=1 in the environment shows tracebacks.
+    """
+
+
+def _listed_only() -> None:
+    """Stands in for the commands that were not named, so that they are listed and suggested but not imported."""
+
+
+def _load(command: Command) -> Callable[..., None]:
+    """The command's function, with its failures turned into an exit status."""
+    function = getattr(importlib.import_module(command.module), command.name)
+
+    @functools.wraps(function)
+    def guarded(*args: Any, **options: Any) -> None:
+        status = _status(functools.partial(function, *args, **options))
+        if status:
+            raise typer.Exit(status)
+
+    return guarded
+
+
+def _help(function: Callable[..., None]) -> str:
+    """A command's docstring; its examples keep their lines (a backspace tells typer not to wrap a paragraph)."""
+    return cleandoc(function.__doc__ or "").replace("\n\nExample", "\n\n\b\nExample")
+
+
+def _status(call: Callable[[], int | None]) -> int:
+    """What `call` returns as an exit status; every failure becomes a line on standard error, never a traceback."""
+    debug = os.environ.get("GGQ_DEBUG", "") not in ("", "0")
+    try:
+        status = call()
+        sys.stdout.flush()
+        return status or 0
+    except typer.Exit as end:
+        return end.exit_code
+    except BrokenPipeError:
+        _silence()
+        return BROKEN_PIPE
+    except KeyboardInterrupt:
+        _complain("interrupted")
+        return INTERRUPTED
+    except (GGQError, OSError, MemoryError) as problem:
+        if debug:
+            traceback.print_exc()
+        _complain(f"error: {_text(problem)}")
+        return ERROR
+    except Exception as problem:
+        if type(problem).__module__.split(".")[0] in ("typer", "click"):
+            raise  # a usage error on its way to typer, which prints it
+        if debug:
+            traceback.print_exc()
+        _complain(f"error: unexpected {type(problem).__name__}: {problem}\nplease report it with what GGQ_DEBUG=1 shows")
+        return ERROR
+
+
+def _text(problem: BaseException) -> str:
+    """A failure in one line (a GGQError may have a second: what to do)."""
+    if isinstance(problem, OSError) and problem.strerror:
+        names = [os.fsdecode(name) for name in (problem.filename, problem.filename2) if isinstance(name, (str, bytes))]
+        return ": ".join([*names, problem.strerror])
+    if isinstance(problem, MemoryError):
+        return f"not enough memory{f': {problem}' if str(problem) else ''}"
+    return str(problem)
+
+
+def _complain(text: str) -> None:
+    """Print to standard error what came from a file or the system, without its control characters."""
+    from ggq.cli.output import printable
+
+    try:
+        print("\n".join(map(printable, text.splitlines())), file=sys.stderr, flush=True)
+    except OSError:
+        pass  # nobody reads; the exit status still tells
+
+
+def _silence() -> None:
+    """Send what is still buffered nowhere, or Python complains about the broken pipe while it ends."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
