@@ -11,7 +11,7 @@ from ggq.errors import GGQError
 if TYPE_CHECKING:
     from ggq.convert.convert import convert
     from ggq.engine.file import open_file as open
-    from ggq.engine.model import load
+    from ggq.engine.loading import load
 
 __version__ = "0.1.0"
 __all__ = ["GGQError", "__version__", "convert", "load", "open"]
@@ -39,7 +39,7 @@ class _Package(types.ModuleType):
 
     @property
     def load(self) -> Any:
-        from ggq.engine.model import load
+        from ggq.engine.loading import load
 
         return load
 

@@ -15,8 +15,6 @@ from ggq.errors import UsageError
 class Executor(Protocol):
     """Runs a tape over tokens of any number of sequences, each with its own key-value cache."""
 
-    tape: Tape
-
     def open_sequence(self) -> int:
         """The id of a new, empty sequence."""
         ...
@@ -70,7 +68,7 @@ def check_runs(tape: Tape, runs: Sequence[Run], length: Callable[[int], int]) ->
 
 
 def pieces(runs: Sequence[Run], rows: int) -> list[list[Run]]:
-    """Cut a batch into consecutive smaller ones of at most `rows` tokens; the wanted rows stay the same, in the same order."""
+    """Cut a batch into consecutive ones of at most `rows` tokens; the wanted rows stay the same, in their order."""
     batches: list[list[Run]] = [[]]
     room = rows
     for run in runs:

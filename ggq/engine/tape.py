@@ -141,7 +141,7 @@ class Run:
 
 
 def activation_group(scheme: Scheme) -> int:
-    """Columns of an activation row that share one int8 scale when they meet a weight of this scheme; 0 for float weights.
+    """Columns of an activation row that share one int8 scale when they meet such a weight; 0 for float weights.
 
     It is the weight's own group up to 128, so that one multiplication serves both scales; 32 for a scale per row.
     """

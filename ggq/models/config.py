@@ -32,7 +32,7 @@ class RopeConfig:
 class ModelConfig:
     """A decoder's sizes and choices, normalised; stored in a file as the metadata keys of spec/metadata.md.
 
-    Biases and an untied output are told by the presence of their tensors and repeated here so that a missing one is seen.
+    Biases and an untied output are told by their tensors too, and repeated here so that a missing one is seen.
     """
 
     vocabulary_size: int

@@ -10,7 +10,7 @@ from ggq.errors import ModelError, UnsupportedError
 
 
 class Fields:
-    """A mapping whose values are checked as they are read; every refusal names the key, what was found and what is allowed.
+    """A mapping whose values are checked as they are read; refusals name the key, what was found and what is allowed.
 
     Args:
         values: Keys and values as they came; null counts as absent.

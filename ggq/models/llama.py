@@ -31,7 +31,7 @@ MODULES = {
 class Llama:
     """LlamaForCausalLM: RMS norms before, grouped-query attention with RoPE, a gated SiLU feed-forward."""
 
-    names = ("LlamaForCausalLM",)
+    names: tuple[str, ...] = ("LlamaForCausalLM",)
 
     def config(self, hf: Mapping[str, object], path: str | os.PathLike[str] | None = None) -> ModelConfig:
         """The normalised form of a config.json; what it leaves out has transformers' default, except for the sizes.

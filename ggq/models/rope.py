@@ -21,7 +21,7 @@ def frequencies(rope: RopeConfig, head_dim: int) -> np.ndarray:
 
     Source: Su et al. 2021, section 3.2.2; for "llama3", the Llama 3.1 release.
     """
-    plain = rope.theta ** (-np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
+    plain: np.ndarray = rope.theta ** (-np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
     return plain if rope.scaling == "none" else llama3(plain, rope)
 
 
@@ -30,4 +30,5 @@ def llama3(plain: np.ndarray, rope: RopeConfig) -> np.ndarray:
     turns = rope.original_context_length * plain / (2 * math.pi)  # full turns within the original context
     width = rope.high_frequency_factor - rope.low_frequency_factor
     kept = np.clip((turns - rope.low_frequency_factor) / width, 0.0, 1.0)
-    return kept * plain + (1 - kept) * plain / rope.factor
+    scaled: np.ndarray = kept * plain + (1 - kept) * plain / rope.factor
+    return scaled

@@ -1,0 +1,134 @@
+"""From a file to a model that can run: its config, its tensors checked against that, an executor."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+import numpy as np
+
+from ggq.engine.executor import Executor
+from ggq.engine.file import decoded, undecodable
+from ggq.engine.model import Model
+from ggq.engine.numpy_interpreter import NumpyExecutor
+from ggq.engine.sampling import whole
+from ggq.engine.tape import Tape
+from ggq.errors import ModelError, UsageError
+from ggq.format import Reader, open_reader
+from ggq.format.scheme import Scheme
+from ggq.models.config import ModelConfig
+from ggq.models.decoder import build_tape, role_shapes
+from ggq.models.metadata import from_metadata
+
+ACTIVATIONS, CACHES, INTERPRETERS = ("int8", "float32"), ("f16", "f32"), ("numba", "numpy")
+
+
+def load(
+    path: str | os.PathLike[str],
+    *,
+    threads: int | None = None,
+    activations: str = "int8",
+    cache: str | None = None,
+    interpreter: str = "numba",
+) -> Model:
+    """Open a model to run it, as `ggq.load`.
+
+    Args:
+        path: A .ggq file.
+        threads: Threads of the kernels; all cores unless told.
+        activations: "int8" (fast) or "float32" (exact) where they meet quantized matrices.
+        cache: Float type of the key-value cache, "f16" or "f32"; by default "f32" only for a model kept in f32 whole.
+        interpreter: "numba", or "numpy", the slow reference.
+
+    Raises:
+        FormatError: The file breaks a rule of the format.
+        ModelError: What it holds is no whole model: see `from_metadata` and `roles_to_names`.
+        UnsupportedError: A model or a scheme that this version cannot run.
+        UsageError: An argument is out of range.
+    """
+    choose("activations", activations, ACTIVATIONS)
+    choose("interpreter", interpreter, INTERPRETERS)
+    if threads is not None:
+        whole("threads", threads, 1)
+    if cache is not None:
+        choose("cache", cache, CACHES)
+    reader = open_reader(path)
+    try:
+        config = from_metadata(reader.metadata, reader.path)
+        names = roles_to_names(reader, config)
+        tape = build_tape(config)
+        cache = cache or default_cache(reader)
+        if interpreter == "numpy":
+            executor = numpy_executor(reader, tape, names, activations, cache)
+        else:
+            executor = numba_executor(reader, tape, names, activations, cache, threads)
+        return Model(reader, config, executor)
+    except BaseException:
+        reader.close()
+        raise
+
+
+def choose(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    """Refuse an argument that is none of the allowed words."""
+    if value not in allowed:
+        raise UsageError(f"{name} is {value!r}, allowed are {', '.join(allowed)}")
+
+
+def roles_to_names(reader: Reader, config: ModelConfig) -> dict[str, str]:
+    """Which tensor plays each role.
+
+    Raises:
+        ModelError: A tensor is missing, has another shape than the config says, no role in this model or another's.
+        UnsupportedError: This version cannot decode one.
+    """
+    expected = role_shapes(config)
+    names: dict[str, str] = {}
+    for name, entry in reader.tensors.items():
+        role = entry.attributes.get("role")
+        if not isinstance(role, str) or role not in expected:
+            raise ModelError(f"its role {role!r} is none of this model's", path=reader.path, where=f"tensor {name}")
+        if role in names:
+            raise ModelError(f"{names[role]} has the role {role} too", path=reader.path, where=f"tensor {name}")
+        if entry.shape != expected[role]:
+            problem = f"shape {shape(entry.shape)}, {shape(expected[role])} expected for {role}"
+            raise ModelError(problem, path=reader.path, where=f"tensor {name}")
+        if entry.scheme is None:
+            raise undecodable(reader, entry)
+        names[role] = name
+    missing = [role for role in expected if role not in names]
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise ModelError(f"no tensor for {missing[0]}{more}", path=reader.path)
+    return names
+
+
+def shape(sizes: tuple[int, ...]) -> str:
+    """A shape for a message."""
+    return " x ".join(map(str, sizes))
+
+
+def default_cache(reader: Reader) -> str:
+    """ "f32" when every tensor is: who keeps a model exact wants it run so."""
+    exact = all(entry.scheme == Scheme("float", 32, "f32") for entry in reader.tensors.values())
+    return "f32" if exact else "f16"
+
+
+def numpy_executor(reader: Reader, tape: Tape, names: Mapping[str, str], activations: str, cache: str) -> Executor:
+    """The slow reference."""
+
+    def weight(role: str) -> tuple[Scheme, np.ndarray]:
+        entry = reader.tensors[names[role]]
+        assert entry.scheme is not None  # roles_to_names has refused those
+        return entry.scheme, decoded(reader, entry)
+
+    return NumpyExecutor(tape, weight, activations, cache)
+
+
+def numba_executor(
+    reader: Reader, tape: Tape, names: dict[str, str], activations: str, cache: str, threads: int | None
+) -> Executor:
+    """The kernels; numba is imported here and not before."""
+    from ggq.engine.numba_executor import NumbaExecutor
+
+    executor: Executor = NumbaExecutor(tape, reader, names, threads=threads, activations=activations, cache=cache)
+    return executor

@@ -1,0 +1,165 @@
+"""Which token comes next, given the logits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from ggq.errors import ModelError, UsageError
+
+CHANCE = ("temperature", "top_k", "top_p", "min_p", "seed")
+"""The fields that matter only where chance decides."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to choose a token; the steps are taken in the order of the fields, each on what the one before left.
+
+    Args:
+        repetition_penalty: Logits of tokens that occurred, in the prompt too, are divided by this when positive and
+            multiplied when negative; 1 does nothing.
+        temperature: Logits are divided by this; 0 takes the most likely token and skips the rest.
+        top_k: Keep this many most likely tokens; 0 keeps all.
+        top_p: Keep the fewest most likely tokens whose probabilities add up to this; 1 keeps all.
+        min_p: Keep tokens at least this times as likely as the most likely one; 0 keeps all.
+        seed: Equal seeds give equal texts; None takes a new one.
+    """
+
+    repetition_penalty: float = 1.0
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        within("repetition_penalty", self.repetition_penalty, 0.01, 100)
+        within("temperature", self.temperature, 0, 1000)
+        within("top_p", self.top_p, 0, 1)
+        within("min_p", self.min_p, 0, 1)
+        whole("top_k", self.top_k)
+        if self.seed is not None:
+            whole("seed", self.seed)
+
+
+def within(name: str, value: float, low: float, high: float) -> None:
+    """Refuse an argument that is no number from `low` to `high`."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        raise UsageError(f"{name} is {value!r}, a number from {low:g} to {high:g} is allowed")
+
+
+def whole(name: str, value: int, low: int = 0) -> None:
+    """Refuse an argument that is no whole number from `low` on."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < low:
+        raise UsageError(f"{name} is {value!r}, a whole number from {low} on is allowed")
+
+
+def resolve(given: Mapping[str, object], defaults: Mapping[str, object]) -> Sampling:
+    """The sampling that a caller and the model's generation_config.json ask for together.
+
+    Args:
+        given: The caller's arguments by field name; None means not given.
+        defaults: The parsed generation_config.json; values of the wrong type or out of bounds count as absent.
+
+    Returns:
+        What is given wins. The model's own values fill in when its "do_sample" or one of the caller's arguments asks
+        for chance (the temperature is 1 if neither names one); else the most likely token is taken.
+    """
+    chosen = {key: value for key, value in given.items() if value is not None}
+    chance = defaults.get("do_sample") is True or any(key in chosen for key in CHANCE)
+    merged: dict[str, object] = {"temperature": 1.0 if chance else 0.0}
+    for name in (*CHANCE[:-1], "repetition_penalty") if chance else ("repetition_penalty",):
+        if name in defaults:
+            merged.update(valid(name, defaults[name]))
+    return Sampling(**{**merged, **chosen})  # type: ignore[arg-type]
+
+
+def valid(name: str, value: object) -> dict[str, object]:
+    """The one field, or nothing when its value cannot be used."""
+    try:
+        Sampling(**{name: value})  # type: ignore[arg-type]
+    except UsageError:
+        return {}
+    return {name: value}
+
+
+class Sampler:
+    """Chooses the tokens of one sequence.
+
+    Args:
+        sampling: How.
+        stream: Sets apart the sequences of a batch that share a seed.
+    """
+
+    def __init__(self, sampling: Sampling, stream: int = 0) -> None:
+        self.sampling = sampling
+        self._random = np.random.default_rng(None if sampling.seed is None else sampling.seed + stream)
+
+    def choose(self, logits: np.ndarray, seen: Collection[int]) -> int:
+        """The next token.
+
+        Args:
+            logits: float32 (vocabulary,).
+            seen: Token ids that occurred.
+
+        Raises:
+            ModelError: The logits hold NaN.
+        """
+        how = self.sampling
+        if how.repetition_penalty != 1 and seen:
+            logits = penalized(logits, np.fromiter(seen, dtype=np.int64), how.repetition_penalty)
+        best = int(np.argmax(logits))  # NaN counts as the largest
+        if not math.isfinite(logits[best]):
+            raise ModelError(
+                f"the model computed {logits[best]} where finite numbers are expected",
+                fix="Its weights are damaged or out of range: see ggq verify.",
+            )
+        if how.temperature == 0:
+            return best
+        ids = np.arange(len(logits)) if not how.top_k else top_k(logits, how.top_k)
+        chances = softmax(logits[ids], how.temperature)
+        if how.top_p < 1:
+            kept = top_p(chances, how.top_p)
+            ids, chances = ids[kept], chances[kept]
+        if how.min_p > 0:
+            kept = chances >= how.min_p * chances.max()
+            ids, chances = ids[kept], chances[kept]
+        sums = np.cumsum(chances)
+        place = int(np.searchsorted(sums, self._random.random() * sums[-1], side="right"))
+        return int(ids[min(place, len(ids) - 1)])
+
+
+def penalized(logits: np.ndarray, seen: np.ndarray, penalty: float) -> np.ndarray:
+    """A copy of the logits with those of the seen tokens made less likely."""
+    result, found = logits.copy(), logits[seen]
+    result[seen] = np.where(found > 0, found / penalty, found * penalty)
+    return result
+
+
+def softmax(logits: np.ndarray, temperature: float) -> np.ndarray:
+    """float64 probabilities."""
+    scaled = (logits.astype(np.float64) - logits.max()) / temperature
+    chances = np.exp(scaled)
+    return np.asarray(chances / chances.sum())
+
+
+def top_k(logits: np.ndarray, count: int) -> np.ndarray:
+    """Ids of the `count` largest logits, in order of id; of equal ones at the border those with the lowest ids."""
+    if count >= len(logits):
+        return np.arange(len(logits))
+    border = np.partition(logits, len(logits) - count)[len(logits) - count]
+    ids = np.flatnonzero(logits >= border)
+    extra = len(ids) - count
+    return np.delete(ids, np.flatnonzero(logits[ids] == border)[-extra:]) if extra else ids
+
+
+def top_p(chances: np.ndarray, share: float) -> np.ndarray:
+    """Indices of the fewest largest chances that add up to `share`, largest first; one at least."""
+    # Those below (1 - share) / n add up to less than 1 - share, so none of them is needed: sort the few that are left.
+    few = np.flatnonzero(chances >= (1 - share) / len(chances))
+    order = few[np.argsort(-chances[few], kind="stable")]
+    sums = np.cumsum(chances[order])
+    return order[: int(np.searchsorted(sums, share)) + 1]
