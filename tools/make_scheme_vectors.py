@@ -1,0 +1,91 @@
+"""Write spec/vectors/scheme: for every scheme, weights, the segments they encode to and the numbers those decode to.
+
+The same bytes on every machine: `python tools/make_scheme_vectors.py [FOLDER]`.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from ggq.quant import SCHEMES, decode_tensor, default_method, encode_tensor, parse_scheme
+
+OUT = Path(__file__).resolve().parents[1] / "spec" / "vectors" / "scheme"
+
+SHAPES = {"g32": (17, 40), "g64": (5, 72), "g128": (5, 130), "row": (2, 8, 33), "float": (2, 17, 5)}
+"""Shapes of the weights by group; each needs padding of rows and of columns, and two are stacked matrices."""
+
+
+class Numbers:
+    """Numbers that do not depend on NumPy's version: a 64-bit linear congruential generator (Knuth's MMIX)."""
+
+    def __init__(self, seed: int) -> None:
+        self.state = seed
+
+    def uniform(self) -> float:
+        """A multiple of 2**-24 in [0, 1)."""
+        self.state = (self.state * 6364136223846793005 + 1442695040888963407) % 2**64
+        return (self.state >> 40) / 2**24
+
+    def bell(self) -> float:
+        """Roughly normal, with a deviation of 0.02."""
+        return (sum(self.uniform() for _ in range(12)) - 6) / 50
+
+
+def row_of_weights(kind: int, columns: int, numbers: Numbers) -> list[float]:
+    """A row of weights; each kind is hard in a way of its own."""
+    row = [numbers.bell() for _ in range(columns)]
+    if kind == 0:  # plain, then a group of zeros and a lone weight
+        return row[: columns // 2] + [0.0] * (columns - columns // 2 - 1) + row[-1:]
+    if kind == 1:  # no negative weight, and one far out
+        return [1.5 if i == columns // 3 else abs(w) for i, w in enumerate(row)]
+    if kind == 2:  # no positive weight, scales far from 1
+        return [-1000 * abs(w) for w in row]
+    if kind == 3:  # subnormal scales
+        return [w * 2.0**-17 for w in row]
+    if kind == 4:  # many halfway cases, both signs reach the largest magnitude
+        return [(i * 5 % 33 - 16) / 4 for i in range(columns)]
+    return row
+
+
+def weights(shape: tuple[int, ...], seed: int) -> np.ndarray:
+    """float32 weights of this shape."""
+    numbers, count = Numbers(seed), int(np.prod(shape[:-1]))
+    rows = [row_of_weights(i, shape[-1], numbers) for i in range(count)]
+    return np.array(rows, np.float64).astype(np.float32).reshape(shape)
+
+
+def hex_rows(tensor: np.ndarray) -> list[str]:
+    """Each row of a tensor as the hex of its binary32 numbers."""
+    return [row.astype("<f4").tobytes().hex() for row in tensor.reshape(-1, tensor.shape[-1])]
+
+
+def vector(name: str, seed: int) -> dict[str, object]:
+    """The vector of one scheme, as it is written."""
+    scheme = parse_scheme(name)
+    tensor = weights(SHAPES[name.partition("-")[2] or "float"], seed)
+    segments = encode_tensor(tensor, scheme)
+    return {
+        "scheme": name,
+        "record": asdict(scheme),
+        "method": default_method(scheme),
+        "shape": list(tensor.shape),
+        "weights": hex_rows(tensor),
+        "segments": {role: raw.tobytes().hex() for role, raw in segments.items()},
+        "decoded": hex_rows(decode_tensor(scheme, tensor.shape, segments)),
+    }
+
+
+def main(out: Path = OUT) -> None:
+    """Write every vector into a folder."""
+    out.mkdir(parents=True, exist_ok=True)
+    for seed, name in enumerate(SCHEMES):
+        (out / f"{name}.json").write_text(json.dumps(vector(name, seed), indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(*map(Path, sys.argv[1:2]))
