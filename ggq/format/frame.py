@@ -59,7 +59,7 @@ def check_header(header: bytes, size: int) -> int:
     """Checks the first bytes of a file and returns its minor version.
 
     Args:
-        header: The first bytes of the file, HEADER_BYTES of them when there are so many; more help to name a foreign file.
+        header: The first bytes of the file, at least HEADER_BYTES of them unless the file is shorter.
         size: Bytes of the whole file.
 
     Raises:

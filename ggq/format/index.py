@@ -60,7 +60,7 @@ class Index:
 
 @dataclass(frozen=True)
 class TensorParts:
-    """A tensor on its way into an index: its scheme's number in the table and its ranges as (offset, length, digest)."""
+    """A tensor on its way into an index: `scheme` is a number in the table, `segments` are (offset, length, digest)."""
 
     name: str
     shape: tuple[int, ...]

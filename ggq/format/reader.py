@@ -224,8 +224,8 @@ class Reader:
             role: "values", "codes", "scales" ...
 
         Returns:
-            uint8 (length,): a read-only view of the memory map, aligned to 64 bytes. It is valid while it is referenced; reading
-            it after another process has cut the file short ends this one (SIGBUS), which only the check made here can prevent.
+            uint8 (length,): a read-only view of the memory map, aligned to 64 bytes, valid while it is referenced. To
+            read it after another process has cut the file short ends this one (SIGBUS): the length is checked here only.
 
         Raises:
             UnsupportedError: The tensor's scheme is one that this version cannot decode.

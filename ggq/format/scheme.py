@@ -88,8 +88,8 @@ class Scheme:
 
 @dataclass(frozen=True)
 class Geometry:
-    """Sizes of one tensor under one scheme: matrices, rows and columns as given and padded, groups a row, columns a group,
-    and the bytes of each segment by role ("values", "codes", "scales", "zeros"), in the order they are stored."""
+    """Sizes of one tensor under one scheme: matrices, rows and columns as given and padded, groups a row, columns a
+    group, and the bytes of each segment by role ("values", "codes", "scales", "zeros"), in the order they are stored."""
 
     count: int
     rows: int

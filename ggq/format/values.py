@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from struct import pack, unpack_from
-from typing import Any, Union, cast, overload
+from typing import Any, cast, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -13,8 +13,8 @@ import numpy.typing as npt
 from ggq.errors import FormatError
 from ggq.format.cursor import Cursor, refuse
 
-Scalar = Union[bool, int, float, str, bytes]
-Value = Union[Scalar, Sequence[Any]]
+Scalar = bool | int | float | str | bytes
+Value = Scalar | Sequence[Any]
 
 BOOL, I64, U64, F64, STRING, BYTES, ARRAY = range(1, 8)
 TYPES = {BOOL: "bool", I64: "i64", U64: "u64", F64: "f64", STRING: "string", BYTES: "bytes", ARRAY: "array"}
@@ -84,7 +84,7 @@ def encode_value(value: Value | npt.NDArray[Any], where: str) -> bytes:
         where: What the value belongs to, for the error.
 
     Raises:
-        FormatError: The value has no place in the format: a NaN, an integer of more than 64 bits, mixed kinds, another type.
+        FormatError: The value has no place in the format: a NaN, an integer beyond 64 bits, mixed kinds, another type.
     """
     if isinstance(value, (LazyArray, list, tuple, np.ndarray)):
         items = value.tolist() if isinstance(value, (LazyArray, np.ndarray)) else list(value)

@@ -28,10 +28,10 @@ Buffer = Any
 
 
 class Writer:
-    """Writes a ggq file; a context manager that keeps the unfinished file for a later resume when it is left by an exception.
+    """Writes a ggq file; a context manager that keeps the unfinished file, for a later resume, when left by an exception.
 
-    The file is written as PATH.partial with the journal PATH.journal beside it, and takes its name in `finish`. It is not
-    safe to share between threads.
+    The file is written as PATH.partial with the journal PATH.journal beside it, and takes its name in `finish`. It is
+    not safe to share between threads.
 
     Args:
         path: The file to make.
