@@ -1,0 +1,84 @@
+"""What `ggq run` and `ggq chat` share: their options, printing text as it comes, the line of figures."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ggq.cli.output import printable
+from ggq.engine.generation import Timing
+from ggq.engine.options import Options
+from ggq.errors import UsageError
+
+FILE = Annotated[Path, typer.Argument(metavar="FILE", help="A .ggq file.", show_default=False)]
+MAX_TOKENS = Annotated[int | None, typer.Option("-n", "--max-tokens", help="Tokens to generate at most.", min=1)]
+GREEDY = Annotated[bool, typer.Option("--greedy", help="Take the most likely token, always.")]
+TEMPERATURE = Annotated[
+    float | None, typer.Option(help="Divide the logits by this; 0 is --greedy. Without it the model's own default.")
+]
+TOP_K = Annotated[int | None, typer.Option(help="Choose among this many most likely tokens; 0 for all.")]
+TOP_P = Annotated[float | None, typer.Option(help="Choose among the fewest tokens that add up to this probability.")]
+MIN_P = Annotated[float | None, typer.Option(help="Choose among tokens this times as likely as the likeliest.")]
+PENALTY = Annotated[float | None, typer.Option(help="Make tokens that occurred less likely; 1 does nothing.")]
+SEED = Annotated[int | None, typer.Option(help="The same text again for the same seed.")]
+STOP = Annotated[
+    list[str] | None, typer.Option("--stop", metavar="TEXT", help="End before this text; may be repeated.")
+]
+THREADS = Annotated[int | None, typer.Option(help="Threads; all cores without it.", min=1)]
+ACTIVATIONS = Annotated[str, typer.Option(help="int8 (fast) or float32 (exact).")]
+INTERPRETER = Annotated[str, typer.Option(hidden=True)]
+
+JOINERS = "\u200c\u200d"
+"""Invisible, and parts of words and emoji: they pass."""
+
+
+def options(
+    max_tokens: int | None,
+    greedy: bool,
+    temperature: float | None,
+    top_k: int | None,
+    top_p: float | None,
+    min_p: float | None,
+    repetition_penalty: float | None,
+    seed: int | None,
+    stop: list[str] | None,
+) -> Options:
+    """The engine's options from the command line's."""
+    if greedy:
+        if any(value is not None for value in (temperature, top_k, top_p, min_p, seed)):
+            raise UsageError("--greedy leaves nothing to chance: it goes with none of the sampling options")
+        temperature = 0.0
+    return {
+        "max_tokens": max_tokens,
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "min_p": min_p,
+        "repetition_penalty": repetition_penalty,
+        "seed": seed,
+        "stop": stop or [],
+    }
+
+
+def show(piece: str) -> None:
+    """Print a piece of generated text at once; on a terminal, what would command it is escaped."""
+    if sys.stdout.isatty():
+        piece = "".join(c if c in "\n\t" or c in JOINERS else printable(c) for c in piece)
+    sys.stdout.write(piece)
+    sys.stdout.flush()
+
+
+def rate(tokens: int, seconds: float) -> float:
+    """Tokens per second; 0 when nothing was measured."""
+    return tokens / seconds if seconds > 0 else 0.0
+
+
+def figures(timing: Timing) -> str:
+    """The speed of a generation in a few words."""
+    prefill = rate(timing.prefill_tokens, timing.prefill_seconds)
+    decode = rate(timing.decode_tokens, timing.decode_seconds)
+    text = f"{timing.prefill_tokens} prompt tokens at {prefill:.1f} tok/s"
+    return f"{text}, {timing.decode_tokens} more at {decode:.1f} tok/s" if timing.decode_tokens else text
