@@ -1,4 +1,4 @@
-"""spec/schemes.md once more, number by number, with the standard library alone: what the NumPy code is tested against."""
+"""spec/schemes.md once more, number by number, with the standard library alone: an oracle for the NumPy code."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ SIZES = {"f32": 4, "f16": 2, "bf16": 2}
 
 
 def f32(x: float) -> float:
-    """The nearest binary32: one operation on two binary32 in double precision, then this, is that operation in binary32."""
+    """The nearest binary32; after one operation in double precision on two binary32, it is their binary32 result."""
     try:
         return struct.unpack("<f", struct.pack("<f", x))[0]
     except OverflowError:

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-
 from ggq.format.scheme import PLANES, TILE_ROWS
 from ggq.quant import check_segments, decode_tensor, encode_tensor, parse_scheme
 from ggq.quant.names import BITS
@@ -114,7 +113,7 @@ def test_a_nibble_swap_does_not_survive_the_examples(example: Example) -> None:
 
 @pytest.mark.parametrize("width", [1, 2, 4, 8])
 def test_figures_show_the_bits_of_a_unit(width: int) -> None:
-    """S5.6: the figure of each plane width, cell by cell, against the oracle's arithmetic and against the formula's inverse."""
+    """S5.6: the figure of each plane width, cell by cell, against the formula and the oracle."""
     figure = dict(blocks("figure"))[str(width)]
     assert figure[0].split() == ["bits", "4r+0", "4r+1", "4r+2", "4r+3"]
     assert len(figure) == 1 + 8 // width

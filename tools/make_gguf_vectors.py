@@ -1,6 +1,6 @@
 """Write spec/vectors/scheme/gguf.json: blocks of GGUF's types as the gguf package encodes and decodes them.
 
-Needs `pip install gguf`; this project's code takes no part in it, so the numbers come from outside. Run it only to add cases.
+Needs `pip install gguf`; this project's code takes no part, so the numbers come from outside. Run it only to add cases.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def grid(bits: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def halfway(bits: int, rng: np.random.Generator) -> np.ndarray:
-    """Weights in the middle between two codes, up to the rounding of the scale to f16 (which decides the nearer one)."""
+    """Weights midway between two codes, up to the rounding of the scale to f16 (which decides the nearer one)."""
     codes = rng.integers(1 - 2 ** (bits - 1), 2 ** (bits - 1) - 2, (ROWS, COLUMNS // 32, 32)) + 0.5
     codes[..., 5] = -(2 ** (bits - 1))
     steps = rng.uniform(0.01, 0.02, (ROWS, COLUMNS // 32, 1))
@@ -67,7 +67,7 @@ def halfway(bits: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def super_blocks(kind: str, rng: np.random.Generator) -> np.ndarray:
-    """A super-block a row of random codes, all sub-scales 1 (and each minimum of Q2_K a whole zero-point), scale random."""
+    """A super-block a row of random codes; sub-scales are 1, minimums of Q2_K whole zero-points, the scale random."""
 
     def random(n: int) -> np.ndarray:
         return rng.integers(0, 256, (ROWS, n), np.uint8)

@@ -1,4 +1,4 @@
-"""Whether the numbers inside segments obey the rules of their scheme (digests tell whether they are the ones written)."""
+"""Whether the numbers inside segments obey the rules of their scheme (digests tell whether they were changed)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ggq.quant.tiles import MatrixView, Segments, as_segments, unpack_codes, vie
 def check_segments(
     scheme: Scheme, shape: tuple[int, ...], segments: Mapping[str, Any], *, where: str | None = None
 ) -> None:
-    """Refuse segments whose numbers break a rule: lengths, scales and values finite, zero-points in range, padding zero.
+    """Refuse segments that break a rule: lengths, finite scales and values, zero-points in range, padding of zeros.
 
     Args:
         scheme: Of the tensor, one with a name.

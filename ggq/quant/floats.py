@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ggq.errors import ConvertError, UnsupportedError
+from ggq.errors import UnsupportedError
 
 STORAGE: dict[str, np.dtype[Any]] = {"f32": np.dtype("<f4"), "f16": np.dtype("<f2"), "bf16": np.dtype("<u2")}
 """NumPy types that hold the bits of each float type; bf16 has none of its own and is kept as its bits."""
@@ -65,12 +65,3 @@ def source_type(weights: NDArray[Any]) -> str:
         if weights.dtype == storage:
             return name
     raise UnsupportedError(f"weights are {weights.dtype}; allowed are float32, float16 and uint16 (the bits of bf16)")
-
-
-def refuse_not_finite(count: int, total: int, first: tuple[int, ...], where: str | None) -> ConvertError:
-    """The error for weights that are NaN or infinite: how many of how many, and the position of the first."""
-    return ConvertError(
-        f"{count} of {total} weights are NaN or infinite, the first at {list(first)}",
-        where=where,
-        fix="the checkpoint is damaged or was saved while training diverged; get another copy",
-    )

@@ -35,8 +35,7 @@ def geometry(scheme: Scheme, shape: tuple[int, ...]) -> Geometry:
     """`Scheme.geometry` behind a check that the scheme can hold such a tensor.
 
     Raises:
-        UnsupportedError: A scheme that is not supported, no dimensions, a dimension below 1, or a quantized tensor of one
-            dimension.
+        UnsupportedError: A scheme without a name, no dimensions, a dimension below 1, or a quantized tensor of one.
     """
     name = scheme_name(scheme)
     if not shape or min(shape) < 1:

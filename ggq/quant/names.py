@@ -25,7 +25,7 @@ SCHEMES: tuple[str, ...] = (
 )
 """Names of the schemes that are converted to and tested."""
 
-_UNIFORM = re.compile(r"q([0-9]{1,3})(z?)-(?:g([0-9]{1,10})|row)", re.ASCII)
+_UNIFORM = re.compile(r"q(0|[1-9][0-9]?)(z?)-(?:g(0|[1-9][0-9]{0,9})|row)")
 _FORM = "write f32, f16, bf16 or q{2,3,4,5,6,8}[z]-{g32,g64,g128,row}, such as q4-g32 or q4z-g64"
 
 
@@ -68,11 +68,11 @@ def scheme_name(scheme: Scheme) -> str:
 
     Source: spec/schemes.md, S2.
     """
-    if scheme.kind == "float" and scheme.value in FLOAT_BYTES:
-        return scheme.value
-    name = (
-        f"q{scheme.bits}{'z' if scheme.zero == 'code' else ''}-{'row' if scheme.group == ROW else f'g{scheme.group}'}"
-    )
-    if _UNIFORM.fullmatch(name) is None or scheme.bits not in BITS or parse_scheme(name) != scheme:
-        raise UnsupportedError(f"this version has no name for the scheme {scheme}")
-    return name
+    group = "row" if scheme.group == ROW else f"g{scheme.group}"
+    name = scheme.value or f"q{scheme.bits}{'z' if scheme.zero == 'code' else ''}-{group}"
+    try:
+        if parse_scheme(name) == scheme:
+            return name
+    except UsageError:
+        pass
+    raise UnsupportedError(f"this version has no name for the scheme {scheme}")

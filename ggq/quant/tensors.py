@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ggq.errors import ConvertError
 from ggq.format.scheme import TILE_ROWS, Geometry, Scheme
-from ggq.quant.floats import STORAGE, finite, from_float32, refuse_not_finite, source_type, to_float32
+from ggq.quant.floats import STORAGE, finite, from_float32, source_type, to_float32
 from ggq.quant.matrix import geometry
 from ggq.quant.methods import Method, choose_method
 from ggq.quant.reference import decode
@@ -35,17 +35,17 @@ def encode_tensor(
     """The segments of a tensor under a scheme.
 
     Args:
-        weights: float32, float16 or uint16 (the bits of bf16); one dimension (float schemes only), two, or more (matrices
-            stored one after the other).
+        weights: float32, float16 or uint16 (the bits of bf16); one dimension (float schemes only), two, or more
+            (matrices stored one after the other).
         scheme: One with a name (`parse_scheme`).
         method: A name of METHODS; None for the scheme's default. Float schemes take none and ignore it.
         where: The tensor's name, for errors.
 
     Returns:
-        uint8 (length,) by role; memory beyond them is a few blocks of BLOCK_WEIGHTS weights, or of 16 rows if those are more.
+        uint8 (length,) by role; memory beyond them is a few blocks of BLOCK_WEIGHTS weights, or of 16 rows if larger.
 
     Raises:
-        ConvertError: Weights that are NaN, infinite or too large for the scheme; a method that is unknown or cannot fill it.
+        ConvertError: Weights that are NaN, infinite or too large for the scheme; an unknown or unfit method.
         UnsupportedError: A type or a shape that the scheme cannot hold.
 
     Source: spec/schemes.md, S3 to S8.
@@ -54,10 +54,10 @@ def encode_tensor(
     chosen = None if scheme.kind == "float" else choose_method(scheme, method)
     segments = empty_segments(sizes)
     try:
-        if weights.ndim == 1:
-            _encode_vector(weights, scheme, segments["values"])
+        if chosen is None:
+            _encode_floats(weights, scheme, sizes, segments)
         else:
-            _encode_matrices(weights.reshape(sizes.count, sizes.rows, sizes.columns), scheme, chosen, sizes, segments)
+            _encode_uniform(weights, scheme, chosen, sizes, segments)
     except ConvertError as error:
         if error.where is None and where is not None:
             raise ConvertError(error.problem, where=where, fix=error.fix) from None
@@ -119,58 +119,50 @@ def row_blocks(sizes: Geometry) -> Iterator[slice]:
         yield slice(start, min(start + step, sizes.rows))
 
 
-def _encode_vector(weights: NDArray[Any], scheme: Scheme, out: NDArray[np.uint8]) -> None:
-    numbers = to_float32(weights, source_type(weights))
-    if not np.isfinite(numbers).all():
-        bad = np.flatnonzero(~np.isfinite(numbers))
-        raise refuse_not_finite(bad.size, numbers.size, (int(bad[0]),), None)
-    out.view(STORAGE[scheme.value])[:] = _to_stored(numbers, scheme, ())
+def _encode_uniform(weights: NDArray[Any], scheme: Scheme, method: Method, sizes: Geometry, segments: Segments) -> None:
+    views = [view_matrix(scheme, sizes, segments, index) for index in range(sizes.count)]
+    for index, rows, block in _finite_blocks(weights, sizes):
+        pack_rows(method.quantize(block, scheme), views[index], rows.start // TILE_ROWS)
 
 
-def _encode_matrices(
-    matrices: NDArray[Any], scheme: Scheme, method: Method | None, sizes: Geometry, segments: Segments
-) -> None:
-    dtype = source_type(matrices)
-    floats = view_floats(scheme, sizes, segments) if method is None else None
-    for index in range(sizes.count):
-        view = None if method is None else view_matrix(scheme, sizes, segments, index)
-        for rows in row_blocks(sizes):
-            block = to_float32(matrices[index, rows], dtype)
-            if not np.isfinite(block).all():
-                raise _count_not_finite(matrices, dtype, sizes)
+def _encode_floats(weights: NDArray[Any], scheme: Scheme, sizes: Geometry, segments: Segments) -> None:
+    tiles = None if weights.ndim == 1 else view_floats(scheme, sizes, segments)
+    for index, rows, block in _finite_blocks(weights, sizes):
+        stored = from_float32(block, scheme.value)
+        if not finite(stored, scheme.value).all():
+            row, column = (int(i) for i in np.argwhere(~finite(stored, scheme.value))[0])
+            place = _position(weights.shape, index, rows.start + row, column)
+            raise ConvertError(
+                f"weight {float(block[row, column]):g} at {place} is too large for {scheme.value}",
+                fix="keep this tensor in f32",
+            )
+        if tiles is None:
+            segments["values"].view(STORAGE[scheme.value])[:] = stored[0]
+        else:
+            stored = pad_rows(stored, 0).reshape(-1, TILE_ROWS, sizes.columns)
             first = rows.start // TILE_ROWS
-            if method is not None and view is not None:
-                pack_rows(method.quantize(block, scheme), view, first)
-            elif floats is not None:
-                stored = pad_rows(_to_stored(block, scheme, (index, rows.start)), 0)
-                tiles = stored.reshape(-1, TILE_ROWS, sizes.columns).transpose(0, 2, 1)
-                floats[index, first : first + len(tiles)] = tiles
+            tiles[index, first : first + len(stored)] = stored.transpose(0, 2, 1)
 
 
-def _to_stored(numbers: NDArray[np.float32], scheme: Scheme, start: tuple[int, ...]) -> NDArray[Any]:
-    """Finite numbers in the scheme's float type; refuses those that become infinite."""
-    stored = from_float32(numbers, scheme.value)
-    good = finite(stored, scheme.value)
-    if not good.all():
-        place = [int(i) for i in np.argwhere(~good)[0]]
-        number = float(numbers[tuple(place)])
-        if start:
-            place[0] += start[1]
-        raise ConvertError(
-            f"weight {number:g} at {place} is too large for {scheme.value}", fix="keep this tensor in f32 or bf16"
-        )
-    return stored
+def _finite_blocks(weights: NDArray[Any], sizes: Geometry) -> Iterator[tuple[int, slice, NDArray[np.float32]]]:
+    """Blocks of rows in order, as `decoded_blocks` gives them; refuses weights that are NaN or infinite."""
+    matrices, dtype = weights.reshape(sizes.count, sizes.rows, sizes.columns), source_type(weights)
+    places = [(index, rows) for index in range(sizes.count) for rows in row_blocks(sizes)]
+    for i, (index, rows) in enumerate(places):
+        block = to_float32(matrices[index, rows], dtype)
+        bad = ~np.isfinite(block)
+        if bad.any():
+            rest = sum(int((~np.isfinite(to_float32(matrices[n], dtype))).sum()) for n in places[i + 1 :])
+            row, column = (int(n) for n in np.argwhere(bad)[0])
+            raise ConvertError(
+                f"{int(bad.sum()) + rest} of {weights.size} weights are NaN or infinite, "
+                f"the first at {_position(weights.shape, index, rows.start + row, column)}",
+                fix="the checkpoint is damaged or its training diverged; get another copy",
+            )
+        yield index, rows, block
 
 
-def _count_not_finite(matrices: NDArray[Any], dtype: str, sizes: Geometry) -> ConvertError:
-    """The refusal of a tensor that holds NaN or infinities, after counting them block by block."""
-    count, first = 0, None
-    for index in range(sizes.count):
-        for rows in row_blocks(sizes):
-            bad = ~np.isfinite(to_float32(matrices[index, rows], dtype))
-            count += int(bad.sum())
-            if first is None and bad.any():
-                row, column = (int(i) for i in np.argwhere(bad)[0])
-                first = (index, rows.start + row, column)
-    assert first is not None
-    return refuse_not_finite(count, matrices.size, first if sizes.count > 1 else first[1:], None)
+def _position(shape: tuple[int, ...], index: int, row: int, column: int) -> list[int]:
+    """The index of a weight in a tensor of this shape, from the number of its matrix, its row and its column."""
+    matrix = np.unravel_index(index, shape[:-2]) if len(shape) > 2 else ()
+    return [*(int(i) for i in matrix), row, column][-len(shape) :]

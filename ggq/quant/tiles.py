@@ -1,4 +1,4 @@
-"""The tile layout: how the codes, scales, zero-points and floats of a matrix lie in its segments (spec/schemes.md, S5)."""
+"""The tile layout: how codes, scales, zero-points and floats of a matrix lie in its segments (spec/schemes.md, S5)."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def as_segments(
 
 
 def pack_codes(codes: NDArray[np.uint8], widths: tuple[int, ...], planes: tuple[NDArray[np.uint32], ...]) -> None:
-    """Lay out codes, uint8 (rows, columns) padded to whole tiles and units, in planes (tiles, units, 16) of these widths."""
+    """Lay out codes, uint8 (rows, columns) padded to tiles and units, in planes (tiles, units, 16) of these widths."""
     quads = np.ascontiguousarray(codes).view(np.uint32).reshape(len(codes) // TILE_ROWS, TILE_ROWS, -1)
     low = 0
     for width, plane in zip(widths, planes, strict=True):

@@ -14,13 +14,13 @@ class AbsMax:
     """Symmetric rounding to nearest, the scale taken from the extreme weight (as GGUF's Q4_0 takes it).
 
     With half = 2**(bits - 1) and m the extreme weight, the scale s is m / -half rounded to f16, so it may be negative.
-    Where s is not subnormal, |s| differs from |m| / half by at most a part in 2**11, and for each weight w, decoded as d:
+    Where s is not subnormal, |s| is within a part in 2**11 of |m| / half, and for each weight w, decoded as d:
 
         |w - d| <= |s| / 2 * (1 + 2**-14)                       on m's own side of zero, and where w / s <= half - 1/2
         |w - d| <= |s| * (1 + half * 2**-11) * (1 + 2**-14)     otherwise (there is no code +half)
 
-    The factor covers the two float32 roundings of w * (1 / s), each at most 2**-24 of a number up to half + 1. A subnormal
-    s is off by up to 2**-25 and may be 0; then and always |w - d| <= |m|, and zero decodes to exactly 0.
+    The factor covers the two float32 roundings of w * (1 / s), each at most 2**-24 of a number up to half + 1. A
+    subnormal s is off by up to 2**-25 and may be 0; then and always |w - d| <= |m|, and zero decodes to exactly 0.
 
     Source: spec/schemes.md, S7.
     """

@@ -18,9 +18,9 @@ class ZeroPoint:
 
         |w - d| <= s * (1/2 + levels * 2**-11) * (1 + 2**-14)
 
-    The second term is the top of the range cut off because s was rounded down; elsewhere s / 2 stands alone. The last factor
-    covers the float32 roundings of the range, the scale and w * (1 / s). A subnormal s is off by up to 2**-25 and may be 0;
-    then and always |w - d| <= high - low, and zero decodes to exactly 0.
+    The second term is the top of the range, cut off where s was rounded down; elsewhere s / 2 stands alone. The last
+    factor covers the float32 roundings of the range, the scale and w * (1 / s). A subnormal s is off by up to 2**-25
+    and may be 0; then and always |w - d| <= high - low, and zero decodes to exactly 0.
 
     Source: spec/schemes.md, S8.
     """

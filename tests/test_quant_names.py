@@ -1,0 +1,98 @@
+"""One parser and one printer of scheme names."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ggq.errors import UnsupportedError, UsageError
+from ggq.format.scheme import PLANES, ROW, Scheme
+from ggq.quant import SCHEMES, parse_scheme, scheme_name
+
+
+def test_names_converted_to() -> None:
+    assert len(SCHEMES) == len(set(SCHEMES)) == 3 + 6 * 2 * 4
+    assert {"f32", "f16", "bf16", "q4-g32", "q4z-g64", "q8-row", "q2z-row", "q3-g128"} < set(SCHEMES)
+
+
+def test_a_name_says_how_numbers_are_stored() -> None:
+    assert parse_scheme("q4z-g64") == Scheme("uniform", 4, group=64, scale="f16", zero="code")
+    assert parse_scheme("q8-row") == Scheme("uniform", 8, group=ROW, scale="f16", zero="none")
+    assert parse_scheme("bf16") == Scheme("float", 16, value="bf16")
+    assert parse_scheme("f32") == Scheme("float", 32, value="f32")
+
+
+@given(st.sampled_from([2, 3, 4, 5, 6, 8]), st.booleans(), st.integers(0, 1 << 20))
+def test_printing_and_parsing_are_inverse(bits: int, zero: bool, groups: int) -> None:
+    scheme = Scheme("uniform", bits, group=16 * groups, scale="f16", zero="code" if zero else "none")
+    assert parse_scheme(scheme_name(scheme)) == scheme
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_every_name_survives(name: str) -> None:
+    assert scheme_name(parse_scheme(name)) == name
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("", "unknown scheme ''"),
+        ("int4", "unknown scheme 'int4'"),
+        ("q4", "unknown scheme 'q4'"),
+        ("Q4-G32", "unknown scheme 'Q4-G32'"),
+        ("q4-g32 ", "unknown scheme 'q4-g32 '"),
+        ("q4-g32\n", "unknown scheme"),
+        ("q٤-g32", "unknown scheme"),
+        ("q4-g-32", "unknown scheme"),
+        ("q4-g99999999999", "unknown scheme"),
+        ("q7-g32", "has 7 bits; allowed are 2, 3, 4, 5, 6, 8"),
+        ("q0-g32", "has 0 bits"),
+        ("q9-row", "has 9 bits"),
+        ("q4-g0", "has groups of 0 columns; allowed are multiples of 16"),
+        ("q4-g20", "has groups of 20 columns"),
+        ("q4-g16777232", "has groups of 16777232 columns"),
+    ],
+)
+def test_other_names_are_refused(name: str, text: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        parse_scheme(name)
+    assert text in str(refused.value)
+    assert "q4-g32 or q4z-g64" in str(refused.value)
+
+
+def test_a_name_is_never_ambiguous() -> None:
+    """S2.2: leading zeros would give a scheme two names."""
+    for name in ("q04-g32", "q4-g032"):
+        with pytest.raises(UsageError, match="unknown scheme"):
+            parse_scheme(name)
+
+
+@pytest.mark.parametrize(
+    "scheme",
+    [
+        Scheme("uniform", 1, group=32, scale="f16", zero="none"),
+        Scheme("uniform", 4, group=32, scale="bf16", zero="none"),
+        Scheme("uniform", 4, group=24, scale="f16", zero="none"),
+        Scheme("uniform", 4, group=32, scale="f16", zero="minimum"),
+        Scheme("codebook", 4, group=32, scale="f16", zero="none"),
+        Scheme("float", 8, value="f8"),
+        Scheme("float", 8, value="f32"),
+    ],
+)
+def test_a_record_that_no_name_stands_for(scheme: Scheme) -> None:
+    with pytest.raises(UnsupportedError, match="no name for the scheme"):
+        scheme_name(scheme)
+
+
+@pytest.mark.parametrize("bits", PLANES)
+def test_planes_make_up_the_bits(bits: int) -> None:
+    assert sum(PLANES[bits]) == bits
+
+
+def test_groups_of_48_are_padded_to_whole_units() -> None:
+    """S5.1: columns are padded to a multiple of 32 and of the group."""
+    sizes = parse_scheme("q3-g48").geometry((16, 50))
+    assert (sizes.padded_columns, sizes.groups) == (96, 2)
+    sizes = parse_scheme("q3-g16").geometry((16, 33))
+    assert (sizes.padded_columns, sizes.groups) == (64, 4)
