@@ -93,7 +93,9 @@ def test_the_kernels_stand_alone(path: Path) -> None:
 
 def test_the_check_sees_what_it_forbids(tmp_path: Path) -> None:
     module = tmp_path / "module.py"
-    module.write_text("import numba\nfrom . import a\nfrom ..engine.tape import b\ndef f():\n    from ggq_kernels import c\n")
+    module.write_text(
+        "import numba\nfrom . import a\nfrom ..engine.tape import b\ndef f():\n    from ggq_kernels import c\n"
+    )
     found = dict(imports(module, package="ggq.models"))
     assert found == {"numba": True, "ggq.models.a": True, "ggq.engine.tape.b": True, "ggq_kernels.c": False}
 
@@ -108,7 +110,10 @@ def test_parts_are_all_ruled() -> None:
     [
         "import ggq; ggq.GGQError; ggq.__version__",
         "import ggq; ggq.open",
-        *(f"from ggq.cli.main import main; main(['{name}', '--help'])" for name in ("inspect", "verify", "edit", "repack")),
+        *(
+            f"from ggq.cli.main import main; main(['{name}', '--help'])"
+            for name in ("inspect", "verify", "edit", "repack")
+        ),
         f"from ggq.cli.main import main; main(['inspect', {str(DEMO / 'config.json')!r}])",
     ],
 )

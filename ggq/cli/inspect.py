@@ -19,7 +19,8 @@ def inspect(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A .ggq file.", show_default=False)],
     tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor.")] = False,
     metadata: Annotated[
-        str | None, typer.Option("--metadata", metavar="KEY", help="Print one metadata value, whole.", show_default=False)
+        str | None,
+        typer.Option("--metadata", metavar="KEY", help="Print one metadata value, whole.", show_default=False),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
@@ -59,7 +60,7 @@ def _print_value(reader: Reader, key: str, as_json: bool) -> None:
 def _print_summary(reader: Reader, summary: Summary) -> None:
     text = reader.metadata.get
     rows = [
-        ("file", f"{reader.path}, {size(reader.size)}"),
+        ("file", f"{printable(reader.path)}, {size(reader.size)}"),
         ("name", one_line(text("general.name", "(none)"))),
         ("architecture", _architecture(reader.metadata)),
         ("parameters", f"{quantity(summary.parameters)} in {len(reader.tensors)} tensors"),
@@ -99,14 +100,23 @@ def _tokenizer(reader: Reader) -> str:
         return "(none)"
     keys = (("vocabulary", "model.vocabulary_size"), ("first", "tokenizer.bos_id"), ("last", "tokenizer.eos_ids"))
     return ", ".join(
-        ["tokenizer.json", *(f"{name} {one_line(reader.metadata[key])}" for name, key in keys if key in reader.metadata)]
+        [
+            "tokenizer.json",
+            *(f"{name} {one_line(reader.metadata[key])}" for name, key in keys if key in reader.metadata),
+        ]
     )
 
 
 def _print_tensors(reader: Reader) -> None:
     print()
     rows = [
-        [printable(tensor.name), " x ".join(map(str, tensor.shape)), scheme_label(tensor), size(_bytes(tensor)), _error(tensor)]
+        [
+            printable(tensor.name),
+            " x ".join(map(str, tensor.shape)),
+            scheme_label(tensor),
+            size(_bytes(tensor)),
+            _error(tensor),
+        ]
         for tensor in reader.tensors.values()
     ]
     table(("tensor", "shape", "scheme", "size", "relative error"), rows, right=(3, 4))
@@ -118,7 +128,7 @@ def _bytes(tensor: TensorEntry) -> int:
 
 def _error(tensor: TensorEntry) -> str:
     error = tensor.attributes.get("relative_rmse")
-    return f"{error:.2e}" if isinstance(error, float) else ""
+    return f"{error:.2%}" if isinstance(error, float) else ""
 
 
 def _document(reader: Reader, tensors: bool) -> dict[str, Any]:

@@ -36,7 +36,7 @@ COMMANDS = (
     Command("inspect", "ggq.cli.inspect", "Show what a file holds, without reading its tensors."),
     Command("verify", "ggq.cli.verify", "Check every byte of a file and name what is damaged."),
     Command("edit", "ggq.cli.edit", "Change metadata in place, whatever the file's size."),
-    Command("repack", "ggq.cli.edit", "Write a file anew without what edits left behind."),
+    Command("repack", "ggq.cli.repack", "Write a file anew without what edits left behind."),
     Command("bench", "ggq.cli.bench", "Measure loading, prefill and decoding."),
     Command("warmup", "ggq.cli.warmup", "Compile the kernels now instead of at the first run."),
     Command("demo", "ggq.cli.demo", "Convert, inspect, verify and run a small model that is included."),
@@ -78,8 +78,16 @@ def _dispatch(arguments: list[str]) -> int:
     return 0
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"ggq {ggq.__version__}")
+        raise typer.Exit()
+
+
 def _options(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
 ) -> None:
     """Quantized language models on the CPU: convert a checkpoint, look inside the file, run it.
 
@@ -134,7 +142,9 @@ def _status(call: Callable[[], int | None]) -> int:
             raise  # a usage error on its way to typer, which prints it
         if debug:
             traceback.print_exc()
-        _complain(f"error: unexpected {type(problem).__name__}: {problem}\nplease report it with what GGQ_DEBUG=1 shows")
+        _complain(
+            f"error: unexpected {type(problem).__name__}: {problem}\nplease report it with what GGQ_DEBUG=1 shows"
+        )
         return ERROR
 
 
