@@ -1,0 +1,210 @@
+"""The one file that names instruction sets: the integer dot product, half floats, and the register budget of each target.
+
+Numba's own target decides, because it is in the key of Numba's cache: NUMBA_CPU_NAME=haswell, or NUMBA_CPU_NAME=generic with
+NUMBA_CPU_FEATURES= (empty), forces another.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import llvmlite.binding as llvm
+from llvmlite import ir
+from numba import types
+from numba.core.registry import cpu_target
+
+from ggq_kernels.simd import HALF, I8, I16, I32, I64, LANES, F32x16, Tag, TagType, constant, join, load, pick, pointer, primitive, splat
+from ggq_kernels.simd import call as call_named
+
+
+
+
+def _target() -> tuple[str, frozenset[str]]:
+    _, cpu, features = cpu_target.target_context.codegen().magic_tuple()
+    return cpu, frozenset(f[1:] for f in features.split(",") if f.startswith("+"))
+
+
+llvm.initialize_native_asmparser()
+CPU, FEATURES = _target()
+ISA = "avx512-vnni" if "avx512vnni" in FEATURES else "avx2" if "avx2" in FEATURES else "generic"
+HAS_F16C = "f16c" in FEATURES or "fullfp16" in FEATURES or "avx512f" in FEATURES
+
+TOKENS = {"avx512-vnni": 8, "avx2": 4, "generic": 4}[ISA]
+"""Tokens of a register tile of the matrix product: 16-bit or 32-bit sums, one weight and one activation must fit the register file."""
+
+FLOAT_ROWS = {"avx512-vnni": 12, "avx2": 4, "generic": 4}[ISA]
+"""Rows of a register tile of float products (attention, float weights)."""
+
+# ---- integer dot product: acc[i] += sum over j of u8[4i + j] * s8[4i + j], i in 0..15
+
+_SUMS = ir.VectorType(I32, LANES)
+
+
+def _vpdpbusd(b: Any, acc: Any, u8: Any, s8: Any) -> Any:
+    # LLVM 22 gave the byte operands their true type (llvm-project PR 155194); before, all three were <16 x i32>.
+    if llvm.llvm_version_info[0] < 22:
+        u8, s8 = b.bitcast(u8, _SUMS), b.bitcast(s8, _SUMS)
+    return call_named(b, "llvm.x86.avx512.vpdpbusd.512", _SUMS, acc, u8, s8)
+
+
+_HALF_WORDS = ir.VectorType(I16, 16)
+
+
+def _add_quad(b: Any, words: list[Any] | None, u8: Any, x: Any, m: int) -> list[Any]:
+    """Pairs of products of 4 columns for m tokens, added to 16-bit words: two halves of 8 rows for each token.
+
+    Assembly, because LLVM regroups the additions and hoists the unpacking, and then spills: 131 GOP/s became 200 on one core.
+    pmaddubsw saturates beyond 2**15, which `_safe_words` keeps away from.
+    """
+    count, lines = 2 * m, []
+    low, high, address = ("$%d" % (count + 3 + k) for k in range(3))
+    spread, first, second = ("$%d" % (count + k) for k in range(3))
+    for i in range(m):
+        lines.append(f"vpbroadcastd {4 * i}({address}), {spread}")
+        if words is None:
+            lines += [f"vpmaddubsw {spread}, {low}, ${2 * i}", f"vpmaddubsw {spread}, {high}, ${2 * i + 1}"]
+        else:
+            lines += [f"vpmaddubsw {spread}, {low}, {first}", f"vpmaddubsw {spread}, {high}, {second}"]
+            lines += [f"vpaddw {first}, ${2 * i}, ${2 * i}", f"vpaddw {second}, ${2 * i + 1}, ${2 * i + 1}"]
+    halves = [pick(b, u8, range(0, 32)), pick(b, u8, range(32, 64))]
+    tied = words or []
+    result = ir.LiteralStructType([_HALF_WORDS] * (count + 3))
+    kind = ir.FunctionType(result, [v.type for v in halves] + [x.type] + [_HALF_WORDS] * len(tied))
+    constraints = ["=&x"] * (count + 3) + ["x", "x", "r"] + [str(k) for k in range(len(tied))]
+    out = b.asm(kind, "\n".join(lines), ",".join(constraints), [*halves, x, *tied], False)
+    return [b.extract_value(out, k) for k in range(count)]
+
+
+def _add_pairs(b: Any, halves: list[Any]) -> Any:
+    """Neighbouring 16-bit words added as 32-bit sums (pmaddwd by ones)."""
+    quarter, ones = ir.VectorType(I32, 8), constant(_HALF_WORDS, 1)
+    return join(b, *(call_named(b, "llvm.x86.avx2.pmadd.wd", quarter, words, ones) for words in halves))
+
+
+def _widening(b: Any, acc: Any, u8: Any, s8: Any) -> Any:
+    """Plain integer arithmetic: products of 8-bit numbers fit 16 bits, their pairs need 32."""
+    words = ir.VectorType(I16, 64)
+    product = b.mul(b.zext(u8, words), b.sext(s8, words))
+    for j in range(4):
+        acc = b.add(acc, b.sext(pick(b, product, range(j, 64, 4)), _SUMS))
+    return acc
+
+
+def _safe_words(bits: int) -> int:
+    """How many pmaddubsw results of codes of so many bits can be added in 16 bits: 2 * 127 * (2**bits - 1) each."""
+    return 32767 // (2 * 127 * (2**bits - 1))
+
+
+def sub_codes(bits: int) -> tuple[tuple[int, int], ...]:
+    """How a code is cut for this target's product, as (first bit, bits): AVX2 cannot add even one pair of 8-bit products."""
+    return ((0, 4), (4, 4)) if ISA == "avx2" and bits > 6 else ((0, bits),)
+
+
+class Products:
+    """Sums of a tile of tokens while code is generated: 32-bit at once, or 16-bit words that are widened before they overflow."""
+
+    def __init__(self, b: Any, bits: int, shift: int, sums: list[Any]) -> None:
+        self.b, self.sums, self.shift = b, sums, shift
+        self.words: list[Any] | None = None
+        self.room, self.limit = 0, _safe_words(bits) if ISA == "avx2" else 0
+
+    def dot(self, u8: Any, x: Any) -> None:
+        """Add the products of a quad of columns: 64 codes, and for each token the 4 activations at x + 4 * token."""
+        b, m = self.b, len(self.sums)
+        if ISA == "avx2":
+            self.words = _add_quad(b, self.words, u8, x, m)
+            self.room += 1
+            if self.room == self.limit:
+                self.flush()
+            return
+        product = _vpdpbusd if ISA == "avx512-vnni" else _widening
+        for i in range(m):
+            four = b.bitcast(splat(b, _SUMS, load(b, x, I32, 4, 4 * i)), ir.VectorType(I8, 64))
+            self.sums[i] = product(b, self.sums[i], u8, four)
+
+    def flush(self) -> None:
+        """Widen what the 16-bit words hold."""
+        if self.words is not None:
+            for i in range(len(self.sums)):
+                wide = _add_pairs(self.b, self.words[2 * i : 2 * i + 2])
+                if self.shift:
+                    wide = self.b.shl(wide, constant(_SUMS, self.shift))
+                self.sums[i] = self.b.add(self.sums[i], wide)
+        self.words, self.room = None, 0
+
+
+# ---- half floats
+
+
+def half_to_float(b: Any, bits: Any) -> Any:
+    """16 float16 given as their bits (<16 x i16>) as float32."""
+    if HAS_F16C:
+        return b.fpext(b.bitcast(bits, ir.VectorType(HALF, LANES)), F32x16.ir)
+    # LLVM would call __extendhfsf2, which is not there. A power of two moves the exponent, subnormals included.
+    wide = b.zext(bits, _SUMS)
+    magnitude = b.shl(b.and_(wide, constant(_SUMS, 0x7FFF)), constant(_SUMS, 13))
+    scaled = b.fmul(b.bitcast(magnitude, F32x16.ir), constant(F32x16.ir, 2.0**112))
+    special = b.or_(magnitude, constant(_SUMS, 0x7F800000))
+    infinite = b.icmp_unsigned(">=", magnitude, constant(_SUMS, 0x0F800000))
+    number = b.select(infinite, special, b.bitcast(scaled, _SUMS))
+    sign = b.shl(b.and_(wide, constant(_SUMS, 0x8000)), constant(_SUMS, 16))
+    return b.bitcast(b.or_(number, sign), F32x16.ir)
+
+
+def float_to_half(b: Any, x: Any) -> Any:
+    """16 float32 as the bits of float16, rounded to even; beyond the largest half becomes infinite. Not for NaN without F16C."""
+    words = ir.VectorType(I16, LANES)
+    if HAS_F16C:
+        return b.bitcast(b.fptrunc(x, ir.VectorType(HALF, LANES)), words)
+    bits = b.bitcast(x, _SUMS)
+    magnitude = b.and_(bits, constant(_SUMS, 0x7FFFFFFF))
+    odd = b.and_(b.lshr(magnitude, constant(_SUMS, 13)), constant(_SUMS, 1))
+    rounded = b.add(b.add(magnitude, constant(_SUMS, 0xFFF - (112 << 23))), odd)
+    normal = b.lshr(rounded, constant(_SUMS, 13))
+    # Below 2**-14 halves are multiples of 2**-24: adding 0.5 lets the float adder round there.
+    shifted = b.fadd(b.bitcast(magnitude, F32x16.ir), constant(F32x16.ir, 0.5))
+    small = b.sub(b.bitcast(shifted, _SUMS), constant(_SUMS, 0x3F000000))
+    number = b.select(b.icmp_unsigned("<", magnitude, constant(_SUMS, 0x38800000)), small, normal)
+    number = b.select(b.icmp_unsigned(">=", magnitude, constant(_SUMS, 0x477FF000)), constant(_SUMS, 0x7C00), number)
+    sign = b.lshr(b.and_(bits, constant(_SUMS, 0x80000000)), constant(_SUMS, 16))
+    return b.trunc(b.or_(number, sign), words)
+
+
+@primitive(F32x16, types.int64)
+def load_f16(b: Any, address: Any) -> Any:
+    """16 float16 at an address, as float32."""
+    return half_to_float(b, load(b, address, ir.VectorType(I16, LANES), 2))
+
+
+@primitive(types.void, types.int64, F32x16)
+def store_f16(b: Any, address: Any, v: Any) -> None:
+    """Write 16 float32 as float16."""
+    b.store(float_to_half(b, v), pointer(b, address, ir.VectorType(I16, LANES)), align=2)
+
+
+@primitive(types.float32, types.int64)
+def read_f16(b: Any, address: Any) -> Any:
+    """One float16 at an address, as float32."""
+    one = b.insert_element(constant(ir.VectorType(I16, LANES), 0), load(b, address, I16, 2), I32(0))
+    return b.extract_element(half_to_float(b, one), I32(0))
+
+
+@primitive(F32x16, None, types.int64)
+def load_value(b: Any, kind: TagType, _: Any, address: Any) -> Any:
+    """16 numbers of the tag's float type at an address, as float32."""
+    if kind.values[0] == "f32":
+        return load(b, address, F32x16.ir, 4)
+    words = load(b, address, ir.VectorType(I16, LANES), 2)
+    if kind.values[0] == "f16":
+        return half_to_float(b, words)
+    return b.bitcast(b.shl(b.zext(words, _SUMS), constant(_SUMS, 16)), F32x16.ir)
+
+
+@primitive(types.int64, None)
+def value_bytes(b: Any, kind: TagType, _: Any) -> Any:
+    """Bytes of one number of the tag's float type."""
+    return I64(4 if kind.values[0] == "f32" else 2)
+
+
+VALUES = {kind: Tag("value", kind) for kind in ("f32", "f16", "bf16")}
+"""The tag of each float type, an argument of the kernels that read either."""
