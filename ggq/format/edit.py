@@ -14,7 +14,7 @@ from ggq.format.index import TensorParts, encode_index
 from ggq.format.layout import padding
 from ggq.format.names import check_key
 from ggq.format.paths import lock, os_error, write_all
-from ggq.format.reader import Reader, Segment, open_reader, to_segment
+from ggq.format.reader import Reader, Segment, open_reader, to_segments
 from ggq.format.values import Value
 from ggq.format.writer import Writer
 
@@ -63,11 +63,11 @@ def _change(reader: Reader, changes: Mapping[str, Value | None]) -> dict[str, by
 
 def _append_index(file: io.FileIO, reader: Reader, metadata: dict[str, bytes]) -> bytes:
     old = reader.footer.index_offset
-    dead = (old, reader.size - old, digest_of(reader.read_at(old, reader.size - old)))
+    dead = Segment(old, reader.size - old, digest_of(reader.read_at(old, reader.size - old)))
     descriptors = [item.raw for item in reader.index.descriptors]
-    assets = {name: tuple(to_segment(row)) for name, row in zip(reader.index.asset_names, reader.index.assets)}
-    retired = [tuple(to_segment(row)) for row in reader.index.retired]
-    index = encode_index(metadata, descriptors, _parts(reader), assets, [*retired, dead])  # type: ignore[arg-type, list-item]
+    assets = dict(zip(reader.index.asset_names, to_segments(reader.index.assets)))
+    retired = [*to_segments(reader.index.retired), dead]
+    index = encode_index(metadata, descriptors, _parts(reader), assets, retired)
     start = reader.size + padding(reader.size)
     end = start + len(index)
     try:

@@ -110,9 +110,10 @@ def find_footer(read: Callable[[int, int], bytes], size: int, header: bytes) -> 
     """
     lowest = max(HEADER_BYTES, size - FOOTER_SEARCH_BYTES)
     end = size - size % ALIGNMENT
-    torn = False
+    torn, step = False, FOOTER_BYTES
     while end > lowest:
-        start = max(end - _SEARCH_STEP, lowest - lowest % ALIGNMENT)
+        start = max(end - step, lowest - lowest % ALIGNMENT)
+        step = _SEARCH_STEP
         block = read(start, end - start)
         marks = np.frombuffer(block, "<u8").reshape(-1, ALIGNMENT // 8)[:, 0]
         for slot in np.flatnonzero(marks == int.from_bytes(FOOTER_MAGIC, "little"))[::-1].tolist():

@@ -89,7 +89,7 @@ class Scheme:
 @dataclass(frozen=True)
 class Geometry:
     """Sizes of one tensor under one scheme: matrices, rows and columns as given and padded, groups a row, columns a
-    group, and the bytes of each segment by role ("values", "codes", "scales", "zeros"), in the order they are stored."""
+    group, and the bytes of each segment by role ("values", "codes", "scales", "zeros") in the order of storage."""
 
     count: int
     rows: int

@@ -28,7 +28,7 @@ Buffer = Any
 
 
 class Writer:
-    """Writes a ggq file; a context manager that keeps the unfinished file, for a later resume, when left by an exception.
+    """Writes a ggq file; a context manager that keeps the unfinished file, to resume from, when an exception ends it.
 
     The file is written as PATH.partial with the journal PATH.journal beside it, and takes its name in `finish`. It is
     not safe to share between threads.
