@@ -15,7 +15,7 @@ DEMO = ROOT / "ggq" / "demo"
 
 
 def shared(*parts: str) -> Path:
-    """A path in the folder of sample models and texts that may lie beside the repository; skips the test when it does not.
+    """A path in the folder of sample models and texts beside the repository; skips the test where there is none.
 
     Args:
         parts: Path parts below that folder, e.g. "models", "stories260k".

@@ -34,7 +34,7 @@ def sources(folder: Path) -> list[Path]:
 
 
 def imports(path: Path, *, package: str) -> Iterator[tuple[str, bool]]:
-    """Absolute names of the modules (and names in them) that a file imports, and whether it does so when it is loaded."""
+    """Absolute names of the modules and names that a file imports, and whether it does so when it is loaded."""
     tree = ast.parse(path.read_text())
     late = set()
     for node in ast.walk(tree):

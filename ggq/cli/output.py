@@ -118,7 +118,7 @@ def progress(label: str) -> Iterator[Callable[[int, int], None] | None]:
         label: What is going on.
 
     Returns:
-        A function to call with the bytes done and the bytes in all; None when nobody watches, so that callers skip the work.
+        A function to call with the bytes done and the bytes in all; None when nobody watches.
     """
     if not sys.stderr.isatty():
         yield None
