@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ggq.quant.check import check_segments
-from ggq.quant.error import Error, error, tensor_error
+from ggq.quant.error import Error, ErrorSum, error, tensor_error
 from ggq.quant.floats import from_float32, to_float32
 from ggq.quant.matrix import QuantizedMatrix
 from ggq.quant.methods import METHODS, Method, choose_method, default_method
@@ -16,6 +16,7 @@ __all__ = [
     "METHODS",
     "SCHEMES",
     "Error",
+    "ErrorSum",
     "Method",
     "QuantizedMatrix",
     "check_segments",

@@ -35,7 +35,7 @@ def error(weights: NDArray[np.float32], decoded: NDArray[np.float32]) -> Error:
         relative_rmse is 0 where all weights are exact, infinite where zeros became something else; sqnr_db is
         -20 log10 of it (infinite where exact); max_error is the largest |weight - decoded|.
     """
-    total = _Total()
+    total = ErrorSum()
     total.add(weights, decoded)
     return total.error()
 
@@ -49,28 +49,36 @@ def tensor_error(weights: NDArray[Any], scheme: Scheme, segments: Mapping[str, A
         segments: From `encode_tensor`.
     """
     sizes, flat = as_segments(scheme, weights.shape, segments)
-    matrices, dtype, total = weights.reshape(sizes.count, sizes.rows, sizes.columns), source_type(weights), _Total()
+    matrices, dtype, total = weights.reshape(sizes.count, sizes.rows, sizes.columns), source_type(weights), ErrorSum()
     for index, rows, block in decoded_blocks(scheme, weights.shape, sizes, flat):
         total.add(to_float32(matrices[index, rows], dtype), block)
     return total.error()
 
 
 @dataclass
-class _Total:
-    """Running sums of squares."""
+class ErrorSum:
+    """The error of a tensor that is decoded part by part: sums of squared errors and weights, and the largest error."""
 
     wrong: float = 0.0
     signal: float = 0.0
     largest: float = 0.0
 
     def add(self, weights: NDArray[np.float32], decoded: NDArray[np.float32]) -> None:
+        """Count a part in."""
         exact = weights.astype(np.float64).ravel()
         difference = exact - decoded.ravel()
         self.wrong += float(np.square(difference).sum())
         self.signal += float(np.square(exact).sum())
         self.largest = max(self.largest, float(np.abs(difference).max(initial=0)))
 
+    def merge(self, other: ErrorSum) -> None:
+        """Count in what another sum has counted; the order of such calls decides how the sums round."""
+        self.wrong += other.wrong
+        self.signal += other.signal
+        self.largest = max(self.largest, other.largest)
+
     def error(self) -> Error:
+        """The error of all parts together."""
         if self.wrong == 0:
             return Error(0.0, inf, self.largest)
         if self.signal == 0:
