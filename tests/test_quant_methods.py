@@ -167,6 +167,28 @@ def test_padding_columns_hold_the_zero_point() -> None:
     assert (matrix.codes[:, 70:] == 4).all()
 
 
+@pytest.mark.parametrize("zero", [False, True])
+@pytest.mark.parametrize("bits", BITS)
+def test_scales_halfway_between_two_f16_go_to_even(bits: int, zero: bool) -> None:
+    """S7.2, S8.2: groups whose scale is exactly such a middle, so that any other order of operations shows."""
+    even_below = np.arange(1024, 2048) / 1024
+    middles = (even_below + 2.0**-11).reshape(-1, 1)
+    expected = (even_below + (np.arange(1024) % 2) / 1024).reshape(-1, 1)
+    levels, half = 2**bits - 1, 2 ** (bits - 1)
+    below = levels // 3
+    codes = np.arange(32) % (levels + 1) - below if zero else -(np.arange(32) % half + 1)
+    codes[:2] = [-below, levels - below] if zero else [-half, -1]
+    weights = (middles * codes).astype(np.float32)
+    assert np.array_equal(weights, middles * codes)
+    scheme = parse_scheme(scheme_of(bits, zero))
+    matrix = METHODS[default_method(scheme)].quantize(weights, scheme)
+    assert np.array_equal(matrix.scales, expected)
+    for row in range(0, 1024, 37):
+        scale, zero_point, found = oracle.quantize(weights[row].tolist(), bits, zero)
+        assert (matrix.scales[row, 0], matrix.codes[row].tolist()) == (scale, found)
+        assert matrix.zeros is None or matrix.zeros[row, 0] == zero_point
+
+
 def test_choosing_a_method() -> None:
     assert {name: method.name for name, method in METHODS.items()} == {name: name for name in METHODS}
     assert choose_method(parse_scheme("q4-g32")).name == "absmax"

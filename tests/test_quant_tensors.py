@@ -226,6 +226,9 @@ def test_numbers_that_break_a_rule_are_named() -> None:
     assert spoiled("q4-g32", "codes", 5 * 64 + 5, 0x87, (18, 40)).startswith(
         "t: code of row 1, padding column 41 is not the zero-point"
     )
+    assert spoiled("q4-g32", "codes", 5 * 64 + 4, 0x87, (18, 40)).startswith(
+        "t: code of row 1, padding column 40 is not the zero-point"
+    )
     assert spoiled("q4-g32", "codes", 5 * 64 + 5, 0x78, (18, 40)).startswith(
         "t: code of row 1, padding column 45 is not the zero-point"
     )
