@@ -12,6 +12,7 @@ import numpy as np
 from ggq.models.architecture import TensorSpec
 from ggq.models.metadata import to_metadata
 from ggq.models.registry import find_architecture
+from tests.support import DEMO
 
 SIZES = {
     "architectures": ["LlamaForCausalLM"],
@@ -70,7 +71,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
 
 
 def numbers(count: int, seed: int) -> np.ndarray:
-    """float32 (count,), spread evenly over -1 .. 1; from the generator's raw bits, which no version of NumPy changes."""
+    """float32 (count,), spread evenly over -1 .. 1; from the generator's raw bits, which are the same everywhere."""
     raw = np.random.PCG64(seed).random_raw(count)
     return ((raw >> np.uint64(40)).astype(np.float32) / np.float32(1 << 23) - 1).astype(np.float32)
 
@@ -91,10 +92,39 @@ def checkpoint(config: Mapping[str, Any], seed: int = 1) -> dict[str, np.ndarray
     return {spec.name: tensor(spec, seed * 1000 + index) for index, spec in enumerate(specs)}
 
 
+def read_checkpoint(folder: Path) -> dict[str, np.ndarray]:
+    """The tensors of a real checkpoint in one safetensors file, as float32."""
+    from safetensors import deserialize
+
+    from ggq.quant import to_float32
+
+    tensors = {}
+    for name, found in deserialize((folder / "model.safetensors").read_bytes()):
+        stored = np.frombuffer(found["data"], {"F32": np.float32, "BF16": np.uint16}[found["dtype"]])
+        values = to_float32(stored, {"F32": "f32", "BF16": "bf16"}[found["dtype"]])
+        tensors[name] = values.reshape(found["shape"])
+    return tensors
+
+
 def prompt(config: Mapping[str, Any], count: int, seed: int = 2) -> list[int]:
     """Random token ids."""
     half = int(config["vocab_size"]) / 2
     return [int((value + 1) * half) for value in numbers(count, seed)]
+
+
+def write_demo(path: Path, scheme: str = "f32", **assets: bytes | None) -> Path:
+    """The embedded checkpoint as a .ggq file with its tokenizer.
+
+    Args:
+        assets: More files, by their names with "_" for "."; None leaves one out.
+    """
+    hf = json.loads((DEMO / "config.json").read_text())
+    names = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")
+    files = {name: (DEMO / name).read_bytes() for name in names}
+    files.update({name.replace("_json", ".json").replace("_jinja", ".jinja"): data for name, data in assets.items()})  # type: ignore[misc]
+    kept = {name: data for name, data in files.items() if data is not None}
+    ends = {"tokenizer.eos_ids": [0], "tokenizer.add_bos": False}
+    return write_ggq(path, hf, read_checkpoint(DEMO), scheme, kept, ends)
 
 
 def write_ggq(

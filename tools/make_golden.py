@@ -49,7 +49,8 @@ def main() -> None:
     stories = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT.parent / "shared" / "models" / "stories260k"
     logits["stories260k"], facts["stories260k"] = story(stories)
     GOLDEN.mkdir(exist_ok=True)
-    np.savez_compressed(GOLDEN / "logits.npz", **{key: value.astype(np.float32) for key, value in logits.items()})
+    rounded = {key: value.astype(np.float32) for key, value in logits.items()}
+    np.savez_compressed(GOLDEN / "logits.npz", **rounded)  # type: ignore[arg-type]
     (GOLDEN / "facts.json").write_text(json.dumps(facts, indent=1) + "\n")
 
 

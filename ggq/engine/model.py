@@ -14,7 +14,7 @@ from ggq.engine.generation import Answer, Memory, Timing, as_tokens, run
 from ggq.engine.options import SAMPLING, Options, check_names
 from ggq.engine.sampling import Sampler, resolve, whole
 from ggq.engine.tape import Run
-from ggq.engine.tokenizer import load_tokenizer
+from ggq.engine.tokenizer import TOKENIZER, load_tokenizer
 from ggq.errors import UnsupportedError, UsageError
 from ggq.format import Reader
 from ggq.models.config import ModelConfig
@@ -121,7 +121,8 @@ class Model:
         Args, Raises: See `generate`.
 
         Returns:
-            An iterator of strings.
+            An iterator of strings, "" where a token completes no character. Its `.answer.tokens` grow with it, for a
+            file without a tokenizer too.
         """
         return Stream(self.executor, self._answer(self.encode(prompt), options))
 
@@ -232,6 +233,8 @@ class Model:
         return Answer(prompt, limit, sampler, self._decode, options.get("stop") or (), self.ends)
 
     def _decode(self, ids: Sequence[int]) -> str:
+        if TOKENIZER not in self.reader.assets:
+            return ""  # the tokens are there all the same
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
 
     def _tokens(self, ids: Sequence[int]) -> np.ndarray:

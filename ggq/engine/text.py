@@ -28,7 +28,7 @@ class Detokenizer:
 
     def __init__(self, decode: Callable[[Sequence[int]], str], prompt: Sequence[int] = ()) -> None:
         self._decode = decode
-        self._context = list(prompt[-CONTEXT:])
+        self._context = tail(decode, prompt)
         self._new: list[int] = []
         self._emitted = 0  # characters of the decoded new tokens that were handed out
 
@@ -56,6 +56,15 @@ class Detokenizer:
     def _new_text(self) -> str:
         before = self._decode(self._context) if self._context else ""
         return self._decode(self._context + self._new)[len(before) :]
+
+
+def tail(decode: Callable[[Sequence[int]], str], prompt: Sequence[int]) -> list[int]:
+    """The last tokens of a prompt, from the beginning of a character on."""
+    for size in range(CONTEXT, CONTEXT + 4):
+        context = list(prompt[-size:])
+        if not decode(context).startswith(REPLACEMENT):
+            return context
+    return list(prompt[-CONTEXT:])
 
 
 class StopStrings:

@@ -11,7 +11,7 @@ from ggq.errors import ModelError
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-NAME = "tokenizer.json"
+TOKENIZER = "tokenizer.json"
 
 
 class Asset(Protocol):
@@ -39,9 +39,11 @@ def load_tokenizer(
     Raises:
         ModelError: There is no tokenizer.json, it cannot be parsed, or the first token is none of its tokens.
     """
-    if NAME not in assets:
-        raise ModelError("the file holds no tokenizer", path=path, where=NAME, fix="Pass token ids instead of text.")
-    tokenizer = parse(assets[NAME].read(), path)
+    if TOKENIZER not in assets:
+        raise ModelError(
+            "the file holds no tokenizer", path=path, where=TOKENIZER, fix="Pass token ids instead of text."
+        )
+    tokenizer = parse(assets[TOKENIZER].read(), path)
     tokenizer.no_truncation()
     tokenizer.no_padding()
     add_bos = metadata.get("tokenizer.add_bos")
@@ -60,7 +62,7 @@ def parse(data: bytes, path: str | os.PathLike[str] | None) -> Tokenizer:
         # A panic of the Rust library is no Exception; anything else that is none goes on.
         if not isinstance(problem, Exception) and type(problem).__name__ != "PanicException":
             raise
-        raise ModelError(f"not a tokenizer: {str(problem)[:200]}", path=path, where=NAME) from None
+        raise ModelError(f"not a tokenizer: {str(problem)[:200]}", path=path, where=TOKENIZER) from None
 
 
 def begin_with(tokenizer: Tokenizer, token_id: object, wanted: bool, path: str | os.PathLike[str] | None) -> None:
