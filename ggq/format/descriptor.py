@@ -17,6 +17,8 @@ SCALE_FORMS = ("none", "plain", "two-level")
 ZERO_FORMS = ("none", "code", "minimum")
 WHOLE_TENSOR = 0xFFFFFFFF
 TILES = 1
+CODE_BITS = tuple(bits for bits in PLANES if bits > 1)
+"""Bits of the codes that this version decodes."""
 FLOAT_BITS = {name: 8 * size for name, size in FLOAT_BYTES.items()}
 
 BODY = "<BBBBBBHIBBB"
@@ -176,8 +178,8 @@ def _to_scheme(kind: int, body: dict[str, int], planes: tuple[int, ...]) -> Sche
         return Scheme("float", body["bits"], value=value) if value else None
     plain = body["scale_form"] == SCALE_FORMS.index("plain") and not body["subscale_bits"] and not body["supergroup"]
     known_zero = body["zero_form"] <= ZERO_FORMS.index("code")
-    same_planes = planes == PLANES[body["bits"]]
-    if KINDS[kind] != "uniform" or not (plain and known_zero and same_planes and scale) or value:
+    same_planes = body["bits"] in CODE_BITS and planes == PLANES[body["bits"]]
+    if KINDS[kind] != "uniform" or value or scale != "f16" or not (plain and known_zero and same_planes):
         return None
     if body["group"] == WHOLE_TENSOR:
         return None
