@@ -61,7 +61,7 @@ def test_what_templates_use_is_there() -> None:
         ("{% include '/etc/passwd' %}", "TypeError: no loader"),
         ("{% for i in range(10**9) %}x{% endfor %}", "Range too big"),
         ("{% macro again() %}{{ again() }}{% endmacro %}{{ again() }}", "recurses too deeply"),
-        ("{% for i in range(9999) %}{% for j in range(9999) %}{{ "%90s" % i }}{% endfor %}{% endfor %}", "longer than"),
+        ("{% for i in range(9999) %}{% for j in range(9999) %}{{ '%90s' % i }}{% endfor %}{% endfor %}", "longer than"),
         ("{{ 'a' * 10**11 }}", "too much memory"),
         ("{{ 'a' | center(10**11) }}", "too much memory"),
         ("{{ unknown.name }}", "UndefinedError"),
