@@ -175,11 +175,12 @@ def test_scales_halfway_between_two_f16_go_to_even(bits: int, zero: bool) -> Non
     middles = (even_below + 2.0**-11).reshape(-1, 1)
     expected = (even_below + (np.arange(1024) % 2) / 1024).reshape(-1, 1)
     levels, half = 2**bits - 1, 2 ** (bits - 1)
-    below = levels // 3
-    codes = np.arange(32) % (levels + 1) - below if zero else -(np.arange(32) % half + 1)
-    codes[:2] = [-below, levels - below] if zero else [-half, -1]
-    weights = (middles * codes).astype(np.float32)
-    assert np.array_equal(weights, middles * codes)
+    if zero:
+        low = -np.random.default_rng(bits).integers(0, 1024 * levels, middles.shape) / 1024
+        weights = np.linspace(low, low + levels * middles, 32, axis=1)[:, :, 0].astype(np.float32)
+        assert np.array_equal(weights[:, 31].astype(np.float64) - weights[:, 0], levels * middles[:, 0])
+    else:
+        weights = (middles * np.append(-half, -(np.arange(31) % half))).astype(np.float32)
     scheme = parse_scheme(scheme_of(bits, zero))
     matrix = METHODS[default_method(scheme)].quantize(weights, scheme)
     assert np.array_equal(matrix.scales, expected)
@@ -187,6 +188,24 @@ def test_scales_halfway_between_two_f16_go_to_even(bits: int, zero: bool) -> Non
         scale, zero_point, found = oracle.quantize(weights[row].tolist(), bits, zero)
         assert (matrix.scales[row, 0], matrix.codes[row].tolist()) == (scale, found)
         assert matrix.zeros is None or matrix.zeros[row, 0] == zero_point
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_codes_come_from_the_inverse_of_the_scale(bits: int) -> None:
+    """S6.3: weights halfway between two codes, where multiplying with 1 / scale and dividing by scale differ."""
+    scales = (np.arange(1024, 2048) / 1024).reshape(-1, 1)
+    half = 2 ** (bits - 1)
+    steps = np.arange(32) % (2 * half - 1) - half + 0.5
+    steps[0] = -half
+    weights = (scales * steps).astype(np.float32)
+    assert np.array_equal(weights, scales * steps)
+    scheme = parse_scheme(scheme_of(bits, False))
+    matrix = METHODS["absmax"].quantize(weights, scheme)
+    assert np.array_equal(matrix.scales, scales)
+    inverse = (1 / scales).astype(np.float32)
+    product = (weights.astype(np.float64) * inverse).astype(np.float32)
+    assert np.array_equal(matrix.codes, np.rint(product) + half)
+    assert bits == 2 or not np.array_equal(matrix.codes, np.rint(steps) + half + 0 * scales)
 
 
 def test_choosing_a_method() -> None:

@@ -47,8 +47,8 @@ def row_of_weights(kind: int, columns: int, numbers: Numbers) -> list[float]:
         return [-1000 * abs(w) for w in row]
     if kind == 3:  # subnormal scales
         return [w * 2.0**-17 for w in row]
-    if kind == 4:  # many halfway cases, both signs reach the largest magnitude
-        return [(i * 5 % 33 - 16) / 4 for i in range(columns)]
+    if kind == 4:  # many halfway cases under a scale that is no power of two; both signs reach the largest magnitude
+        return [(i * 5 % 33 - 16) / 4 * (177 / 128) for i in range(columns)]
     return row
 
 
