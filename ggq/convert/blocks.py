@@ -1,0 +1,89 @@
+"""Quantizing a tensor by blocks of rows, each block on its own, so that threads share the work of even one tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ggq.convert.checkpoint import FLOATS, Checkpoint
+from ggq.convert.plan import TensorPlan
+from ggq.errors import ConvertError
+from ggq.format.scheme import TILE_ROWS
+from ggq.quant import ErrorSum, decode_tensor, encode_tensor, to_float32
+from ggq.quant.matrix import geometry
+from ggq.quant.tiles import Segments, empty_segments, view_floats, view_matrix
+
+BLOCK_WEIGHTS = 1 << 20
+"""Weights of a block, about: 4 MiB of float32. Smaller ones wait for Python, larger ones leave threads idle."""
+
+Block = tuple[int, int, int]
+"""Number of the matrix, first row and the row behind the last."""
+
+
+class TensorJob:
+    """One tensor while it is converted: its segments, filled block by block in any order.
+
+    Args:
+        checkpoint: Where the weights are read.
+        plan: What becomes of the tensor.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, plan: TensorPlan) -> None:
+        self.checkpoint, self.plan = checkpoint, plan
+        self.sizes = geometry(plan.scheme, plan.shape)
+        self.segments: Segments = empty_segments(self.sizes)
+
+    def blocks(self) -> Iterator[Block]:
+        """Blocks of whole tiles that together are the tensor."""
+        step = max(1, BLOCK_WEIGHTS // (self.sizes.columns * TILE_ROWS)) * TILE_ROWS
+        for matrix in range(self.sizes.count):
+            for start in range(0, self.sizes.rows, step):
+                yield matrix, start, min(start + step, self.sizes.rows)
+
+    def convert(self, block: Block) -> ErrorSum:
+        """Read, quantize and place one block; the error that it made.
+
+        Raises:
+            ConvertError: Weights that are NaN, infinite or too large for the scheme.
+        """
+        matrix, start, stop = block
+        source, scheme = self.plan.source, self.plan.scheme
+        first = matrix * self.sizes.rows
+        raw = self.checkpoint.read_rows(source, first + start, first + stop)
+        weights = to_float32(raw, FLOATS[source.dtype])
+        if len(self.plan.shape) == 1:
+            weights = weights[0]
+        try:
+            segments = encode_tensor(weights, scheme, self.plan.method or None)
+        except ConvertError as error:
+            rows = f", rows {first + start} to {first + stop - 1}" if len(self.plan.shape) > 1 else ""
+            raise ConvertError(
+                error.problem, path=source.file, where=f"tensor {source.name}{rows}", fix=error.fix
+            ) from None
+        self._place(segments, weights.shape, matrix, start // TILE_ROWS)
+        total = ErrorSum()
+        total.add(weights, decode_tensor(scheme, weights.shape, segments))
+        return total
+
+    def _place(self, segments: Segments, shape: tuple[int, ...], matrix: int, tile: int) -> None:
+        """Copy a block's segments to where they lie in the tensor's."""
+        scheme, sizes = self.plan.scheme, self.sizes
+        if len(shape) == 1:
+            self.segments["values"][:] = segments["values"]
+            return
+        part = geometry(scheme, shape)
+        if scheme.kind == "float":
+            _copy(view_floats(scheme, sizes, self.segments)[matrix], view_floats(scheme, part, segments)[0], tile)
+            return
+        to, block = view_matrix(scheme, sizes, self.segments, matrix), view_matrix(scheme, part, segments, 0)
+        for target, plane in zip(to.planes, block.planes):
+            _copy(target, plane, tile)
+        _copy(to.scales, block.scales, tile)
+        if to.zeros is not None and block.zeros is not None:
+            _copy(to.zeros, block.zeros, tile)
+
+
+def _copy(target: NDArray[np.generic], block: NDArray[np.generic], tile: int) -> None:
+    target[tile : tile + len(block)] = block

@@ -1,0 +1,184 @@
+"""Converting a checkpoint: plan, refuse what cannot work, quantize, write."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import ggq
+from ggq.convert.checkpoint import CONFIG, load_config
+from ggq.convert.fingerprint import fingerprint
+from ggq.convert.folder import Folder
+from ggq.convert.hub import find_source
+from ggq.convert.machine import peak_memory, physical_cores
+from ggq.convert.pipeline import Progress, write_tensors
+from ggq.convert.plan import Plan, make_plan
+from ggq.convert.preflight import check_disk, check_output
+from ggq.convert.recipe import make_recipe
+from ggq.convert.report import Report, read_results
+from ggq.errors import ConvertError, UsageError
+from ggq.format import Writer
+from ggq.models.metadata import to_metadata
+from ggq.models.registry import find_architecture
+from ggq.quant import scheme_name
+
+MOST_WORKERS = 1024
+
+
+def plan(
+    source: str | os.PathLike[str],
+    *,
+    scheme: str = "q4-g32",
+    method: str | None = None,
+    embedding: str | None = None,
+    keep: Sequence[str] = (),
+) -> Plan:
+    """Work out what `convert` would write, from the checkpoint's headers alone.
+
+    Args:
+        source: A folder, or ORG/NAME or ORG/NAME@REVISION on the Hugging Face hub.
+        scheme: Of the body's matrices, such as "q4-g32".
+        method: "absmax" or "zero-point"; by default the one that fits the scheme.
+        embedding: Scheme of the embedding and the output; by default the body's, with at least 6 bits.
+        keep: "REGEX=SCHEME" each: matrices whose names match get that scheme; the first that matches decides.
+
+    Raises:
+        GGQError: Whatever would make the conversion fail, as far as it shows before a weight is read.
+    """
+    recipe = make_recipe(scheme, method, embedding, keep)
+    return make_plan(find_source(source, _check_config), recipe)
+
+
+def convert(
+    source: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    scheme: str = "q4-g32",
+    method: str | None = None,
+    embedding: str | None = None,
+    keep: Sequence[str] = (),
+    workers: int | None = None,
+    resume: bool = False,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> Report:
+    """Convert a Hugging Face checkpoint to one quantized file.
+
+    Args:
+        source: A folder, or ORG/NAME or ORG/NAME@REVISION on the Hugging Face hub.
+        out: The file to write; until it is whole it is called OUT.partial.
+        scheme: Of the body's matrices, such as "q4-g32".
+        method: "absmax" or "zero-point"; by default the one that fits the scheme.
+        embedding: Scheme of the embedding and the output; by default the body's, with at least 6 bits.
+        keep: "REGEX=SCHEME" each: matrices whose names match get that scheme; the first that matches decides.
+        workers: Threads; by default one per physical core. The result does not depend on it.
+        resume: Go on from what an interrupted conversion of the same checkpoint with the same options has left.
+        force: Replace an existing file.
+        progress: Called with source bytes done, source bytes in all, and a tensor's name.
+
+    Returns:
+        What was written and how far it is from the original.
+
+    Raises:
+        GGQError: The checkpoint, an option or the place of the result cannot be used, or the disk is full.
+    """
+    check_workers(workers)
+    return run(
+        plan(source, scheme=scheme, method=method, embedding=embedding, keep=keep),
+        Path(out),
+        workers=workers,
+        resume=resume,
+        force=force,
+        progress=progress,
+    )
+
+
+def run(
+    planned: Plan,
+    out: Path,
+    *,
+    workers: int | None = None,
+    resume: bool = False,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> Report:
+    """Carry out a plan; arguments as for `convert`."""
+    threads = check_workers(workers)
+    check_output(planned, out, force=force)
+    check_disk(planned, out)
+    start = time.perf_counter()
+    writer = Writer(out, force=force, resume=resume, fingerprint=fingerprint(planned))
+    try:
+        with writer:
+            finished = writer.finished
+            for key, value in metadata(planned):
+                writer.add_metadata(key, value)
+            for name, data in planned.assets.items():
+                writer.add_asset(name, data)
+            write_tensors(planned, writer, threads, progress)
+            digest = writer.finish()
+    except ConvertError:  # the weights cannot be converted: there is nothing to go on from
+        for path in (writer.partial, writer.journal):
+            Path(path).unlink(missing_ok=True)
+        raise
+    seconds = time.perf_counter() - start
+    read = sum(tensor.source.bytes for tensor in planned.tensors if tensor.name not in finished)
+    return Report(
+        path=out,
+        digest=digest.hex(),
+        file_bytes=out.stat().st_size,
+        source_bytes=planned.source_bytes,
+        weights=planned.weights,
+        bits_per_weight=planned.bits_per_weight,
+        seconds=seconds,
+        megabytes_per_second=read / 1e6 / seconds,
+        peak_memory=peak_memory(),
+        workers=threads,
+        resumed=len(finished),
+        ignored=planned.ignored,
+        tensors=read_results(out, planned),
+    )
+
+
+def check_workers(workers: int | None) -> int:
+    """The number of threads to use.
+
+    Raises:
+        UsageError: Less than one, or more than any machine has use for.
+    """
+    if workers is None:
+        return min(physical_cores(), MOST_WORKERS)
+    if not 1 <= workers <= MOST_WORKERS:
+        raise UsageError(f"{workers} workers: 1 to {MOST_WORKERS} allowed")
+    return workers
+
+
+def metadata(planned: Plan) -> Iterator[tuple[str, bool | int | float | str | list[int] | list[str]]]:
+    """The metadata of the result, in order (spec/metadata.md)."""
+    yield "general.name", planned.source.name
+    yield "general.source", planned.source.origin
+    yield "general.producer", f"ggq {ggq.__version__}"
+    yield from to_metadata(planned.model, planned.architecture).items()
+    tokens = planned.tokens
+    if tokens.bos is not None:
+        yield "tokenizer.bos_id", tokens.bos
+    if tokens.eos:
+        yield "tokenizer.eos_ids", list(tokens.eos)
+    if tokens.add_bos is not None:
+        yield "tokenizer.add_bos", tokens.add_bos
+    recipe = planned.recipe
+    yield "quantization.scheme", scheme_name(recipe.scheme)
+    yield "quantization.method", recipe.body_method
+    yield "quantization.embedding", scheme_name(recipe.embedding)
+    if recipe.rules:
+        yield "quantization.keep", [rule.text for rule in recipe.rules]
+    yield "quantization.bits_per_weight", planned.bits_per_weight
+
+
+def _check_config(folder: Path) -> None:
+    """Refuse a model of an architecture that is not supported, from its config.json."""
+    files = Folder(folder)
+    config, path = load_config(files), files.path / CONFIG
+    find_architecture(config, path).config(config, path)

@@ -1,0 +1,37 @@
+"""The digest of everything that decides the bytes of a result, so that a resume goes on from the same input only."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+from blake3 import blake3
+
+import ggq
+from ggq.convert.plan import Plan
+from ggq.quant import scheme_name
+
+
+def fingerprint(plan: Plan) -> bytes:
+    """A digest over versions, options, assets, and the headers, sizes and times of change of the weights' files.
+
+    The weights themselves are not read: that would take as long as converting them. The number of workers is no part.
+
+    Returns:
+        32 bytes.
+    """
+    recipe = plan.recipe
+    parts = {
+        "versions": [ggq.__version__, np.__version__],
+        "origin": [plan.source.name, plan.source.origin],
+        "options": [scheme_name(recipe.scheme), scheme_name(recipe.embedding), recipe.method],
+        "keep": [rule.text for rule in recipe.rules],
+        "tensors": [[tensor.name, tensor.role, scheme_name(tensor.scheme), tensor.method] for tensor in plan.tensors],
+        "files": [[file.path.name, file.size, file.modified, _digest(file.header)] for file in plan.checkpoint.files],
+        "assets": [[name, _digest(data)] for name, data in plan.assets.items()],
+    }
+    return blake3(json.dumps(parts).encode("ascii")).digest()
+
+
+def _digest(data: bytes) -> str:
+    return blake3(data).hexdigest()

@@ -1,0 +1,121 @@
+"""Reading JSON that nobody has checked yet: one parser for every JSON file of a checkpoint."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from typing import Any
+
+from ggq.errors import FormatError
+from ggq.format.identify import identify
+from ggq.models.fields import shown
+
+LONGEST_NUMBER = 400
+"""Characters of the longest number that is read; the longest float64 written out has fewer."""
+
+DEEPEST = 100
+"""Objects and lists within each other that are read; a tokenizer.json has about ten."""
+
+
+def load_json(data: bytes, path: str | os.PathLike[str], where: str | None = None) -> Any:
+    """The value that JSON text stands for, or a refusal that says where it is wrong.
+
+    Args:
+        data: The text's bytes, all of them.
+        path: The file that they came from, for the messages.
+        where: The place in that file, if they are not all of it.
+
+    Returns:
+        Dictionaries without duplicate names, lists, strings without lone surrogates, integers, finite floats,
+        booleans, None.
+
+    Raises:
+        FormatError: No JSON, or JSON that another parser could read differently.
+    """
+
+    def refuse(problem: str) -> FormatError:
+        return FormatError(problem, path=path, where=where)
+
+    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(items)
+        if len(found) < len(items):
+            seen: set[str] = set()
+            name = next(name for name, _ in items if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+            raise refuse(f"the name {shown(name)} comes twice in one object")
+        return found
+
+    def integer(text: str) -> int:
+        if len(text) > LONGEST_NUMBER:
+            raise refuse(f"a number of {len(text)} digits, up to {LONGEST_NUMBER} allowed")
+        return int(text)
+
+    def number(text: str) -> float:
+        value = float(text) if len(text) <= LONGEST_NUMBER else math.inf
+        if not math.isfinite(value):
+            raise refuse(f"the number {shown(text)} is too large")
+        return value
+
+    def constant(text: str) -> None:
+        raise refuse(f"{text} found, which is not JSON")
+
+    try:
+        text = data.decode("utf-8-sig")
+        _check_depth(data)
+        value = json.loads(
+            text, object_pairs_hook=pairs, parse_int=integer, parse_float=number, parse_constant=constant
+        )
+        if b"\\ud" in data or b"\\uD" in data:  # only an escape can bring in a surrogate
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
+        return value
+    except UnicodeDecodeError as error:
+        kind = identify(data[:64]) or f"no UTF-8 text (byte {error.start})"
+        raise refuse(f"JSON expected, found {kind}") from None
+    except json.JSONDecodeError as error:
+        raise refuse(_not_json(data, error)) from None
+    except UnicodeEncodeError:
+        raise refuse("a string holds a lone surrogate, which is not Unicode") from None
+    except _TooDeep:
+        raise refuse(f"objects and lists lie deeper than {DEEPEST} within each other") from None
+
+
+def load_object(data: bytes, path: str | os.PathLike[str], where: str | None = None) -> dict[str, Any]:
+    """`load_json` of a file that must hold an object."""
+    value = load_json(data, path, where)
+    if not isinstance(value, dict):
+        raise FormatError(f"{shown(value)} found, an object expected", path=path, where=where)
+    return value
+
+
+class _TooDeep(Exception):
+    pass
+
+
+def _check_depth(data: bytes) -> None:
+    """Refuse deep nesting before Python's parser meets it, whose own limit depends on its version and on the stack."""
+    if data.count(b"[") + data.count(b"{") <= DEEPEST:
+        return
+    # Strings go first: escaped backslashes, then escaped quotes, then whatever stands between two quotes.
+    outside = b"".join(data.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')[::2])
+    brackets = outside.translate(_CLOSED, _NO_BRACKETS)
+    if brackets.count(b"[") <= DEEPEST:
+        return
+    # Each pass takes away the innermost pairs, so the passes count the depth; what is left unclosed counts as it is.
+    for _ in range(DEEPEST):
+        brackets = brackets.replace(b"[]", b"")
+    if b"[]" in brackets or brackets.count(b"[") > DEEPEST:
+        raise _TooDeep
+
+
+_CLOSED = bytes.maketrans(b"{}", b"[]")
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+
+
+def _not_json(data: bytes, error: json.JSONDecodeError) -> str:
+    """What is wrong with text that does not parse, or what the file is instead."""
+    if not data.strip():
+        return "JSON expected, the file is empty"
+    kind = identify(data[:64])
+    if kind is not None and kind != "JSON text":
+        return f"JSON expected, found {kind}"
+    return f"not JSON: {error.msg} at line {error.lineno}, column {error.colno}"

@@ -1,0 +1,104 @@
+"""Reading, quantizing and writing at once, in bounded memory and with the same bytes for any number of threads."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from ggq.convert.blocks import TensorJob
+from ggq.convert.checkpoint import FLOATS
+from ggq.convert.plan import Plan, TensorPlan
+from ggq.format import Writer
+from ggq.quant import ErrorSum
+
+LOOK_AHEAD_BYTES = 192 << 20
+"""Bytes of results, besides the largest tensor's, that may wait for their turn to be written."""
+
+LOOK_AHEAD_TENSORS = 64
+"""Tensors that may be under way at once."""
+
+WORKER_BYTES = 48 << 20
+"""Memory of a thread, about: a block as read, as float32, as segments, decoded, and as float64 for its error."""
+
+BASE_BYTES = 192 << 20
+"""Memory of Python, its libraries, the headers and the index, about."""
+
+Progress = Callable[[int, int, str], None]
+"""Called with the source bytes done, the source bytes in all, and the name of the tensor that is waited for."""
+
+
+def memory_estimate(plan: Plan, workers: int) -> int:
+    """Bytes of memory that a conversion will take at most, about."""
+    assets = 8 * sum(len(data) for data in plan.assets.values())  # tokenizer.json as Python objects
+    return BASE_BYTES + assets + WORKER_BYTES * workers + _budget(plan)
+
+
+def write_tensors(plan: Plan, writer: Writer, workers: int, progress: Progress | None = None) -> None:
+    """Convert every tensor that the writer does not have yet, and write them in the plan's order.
+
+    Blocks are independent and errors are added up in their order, so nothing depends on which thread was first.
+
+    Args:
+        plan: What to write.
+        writer: Where to; the calling thread alone uses it.
+        workers: Threads that read and quantize.
+        progress: Called now and then, by the calling thread.
+
+    Raises:
+        GGQError: The first failure in the plan's order.
+    """
+    finished = writer.finished
+    waiting = deque(tensor for tensor in plan.tensors if tensor.name not in finished)
+    flying: deque[tuple[TensorJob, list[Future[ErrorSum]]]] = deque()
+    total, budget, taken = plan.source_bytes, _budget(plan), 0
+    done = total - sum(tensor.source.bytes for tensor in waiting)
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="ggq-convert")
+    try:
+        while waiting or flying:
+            while waiting and _fits(waiting[0], taken, budget, len(flying)):
+                job = TensorJob(plan.checkpoint, waiting.popleft())
+                taken += job.plan.bytes
+                flying.append((job, [pool.submit(job.convert, block) for block in job.blocks()]))
+            job, futures = flying.popleft()
+            error = ErrorSum()
+            for number, future in enumerate(futures):
+                if progress is not None:
+                    progress(done + job.plan.source.bytes * number // len(futures), total, job.plan.name)
+                error.merge(future.result())
+            _write(writer, job, error)
+            taken -= job.plan.bytes
+            done += job.plan.source.bytes
+            del job, futures  # the segments' memory goes before the next tensor takes its own
+            if progress is not None:
+                progress(done, total, "")
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _budget(plan: Plan) -> int:
+    """Bytes of results that may be in memory at once."""
+    return LOOK_AHEAD_BYTES + max(tensor.bytes for tensor in plan.tensors)
+
+
+def _fits(tensor: TensorPlan, taken: int, budget: int, flying: int) -> bool:
+    return flying == 0 or (flying < LOOK_AHEAD_TENSORS and taken + tensor.bytes <= budget)
+
+
+def _write(writer: Writer, job: TensorJob, sums: ErrorSum) -> None:
+    plan, error = job.plan, sums.error()
+    method: dict[str, str] = {"method": plan.method} if plan.method else {}
+    writer.add_tensor(
+        plan.name,
+        plan.shape,
+        plan.scheme,
+        job.segments,
+        {
+            "role": plan.role,
+            **method,
+            "source_dtype": FLOATS[plan.source.dtype],
+            "relative_rmse": error.relative_rmse,
+            "sqnr_db": error.sqnr_db,
+            "max_error": error.max_error,
+        },
+    )
