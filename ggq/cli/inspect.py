@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -45,6 +44,8 @@ def inspect(
 
 def _print_value(reader: Reader, key: str, as_json: bool) -> None:
     if key not in reader.metadata:
+        import difflib
+
         near = difflib.get_close_matches(key, reader.metadata, n=3)
         fix = f"Did you mean {', '.join(near)}?" if near else "`ggq inspect FILE` lists the keys."
         raise UsageError(f"no metadata key {key!r}", path=reader.path, fix=fix)

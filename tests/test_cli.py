@@ -1,0 +1,159 @@
+"""The frame of the command line: help, exit statuses, failures in one or two lines."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ggq.cli import main as frame
+from ggq.cli import repack
+from ggq.cli.main import COMMANDS, main
+from ggq.errors import GGQError
+from tests.small_models import write_demo
+from tests.support import run_ggq
+
+Capture = pytest.CaptureFixture[str]
+
+
+def fail_with(monkeypatch: pytest.MonkeyPatch, problem: BaseException) -> int:
+    """Run a command whose work fails with `problem`."""
+
+    def fails(*_: object, **__: object) -> None:
+        raise problem
+
+    monkeypatch.setattr(repack, "repack_file", fails)
+    return main(["repack", "a.ggq", "b.ggq"])
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
+def test_help_has_an_example(command: frame.Command, capsys: Capture) -> None:
+    assert main([command.name, "--help"]) == 0
+    out = capsys.readouterr().out
+    assert f"Usage: ggq {command.name}" in out
+    example = out[out.index("Example:") :]
+    assert f"      ggq {command.name}" in example.splitlines()[1]
+
+
+def test_every_command_is_listed(capsys: Capture) -> None:
+    assert main(["--help"]) == 0
+    out = capsys.readouterr().out
+    for command in COMMANDS:
+        assert command.help in out
+        assert f"\n  {command.name} " in out
+
+
+def test_every_module_of_the_commands_is_registered() -> None:
+    folder = Path(frame.__file__).parent
+    helpers = {"__init__", "main", "output", "summary", "generation"}
+    modules = {f"ggq.cli.{path.stem}" for path in folder.glob("*.py") if path.stem not in helpers}
+    assert modules == {command.module for command in COMMANDS}
+
+
+def test_version(capsys: Capture) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == "ggq 0.1.0\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["inspec"], "No such command 'inspec'. Did you mean 'inspect'?"),
+        (["inspect"], "Missing argument"),
+        (["inspect", "a.ggq", "--wrong"], "No such option"),
+        (["bench", "a.ggq", "--prompt", "0"], "--prompt"),
+        (["bench", "a.ggq", "--prompt", "many"], "--prompt"),
+    ],
+)
+def test_usage_errors(arguments: list[str], message: str, capsys: Capture) -> None:
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert captured.out == ""
+    assert "Traceback" not in captured.err
+
+
+def test_nothing_asked_shows_the_commands(capsys: Capture) -> None:
+    assert main([]) == 2
+    captured = capsys.readouterr()
+    assert "inspect" in captured.out + captured.err
+
+
+@pytest.mark.parametrize(
+    ("problem", "status", "text"),
+    [
+        (
+            GGQError("2 found, 1 allowed", path="m.ggq", where="key", fix="do this"),
+            2,
+            "error: m.ggq: key: 2 found, 1 allowed\ndo this\n",
+        ),
+        (OSError(errno.ENOSPC, "No space left on device", "out.ggq"), 2, "error: out.ggq: No space left on device\n"),
+        (PermissionError(errno.EACCES, "Permission denied", "x"), 2, "error: x: Permission denied\n"),
+        (OSError("odd"), 2, "error: odd\n"),
+        (MemoryError(), 2, "error: not enough memory\n"),
+        (KeyboardInterrupt(), 130, "interrupted\n"),
+        (GGQError("name \x1b[31mred\u202e"), 2, "error: name \\x1b[31mred\\u202e\n"),
+        (
+            ZeroDivisionError("odd"),
+            2,
+            "error: unexpected ZeroDivisionError: odd\nplease report it with what GGQ_DEBUG=1 shows\n",
+        ),
+    ],
+)
+def test_failures_are_a_line_and_a_status(
+    problem: BaseException, status: int, text: str, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    assert fail_with(monkeypatch, problem) == status
+    captured = capsys.readouterr()
+    assert captured.err == text
+    assert captured.out == ""
+
+
+def test_debugging_shows_the_traceback(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    monkeypatch.setenv("GGQ_DEBUG", "1")
+    assert fail_with(monkeypatch, GGQError("odd")) == 2
+    err = capsys.readouterr().err
+    assert "Traceback" in err
+    assert err.endswith("error: odd\n")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
+def test_a_full_disk_behind_standard_output(tmp_path: Path) -> None:
+    with open("/dev/full", "w") as full:
+        result = subprocess.run(
+            [sys.executable, "-m", "ggq", "--version"], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert result.returncode == 2
+    assert result.stderr == "error: No space left on device\n"
+
+
+def test_nobody_reads(tmp_path: Path) -> None:
+    """`ggq inspect FILE | head -1` ends quietly."""
+    path = write_demo(tmp_path / "demo.ggq")
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "ggq", "inspect", str(path), "--tensors"]
+    result = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writing)
+    assert result.returncode == 141
+    assert result.stderr == ""
+
+
+def test_module_and_missing_file() -> None:
+    result = run_ggq("inspect", "not there.ggq")
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert "not there.ggq" in result.stderr
+    assert len(result.stderr.splitlines()) <= 2
+
+
+def test_terminals_without_unicode(tmp_path: Path) -> None:
+    path = write_demo(tmp_path / "demo.ggq")
+    assert main(["edit", str(path), "general.name=日本"]) == 0
+    result = run_ggq("inspect", path, "--metadata", "general.name", PYTHONIOENCODING="ascii")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == "\\u65e5\\u672c\n"
