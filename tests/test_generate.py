@@ -245,9 +245,16 @@ def test_a_file_without_tokenizer_takes_ids_only(small_path: Path) -> None:
         assert "".join(stream) == "" and len(stream.answer.tokens) == 3
 
 
-@pytest.mark.parametrize("bos", [5000, -1, 2**40, "x"])
-def test_a_first_token_that_does_not_exist_is_refused(tmp_path: Path, bos: Any) -> None:
-    config = CONFIGS["grouped"]
+@pytest.mark.parametrize("key", ["tokenizer.bos_id", "tokenizer.eos_ids"])
+@pytest.mark.parametrize("value", [64, -1, 2**63, "x", True, 1.0, [1, 64]])
+def test_token_ids_outside_the_vocabulary_are_refused(tmp_path: Path, key: str, value: Any) -> None:
+    with pytest.raises(ModelError, match=rf"{key}: .* found, token ids are 0 to 63"):
+        load(broken(tmp_path, "", **{key: value}), interpreter="numpy")
+
+
+@pytest.mark.parametrize("bos", [5000, None])
+def test_a_first_token_that_the_tokenizer_has_not_is_refused(tmp_path: Path, bos: Any) -> None:
+    config = {**CONFIGS["grouped"], "vocab_size": 6000}
     tokenizer = (Path(ggq.__file__).parent / "demo" / "tokenizer.json").read_bytes()
     metadata = {"tokenizer.bos_id": bos, "tokenizer.add_bos": True}
     path = write_ggq(tmp_path / "m.ggq", config, checkpoint(config), "f32", {"tokenizer.json": tokenizer}, metadata)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from ggq.format import Reader, open_reader
 from ggq.format.scheme import Scheme
 from ggq.models.config import ModelConfig
 from ggq.models.decoder import build_tape, role_shapes
+from ggq.models.fields import shown
 from ggq.models.metadata import from_metadata
 
 ACTIVATIONS, CACHES, INTERPRETERS = ("int8", "float32"), ("f16", "f32"), ("numba", "numpy")
@@ -55,6 +56,7 @@ def load(
     reader = open_reader(path)
     try:
         config = from_metadata(reader.metadata, reader.path)
+        check_token_ids(reader.metadata, config.vocabulary_size, reader.path)
         names = roles_to_names(reader, config)
         tape = build_tape(config)
         cache = cache or default_cache(reader)
@@ -72,6 +74,16 @@ def choose(name: str, value: str, allowed: tuple[str, ...]) -> None:
     """Refuse an argument that is none of the allowed words."""
     if value not in allowed:
         raise UsageError(f"{name} is {value!r}, allowed are {', '.join(allowed)}")
+
+
+def check_token_ids(metadata: Mapping[str, object], vocabulary: int, path: str) -> None:
+    """Refuse a first or a last token that is none of the vocabulary (M-8)."""
+    for key in ("tokenizer.bos_id", "tokenizer.eos_ids"):
+        found = metadata.get(key)
+        ids = found if isinstance(found, Iterable) and not isinstance(found, str | bytes) else [found]
+        for token in [] if found is None else ids:
+            if isinstance(token, bool) or not isinstance(token, int | np.integer) or not 0 <= token < vocabulary:
+                raise ModelError(f"{shown(token)} found, token ids are 0 to {vocabulary - 1}", path=path, where=key)
 
 
 def roles_to_names(reader: Reader, config: ModelConfig) -> dict[str, str]:

@@ -72,9 +72,7 @@ def begin_with(tokenizer: Tokenizer, token_id: object, wanted: bool, path: str |
     if not wanted:
         tokenizer.post_processor = TemplateProcessing(single="$A", pair="$A $B", special_tokens=[])
         return
-    token = None
-    if isinstance(token_id, int) and not isinstance(token_id, bool) and 0 <= token_id < 1 << 32:
-        token = tokenizer.id_to_token(token_id)
+    token = tokenizer.id_to_token(token_id) if isinstance(token_id, int) and 0 <= token_id < 1 << 32 else None
     if token is None:
         raise ModelError(f"token {token_id!r} is not in the tokenizer", path=path, where="tokenizer.bos_id")
     # The template's language gives a meaning to "$" and ":", so the token goes by a name of our own.
