@@ -13,10 +13,26 @@ from llvmlite import ir
 from numba import types
 from numba.core.registry import cpu_target
 
-from ggq_kernels.simd import HALF, I8, I16, I32, I64, LANES, F32x16, Tag, TagType, constant, join, load, pick, pointer, primitive, splat
+from ggq_kernels.simd import (
+    FLOAT,
+    HALF,
+    I8,
+    I16,
+    I32,
+    I64,
+    LANES,
+    F32x16,
+    Tag,
+    TagType,
+    constant,
+    join,
+    load,
+    pick,
+    primitive,
+    splat,
+    store,
+)
 from ggq_kernels.simd import call as call_named
-
-
 
 
 def _target() -> tuple[str, frozenset[str]]:
@@ -176,17 +192,11 @@ def load_f16(b: Any, address: Any) -> Any:
     return half_to_float(b, load(b, address, ir.VectorType(I16, LANES), 2))
 
 
-@primitive(types.void, types.int64, F32x16)
-def store_f16(b: Any, address: Any, v: Any) -> None:
-    """Write 16 float32 as float16."""
-    b.store(float_to_half(b, v), pointer(b, address, ir.VectorType(I16, LANES)), align=2)
-
-
-@primitive(types.float32, types.int64)
-def read_f16(b: Any, address: Any) -> Any:
-    """One float16 at an address, as float32."""
-    one = b.insert_element(constant(ir.VectorType(I16, LANES), 0), load(b, address, I16, 2), I32(0))
-    return b.extract_element(half_to_float(b, one), I32(0))
+def _to_float(b: Any, kind: str, words: Any) -> Any:
+    """16 words, the bits of f16 or bf16, as float32."""
+    if kind == "f16":
+        return half_to_float(b, words)
+    return b.bitcast(b.shl(b.zext(words, _SUMS), constant(_SUMS, 16)), F32x16.ir)
 
 
 @primitive(F32x16, None, types.int64)
@@ -194,16 +204,45 @@ def load_value(b: Any, kind: TagType, _: Any, address: Any) -> Any:
     """16 numbers of the tag's float type at an address, as float32."""
     if kind.values[0] == "f32":
         return load(b, address, F32x16.ir, 4)
-    words = load(b, address, ir.VectorType(I16, LANES), 2)
-    if kind.values[0] == "f16":
-        return half_to_float(b, words)
-    return b.bitcast(b.shl(b.zext(words, _SUMS), constant(_SUMS, 16)), F32x16.ir)
+    return _to_float(b, kind.values[0], load(b, address, ir.VectorType(I16, LANES), 2))
+
+
+@primitive(types.float32, None, types.int64)
+def read_value(b: Any, kind: TagType, _: Any, address: Any) -> Any:
+    """One number of the tag's float type at an address, as float32."""
+    if kind.values[0] == "f32":
+        return load(b, address, FLOAT, 4)
+    words = b.insert_element(constant(ir.VectorType(I16, LANES), 0), load(b, address, I16, 2), I32(0))
+    return b.extract_element(_to_float(b, kind.values[0], words), I32(0))
 
 
 @primitive(types.int64, None)
 def value_bytes(b: Any, kind: TagType, _: Any) -> Any:
     """Bytes of one number of the tag's float type."""
     return I64(4 if kind.values[0] == "f32" else 2)
+
+
+@primitive(types.void, None, types.int64, types.int64, F32x16)
+def scatter_values(b: Any, kind: TagType, _: Any, address: Any, stride: Any, v: Any) -> None:
+    """Write 16 numbers as f32 or f16, each `stride` bytes after the last."""
+    v = v if kind.values[0] == "f32" else float_to_half(b, v)
+    for i in range(LANES):
+        store(b, b.extract_element(v, I32(i)), address, 2)
+        address = b.add(address, stride)
+
+
+@primitive(types.void, None, types.int64, types.float32)
+def write_value(b: Any, kind: TagType, _: Any, address: Any, x: Any) -> None:
+    """Write one number as f32 or f16."""
+    v = b.insert_element(constant(F32x16.ir, 0.0), x, I32(0))
+    v = v if kind.values[0] == "f32" else float_to_half(b, v)
+    store(b, b.extract_element(v, I32(0)), address, 2)
+
+
+@primitive(types.void, None, types.int64, F32x16)
+def store_values(b: Any, kind: TagType, _: Any, address: Any, v: Any) -> None:
+    """Write 16 numbers as f32 or f16, one after the other."""
+    store(b, v if kind.values[0] == "f32" else float_to_half(b, v), address, 2)
 
 
 VALUES = {kind: Tag("value", kind) for kind in ("f32", "f16", "bf16")}

@@ -96,9 +96,7 @@ def dot_block(b: Any, codes: TagType, tile: Tile, _: Any, acc: Any, plane0: Any,
     return rows(b, tile, lambda i: sums[i])
 
 
-@primitive(
-    lambda codes, acc, *_: acc, None, None, F32x16, types.int64, types.int64, types.int64, types.int64
-)
+@primitive(lambda codes, acc, *_: acc, None, None, F32x16, types.int64, types.int64, types.int64, types.int64)
 def outer_block(
     b: Any, codes: TagType, tile: Tile, _: Any, acc: Any, zero: Any, plane0: Any, plane1: Any, x: Any, stride: Any
 ) -> Any:

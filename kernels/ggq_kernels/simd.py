@@ -305,7 +305,14 @@ def exp2(b: Any, x: Any) -> Any:
     """2**x for x in [-126, 127]: round, a polynomial on [-1/2, 1/2] (relative error below 3e-7), and the exponent set by hand."""
     r = round_even(b, x)
     f, y = b.fsub(x, r), constant(x.type, 1.5403530393381608e-4)
-    for c in (1.3333558146428443e-3, 9.618129107628477e-3, 5.550410866482158e-2, 0.2402265069591007, 0.6931471805599453, 1.0):
+    for c in (
+        1.3333558146428443e-3,
+        9.618129107628477e-3,
+        5.550410866482158e-2,
+        0.2402265069591007,
+        0.6931471805599453,
+        1.0,
+    ):
         y = multiply_add(b, y, f, constant(x.type, c))
     power = b.shl(b.add(b.fptosi(r, I32x16.ir), constant(I32x16.ir, 127)), constant(I32x16.ir, 23))
     return b.fmul(y, b.bitcast(power, F32x16.ir))
@@ -386,3 +393,60 @@ def tile_fma(b: Any, tile: Tile, other: Tile, t: Any, v: Any, u: Any) -> Any:
 def tag_value(b: Any, tag: TagType, _: Any) -> Any:
     """The number that a tag stands for, known while code is generated."""
     return I64(tag.values[0])
+
+
+# ---- vectors of 16 int32
+
+
+@primitive(I32x16)
+def zeros_i32(b: Any) -> Any:
+    """16 zeros."""
+    return ir.Constant(I32x16.ir, None)
+
+
+@primitive(I32x16, I32x16, I32x16)
+def add_i32(b: Any, x: Any, y: Any) -> Any:
+    """x + y"""
+    return b.add(x, y)
+
+
+@primitive(types.int32, I32x16)
+def total_i32(b: Any, v: Any) -> Any:
+    """The sum of the lanes."""
+    return _reduce(b, v, lambda b, x, y: b.add(x, y))
+
+
+@primitive(I32x16, F32x16)
+def nearest(b: Any, x: Any) -> Any:
+    """Rounded to integers, halves to even; |x| < 2**22."""
+    return b.fptosi(round_even(b, x), I32x16.ir)
+
+
+@primitive(types.void, types.int64, types.int64, I32x16)
+def store_quads(b: Any, address: Any, stride: Any, v: Any) -> None:
+    """Write the lanes as bytes, four at a time, each four `stride` bytes after the last."""
+    quads = b.bitcast(b.trunc(v, ir.VectorType(I8, 16)), ir.VectorType(I32, 4))
+    for q in range(4):
+        store(b, b.extract_element(quads, I32(q)), address)
+        address = b.add(address, stride)
+
+
+@primitive(F32x16, F32x16, types.int64, types.int64)
+def mask_from(b: Any, v: Any, first: Any, limit: Any) -> Any:
+    """v with -1e30 in each lane i for which first + i >= limit."""
+    places = ir.Constant(I32x16.ir, list(range(16)))
+    left = splat(b, I32x16.ir, b.trunc(b.sub(limit, first), I32))
+    return b.select(b.icmp_signed("<", places, left), v, constant(F32x16.ir, -1e30))
+
+
+@primitive(types.void, types.int64, F32x16, types.int64)
+def store_some(b: Any, address: Any, v: Any, count: Any) -> None:
+    """Write the first `count` lanes, 1 to 16."""
+    whole = b.icmp_signed(">=", count, I64(16))
+    with b.if_else(whole) as (all_lanes, few):
+        with all_lanes:
+            store(b, v, address)
+        with few:
+            for i in range(15):
+                with b.if_then(b.icmp_signed(">", count, I64(i))):
+                    store(b, b.extract_element(v, I32(i)), b.add(address, I64(4 * i)))

@@ -31,7 +31,10 @@ STATE_BYTES = 448
 ROW_BYTES = 256
 """Bytes of a tape row: the kernel's address, then up to 31 operands, all int64."""
 
-_BARRIER_SPINS, _JOB_SPINS = 4000, 20000  # about 0.1 ms and 0.4 ms: longer than an operation, longer than choosing a token
+_BARRIER_SPINS, _JOB_SPINS = (
+    4000,
+    20000,
+)  # about 0.1 ms and 0.4 ms: longer than an operation, longer than choosing a token
 _FUTEX_NUMBER = {"x86_64": 202, "aarch64": 98}
 
 

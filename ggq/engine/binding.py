@@ -1,0 +1,286 @@
+"""Binding a tape to memory: buffers, weights and scratch get addresses, and every operation becomes rows for its kernel."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ggq.engine.tape import (
+    Attention,
+    Buffer,
+    Embed,
+    Gate,
+    Linear,
+    Norm,
+    Rope,
+    Select,
+    StoreKV,
+    Tape,
+    activation_group,
+)
+from ggq.errors import UnsupportedError
+from ggq.format import Reader
+from ggq.format.scheme import Scheme, round_up
+
+if TYPE_CHECKING:
+    from ggq_kernels.calls import Int8Rows, Packed, Rows
+
+COLUMN_PADDING = 128
+"""Buffers' rows are padded to this many columns: the largest activation group."""
+
+
+class Weights:
+    """The tensors of a file by role, as addresses into its memory map.
+
+    Args:
+        reader: The open file; it must stay open.
+        names: Tensor names by role.
+    """
+
+    def __init__(self, reader: Reader, names: dict[str, str]) -> None:
+        self._reader, self._names = reader, names
+        self._kept: dict[str, np.ndarray] = {}
+
+    def scheme(self, role: str) -> Scheme:
+        """How a tensor is stored."""
+        scheme = self._reader.tensors[self._names[role]].scheme
+        assert scheme is not None  # whoever made `names` has refused unknown schemes
+        return scheme
+
+    def matrix(self, role: str) -> Packed:
+        """A matrix as the kernels see it.
+
+        Raises:
+            UnsupportedError: A scheme that no kernel multiplies.
+        """
+        from ggq_kernels.calls import Packed
+
+        entry, scheme = self._reader.tensors[self._names[role]], self.scheme(role)
+        sizes = scheme.geometry(entry.shape)
+        addresses = {name: self._address(role, name) for name in entry.segments}
+        if scheme.kind == "float":
+            values = addresses["values"]
+            return Packed(scheme.value, 0, False, sizes.padded_rows, sizes.columns, 0, values, 0, 0)
+        group = activation_group(scheme)
+        if scheme.kind != "uniform" or scheme.bits == 1 or sizes.group % group or group % 32 or scheme.scale != "f16":
+            problem = f"no kernel multiplies its scheme ({scheme.bits} bits, groups of {scheme.group})"
+            fix = "convert it to 2, 3, 4, 5, 6 or 8 bits in groups of 32, 64, 128 or a row"
+            raise UnsupportedError(problem, path=self._reader.path, where=f"tensor {entry.name}", fix=fix)
+        return Packed(
+            value="",
+            bits=scheme.bits,
+            zero=scheme.zero == "code",
+            rows=sizes.padded_rows,
+            columns=sizes.padded_columns,
+            group=sizes.group,
+            codes=addresses["codes"],
+            scales=addresses["scales"],
+            zeros=addresses.get("zeros", 0),
+        )
+
+    def vector(self, role: str) -> int:
+        """Address of a one-dimensional tensor as float32, padded with zeros to whole register tiles."""
+        if role not in self._kept:
+            from ggq.quant import decode_tensor
+
+            entry = self._reader.tensors[self._names[role]]
+            segments = {name: self._reader.segment(entry.name, name) for name in entry.segments}
+            padded = np.zeros(round_up(entry.shape[0], COLUMN_PADDING), np.float32)
+            padded[: entry.shape[0]] = decode_tensor(self.scheme(role), entry.shape, segments)
+            self._kept[role] = padded
+        return int(self._kept[role].ctypes.data)
+
+    def _address(self, role: str, segment: str) -> int:
+        view = self._reader.segment(self._names[role], segment)
+        self._kept[f"{role}/{segment}"] = view
+        return int(view.ctypes.data)
+
+
+class Batch:
+    """Memory of one batch: counts, token ids, positions and page tables by token, wanted rows, runs.
+
+    Args:
+        rows: Most tokens of a batch.
+    """
+
+    def __init__(self, rows: int) -> None:
+        self.counts = np.zeros(3, np.int64)  # tokens, wanted rows, runs
+        self.ids, self.positions, self.tables, self.wanted = (np.zeros(rows, np.int64) for _ in range(4))
+        self.runs = np.zeros((rows, 5), np.int64)
+        self.rope_table = np.zeros(1, np.int64)
+
+    def count(self, which: str) -> int:
+        """Address of a count: "tokens", "wanted" or "runs"."""
+        return int(self.counts.ctypes.data) + 8 * ("tokens", "wanted", "runs").index(which)
+
+
+class Binder:
+    """Makes the rows of a tape; what it allocates lives as long as it does.
+
+    Args:
+        tape: The model.
+        weights: Its tensors.
+        batch: Where the kernels find the batch.
+        rows: Most tokens of a batch, by the `rows` of a buffer: "tokens", "wanted".
+        activations: "int8" or "float32".
+        cache: "f16" or "f32".
+        threads: Of the team, to size the shares of work.
+    """
+
+    def __init__(
+        self,
+        tape: Tape,
+        weights: Weights,
+        batch: Batch,
+        rows: dict[str, int],
+        activations: str,
+        cache: str,
+        threads: int,
+    ) -> None:
+        from ggq_kernels import calls
+
+        self._calls, self._tape, self._weights, self._batch = calls, tape, weights, batch
+        self._capacity, self._int8, self._cache, self._threads = rows, activations == "int8", cache, threads
+        self.kept: list[np.ndarray] = []
+        self._buffers: dict[str, Rows] = {}
+        self._scratch: dict[tuple[str, int, int], Int8Rows] = {}
+        self._fresh: set[tuple[str, int, int]] = set()
+        self._widths = self._buffer_widths()
+        self.rows: list[np.ndarray] = []
+        self.names: list[str] = []
+
+    def bind(self) -> np.ndarray:
+        """int64 (rows, 32): the whole tape."""
+        makers: dict[type, Callable[..., None]] = {
+            Embed: self._embed,
+            Norm: self._norm,
+            Linear: self._linear,
+            Rope: self._rope,
+            StoreKV: self._store,
+            Attention: self._attention,
+            Gate: self._gate,
+            Select: self._select,
+        }
+        for op in self._tape.ops:
+            makers[type(op)](op)
+        return np.ascontiguousarray(np.stack(self.rows))
+
+    def buffer(self, buffer: Buffer) -> Rows:
+        """The memory of a buffer."""
+        if buffer.name not in self._buffers:
+            rows = self._capacity[buffer.rows] + self._calls.MOST_ROWS
+            stride = self._widths[buffer.name]
+            memory = self._allocate(rows * stride * 4)
+            self._buffers[buffer.name] = self._calls.Rows(memory, stride * 4, buffer.width)
+        return self._buffers[buffer.name]
+
+    def _buffer_widths(self) -> dict[str, int]:
+        """Columns of each buffer, padded so that every matrix that reads it finds zeros beyond its width."""
+        widths: dict[str, int] = {}
+        for op in self._tape.ops:
+            for value in vars(op).values():
+                for buffer in value if isinstance(value, tuple) else (value,):
+                    if isinstance(buffer, Buffer):
+                        widths.setdefault(buffer.name, round_up(buffer.width, COLUMN_PADDING))
+            if isinstance(op, Linear):
+                columns = max(self._weights.matrix(role).columns for role in op.weights)
+                widths[op.source.name] = max(widths[op.source.name], columns)
+        return widths
+
+    def _allocate(self, size: int) -> int:
+        from ggq_kernels.team import aligned_zeros
+
+        self.kept.append(aligned_zeros(size))
+        return int(self.kept[-1].ctypes.data)
+
+    def _number(self, x: float) -> int:
+        self.kept.append(np.array([x], np.float64))
+        return int(self.kept[-1].ctypes.data)
+
+    def _emit(self, name: str, row: np.ndarray, *written: Buffer) -> None:
+        self.rows.append(row)
+        self.names.append(name)
+        stale = {buffer.name for buffer in written}
+        self._fresh = {key for key in self._fresh if key[0] not in stale}
+
+    def _tokens(self, buffer: Buffer) -> int:
+        return self._batch.count(buffer.rows)
+
+    def _embed(self, op: Embed) -> None:
+        ids = int(self._batch.ids.ctypes.data)
+        row = self._calls.embed_row(self._tokens(op.out), ids, self._weights.matrix(op.table), self.buffer(op.out))
+        self._emit("embed", row, op.out)
+
+    def _norm(self, op: Norm) -> None:
+        if op.kind != "rms":
+            raise UnsupportedError(f"no kernel for the norm {op.kind!r}")
+        weight, epsilon = self._weights.vector(op.weight), self._number(op.epsilon)
+        row = self._calls.norm_row(self._tokens(op.out), self.buffer(op.source), self.buffer(op.out), weight, epsilon)
+        self._emit("norm", row, op.out)
+
+    def _linear(self, op: Linear) -> None:
+        matrices = [self._weights.matrix(role) for role in op.weights]
+        for kind in dict.fromkeys(m.kind for m in matrices):  # one row for each scheme among them
+            mine = [i for i, m in enumerate(matrices) if m.kind == kind]
+            chosen, outs = [matrices[i] for i in mine], [op.outs[i] for i in mine]
+            biases = [0 if (bias := op.biases[i]) is None else self._weights.vector(bias) for i in mine]
+            table = self._calls.descriptors(chosen, [self.buffer(out) for out in outs], biases)
+            self.kept.append(table)
+            scheme = self._weights.scheme(op.weights[mine[0]])
+            source = self._source(op.source, scheme, chosen[0].columns)
+            tokens = self._tokens(op.source)
+            row = self._calls.linear_row(tokens, chosen, table, source, op.add, self._threads)
+            self._emit("linear " + " ".join(op.weights[i] for i in mine), row, *outs)
+
+    def _source(self, buffer: Buffer, scheme: Scheme, columns: int) -> Rows | Int8Rows:
+        """The buffer itself, or its int8 form, made where it is not up to date."""
+        group = activation_group(scheme) if self._int8 else 0
+        if not group:
+            return self.buffer(buffer)
+        key = (buffer.name, group, columns)
+        if key not in self._scratch:
+            rows = self._capacity[buffer.rows] + self._calls.MOST_ROWS
+            codes = self._allocate(rows * columns)
+            scales, offsets = (self._allocate(rows * columns // group * 4) for _ in range(2))
+            self._scratch[key] = self._calls.Int8Rows(codes, scales, offsets, columns, group)
+        if key not in self._fresh:
+            row = self._calls.quantize_row(self._tokens(buffer), self.buffer(buffer), self._scratch[key])
+            self._emit("quantize", row)
+            self._fresh.add(key)
+        return self._scratch[key]
+
+    def _rope(self, op: Rope) -> None:
+        table, positions = int(self._batch.rope_table.ctypes.data), int(self._batch.positions.ctypes.data)
+        tokens, buffer = self._tokens(op.buffer), self.buffer(op.buffer)
+        row = self._calls.rope_row(tokens, buffer, op.heads, self._tape.rope_layout, table, positions)
+        self._emit("rope", row, op.buffer)
+
+    def _store(self, op: StoreKV) -> None:
+        tokens, positions, tables = self._tokens(op.key), self._batch.positions, self._batch.tables
+        key, value, sizes = self.buffer(op.key), self.buffer(op.value), self._heads(op.layer)
+        addresses = int(positions.ctypes.data), int(tables.ctypes.data)
+        self._emit("store", self._calls.store_kv_row(self._cache, tokens, key, value, sizes, *addresses))
+
+    def _attention(self, op: Attention) -> None:
+        scale = self._number(op.scale * math.log2(math.e))
+        runs, count = int(self._batch.runs.ctypes.data), self._batch.count("runs")
+        query, out, sizes = self.buffer(op.query), self.buffer(op.out), self._heads(op.layer)
+        self._emit("attention", self._calls.attention_row(self._cache, count, runs, query, out, sizes, scale), op.out)
+
+    def _heads(self, layer: int) -> object:
+        tape = self._tape
+        offset = layer * self._calls.layer_bytes(self._cache, tape.kv_heads, tape.head_dim)
+        return self._calls.Heads(tape.heads, tape.kv_heads, tape.head_dim, offset)
+
+    def _gate(self, op: Gate) -> None:
+        if op.activation != "silu":
+            raise UnsupportedError(f"no kernel for the activation {op.activation!r}")
+        gate, up, out = (self.buffer(b) for b in (op.gate, op.up, op.out))
+        self._emit("gate", self._calls.gate_row(self._tokens(op.out), gate, up, out), op.out)
+
+    def _select(self, op: Select) -> None:
+        rows, source, out = int(self._batch.wanted.ctypes.data), self.buffer(op.source), self.buffer(op.out)
+        self._emit("select", self._calls.select_row(self._batch.count("wanted"), source, out, rows), op.out)

@@ -1,0 +1,134 @@
+"""The tape on compiled kernels: one call for each batch of tokens, whatever the depth of the model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ggq.engine.binding import Batch, Binder, Weights
+from ggq.engine.executor import check_runs, pieces, wanted_rows
+from ggq.engine.pages import PagedSequence, PagePool
+from ggq.engine.tape import Run, Tape
+from ggq.errors import UsageError
+from ggq.format import Reader
+
+LOGIT_BYTES = 32 << 20
+"""Memory for the logits of one batch; more wanted rows are computed in several."""
+ROPE_STEP = 1024
+"""Positions by which the table of cosines and sines grows."""
+
+
+class NumbaExecutor:
+    """Runs a tape on the packed tensors of an open file; no tensor is ever dequantized whole.
+
+    Args:
+        tape: The model.
+        reader: The file, which must stay open.
+        roles: Tensor names by role.
+        threads: Threads of the kernels; every core that this process may use unless told, and never more than those.
+        activations: "int8" rounds activations per group where they meet quantized matrices; "float32" does not.
+        cache: Float type of the key-value cache, "f16" or "f32".
+        max_rows: Most tokens that are computed together; memory grows with it.
+
+    Raises:
+        UnsupportedError: A scheme or an operation that no kernel computes.
+    """
+
+    def __init__(
+        self,
+        tape: Tape,
+        reader: Reader,
+        roles: dict[str, str],
+        *,
+        threads: int | None = None,
+        activations: str = "int8",
+        cache: str = "f16",
+        max_rows: int = 512,
+    ) -> None:
+        from ggq_kernels import attention, calls
+        from ggq_kernels.team import Team
+
+        self.tape, self._reader, self._words = tape, reader, calls.run_words
+        self._team = Team(threads)
+        self.threads = self._team.threads
+        wanted = max(1, min(max_rows, LOGIT_BYTES // (4 * tape.vocabulary_size)))
+        self._rows = {"tokens": max_rows, "wanted": wanted}
+        self._batch = Batch(max_rows)
+        self._binder = Binder(tape, Weights(reader, roles), self._batch, self._rows, activations, cache, self.threads)
+        self._tape = self._binder.bind()
+        page_bytes = tape.layers * calls.layer_bytes(cache, tape.kv_heads, tape.head_dim)
+        self._pool = PagePool(page_bytes, attention.PAGE)
+        self._sequences: dict[int, PagedSequence] = {}
+        self._opened = 0
+        self._rope = np.zeros((0, tape.head_dim), np.float32)
+
+    def open_sequence(self) -> int:
+        """The id of a new, empty sequence."""
+        self._opened += 1
+        self._sequences[self._opened] = PagedSequence()
+        return self._opened
+
+    def close_sequence(self, sequence: int) -> None:
+        """Forget a sequence; its pages are used again."""
+        self._pool.release(self._sequence(sequence))
+        del self._sequences[sequence]
+
+    def length(self, sequence: int) -> int:
+        """Tokens that a sequence holds."""
+        return self._sequence(sequence).length
+
+    def forward(self, runs: Sequence[Run]) -> np.ndarray:
+        """See `Executor.forward`."""
+        check_runs(self.tape, runs, self.length)
+        rows = self._rows["tokens"]
+        if len(wanted_rows(runs)) > self._rows["wanted"]:
+            rows = min(rows, self._rows["wanted"])
+        results = [self._forward(part) for part in pieces(runs, rows)]
+        return results[0] if len(results) == 1 else np.concatenate(results)
+
+    def close(self) -> None:
+        """End the threads."""
+        self._team.close()
+
+    def _forward(self, runs: Sequence[Run]) -> np.ndarray:
+        batch, first = self._batch, 0
+        described = []
+        for run in runs:
+            sequence, count = self._sequences[run.sequence], len(run.tokens)
+            start, rows = sequence.length, slice(first, first + len(run.tokens))
+            self._pool.reserve(sequence, start + count)
+            self._extend_rope(start + count)
+            batch.ids[rows] = run.tokens
+            batch.positions[rows] = np.arange(start, start + count)
+            batch.tables[rows] = sequence.table.ctypes.data
+            described.append((first, count, start, int(sequence.table.ctypes.data)))
+            first += count
+        wanted = wanted_rows(runs)
+        batch.wanted[: len(wanted)] = wanted
+        batch.runs[: len(runs)] = self._words(described, self.tape.heads // self.tape.kv_heads, self.tape.kv_heads)
+        batch.counts[:] = first, len(wanted), len(runs)
+        self._team.run(self._tape)
+        for run in runs:
+            self._sequences[run.sequence].length += len(run.tokens)
+        return self._logits(len(wanted))
+
+    def _logits(self, count: int) -> np.ndarray:
+        rows = self._binder.buffer(self.tape.logits)
+        memory = next(m for m in self._binder.kept if m.ctypes.data == rows.address).view(np.float32)
+        return memory.reshape(-1, rows.stride // 4)[:count, : rows.width].copy()
+
+    def _extend_rope(self, positions: int) -> None:
+        known = len(self._rope)
+        if positions <= known:
+            return
+        total = max(positions, min(self.tape.context_length, max(2 * known, ROPE_STEP)))
+        angles = np.arange(known, total)[:, None] * self.tape.frequencies
+        more = np.concatenate([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+        self._rope = np.ascontiguousarray(np.concatenate([self._rope, more]))
+        self._batch.rope_table[0] = self._rope.ctypes.data
+
+    def _sequence(self, sequence: int) -> PagedSequence:
+        if sequence not in self._sequences:
+            raise UsageError(f"sequence {sequence} is not open")
+        return self._sequences[sequence]

@@ -1,0 +1,215 @@
+"""What happens to activations between matrices: rounding to int8, norms, RoPE, gates, and the gathering of rows.
+
+Every operation takes rows (or pieces of rows) from the team's counter. Buffers are float32 rows whose stride covers the padding of
+every matrix that reads them; columns from a row's width to its stride stay zero.
+"""
+
+from __future__ import annotations
+
+import math
+
+from numba import float32
+
+from ggq_kernels.compiled import inlined, op
+from ggq_kernels.isa import TOKENS
+from ggq_kernels.simd import (
+    absolute,
+    add_i32,
+    div,
+    fma,
+    largest,
+    load_f32,
+    maximum,
+    mul,
+    nearest,
+    read_f32,
+    read_f64,
+    read_i64,
+    sigmoid,
+    splat_f32,
+    store_f32,
+    store_quads,
+    total,
+    total_i32,
+    write_f32,
+    zeros_i32,
+)
+from ggq_kernels.team import take
+
+# Operands of a row, as byte offsets.
+TOKEN_COUNT, SOURCE, SOURCE_STRIDE, OUT, OUT_STRIDE, WIDTH = 8, 16, 24, 32, 40, 48
+# quantize
+Q_GROUP, Q_SCALE, Q_OFFSET = 56, 64, 72
+# norm: the address of the weights; epsilon, a float64 at an address
+N_WEIGHT, N_EPSILON = 56, 64
+# rope: heads, size of a head, the table of (cosines, sines) by position, positions by token
+R_HEADS, R_DIM, R_TABLE, R_POSITIONS = 56, 64, 72, 80
+# gate: the second source
+G_UP = 56
+# select: row numbers
+S_ROWS = 56
+
+PIECE = 1024
+"""Columns of a row that one thread takes at a time where columns do not depend on each other."""
+TINY = 1e-36
+"""Groups of activations whose largest magnitude is below this are rounded to zero: 127 over less would not be finite."""
+
+
+@inlined
+def quantize_group(source, group, target, stride, scale, offset):
+    """One token's group: codes, scale = largest / 127, offset = -scale * sum of codes."""
+    peak = absolute(load_f32(source))
+    for c in range(16, group, 16):
+        peak = maximum(peak, absolute(load_f32(source + c * 4)))
+    top = largest(peak)
+    inverse = splat_f32(0.0)
+    if top >= TINY:
+        inverse = div(splat_f32(127.0), splat_f32(top))
+    sums = zeros_i32()
+    for c in range(0, group, 16):
+        codes = nearest(mul(load_f32(source + c * 4), inverse))
+        store_quads(target + c // 4 * stride, stride, codes)
+        sums = add_i32(sums, codes)
+    step = top / float32(127.0)
+    write_f32(scale, step)
+    write_f32(offset, -step * float32(total_i32(sums)))
+
+
+@op
+def quantize(row, team):
+    """Round rows to int8 in tiles of TOKENS tokens, (columns / 4, TOKENS, 4), with scales and offsets (columns / group, TOKENS);
+    a last single token stands alone. The arithmetic is float32's: code = rint(x * (127 / largest)).
+    """
+    n, source, stride = read_i64(read_i64(row + TOKEN_COUNT)), read_i64(row + SOURCE), read_i64(row + SOURCE_STRIDE)
+    out, columns, group = read_i64(row + OUT), read_i64(row + WIDTH), read_i64(row + Q_GROUP)
+    scales, offsets = read_i64(row + Q_SCALE), read_i64(row + Q_OFFSET)
+    piece = max(group, PIECE // group * group)
+    pieces = (columns + piece - 1) // piece
+    tiles = (n + TOKENS - 1) // TOKENS
+    while True:
+        job = take(team, 1)
+        if job >= tiles * pieces:
+            return
+        first, start = job // pieces * TOKENS, job % pieces * piece
+        width = 1 if n - first == 1 else TOKENS
+        for t in range(width):
+            for c in range(start, min(start + piece, columns), group):
+                place = (first * (columns // group) + c // group * width + t) * 4
+                target = out + first * columns + c * width + 4 * t
+                quantize_group(
+                    source + (first + t) * stride + c * 4, group, target, 4 * width, scales + place, offsets + place
+                )
+
+
+@op
+def rms_norm(row, team):
+    """out = x / sqrt(mean(x * x) + epsilon) * weight; sums are float32 in 16 lanes."""
+    n, source, stride = read_i64(read_i64(row + TOKEN_COUNT)), read_i64(row + SOURCE), read_i64(row + SOURCE_STRIDE)
+    out, out_stride, width = read_i64(row + OUT), read_i64(row + OUT_STRIDE), read_i64(row + WIDTH)
+    weight, epsilon = read_i64(row + N_WEIGHT), read_f64(read_i64(row + N_EPSILON))
+    while True:
+        t = take(team, 1)
+        if t >= n:
+            return
+        x, y = source + t * stride, out + t * out_stride
+        squares = splat_f32(0.0)
+        for c in range(0, width * 4, 64):
+            v = load_f32(x + c)
+            squares = fma(v, v, squares)
+        factor = splat_f32(float32(1.0 / math.sqrt(total(squares) / width + epsilon)))
+        for c in range(0, width * 4, 64):
+            store_f32(y + c, mul(mul(load_f32(x + c), factor), load_f32(weight + c)))
+
+
+@inlined
+def rotate_half(head, half, table):
+    """Rotate x[i] and x[i + half] by the angle of cosine table[i], sine table[half + i]."""
+    i = 0
+    while i + 16 <= half:
+        c, s = load_f32(table + i * 4), load_f32(table + (half + i) * 4)
+        a, b = load_f32(head + i * 4), load_f32(head + (half + i) * 4)
+        store_f32(head + i * 4, fma(a, c, mul(mul(b, s), splat_f32(-1.0))))
+        store_f32(head + (half + i) * 4, fma(b, c, mul(a, s)))
+        i += 16
+    while i < half:
+        rotate_pair(head + i * 4, head + (half + i) * 4, table + i * 4, table + (half + i) * 4)
+        i += 1
+
+
+@inlined
+def rotate_pair(first, second, cosine, sine):
+    """Rotate one pair of numbers at two addresses."""
+    a, b, c, s = read_f32(first), read_f32(second), read_f32(cosine), read_f32(sine)
+    write_f32(first, a * c - b * s)
+    write_f32(second, b * c + a * s)
+
+
+@op
+def rope_half(row, team):
+    """Rotate, in place, the two halves of each head against each other, as Hugging Face stores Llama."""
+    n, source, stride = read_i64(read_i64(row + TOKEN_COUNT)), read_i64(row + SOURCE), read_i64(row + SOURCE_STRIDE)
+    heads, dim, table, positions = (
+        read_i64(row + R_HEADS),
+        read_i64(row + R_DIM),
+        read_i64(read_i64(row + R_TABLE)),
+        read_i64(row + R_POSITIONS),
+    )
+    while True:
+        t = take(team, 1)
+        if t >= n:
+            return
+        angles = table + read_i64(positions + 8 * t) * dim * 4
+        for h in range(heads):
+            rotate_half(source + t * stride + h * dim * 4, dim // 2, angles)
+
+
+@op
+def rope_pairs(row, team):
+    """Rotate, in place, neighbouring numbers of each head."""
+    n, source, stride = read_i64(read_i64(row + TOKEN_COUNT)), read_i64(row + SOURCE), read_i64(row + SOURCE_STRIDE)
+    heads, dim, table, positions = (
+        read_i64(row + R_HEADS),
+        read_i64(row + R_DIM),
+        read_i64(read_i64(row + R_TABLE)),
+        read_i64(row + R_POSITIONS),
+    )
+    while True:
+        t = take(team, 1)
+        if t >= n:
+            return
+        angles = table + read_i64(positions + 8 * t) * dim * 4
+        for h in range(heads):
+            head = source + t * stride + h * dim * 4
+            for i in range(dim // 2):
+                rotate_pair(head + 8 * i, head + 8 * i + 4, angles + 4 * i, angles + (dim // 2 + i) * 4)
+
+
+@op
+def gate_silu(row, team):
+    """out = gate * sigmoid(gate) * up"""
+    n, source, stride = read_i64(read_i64(row + TOKEN_COUNT)), read_i64(row + SOURCE), read_i64(row + SOURCE_STRIDE)
+    out, out_stride, width = read_i64(row + OUT), read_i64(row + OUT_STRIDE), read_i64(row + WIDTH)
+    up, pieces = read_i64(row + G_UP), (width + PIECE - 1) // PIECE
+    while True:
+        job = take(team, 1)
+        if job >= n * pieces:
+            return
+        t, start = job // pieces, job % pieces * PIECE
+        for c in range(start * 4, min(start + PIECE, width) * 4, 64):
+            g = load_f32(source + t * stride + c)
+            store_f32(out + t * out_stride + c, mul(mul(g, sigmoid(g)), load_f32(up + t * stride + c)))
+
+
+@op
+def select(row, team):
+    """out[i] = source[rows[i]]"""
+    n, source, stride = read_i64(read_i64(row + TOKEN_COUNT)), read_i64(row + SOURCE), read_i64(row + SOURCE_STRIDE)
+    out, out_stride, width = read_i64(row + OUT), read_i64(row + OUT_STRIDE), read_i64(row + WIDTH)
+    rows = read_i64(row + S_ROWS)
+    while True:
+        t = take(team, 1)
+        if t >= n:
+            return
+        x = source + read_i64(rows + 8 * t) * stride
+        for c in range(0, width * 4, 64):
+            store_f32(out + t * out_stride + c, load_f32(x + c))

@@ -1,0 +1,227 @@
+"""Rows of a tape: one function for each operation, from addresses and sizes to the 32 words that its kernel reads.
+
+Addresses are of memory that the caller keeps alive; `tokens` is the address of an int64 that holds the number of rows of the batch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ggq_kernels import activations, attention, embed, linear
+from ggq_kernels.compiled import Op
+from ggq_kernels.isa import FLOAT_ROWS, TOKENS
+from ggq_kernels.planes import PLANES
+from ggq_kernels.team import ROW_BYTES
+
+CACHE_BYTES = 192 * 1024
+"""Activations of a block of tokens that shall stay in a core's second-level cache while it goes through its rows."""
+MOST_ROWS = max(TOKENS, FLOAT_ROWS)
+"""Rows that a buffer must have beyond the batch: the kernels compute whole register tiles of tokens."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A float32 buffer: its address, the bytes from row to row, the columns in use."""
+
+    address: int
+    stride: int
+    width: int
+
+
+@dataclass(frozen=True)
+class Int8Rows:
+    """A buffer of activations rounded to int8 per `group` of its (padded) `columns`, in tiles of tokens."""
+
+    codes: int
+    scales: int
+    offsets: int
+    columns: int
+    group: int
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A matrix as it lies in memory.
+
+    Args:
+        value: Float type, or "" for codes.
+        bits, zero: Of the codes; `zero` is whether it has zero-points.
+        rows, columns, group: Padded rows and columns, columns of a group (the padded row for a scale per row).
+        codes, scales, zeros: Addresses of the segments; `codes` of the numbers when they are whole floats.
+    """
+
+    value: str
+    bits: int
+    zero: bool
+    rows: int
+    columns: int
+    group: int
+    codes: int
+    scales: int
+    zeros: int
+
+    @property
+    def kind(self) -> tuple[str, int, bool, int, int]:
+        """What matrices of one operation must have in common."""
+        return self.value, self.bits, self.zero, self.columns, self.group
+
+    @property
+    def plane1(self) -> int:
+        """Address of the second plane."""
+        return self.codes + self.rows * self.columns * PLANES[self.bits][0] // 8 if self.bits in PLANES else 0
+
+
+def row(kernel: Op, operands: dict[int, int]) -> np.ndarray:
+    """int64 (32,): the kernel's address and its operands by byte offset."""
+    words = np.zeros(ROW_BYTES // 8, np.int64)
+    words[0] = kernel.address
+    for offset, value in operands.items():
+        words[offset // 8] = value
+    return words
+
+
+def descriptors(matrices: list[Packed], outs: list[Rows], biases: list[int]) -> np.ndarray:
+    """int64 (matrices, 9): what `linear_row` points to; biases are addresses of padded float32, 0 for none."""
+    table = np.zeros((len(matrices), linear.M_BYTES // 8), np.int64)
+    tiles = 0
+    for words, matrix, out, bias in zip(table, matrices, outs, biases):
+        words[:7] = [matrix.codes, matrix.plane1, matrix.scales, matrix.zeros, out.address, out.stride, bias]
+        words[7:] = [tiles, tiles + matrix.rows // 16]
+        tiles += matrix.rows // 16
+    return table
+
+
+def linear_row(
+    tokens: int, matrices: list[Packed], table: np.ndarray, source: Rows | Int8Rows, add: bool, threads: int
+) -> np.ndarray:
+    """outs = source @ matrices.T (+ biases), or added to outs; all matrices are of one kind, `table` are their `descriptors`."""
+    first, int8 = matrices[0], isinstance(source, Int8Rows)
+    name = first.value or f"q{first.bits}{'z' if first.zero else ''}_{'int8' if int8 else 'float32'}"
+    tiles = sum(m.rows for m in matrices) // 16
+    width = TOKENS if int8 else FLOAT_ROWS
+    row_bytes = first.columns * (1 if int8 else 4)
+    operands = {
+        linear.TOKEN_COUNT: tokens,
+        linear.MATRICES: table.ctypes.data,
+        linear.TILES: tiles,
+        linear.CHUNK: max(1, min(8, tiles // (8 * threads))),
+        linear.TOKEN_BLOCK: max(1, CACHE_BYTES // row_bytes // width) * width,
+        linear.ADD: int(add),
+        linear.COLUMNS: first.columns,
+        linear.GROUP: first.group,
+    }
+    if isinstance(source, Int8Rows):
+        operands |= {linear.X_GROUP: source.group, linear.X: source.codes}
+        operands |= {linear.X_SCALE: source.scales, linear.X_OFFSET: source.offsets}
+    else:
+        operands |= {linear.X: source.address, linear.X_STRIDE: source.stride}
+    return row(getattr(linear, f"linear_{name}"), operands)
+
+
+def quantize_row(tokens: int, source: Rows, out: Int8Rows) -> np.ndarray:
+    """Round a buffer to int8."""
+    a = activations
+    operands = {a.TOKEN_COUNT: tokens, a.SOURCE: source.address, a.SOURCE_STRIDE: source.stride, a.OUT: out.codes}
+    operands |= {a.WIDTH: out.columns, a.Q_GROUP: out.group, a.Q_SCALE: out.scales, a.Q_OFFSET: out.offsets}
+    return row(a.quantize, operands)
+
+
+def _map(tokens: int, source: Rows, out: Rows) -> dict[int, int]:
+    a = activations
+    operands = {a.TOKEN_COUNT: tokens, a.SOURCE: source.address, a.SOURCE_STRIDE: source.stride}
+    return operands | {a.OUT: out.address, a.OUT_STRIDE: out.stride, a.WIDTH: source.width}
+
+
+def norm_row(tokens: int, source: Rows, out: Rows, weight: int, epsilon: int) -> np.ndarray:
+    """RMS norm; `weight` and `epsilon` are addresses of padded float32 and of a float64."""
+    operands = {activations.N_WEIGHT: weight, activations.N_EPSILON: epsilon}
+    return row(activations.rms_norm, _map(tokens, source, out) | operands)
+
+
+def rope_row(tokens: int, buffer: Rows, heads: int, layout: str, table: int, positions: int) -> np.ndarray:
+    """Rotate heads in place; `table` is the address of the address of float32 (positions, dim): cosines, then sines."""
+    operands = {activations.R_HEADS: heads, activations.R_DIM: buffer.width // heads}
+    operands |= {activations.R_TABLE: table, activations.R_POSITIONS: positions}
+    kernel = {"half": activations.rope_half, "pairs": activations.rope_pairs}[layout]
+    return row(kernel, _map(tokens, buffer, buffer) | operands)
+
+
+def gate_row(tokens: int, gate: Rows, up: Rows, out: Rows) -> np.ndarray:
+    """out = silu(gate) * up; gate and up have one stride."""
+    return row(activations.gate_silu, _map(tokens, gate, out) | {activations.G_UP: up.address})
+
+
+def select_row(tokens: int, source: Rows, out: Rows, rows: int) -> np.ndarray:
+    """out[i] = source[rows[i]]; `rows` is the address of int64 row numbers."""
+    return row(activations.select, _map(tokens, source, out) | {activations.S_ROWS: rows})
+
+
+def embed_row(tokens: int, ids: int, matrix: Packed, out: Rows) -> np.ndarray:
+    """out[i] = row ids[i] of the matrix; `ids` is the address of int64 token ids."""
+    operands = {embed.TOKEN_COUNT: tokens, embed.TOKEN_IDS: ids, embed.OUT: out.address, embed.OUT_STRIDE: out.stride}
+    operands |= {embed.COLUMNS: out.width, embed.PLANE0: matrix.codes}
+    if matrix.value:
+        return row(getattr(embed, f"embed_{matrix.value}"), operands)
+    widths = (*PLANES[matrix.bits], 0)
+    operands |= {embed.PLANE1: matrix.plane1, embed.WIDTH0: widths[0], embed.WIDTH1: widths[1]}
+    operands |= {embed.SCALES: matrix.scales, embed.ZEROS: matrix.zeros if matrix.zero else 0}
+    operands |= {embed.ZERO: 2 ** (matrix.bits - 1), embed.GROUP: matrix.group, embed.PADDED: matrix.columns}
+    return row(embed.embed_codes, operands)
+
+
+@dataclass(frozen=True)
+class Heads:
+    """Sizes of attention: query heads, key-value heads, numbers of a head, and where in a page a layer begins (bytes)."""
+
+    heads: int
+    kv_heads: int
+    dim: int
+    layer_offset: int
+
+
+def layer_bytes(kind: str, kv_heads: int, dim: int) -> int:
+    """Bytes of one layer in a page of a cache of "f16" or "f32"."""
+    wide = -(-dim // 16) * 16
+    return kv_heads * attention.PAGE * (dim + wide) * {"f16": 2, "f32": 4}[kind]
+
+
+def store_kv_row(
+    kind: str, tokens: int, key: Rows, value: Rows, sizes: Heads, positions: int, tables: int
+) -> np.ndarray:
+    """Append keys and values; `positions` and `tables` are addresses of an int64 a token: position, address of the page table."""
+    a = attention
+    operands = {
+        a.TOKEN_COUNT: tokens,
+        a.SOURCE: key.address,
+        a.SOURCE_STRIDE: key.stride,
+        a.VALUE_SOURCE: value.address,
+    }
+    operands |= {a.KV_HEADS: sizes.kv_heads, a.DIM: sizes.dim, a.LAYER_OFFSET: sizes.layer_offset}
+    operands |= {a.POSITIONS: positions, a.TABLES: tables}
+    return row({"f16": a.store_kv_f16, "f32": a.store_kv_f32}[kind], operands)
+
+
+def attention_row(kind: str, run_count: int, runs: int, query: Rows, out: Rows, sizes: Heads, scale: int) -> np.ndarray:
+    """Attention of all runs; `run_count` is the address of an int64, `runs` of the run words, `scale` of a float64 in units of log2."""
+    a = attention
+    operands = {
+        a.RUN_COUNT: run_count,
+        a.RUNS: runs,
+        a.HEADS: sizes.heads,
+        a.KV_HEADS: sizes.kv_heads,
+        a.DIM: sizes.dim,
+    }
+    operands |= {a.LAYER_OFFSET: sizes.layer_offset, a.SCALE: scale, a.SOURCE: query.address}
+    operands |= {a.SOURCE_STRIDE: query.stride, a.OUT: out.address, a.OUT_STRIDE: out.stride}
+    return row({"f16": a.attention_f16, "f32": a.attention_f32}[kind], operands)
+
+
+def run_words(runs: list[tuple[int, int, int, int]], share: int, kv_heads: int) -> np.ndarray:
+    """int64 (runs, 5) from (first row, tokens, tokens before them, address of the page table); `share` is heads / kv_heads."""
+    words, jobs = np.zeros((len(runs), attention.RUN_BYTES // 8), np.int64), 0
+    for target, run in zip(words, runs):
+        target[:] = [*run, jobs]
+        jobs += -(-run[1] * share // FLOAT_ROWS) * kv_heads
+    return words
