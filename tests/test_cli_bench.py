@@ -130,7 +130,7 @@ def test_demo_stops_where_a_step_fails(tmp_path: Path, capsys: pytest.CaptureFix
 
 
 def test_the_demo_model_knows_python(tmp_path: Path) -> None:
-    """The embedded model at 4 bits reads Python that it was not trained on; a wrong tensor, scheme or position shows."""
+    """The embedded model at 4 bits reads Python that it was not trained on: a wrong tensor or scheme shows."""
     with load(write_demo(tmp_path / "demo.ggq", "q4-g32"), interpreter="numpy") as model:
         ids = model.encode((DEMO / "valid.txt").read_text()[:6000])[768:1024]
         logits = model.logits(ids[:-1]).astype(np.float64)

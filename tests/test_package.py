@@ -50,7 +50,7 @@ def test_the_demo_checkpoint_is_whole() -> None:
 def test_convert_is_a_function_whatever_was_imported(before: str) -> None:
     check = "import ggq, inspect; assert inspect.isfunction(ggq.convert); assert inspect.isfunction(ggq.open)"
     result = run_python(
-        "-c", f"{before}\n{check}\nfrom ggq import convert, load, open\nfrom ggq.convert.plan import plan"
+        "-c", f"{before}\n{check}\nfrom ggq import convert, load, open\nfrom ggq.convert.plan import make_plan"
     )
     assert result.returncode == 0, result.stderr
 
