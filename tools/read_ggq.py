@@ -3,7 +3,7 @@
     python tools/read_ggq.py FILE            list the file as JSON
     python tools/read_ggq.py --verify FILE   and read every byte
 
-It exists to keep the specification honest: tests give it every vector that the package's reader gets, and both must agree.
+It exists to keep the specification honest: tests give it every vector that the package reads, and both must agree.
 It is slow and reads the whole file into memory. Digests are checked if the `blake3` package is there.
 """
 
