@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -65,7 +66,7 @@ class Recorder:
     def length(self, sequence: int) -> int:
         return 0
 
-    def forward(self, runs: list[Run]) -> np.ndarray:
+    def forward(self, runs: Sequence[Run]) -> np.ndarray:
         (run,) = runs
         assert run.sequence in self.open
         self.passes.append((run.sequence, run.tokens.tolist(), run.logits))

@@ -172,8 +172,9 @@ def _machine(threads: int | None, interpreter: str) -> dict[str, Any]:
     packages = ["ggq", "numpy"]
     if interpreter == "numba":
         import ggq_kernels
+        from ggq_kernels.isa import ISA
 
-        document["isa"] = ggq_kernels.isa()
+        document["isa"] = ISA
         document["bandwidth_gb_s"] = ggq_kernels.read_bandwidth(used)
         packages += ["numba", "llvmlite"]
     document["versions"] = {"python": platform.python_version(), **{name: version(name) for name in packages}}

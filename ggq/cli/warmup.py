@@ -16,15 +16,14 @@ def warmup() -> None:
         ggq warmup
     """
     import ggq_kernels
+    from ggq_kernels.isa import ISA
 
     start = time.perf_counter()
-    print(
-        f"compiling kernels for {ggq_kernels.isa()}; this is done once for this version and processor", file=sys.stderr
-    )
+    print(f"compiling kernels for {ISA}; this is done once for this version and processor", file=sys.stderr)
     ggq_kernels.warmup(_tell)
     if sys.stderr.isatty():
         print("\r\x1b[K", end="", file=sys.stderr)
-    print(f"kernels for {ggq_kernels.isa()} are ready after {time.perf_counter() - start:.1f} s")
+    print(f"kernels for {ISA} are ready after {time.perf_counter() - start:.1f} s")
 
 
 def _tell(done: int, total: int, name: str) -> None:
