@@ -82,7 +82,7 @@ class compiled:
 compile_log: list[tuple[str, float]] = []
 """Name and seconds of each kernel that this process had to compile rather than load."""
 listeners: list[Callable[[str], None]] = []
-"""Called with the name of each kernel before it is compiled or loaded."""
+"""Called with the name of each kernel before it is compiled."""
 
 
 _LOCK = threading.RLock()
@@ -95,8 +95,9 @@ class _Told:
         self.name, self.loaded = name, False
 
     def __enter__(self) -> _Told:
-        for listener in listeners:
-            listener(self.name)
+        if listeners and not any(_FOLDER.glob(f"**/*.{self.name}-*.nbi")):
+            for listener in listeners:
+                listener(self.name)
         self.start = time.perf_counter()
         return self
 

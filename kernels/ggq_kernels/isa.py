@@ -53,14 +53,25 @@ FLOAT_ROWS = {"avx512-vnni": 12, "avx2": 4, "generic": 4}[ISA]
 
 # ---- integer dot product: acc[i] += sum over j of u8[4i + j] * s8[4i + j], i in 0..15
 
-_SUMS = ir.VectorType(I32, LANES)
+_BYTES, _SUMS = ir.VectorType(I8, 64), ir.VectorType(I32, LANES)
 
 
-def _vpdpbusd(b: Any, acc: Any, u8: Any, s8: Any) -> Any:
+def _vpdpbusd(b: Any, acc: Any, u8: Any, four: Any) -> Any:
+    s8 = b.bitcast(splat(b, _SUMS, four), _BYTES)
     # LLVM 22 gave the byte operands their true type (llvm-project PR 155194); before, all three were <16 x i32>.
     if llvm.llvm_version_info[0] < 22:
         u8, s8 = b.bitcast(u8, _SUMS), b.bitcast(s8, _SUMS)
     return call_named(b, "llvm.x86.avx512.vpdpbusd.512", _SUMS, acc, u8, s8)
+
+
+def _widening(b: Any, acc: Any, u8: Any, four: Any) -> Any:
+    """Plain arithmetic on 32-bit lanes, byte by byte; LLVM sees that 16 bits suffice and multiplies words."""
+    codes = b.bitcast(u8, _SUMS)
+    for j in range(4):
+        code = b.and_(b.lshr(codes, constant(_SUMS, 8 * j)), constant(_SUMS, 255))
+        activation = b.ashr(b.shl(four, I32(24 - 8 * j)), I32(24))
+        acc = b.add(acc, b.mul(code, splat(b, _SUMS, activation)))
+    return acc
 
 
 _HALF_WORDS = ir.VectorType(I16, 16)
@@ -73,8 +84,8 @@ def _add_quad(b: Any, words: list[Any] | None, u8: Any, x: Any, m: int) -> list[
     pmaddubsw saturates beyond 2**15, which `_safe_words` keeps away from.
     """
     count, lines = 2 * m, []
-    low, high, address = ("$%d" % (count + 3 + k) for k in range(3))
-    spread, first, second = ("$%d" % (count + k) for k in range(3))
+    low, high, address = (f"${count + 3 + k}" for k in range(3))
+    spread, first, second = (f"${count + k}" for k in range(3))
     for i in range(m):
         lines.append(f"vpbroadcastd {4 * i}({address}), {spread}")
         if words is None:
@@ -82,7 +93,7 @@ def _add_quad(b: Any, words: list[Any] | None, u8: Any, x: Any, m: int) -> list[
         else:
             lines += [f"vpmaddubsw {spread}, {low}, {first}", f"vpmaddubsw {spread}, {high}, {second}"]
             lines += [f"vpaddw {first}, ${2 * i}, ${2 * i}", f"vpaddw {second}, ${2 * i + 1}, ${2 * i + 1}"]
-    halves = [pick(b, u8, range(0, 32)), pick(b, u8, range(32, 64))]
+    halves = [pick(b, u8, range(32)), pick(b, u8, range(32, 64))]
     tied = words or []
     result = ir.LiteralStructType([_HALF_WORDS] * (count + 3))
     kind = ir.FunctionType(result, [v.type for v in halves] + [x.type] + [_HALF_WORDS] * len(tied))
@@ -95,15 +106,6 @@ def _add_pairs(b: Any, halves: list[Any]) -> Any:
     """Neighbouring 16-bit words added as 32-bit sums (pmaddwd by ones)."""
     quarter, ones = ir.VectorType(I32, 8), constant(_HALF_WORDS, 1)
     return join(b, *(call_named(b, "llvm.x86.avx2.pmadd.wd", quarter, words, ones) for words in halves))
-
-
-def _widening(b: Any, acc: Any, u8: Any, s8: Any) -> Any:
-    """Plain integer arithmetic: products of 8-bit numbers fit 16 bits, their pairs need 32."""
-    words = ir.VectorType(I16, 64)
-    product = b.mul(b.zext(u8, words), b.sext(s8, words))
-    for j in range(4):
-        acc = b.add(acc, b.sext(pick(b, product, range(j, 64, 4)), _SUMS))
-    return acc
 
 
 def _safe_words(bits: int) -> int:
@@ -135,8 +137,7 @@ class Products:
             return
         product = _vpdpbusd if ISA == "avx512-vnni" else _widening
         for i in range(m):
-            four = b.bitcast(splat(b, _SUMS, load(b, x, I32, 4, 4 * i)), ir.VectorType(I8, 64))
-            self.sums[i] = product(b, self.sums[i], u8, four)
+            self.sums[i] = product(b, self.sums[i], u8, load(b, x, I32, 4, 4 * i))
 
     def flush(self) -> None:
         """Widen what the 16-bit words hold."""

@@ -19,6 +19,7 @@ from ggq_kernels.simd import (
     Tag,
     TagType,
     Tile,
+    _reduce,
     constant,
     load,
     multiply_add,
@@ -162,3 +163,12 @@ def outer_add(b: Any, tile: Tile, t: Any, v: Any, address: Any) -> Any:
         return multiply_add(b, v, x, b.extract_value(t, i))
 
     return rows(b, tile, row)
+
+
+@primitive(types.float32, None)
+def tile_sum(b: Any, tile: Tile, t: Any) -> Any:
+    """The sum of all numbers of an integer tile."""
+    v = b.extract_value(t, 0)
+    for i in range(1, tile.m):
+        v = b.add(v, b.extract_value(t, i))
+    return b.sitofp(_reduce(b, v, lambda b, x, y: b.add(x, y)), FLOAT)

@@ -1,0 +1,60 @@
+"""Kernels of ggq, compiled by Numba: they know addresses, counts and scheme numbers, never files or models.
+
+`ggq_kernels.calls` makes the rows of a tape, `ggq_kernels.team` runs them on threads, `ggq_kernels.limits` measures the machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+
+def isa() -> str:
+    """The instruction set that the kernels are compiled for: "avx512-vnni", "avx2" or "generic"."""
+    from ggq_kernels.isa import ISA
+
+    return ISA
+
+
+def read_bandwidth(threads: int | None = None) -> float:
+    """GB/s at which so many threads (all cores unless told) together read memory."""
+    from ggq_kernels.limits import read_bandwidth as measure
+
+    return measure(threads)
+
+
+def integer_peak(threads: int | None = None) -> float:
+    """GOP/s of this target's integer dot product on so many threads, without memory traffic."""
+    from ggq_kernels.limits import integer_peak as measure
+
+    return measure(threads)
+
+
+def warmup(progress: Callable[[int, int, str], None] | None = None) -> float:
+    """Compile, or find compiled, every kernel that a model with int8 activations may need.
+
+    Args:
+        progress: Called before each kernel: how many are ready, how many there are, its name.
+
+    Returns:
+        Seconds spent compiling; 0 when all were there.
+    """
+    from ggq_kernels import activations, attention, compiled, embed, linear, team
+
+    modules = (activations, attention, embed, linear)
+    ops = [op for module in modules for op in vars(module).values() if isinstance(op, compiled.Op)]
+    ops = [op for op in ops if not op.name.endswith("_float32")]
+    before = len(compiled.compile_log)
+    for i, op in enumerate(ops):
+        if progress:
+            progress(i, len(ops), op.name)
+        assert op.address
+    helpers = team.Team(2)  # compiles its own two functions
+    helpers.close()
+    return sum(seconds for _, seconds in compiled.compile_log[before:])
+
+
+def on_compile(tell: Callable[[str], None]) -> None:
+    """Have `tell` called with a kernel's name before it is compiled; kernels that are only loaded are not told."""
+    from ggq_kernels.compiled import listeners
+
+    listeners.append(tell)

@@ -1,0 +1,94 @@
+"""What this machine can do, to hold a speed against: reading memory, and integer products without memory."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+from numba import float32
+
+from ggq_kernels.calls import row
+from ggq_kernels.compiled import op
+from ggq_kernels.isa import TOKENS
+from ggq_kernels.linear import MANY, Q4
+from ggq_kernels.planes import dot_block, sums_of, tile_sum
+from ggq_kernels.simd import add, load_f32, read_i64, splat_f32, total, write_f32
+from ggq_kernels.team import Team, aligned_zeros, take
+
+COUNT, SOURCE, SIZE, OUT = 8, 16, 24, 32
+PIECE = 1 << 18
+"""Bytes that one thread reads, or repeats of a product, at a time."""
+BUFFER_BYTES = 1 << 29
+"""More than any last-level cache that this package will meet."""
+
+
+@op
+def read_memory(row, team):
+    """Read a buffer once, 256 bytes an iteration."""
+    source, size, out = read_i64(row + SOURCE), read_i64(row + SIZE), read_i64(row + OUT)
+    while True:
+        piece = take(team, 1)
+        if piece >= size // PIECE:
+            return
+        a = b = c = d = splat_f32(float32(0.0))
+        start = source + piece * PIECE
+        for i in range(start, start + PIECE, 256):
+            a, b = add(a, load_f32(i)), add(b, load_f32(i + 64))
+            c, d = add(c, load_f32(i + 128)), add(d, load_f32(i + 192))
+        write_f32(out, total(add(add(a, b), add(c, d))))
+
+
+@op
+def multiply(row, team):
+    """The integer product of 4-bit codes and a tile of tokens, over and over on operands that stay in registers and first-level cache."""
+    source, count, out = read_i64(row + SOURCE), read_i64(row + SIZE), read_i64(row + OUT)
+    while True:
+        piece = take(team, 1)
+        if piece >= count:
+            return
+        acc = sums_of(MANY)
+        for i in range(1 << 14):
+            acc = dot_block(Q4, acc, source, source, source + 2048 + i % 2 * 64)
+        write_f32(out, tile_sum(acc))
+
+
+def _best(team: Team, tape: np.ndarray, repeat: int) -> float:
+    team.run(tape)
+    seconds = []
+    for _ in range(repeat):
+        start = time.perf_counter()
+        team.run(tape)
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
+
+
+def read_bandwidth(threads: int | None = None, repeat: int = 5, size: int = BUFFER_BYTES) -> float:
+    """GB/s at which so many threads together read memory: the best of some passes over a buffer beyond every cache.
+
+    Args:
+        threads: All cores unless told.
+        repeat: Passes.
+        size: Bytes of the buffer.
+    """
+    team, buffer, out = Team(threads), aligned_zeros(size), np.zeros(16, np.float32)
+    buffer[:: 4096] = 1  # pages of the kernel's one zero page would be read from cache
+    operands = {SOURCE: buffer.ctypes.data, SIZE: size, OUT: out.ctypes.data}
+    try:
+        return size / _best(team, np.stack([row(read_memory, operands)]), repeat) / 1e9
+    finally:
+        team.close()
+
+
+def integer_peak(threads: int | None = None, repeat: int = 5) -> float:
+    """GOP/s (two operations a product) of this target's integer dot product of 4-bit codes, unpacking included, without memory traffic."""
+    team, buffer, out, count = Team(threads), aligned_zeros(8192), np.zeros(16, np.float32), 64
+    operands = {SOURCE: buffer.ctypes.data, SIZE: count, OUT: out.ctypes.data}
+    try:
+        seconds = _best(team, np.stack([row(multiply, operands)]), repeat)
+        return count * (1 << 14) * 16 * 32 * TOKENS * 2 / seconds / 1e9
+    finally:
+        team.close()
+
+
+MEASURES: dict[str, Callable[..., float]] = {"read_gb_s": read_bandwidth, "integer_gop_s": integer_peak}
