@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ggq.errors import FormatError, GGQError, UsageError
+from ggq.errors import FormatError, UsageError
 from ggq.format import journal, values
 from ggq.format.cursor import refuse
 from ggq.format.descriptor import check_dimensions, check_shape, encode_descriptor, roles_of
@@ -50,6 +50,8 @@ class Writer:
     ) -> None:
         self.path = os.fspath(path)
         self._force = force
+        if "\0" in self.path:
+            raise UsageError("cannot write: the name holds a null byte", path=repr(self.path))
         self._target = os.path.realpath(self.path)  # a symlink stays one: its target is replaced
         self.partial, self.journal = self._target + ".partial", self._target + ".journal"
         self._metadata: dict[str, bytes] = {}
@@ -78,8 +80,8 @@ class Writer:
             kind = kind_of(os.stat(self._target).st_mode)
         except FileNotFoundError:
             return
-        except (OSError, ValueError) as error:
-            raise GGQError(f"cannot write: {error}", path=self.path) from None
+        except OSError as error:
+            raise os_error(error, self.path, "write") from None
         if kind is not None:
             raise UsageError(f"cannot write: it is {kind}", path=self.path, fix="give the name of a file")
         if not self._force:
@@ -266,7 +268,7 @@ class Writer:
         self._open = False
         try:
             self._journal.flush()
-        except OSError:  # what was journaled before stays good
+        except (OSError, ValueError):  # what was journaled before stays good; `finish` may have closed the journal
             pass
         self._journal.close()
         if not self._names:
