@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import statistics
 import time
@@ -14,6 +13,7 @@ from typing import Annotated, Any, NamedTuple
 import numpy as np
 import typer
 
+from ggq.cli.compiling import announce_compiling
 from ggq.cli.generation import ACTIVATIONS, FILE, INTERPRETER, THREADS
 from ggq.cli.output import one_line, pairs, print_json, size
 from ggq.engine.executor import Executor
@@ -46,6 +46,8 @@ def bench(
         ggq bench model.ggq
         ggq bench model.ggq --prompt 2048 --generate 128 --threads 4 --json
     """
+    if interpreter == "numba":
+        announce_compiling()
     start = time.perf_counter()
     with load(file, threads=threads, activations=activations, interpreter=interpreter) as model:
         load_s = time.perf_counter() - start
@@ -70,7 +72,8 @@ def bench(
             "activations": activations,
             "interpreter": interpreter,
         }
-    document.update(_machine(threads, interpreter))
+        used = getattr(model.executor, "threads", 1)
+    document.update(_machine(used, interpreter))
     if document["bandwidth_gb_s"] is not None:
         document["bandwidth_share"] = document["read_gb_s"] / document["bandwidth_gb_s"]
     if as_json:
@@ -165,17 +168,15 @@ def figures(times: Times, traffic: Work, prompt: int, generate: int) -> dict[str
     }
 
 
-def _machine(threads: int | None, interpreter: str) -> dict[str, Any]:
+def _machine(threads: int, interpreter: str) -> dict[str, Any]:
     """What it ran on; the memory's bandwidth is measured in the same run, as shared machines change."""
-    used = threads or os.cpu_count() or 1
-    document: dict[str, Any] = {"threads": used, "isa": None, "bandwidth_gb_s": None, "bandwidth_share": None}
+    document: dict[str, Any] = {"threads": threads, "isa": None, "bandwidth_gb_s": None, "bandwidth_share": None}
     packages = ["ggq", "numpy"]
     if interpreter == "numba":
         import ggq_kernels
-        from ggq_kernels.isa import ISA
 
-        document["isa"] = ISA
-        document["bandwidth_gb_s"] = ggq_kernels.read_bandwidth(used)
+        document["isa"] = ggq_kernels.instruction_set()
+        document["bandwidth_gb_s"] = ggq_kernels.read_bandwidth(threads)
         packages += ["numba", "llvmlite"]
     document["versions"] = {"python": platform.python_version(), **{name: version(name) for name in packages}}
     return document

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-import time
+
+from ggq.cli.compiling import announce_compiling
 
 
 def warmup() -> None:
@@ -16,18 +17,15 @@ def warmup() -> None:
         ggq warmup
     """
     import ggq_kernels
-    from ggq_kernels.isa import ISA
 
-    start = time.perf_counter()
-    print(f"compiling kernels for {ISA}; this is done once for this version and processor", file=sys.stderr)
-    ggq_kernels.warmup(_tell)
+    announce_compiling()
+    seconds = ggq_kernels.warmup(_tell if sys.stderr.isatty() else None)
     if sys.stderr.isatty():
-        print("\r\x1b[K", end="", file=sys.stderr)
-    print(f"kernels for {ISA} are ready after {time.perf_counter() - start:.1f} s")
+        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+    spent = f"after {seconds:.1f} s of compiling" if seconds else "and were so before"
+    print(f"the kernels for {ggq_kernels.instruction_set()} are ready {spent}")
 
 
 def _tell(done: int, total: int, name: str) -> None:
-    """One line that says how far it is, rewritten in place where somebody watches."""
-    line = f"compiled {done} of {total}: {name}"
-    print(f"\r\x1b[K{line}" if sys.stderr.isatty() else line, end="" if sys.stderr.isatty() else "\n", file=sys.stderr)
-    sys.stderr.flush()
+    """How far it is, on a line that is rewritten in place."""
+    print(f"\r\x1b[K{done} of {total} kernels are ready; next: {name}", end="", file=sys.stderr, flush=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 
-def isa() -> str:
+def instruction_set() -> str:
     """The instruction set that the kernels are compiled for: "avx512-vnni", "avx2" or "generic"."""
     from ggq_kernels.isa import ISA
 
