@@ -65,6 +65,6 @@ def _print(reader: Reader, problems: Sequence[Problem], as_json: bool) -> None:
     for problem in problems:
         print(f"damaged: {printable(problem.where)}: {printable(problem.text)}")
     if not problems:
-        found = f"all {size(reader.size)} in {len(reader.tensors)} tensors are as they were written"
-        print(f"{printable(reader.path)}: {found}")
+        whole = f"all {size(reader.size)} in {len(reader.tensors)} tensors are as they were written"
+        print(f"{printable(reader.path)}: {whole}")
         print(f"digest {reader.digest.hex()}")
