@@ -13,15 +13,14 @@ import ggq
 CHECKPOINT = Path(ggq.__file__).parent / "demo"
 """A Llama of about a million parameters, trained on CPython's standard library."""
 
-PROMPT = 'class Reader:
-    """Read lines from a file.'
+PROMPT = 'class Reader:\n    """Read lines from a file.'
 
 STEPS: tuple[tuple[str, list[str]], ...] = (
     ("Convert the checkpoint to 4 bits, groups of 32 weights sharing a scale", ["convert", "{source}", "{out}"]),
     ("Look inside the file: this reads its index and no tensor", ["inspect", "{out}"]),
     ("Compare every byte with the digests in the file", ["verify", "{out}"]),
     (
-        "Continue a text; the model has read nothing but Python's own library, and its kernels are compiled now, once",
+        "Continue a text (the model has read nothing but Python's library); its kernels are compiled now, once",
         ["run", "{out}", "-p", PROMPT, "-n", "80", "--greedy", "--echo"],
     ),
     ("Measure its speed", ["bench", "{out}", "--prompt", "256"]),
