@@ -1,4 +1,5 @@
-"""Binding a tape to memory: buffers, weights and scratch get addresses, and every operation becomes rows for its kernel."""
+"""Binding a tape to memory: buffers, weights and scratch get addresses, and every operation becomes rows for its
+kernel."""
 
 from __future__ import annotations
 
@@ -26,7 +27,7 @@ from ggq.format import Reader
 from ggq.format.scheme import Scheme, round_up
 
 if TYPE_CHECKING:
-    from ggq_kernels.calls import Int8Rows, Packed, Rows
+    from ggq_kernels.calls import Heads, Int8Rows, Packed, Rows
 
 COLUMN_PADDING = 128
 """Buffers' rows are padded to this many columns: the largest activation group."""
@@ -270,7 +271,7 @@ class Binder:
         query, out, sizes = self.buffer(op.query), self.buffer(op.out), self._heads(op.layer)
         self._emit("attention", self._calls.attention_row(self._cache, count, runs, query, out, sizes, scale), op.out)
 
-    def _heads(self, layer: int) -> object:
+    def _heads(self, layer: int) -> Heads:
         tape = self._tape
         offset = layer * self._calls.layer_bytes(self._cache, tape.kv_heads, tape.head_dim)
         return self._calls.Heads(tape.heads, tape.kv_heads, tape.head_dim, offset)

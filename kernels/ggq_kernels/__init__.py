@@ -1,6 +1,7 @@
 """Kernels of ggq, compiled by Numba: they know addresses, counts and scheme numbers, never files or models.
 
-`ggq_kernels.calls` makes the rows of a tape, `ggq_kernels.team` runs them on threads, `ggq_kernels.limits` measures the machine.
+`ggq_kernels.calls` makes the rows of a tape, `ggq_kernels.team` runs them on threads, `ggq_kernels.limits` measures
+the machine.
 """
 
 from __future__ import annotations

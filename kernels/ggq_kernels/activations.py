@@ -1,7 +1,7 @@
 """What happens to activations between matrices: rounding to int8, norms, RoPE, gates, and the gathering of rows.
 
-Every operation takes rows (or pieces of rows) from the team's counter. Buffers are float32 rows whose stride covers the padding of
-every matrix that reads them; columns from a row's width to its stride stay zero.
+Every operation takes rows (or pieces of rows) from the team's counter. Buffers are float32 rows whose stride covers
+the padding of every matrix that reads them; columns from a row's width to its stride stay zero.
 """
 
 from __future__ import annotations
@@ -52,11 +52,12 @@ S_ROWS = 56
 PIECE = 1024
 """Columns of a row that one thread takes at a time where columns do not depend on each other."""
 TINY = 1e-36
-"""Groups of activations whose largest magnitude is below this are rounded to zero: 127 over less would not be finite."""
+"""Groups of activations whose largest magnitude is below this are rounded to zero: 127 over less would not be
+finite."""
 
 
 @inlined
-def quantize_group(source, group, target, stride, scale, offset):
+def quantize_group(source: int, group: int, target: int, stride: int, scale: int, offset: int) -> None:
     """One token's group: codes, scale = largest / 127, offset = -scale * sum of codes."""
     peak = absolute(load_f32(source))
     for c in range(16, group, 16):
@@ -76,9 +77,9 @@ def quantize_group(source, group, target, stride, scale, offset):
 
 
 @op
-def quantize(row, team):
-    """Round rows to int8 in tiles of TOKENS tokens, (columns / 4, TOKENS, 4), with scales and offsets (columns / group, TOKENS);
-    a last single token stands alone. The arithmetic is float32's: code = rint(x * (127 / largest)).
+def quantize(row: int, team: int) -> None:
+    """Round rows to int8 in tiles of TOKENS tokens, (columns / 4, TOKENS, 4), with scales and offsets (columns /
+    group, TOKENS); a last single token stands alone. The arithmetic is float32's: code = rint(x * (127 / largest)).
     """
     n, source, stride = read_i64(read_i64(row + TOKEN_COUNT)), read_i64(row + SOURCE), read_i64(row + SOURCE_STRIDE)
     out, columns, group = read_i64(row + OUT), read_i64(row + WIDTH), read_i64(row + Q_GROUP)
@@ -102,7 +103,7 @@ def quantize(row, team):
 
 
 @op
-def rms_norm(row, team):
+def rms_norm(row: int, team: int) -> None:
     """out = x / sqrt(mean(x * x) + epsilon) * weight; sums are float32 in 16 lanes."""
     n, source, stride = read_i64(read_i64(row + TOKEN_COUNT)), read_i64(row + SOURCE), read_i64(row + SOURCE_STRIDE)
     out, out_stride, width = read_i64(row + OUT), read_i64(row + OUT_STRIDE), read_i64(row + WIDTH)
@@ -122,7 +123,7 @@ def rms_norm(row, team):
 
 
 @inlined
-def rotate_half(head, half, table):
+def rotate_half(head: int, half: int, table: int) -> None:
     """Rotate x[i] and x[i + half] by the angle of cosine table[i], sine table[half + i]."""
     i = 0
     while i + 16 <= half:
@@ -137,7 +138,7 @@ def rotate_half(head, half, table):
 
 
 @inlined
-def rotate_pair(first, second, cosine, sine):
+def rotate_pair(first: int, second: int, cosine: int, sine: int) -> None:
     """Rotate one pair of numbers at two addresses."""
     a, b, c, s = read_f32(first), read_f32(second), read_f32(cosine), read_f32(sine)
     write_f32(first, a * c - b * s)
@@ -145,7 +146,7 @@ def rotate_pair(first, second, cosine, sine):
 
 
 @op
-def rope_half(row, team):
+def rope_half(row: int, team: int) -> None:
     """Rotate, in place, the two halves of each head against each other, as Hugging Face stores Llama."""
     n, source, stride = read_i64(read_i64(row + TOKEN_COUNT)), read_i64(row + SOURCE), read_i64(row + SOURCE_STRIDE)
     heads, dim, table, positions = (
@@ -164,7 +165,7 @@ def rope_half(row, team):
 
 
 @op
-def rope_pairs(row, team):
+def rope_pairs(row: int, team: int) -> None:
     """Rotate, in place, neighbouring numbers of each head."""
     n, source, stride = read_i64(read_i64(row + TOKEN_COUNT)), read_i64(row + SOURCE), read_i64(row + SOURCE_STRIDE)
     heads, dim, table, positions = (
@@ -185,7 +186,7 @@ def rope_pairs(row, team):
 
 
 @op
-def gate_silu(row, team):
+def gate_silu(row: int, team: int) -> None:
     """out = gate * sigmoid(gate) * up"""
     n, source, stride = read_i64(read_i64(row + TOKEN_COUNT)), read_i64(row + SOURCE), read_i64(row + SOURCE_STRIDE)
     out, out_stride, width = read_i64(row + OUT), read_i64(row + OUT_STRIDE), read_i64(row + WIDTH)
@@ -201,7 +202,7 @@ def gate_silu(row, team):
 
 
 @op
-def select(row, team):
+def select(row: int, team: int) -> None:
     """out[i] = source[rows[i]]"""
     n, source, stride = read_i64(read_i64(row + TOKEN_COUNT)), read_i64(row + SOURCE), read_i64(row + SOURCE_STRIDE)
     out, out_stride, width = read_i64(row + OUT), read_i64(row + OUT_STRIDE), read_i64(row + WIDTH)

@@ -1,14 +1,17 @@
 """Causal attention over a paged key-value cache: register tiles for both products, softmax by pages in one pass.
 
-A page holds PAGE positions of one sequence, for every layer and key-value head: keys in tiles of 16 positions with the position as
-the lane, (PAGE / 16, dim, 16), so that scores need no horizontal sum; values by rows, (PAGE, dim padded to 16). The rows of a
-register tile are pairs of a token and a query head that share a key-value head, so a long prompt and one token with grouped
-heads are the same case, and each loaded key serves the whole tile.
+A page holds PAGE positions of one sequence, for every layer and key-value head: keys in tiles of 16 positions with
+the position as the lane, (PAGE / 16, dim, 16), so that scores need no horizontal sum; values by rows, (PAGE, dim
+padded to 16). The rows of a register tile are pairs of a token and a query head that share a key-value head, so a
+long prompt and one token with grouped heads are the same case, and each loaded key serves the whole tile.
 
-Error bound: products and sums are float32 over dim and over positions; exp2 is within 3e-7; a total is rescaled once a page.
+Error bound: products and sums are float32 over dim and over positions; exp2 is within 3e-7; a total is rescaled once
+a page.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 from numba import float32
@@ -47,25 +50,26 @@ ROWS = Tag("tokens", FLOAT_ROWS)
 TOKEN_COUNT, RUN_COUNT, RUNS, HEADS, KV_HEADS, DIM, LAYER_OFFSET = 8, 16, 24, 32, 40, 48, 56
 SOURCE, SOURCE_STRIDE, OUT, OUT_STRIDE, SCALE = 64, 72, 80, 88, 96
 VALUE_SOURCE, POSITIONS, TABLES = 104, 112, 120
-# Words of one run (consecutive tokens of one sequence): first row, tokens, tokens before them, its page table, jobs before it.
+# Words of one run (consecutive tokens of one sequence): first row, tokens, before them, page table, jobs before it.
 RUN_FIRST, RUN_TOKENS, RUN_START, RUN_TABLE, RUN_JOBS, RUN_BYTES = range(0, 48, 8)
 
 
 @inlined
-def key_bytes(kind, dim):
+def key_bytes(kind: Any, dim: int) -> int:
     """Bytes of one head's keys in a page."""
     return PAGE * dim * value_bytes(kind)
 
 
 @inlined
-def head_bytes(kind, dim):
+def head_bytes(kind: Any, dim: int) -> int:
     """Bytes of one head's keys and values in a page."""
     return key_bytes(kind, dim) + PAGE * ((dim + 15) // 16 * 16) * value_bytes(kind)
 
 
 @inlined
-def store_rows(kind, row, team):
-    """Append keys and values of the batch to the cache: `SOURCE` holds keys, `VALUE_SOURCE` values, both with SOURCE_STRIDE."""
+def store_rows(kind: Any, row: int, team: int) -> None:
+    """Append keys and values of the batch to the cache: `SOURCE` holds keys, `VALUE_SOURCE` values, both with
+    SOURCE_STRIDE."""
     n, keys, stride = read_i64(read_i64(row + TOKEN_COUNT)), read_i64(row + SOURCE), read_i64(row + SOURCE_STRIDE)
     values, heads, dim = read_i64(row + VALUE_SOURCE), read_i64(row + KV_HEADS), read_i64(row + DIM)
     positions, tables, layer = read_i64(row + POSITIONS), read_i64(row + TABLES), read_i64(row + LAYER_OFFSET)
@@ -93,7 +97,7 @@ def store_rows(kind, row, team):
 
 
 @inlined
-def gather_queries(row, first_pair, pairs, share, kv, queries):
+def gather_queries(row: int, first_pair: int, pairs: int, share: int, kv: int, queries: int) -> None:
     """Scaled queries of a tile, (dim, ROWS); missing pairs are zero."""
     dim, stride, scale = read_i64(row + DIM), read_i64(row + SOURCE_STRIDE), float32(read_f64(read_i64(row + SCALE)))
     source = read_i64(row + SOURCE)
@@ -106,7 +110,7 @@ def gather_queries(row, first_pair, pairs, share, kv, queries):
 
 
 @inlined
-def page_scores(kind, keys, count, dim, queries, scores):
+def page_scores(kind: Any, keys: int, count: int, dim: int, queries: int, scores: int) -> None:
     """scores[m, p] = query m . key p for the first `count` positions of a page, in whole tiles of 16."""
     step = 16 * value_bytes(kind)
     for p in range(0, count, 16):
@@ -118,8 +122,9 @@ def page_scores(kind, keys, count, dim, queries, scores):
 
 
 @inlined
-def page_softmax(scores, count, limit, sums, wide, state):
-    """Turn one row of scores into weights 2**(score - peak), rescaling what earlier pages gave; state holds peak and total."""
+def page_softmax(scores: int, count: int, limit: int, sums: int, wide: int, state: int) -> None:
+    """Turn one row of scores into weights 2**(score - peak), rescaling what earlier pages gave; state holds peak and
+    total."""
     old = read_f32(state)
     top = splat_f32(old)
     for p in range(0, count, 16):
@@ -142,7 +147,7 @@ def page_softmax(scores, count, limit, sums, wide, state):
 
 
 @inlined
-def page_values(kind, values, count, wide, scores, sums):
+def page_values(kind: Any, values: int, count: int, wide: int, scores: int, sums: int) -> None:
     """sums[m] += sum over positions of weight[m, p] * value[p]"""
     for d in range(0, wide, 16):
         acc, value = tile_zeros(ROWS), values + d * value_bytes(kind)
@@ -153,7 +158,7 @@ def page_values(kind, values, count, wide, scores, sums):
 
 
 @inlined
-def attend(kind, row, run, job, scratch):
+def attend(kind: Any, row: int, run: int, job: int, scratch: int) -> None:
     """One tile of pairs of one run and key-value head, the last tokens first, since they take longest."""
     heads, kv_heads, dim = read_i64(row + HEADS), read_i64(row + KV_HEADS), read_i64(row + DIM)
     share, wide = heads // kv_heads, (dim + 15) // 16 * 16
@@ -190,7 +195,7 @@ def attend(kind, row, run, job, scratch):
 
 
 @inlined
-def attend_all(kind, row, team):
+def attend_all(kind: Any, row: int, team: int) -> None:
     """Take tiles of all runs of the batch until none is left."""
     count, runs = read_i64(read_i64(row + RUN_COUNT)), read_i64(row + RUNS)
     kv_heads, dim = read_i64(row + KV_HEADS), read_i64(row + DIM)
@@ -212,24 +217,24 @@ F16, F32 = VALUES["f16"], VALUES["f32"]
 
 
 @op
-def store_kv_f16(row, team):
+def store_kv_f16(row: int, team: int) -> None:
     """Keys and values into a float16 cache."""
     store_rows(F16, row, team)
 
 
 @op
-def store_kv_f32(row, team):
+def store_kv_f32(row: int, team: int) -> None:
     """Keys and values into a float32 cache."""
     store_rows(F32, row, team)
 
 
 @op
-def attention_f16(row, team):
+def attention_f16(row: int, team: int) -> None:
     """Attention over a float16 cache."""
     attend_all(F16, row, team)
 
 
 @op
-def attention_f32(row, team):
+def attention_f32(row: int, team: int) -> None:
     """Attention over a float32 cache."""
     attend_all(F32, row, team)

@@ -1,6 +1,7 @@
 """Rows of a tape: one function for each operation, from addresses and sizes to the 32 words that its kernel reads.
 
-Addresses are of memory that the caller keeps alive; `tokens` is the address of an int64 that holds the number of rows of the batch.
+Addresses are of memory that the caller keeps alive; `tokens` is the address of an int64 that holds the number of rows
+of the batch.
 """
 
 from __future__ import annotations
@@ -96,7 +97,8 @@ def descriptors(matrices: list[Packed], outs: list[Rows], biases: list[int]) -> 
 def linear_row(
     tokens: int, matrices: list[Packed], table: np.ndarray, source: Rows | Int8Rows, add: bool, threads: int
 ) -> np.ndarray:
-    """outs = source @ matrices.T (+ biases), or added to outs; all matrices are of one kind, `table` are their `descriptors`."""
+    """outs = source @ matrices.T (+ biases), or added to outs; all matrices are of one kind, `table` are their
+    `descriptors`."""
     first, int8 = matrices[0], isinstance(source, Int8Rows)
     name = first.value or f"q{first.bits}{'z' if first.zero else ''}_{'int8' if int8 else 'float32'}"
     tiles = sum(m.rows for m in matrices) // 16
@@ -173,7 +175,8 @@ def embed_row(tokens: int, ids: int, matrix: Packed, out: Rows) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Heads:
-    """Sizes of attention: query heads, key-value heads, numbers of a head, and where in a page a layer begins (bytes)."""
+    """Sizes of attention: query heads, key-value heads, numbers of a head, and where in a page a layer begins
+    (bytes)."""
 
     heads: int
     kv_heads: int
@@ -190,7 +193,8 @@ def layer_bytes(kind: str, kv_heads: int, dim: int) -> int:
 def store_kv_row(
     kind: str, tokens: int, key: Rows, value: Rows, sizes: Heads, positions: int, tables: int
 ) -> np.ndarray:
-    """Append keys and values; `positions` and `tables` are addresses of an int64 a token: position, address of the page table."""
+    """Append keys and values; `positions` and `tables` are addresses of an int64 a token: position, address of the
+    page table."""
     a = attention
     operands = {
         a.TOKEN_COUNT: tokens,
@@ -204,7 +208,8 @@ def store_kv_row(
 
 
 def attention_row(kind: str, run_count: int, runs: int, query: Rows, out: Rows, sizes: Heads, scale: int) -> np.ndarray:
-    """Attention of all runs; `run_count` is the address of an int64, `runs` of the run words, `scale` of a float64 in units of log2."""
+    """Attention of all runs; `run_count` is the address of an int64, `runs` of the run words, `scale` of a float64 in
+    units of log2."""
     a = attention
     operands = {
         a.RUN_COUNT: run_count,
@@ -219,7 +224,8 @@ def attention_row(kind: str, run_count: int, runs: int, query: Rows, out: Rows, 
 
 
 def run_words(runs: list[tuple[int, int, int, int]], share: int, kv_heads: int) -> np.ndarray:
-    """int64 (runs, 5) from (first row, tokens, tokens before them, address of the page table); `share` is heads / kv_heads."""
+    """int64 (runs, 5) from (first row, tokens, tokens before them, address of the page table); `share` is heads /
+    kv_heads."""
     words, jobs = np.zeros((len(runs), attention.RUN_BYTES // 8), np.int64), 0
     for target, run in zip(words, runs):
         target[:] = [*run, jobs]

@@ -1,7 +1,7 @@
 """Compiling and caching: where machine code is kept, and how a kernel gets an address.
 
-Numba's cache key knows a function's own bytecode and not that of its callees, so the folder's name carries a digest of all sources of
-this package, of Numba's version and of the target; a change anywhere gives a new folder.
+Numba's cache key knows a function's own bytecode and not that of its callees, so the folder's name carries a digest
+of all sources of this package, of Numba's version and of the target; a change anywhere gives a new folder.
 """
 
 from __future__ import annotations
@@ -60,7 +60,8 @@ def inlined(function: Callable[..., Any]) -> Any:
 
 
 class compiled:
-    """A cached function callable from Python, compiled or loaded on its first call; the GIL is released while it runs."""
+    """A cached function callable from Python, compiled or loaded on its first call; the GIL is released while it
+    runs."""
 
     def __init__(self, signature: str) -> None:
         self.signature = signature

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from numba import float32, int64
 
 from ggq_kernels.compiled import inlined, op
@@ -18,7 +20,7 @@ F32, F16, BF16 = VALUES["f32"], VALUES["f16"], VALUES["bf16"]
 
 
 @inlined
-def field(plane, width, lane, column):
+def field(plane: int, width: int, lane: int, column: int) -> int:
     """A plane's bits of the code in one lane and column of a tile; `plane` is the tile's address, width in bits."""
     run, quad = 8 // width, column // 4
     byte = read_u8(plane + quad // run * 64 + lane * 4 + column % 4)
@@ -26,7 +28,7 @@ def field(plane, width, lane, column):
 
 
 @op
-def embed_codes(row, team):
+def embed_codes(row: int, team: int) -> None:
     """out[i] = row ids[i] of a quantized matrix: scale * (code - zero), each product rounded once to float32."""
     n, ids = read_i64(read_i64(row + TOKEN_COUNT)), read_i64(row + TOKEN_IDS)
     out, stride, columns = read_i64(row + OUT), read_i64(row + OUT_STRIDE), read_i64(row + COLUMNS)
@@ -61,7 +63,7 @@ def embed_codes(row, team):
 
 
 @inlined
-def embed_values(kind, row, team):
+def embed_values(kind: Any, row: int, team: int) -> None:
     """out[i] = row ids[i] of a matrix of whole floats."""
     n, ids = read_i64(read_i64(row + TOKEN_COUNT)), read_i64(row + TOKEN_IDS)
     out, stride, columns = read_i64(row + OUT), read_i64(row + OUT_STRIDE), read_i64(row + COLUMNS)
@@ -77,18 +79,18 @@ def embed_values(kind, row, team):
 
 
 @op
-def embed_f32(row, team):
+def embed_f32(row: int, team: int) -> None:
     """Rows of a float32 matrix."""
     embed_values(F32, row, team)
 
 
 @op
-def embed_f16(row, team):
+def embed_f16(row: int, team: int) -> None:
     """Rows of a float16 matrix."""
     embed_values(F16, row, team)
 
 
 @op
-def embed_bf16(row, team):
+def embed_bf16(row: int, team: int) -> None:
     """Rows of a bfloat16 matrix."""
     embed_values(BF16, row, team)

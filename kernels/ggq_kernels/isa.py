@@ -1,7 +1,8 @@
-"""The one file that names instruction sets: the integer dot product, half floats, and the register budget of each target.
+"""The one file that names instruction sets: the integer dot product, half floats, and the register budget of each
+target.
 
-Numba's own target decides, because it is in the key of Numba's cache: NUMBA_CPU_NAME=haswell, or NUMBA_CPU_NAME=generic with
-NUMBA_CPU_FEATURES= (empty), forces another.
+Numba's own target decides, because it is in the key of Numba's cache: NUMBA_CPU_NAME=haswell, or
+NUMBA_CPU_NAME=generic with NUMBA_CPU_FEATURES= (empty), forces another.
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ ISA = "avx512-vnni" if "avx512vnni" in FEATURES else "avx2" if "avx2" in FEATURE
 HAS_F16C = "f16c" in FEATURES or "fullfp16" in FEATURES or "avx512f" in FEATURES
 
 TOKENS = {"avx512-vnni": 8, "avx2": 4, "generic": 4}[ISA]
-"""Tokens of a register tile of the matrix product: 16-bit or 32-bit sums, one weight and one activation must fit the register file."""
+"""Tokens of a register tile of the matrix product: 16-bit or 32-bit sums, one weight and one activation must fit the
+register file."""
 
 FLOAT_ROWS = {"avx512-vnni": 12, "avx2": 4, "generic": 4}[ISA]
 """Rows of a register tile of float products (attention, float weights)."""
@@ -80,8 +82,8 @@ _HALF_WORDS = ir.VectorType(I16, 16)
 def _add_quad(b: Any, words: list[Any] | None, u8: Any, x: Any, m: int) -> list[Any]:
     """Pairs of products of 4 columns for m tokens, added to 16-bit words: two halves of 8 rows for each token.
 
-    Assembly, because LLVM regroups the additions and hoists the unpacking, and then spills: 131 GOP/s became 200 on one core.
-    pmaddubsw saturates beyond 2**15, which `_safe_words` keeps away from.
+    Assembly, because LLVM regroups the additions and hoists the unpacking, and then spills: 131 GOP/s became 200 on
+    one core. pmaddubsw saturates beyond 2**15, which `_safe_words` keeps away from.
     """
     count, lines = 2 * m, []
     low, high, address = (f"${count + 3 + k}" for k in range(3))
@@ -114,12 +116,14 @@ def _safe_words(bits: int) -> int:
 
 
 def sub_codes(bits: int) -> tuple[tuple[int, int], ...]:
-    """How a code is cut for this target's product, as (first bit, bits): AVX2 cannot add even one pair of 8-bit products."""
+    """How a code is cut for this target's product, as (first bit, bits): AVX2 cannot add even one pair of 8-bit
+    products."""
     return ((0, 4), (4, 4)) if ISA == "avx2" and bits > 6 else ((0, bits),)
 
 
 class Products:
-    """Sums of a tile of tokens while code is generated: 32-bit at once, or 16-bit words that are widened before they overflow."""
+    """Sums of a tile of tokens while code is generated: 32-bit at once, or 16-bit words that are widened before they
+    overflow."""
 
     def __init__(self, b: Any, bits: int, shift: int, sums: list[Any]) -> None:
         self.b, self.sums, self.shift = b, sums, shift
@@ -169,7 +173,8 @@ def half_to_float(b: Any, bits: Any) -> Any:
 
 
 def float_to_half(b: Any, x: Any) -> Any:
-    """16 float32 as the bits of float16, rounded to even; beyond the largest half becomes infinite. Not for NaN without F16C."""
+    """16 float32 as the bits of float16, rounded to even; beyond the largest half becomes infinite. Not for NaN
+    without F16C."""
     words = ir.VectorType(I16, LANES)
     if HAS_F16C:
         return b.bitcast(b.fptrunc(x, ir.VectorType(HALF, LANES)), words)

@@ -24,7 +24,7 @@ BUFFER_BYTES = 1 << 29
 
 
 @op
-def read_memory(row, team):
+def read_memory(row: int, team: int) -> None:
     """Read a buffer once, 256 bytes an iteration."""
     source, size, out = read_i64(row + SOURCE), read_i64(row + SIZE), read_i64(row + OUT)
     while True:
@@ -40,8 +40,9 @@ def read_memory(row, team):
 
 
 @op
-def multiply(row, team):
-    """The integer product of 4-bit codes and a tile of tokens, over and over on operands that stay in registers and first-level cache."""
+def multiply(row: int, team: int) -> None:
+    """The integer product of 4-bit codes and a tile of tokens, over and over on operands that stay in registers and
+    first-level cache."""
     source, count, out = read_i64(row + SOURCE), read_i64(row + SIZE), read_i64(row + OUT)
     while True:
         piece = take(team, 1)
@@ -72,7 +73,7 @@ def read_bandwidth(threads: int | None = None, repeat: int = 5, size: int = BUFF
         size: Bytes of the buffer.
     """
     team, buffer, out = Team(threads), aligned_zeros(size), np.zeros(16, np.float32)
-    buffer[:: 4096] = 1  # pages of the kernel's one zero page would be read from cache
+    buffer[::4096] = 1  # pages of the kernel's one zero page would be read from cache
     operands = {SOURCE: buffer.ctypes.data, SIZE: size, OUT: out.ctypes.data}
     try:
         return size / _best(team, np.stack([row(read_memory, operands)]), repeat) / 1e9
@@ -81,7 +82,8 @@ def read_bandwidth(threads: int | None = None, repeat: int = 5, size: int = BUFF
 
 
 def integer_peak(threads: int | None = None, repeat: int = 5) -> float:
-    """GOP/s (two operations a product) of this target's integer dot product of 4-bit codes, unpacking included, without memory traffic."""
+    """GOP/s (two operations a product) of this target's integer dot product of 4-bit codes, unpacking included,
+    without memory traffic."""
     team, buffer, out, count = Team(threads), aligned_zeros(8192), np.zeros(16, np.float32), 64
     operands = {SOURCE: buffer.ctypes.data, SIZE: count, OUT: out.ctypes.data}
     try:

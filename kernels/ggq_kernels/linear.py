@@ -1,16 +1,19 @@
-"""Quantized matrix x activations: the fused dequantize-and-multiply, on packed codes, for a prompt and for one token alike.
+"""Quantized matrix x activations: the fused dequantize-and-multiply, on packed codes, for a prompt and for one token
+alike.
 
     out[t, r] = sum over groups g of scale[r, g] * x_scale[t, g] * (sum of code * x8  -  zero[r, g] * sum of x8)
 
-Activations come from activations.py in tiles of TOKENS tokens (a last single token stands alone). With float32 activations the
-codes are converted in registers instead. A thread takes a few tiles of 16 rows at a time and computes them for all tokens, in
-blocks of tokens that stay in its second-level cache.
+Activations come from activations.py in tiles of TOKENS tokens (a last single token stands alone). With float32
+activations the codes are converted in registers instead. A thread takes a few tiles of 16 rows at a time and computes
+them for all tokens, in blocks of tokens that stay in its second-level cache.
 
 Error bound, in float64 terms: int8 sums are exact; each group adds two roundings of float32 to a total over at most
 columns / group groups, so |error| <= (groups + 4) * 2**-24 * sum of |terms| (tests/test_kernels_linear.py).
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 from numba.extending import overload
 
@@ -53,7 +56,7 @@ M_PLANE0, M_PLANE1, M_SCALES, M_ZEROS, M_OUT, M_STRIDE, M_BIAS, M_START, M_END, 
 
 
 @inlined
-def product_int8(codes, zero, tokens, m, tile, row, token):
+def product_int8(codes: Any, zero: Any, tokens: Any, m: int, tile: int, row: int, token: int) -> Any:
     """One tile of 16 rows times a tile of tokens, the first of them `token`; int8 activations."""
     columns, group, x_group = read_i64(row + COLUMNS), read_i64(row + GROUP), read_i64(row + X_GROUP)
     groups, blocks, step = columns // group, columns // 32, 4 * tag_value(tokens)
@@ -99,7 +102,7 @@ def product_int8(codes, zero, tokens, m, tile, row, token):
 
 
 @inlined
-def product_float(codes, zero, tokens, m, tile, row, token):
+def product_float(codes: Any, zero: Any, tokens: Any, m: int, tile: int, row: int, token: int) -> Any:
     """One tile of 16 rows times a tile of tokens; float32 activations."""
     columns, group, stride = read_i64(row + COLUMNS), read_i64(row + GROUP), read_i64(row + X_STRIDE)
     groups, blocks = columns // group, columns // 32
@@ -124,7 +127,7 @@ def product_float(codes, zero, tokens, m, tile, row, token):
 
 
 @inlined
-def product_values(kind, zero, tokens, m, tile, row, token):
+def product_values(kind: Any, zero: Any, tokens: Any, m: int, tile: int, row: int, token: int) -> Any:
     """One tile of 16 rows of whole floats times a tile of tokens; float32 activations."""
     columns, stride = read_i64(row + COLUMNS), read_i64(row + X_STRIDE)
     step = 16 * value_bytes(kind)
@@ -138,13 +141,13 @@ def product_values(kind, zero, tokens, m, tile, row, token):
     return total
 
 
-def product(form, codes, zero, tokens, m, tile, row, token):
+def product(form: Any, codes: Any, zero: Any, tokens: Any, m: int, tile: int, row: int, token: int) -> Any:
     """The product of the form's tag; a function as an argument would keep Numba from caching the kernel."""
     raise NotImplementedError
 
 
 @overload(product, inline="never")
-def _product(form, codes, zero, tokens, m, tile, row, token):
+def _product(form: Any, codes: Any, zero: Any, tokens: Any, m: int, tile: int, row: int, token: int) -> Any:
     chosen = PRODUCTS[form.values[0]]
     return lambda form, codes, zero, tokens, m, tile, row, token: chosen(codes, zero, tokens, m, tile, row, token)
 
@@ -154,7 +157,7 @@ INT8, FLOAT32, WHOLE = (Tag("form", name) for name in PRODUCTS)
 
 
 @inlined
-def write(total, m, tile, row, token):
+def write(total: Any, m: int, tile: int, row: int, token: int) -> None:
     """Add the bias where there is one, and write or add the tile of tokens to the output."""
     bias, stride = read_i64(m + M_BIAS), read_i64(m + M_STRIDE)
     if bias != 0:
@@ -167,7 +170,7 @@ def write(total, m, tile, row, token):
 
 
 @inlined
-def linear(form, codes, zero, many, row, team):
+def linear(form: Any, codes: Any, zero: Any, many: Any, row: int, team: int) -> None:
     """Take tiles of all matrices of this operation until none is left; see the module's docstring."""
     n, tiles, chunk = read_i64(read_i64(row + TOKEN_COUNT)), read_i64(row + TILES), read_i64(row + CHUNK)
     block, width = read_i64(row + TOKEN_BLOCK), tag_value(many)
@@ -200,139 +203,139 @@ Q6 = CODES[6]
 Q8 = CODES[8]
 F32, F16, BF16 = VALUES["f32"], VALUES["f16"], VALUES["bf16"]
 
-# One small function for each kernel: Numba's cache wants functions of their own name, and compiles only those that a model asks for.
+# One small function for each kernel: Numba caches functions by name, and only those that a model asks for are compiled.
 
 
 @op
-def linear_q2_int8(row, team):
+def linear_q2_int8(row: int, team: int) -> None:
     linear(INT8, Q2, SYMMETRIC, MANY, row, team)
 
 
 @op
-def linear_q2_float32(row, team):
+def linear_q2_float32(row: int, team: int) -> None:
     linear(FLOAT32, Q2, SYMMETRIC, FLOAT_MANY, row, team)
 
 
 @op
-def linear_q2z_int8(row, team):
+def linear_q2z_int8(row: int, team: int) -> None:
     linear(INT8, Q2, ZERO_POINT, MANY, row, team)
 
 
 @op
-def linear_q2z_float32(row, team):
+def linear_q2z_float32(row: int, team: int) -> None:
     linear(FLOAT32, Q2, ZERO_POINT, FLOAT_MANY, row, team)
 
 
 @op
-def linear_q3_int8(row, team):
+def linear_q3_int8(row: int, team: int) -> None:
     linear(INT8, Q3, SYMMETRIC, MANY, row, team)
 
 
 @op
-def linear_q3_float32(row, team):
+def linear_q3_float32(row: int, team: int) -> None:
     linear(FLOAT32, Q3, SYMMETRIC, FLOAT_MANY, row, team)
 
 
 @op
-def linear_q3z_int8(row, team):
+def linear_q3z_int8(row: int, team: int) -> None:
     linear(INT8, Q3, ZERO_POINT, MANY, row, team)
 
 
 @op
-def linear_q3z_float32(row, team):
+def linear_q3z_float32(row: int, team: int) -> None:
     linear(FLOAT32, Q3, ZERO_POINT, FLOAT_MANY, row, team)
 
 
 @op
-def linear_q4_int8(row, team):
+def linear_q4_int8(row: int, team: int) -> None:
     linear(INT8, Q4, SYMMETRIC, MANY, row, team)
 
 
 @op
-def linear_q4_float32(row, team):
+def linear_q4_float32(row: int, team: int) -> None:
     linear(FLOAT32, Q4, SYMMETRIC, FLOAT_MANY, row, team)
 
 
 @op
-def linear_q4z_int8(row, team):
+def linear_q4z_int8(row: int, team: int) -> None:
     linear(INT8, Q4, ZERO_POINT, MANY, row, team)
 
 
 @op
-def linear_q4z_float32(row, team):
+def linear_q4z_float32(row: int, team: int) -> None:
     linear(FLOAT32, Q4, ZERO_POINT, FLOAT_MANY, row, team)
 
 
 @op
-def linear_q5_int8(row, team):
+def linear_q5_int8(row: int, team: int) -> None:
     linear(INT8, Q5, SYMMETRIC, MANY, row, team)
 
 
 @op
-def linear_q5_float32(row, team):
+def linear_q5_float32(row: int, team: int) -> None:
     linear(FLOAT32, Q5, SYMMETRIC, FLOAT_MANY, row, team)
 
 
 @op
-def linear_q5z_int8(row, team):
+def linear_q5z_int8(row: int, team: int) -> None:
     linear(INT8, Q5, ZERO_POINT, MANY, row, team)
 
 
 @op
-def linear_q5z_float32(row, team):
+def linear_q5z_float32(row: int, team: int) -> None:
     linear(FLOAT32, Q5, ZERO_POINT, FLOAT_MANY, row, team)
 
 
 @op
-def linear_q6_int8(row, team):
+def linear_q6_int8(row: int, team: int) -> None:
     linear(INT8, Q6, SYMMETRIC, MANY, row, team)
 
 
 @op
-def linear_q6_float32(row, team):
+def linear_q6_float32(row: int, team: int) -> None:
     linear(FLOAT32, Q6, SYMMETRIC, FLOAT_MANY, row, team)
 
 
 @op
-def linear_q6z_int8(row, team):
+def linear_q6z_int8(row: int, team: int) -> None:
     linear(INT8, Q6, ZERO_POINT, MANY, row, team)
 
 
 @op
-def linear_q6z_float32(row, team):
+def linear_q6z_float32(row: int, team: int) -> None:
     linear(FLOAT32, Q6, ZERO_POINT, FLOAT_MANY, row, team)
 
 
 @op
-def linear_q8_int8(row, team):
+def linear_q8_int8(row: int, team: int) -> None:
     linear(INT8, Q8, SYMMETRIC, MANY, row, team)
 
 
 @op
-def linear_q8_float32(row, team):
+def linear_q8_float32(row: int, team: int) -> None:
     linear(FLOAT32, Q8, SYMMETRIC, FLOAT_MANY, row, team)
 
 
 @op
-def linear_q8z_int8(row, team):
+def linear_q8z_int8(row: int, team: int) -> None:
     linear(INT8, Q8, ZERO_POINT, MANY, row, team)
 
 
 @op
-def linear_q8z_float32(row, team):
+def linear_q8z_float32(row: int, team: int) -> None:
     linear(FLOAT32, Q8, ZERO_POINT, FLOAT_MANY, row, team)
 
 
 @op
-def linear_f32(row, team):
+def linear_f32(row: int, team: int) -> None:
     linear(WHOLE, F32, SYMMETRIC, FLOAT_MANY, row, team)
 
 
 @op
-def linear_f16(row, team):
+def linear_f16(row: int, team: int) -> None:
     linear(WHOLE, F16, SYMMETRIC, FLOAT_MANY, row, team)
 
 
 @op
-def linear_bf16(row, team):
+def linear_bf16(row: int, team: int) -> None:
     linear(WHOLE, BF16, SYMMETRIC, FLOAT_MANY, row, team)

@@ -1,4 +1,5 @@
-"""Codes of 2 to 8 bits taken out of their planes, and their product with 8-bit activations, 32 columns at a time (spec/schemes.md)."""
+"""Codes of 2 to 8 bits taken out of their planes, and their product with 8-bit activations, 32 columns at a time
+(spec/schemes.md)."""
 
 from __future__ import annotations
 
@@ -12,7 +13,6 @@ from ggq_kernels.simd import (
     FLOAT,
     I8,
     I16,
-    I32,
     I64,
     F32x16,
     I32x16,
@@ -40,7 +40,8 @@ BLOCK = 32
 
 
 def _field(b: Any, v: Any, first: int, bits: int, to: int) -> Any:
-    """Bits [first, first + bits) of every byte, moved to bit `to`. Bytes are shifted as words, then masked: x86 has no byte shift."""
+    """Bits [first, first + bits) of every byte, moved to bit `to`. Bytes are shifted as words, then masked: x86 has
+    no byte shift."""
     mask = constant(_BYTES, ((1 << bits) - 1) << to)
     move = first - to
     if move:
@@ -84,7 +85,8 @@ class _Block:
 def dot_block(b: Any, codes: TagType, tile: Tile, _: Any, acc: Any, plane0: Any, plane1: Any, x: Any) -> Any:
     """row i += codes of 16 rows and 32 columns . activations of token i.
 
-    `plane0`, `plane1` are the addresses of the block in each plane; `x` holds int8 (8, M, 4): quads of columns, tokens, columns.
+    `plane0`, `plane1` are the addresses of the block in each plane; `x` holds int8 (8, M, 4): quads of columns,
+    tokens, columns.
     """
     bits = codes.values[0]
     block = _Block(b, bits, (plane0, plane1))

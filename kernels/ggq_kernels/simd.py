@@ -1,7 +1,8 @@
 """SIMD vectors and register tiles as Numba types, lowered straight to LLVM vectors.
 
-A `Vec` is one LLVM vector of 16 or 64 lanes; a `Tile` is M of them that LLVM keeps in registers, so a micro-kernel reads like the
-mathematics and its loops over M unroll while the code is generated. Nothing here names an instruction set (isa.py does).
+A `Vec` is one LLVM vector of 16 or 64 lanes; a `Tile` is M of them that LLVM keeps in registers, so a micro-kernel
+reads like the mathematics and its loops over M unroll while the code is generated. Nothing here names an instruction
+set (isa.py does).
 """
 
 from __future__ import annotations
@@ -59,7 +60,8 @@ I32x16, F32x16 = Vec("i32", LANES), Vec("f32", LANES)
 
 
 class Tag:
-    """A compile-time choice that kernels take as an argument: its values are part of the type, so of every cache key."""
+    """A compile-time choice that kernels take as an argument: its values are part of the type, so of every cache
+    key."""
 
     def __init__(self, kind: str, *values: Any) -> None:
         self.kind, self.values = kind, values
@@ -91,9 +93,8 @@ def _lower_tag(context: Any, builder: Any, tag_type: TagType, tag: Tag) -> Any:
 def primitive(result: Any, *arguments: Any) -> Callable[[Callable[..., Any]], Any]:
     """Make an intrinsic of a function that builds LLVM IR.
 
-    Args:
-        result: A Numba type, or a function of the argument types.
-        arguments: A Numba type for each argument that has a fixed one, None for one of any type (those types are handed to the builder first).
+    Args: result: A Numba type, or a function of the argument types. arguments: A Numba type for each argument that
+        has a fixed one, None for one of any type (those types are handed to the builder first).
     """
 
     def wrap(build: Callable[..., Any]) -> Any:
@@ -302,7 +303,8 @@ def total(b: Any, v: Any) -> Any:
 
 
 def exp2(b: Any, x: Any) -> Any:
-    """2**x for x in [-126, 127]: round, a polynomial on [-1/2, 1/2] (relative error below 3e-7), and the exponent set by hand."""
+    """2**x for x in [-126, 127]: round, a polynomial on [-1/2, 1/2] (relative error below 3e-7), and the exponent set
+    by hand."""
     r = round_even(b, x)
     f, y = b.fsub(x, r), constant(x.type, 1.5403530393381608e-4)
     for c in (

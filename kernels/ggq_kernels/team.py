@@ -1,9 +1,9 @@
 """A team of threads that walk one tape together: a barrier after each operation, and a counter that hands out its work.
 
-Each thread runs `walk` with the GIL released, so a token costs one call from Python whatever the depth. The threads meet at a
-barrier that spins briefly, then sleeps in the kernel (futex on Linux, short sleeps elsewhere): an empty operation costs under
-a microsecond, and nobody spins while idle or while more threads than cores want to run. It needs no OpenMP, survives fork in a
-process that has not started it, and who computes what never changes a result.
+Each thread runs `walk` with the GIL released, so a token costs one call from Python whatever the depth. The threads
+meet at a barrier that spins briefly, then sleeps in the kernel (futex on Linux, short sleeps elsewhere): an empty
+operation costs under a microsecond, and nobody spins while idle or while more threads than cores want to run. It
+needs no OpenMP, survives fork in a process that has not started it, and who computes what never changes a result.
 """
 
 from __future__ import annotations
