@@ -98,7 +98,7 @@ def test_nothing_asked_shows_the_commands(capsys: Capture) -> None:
         (KeyboardInterrupt(), 130, "interrupted\n"),
         (GGQError("name \x1b[31mred\u202e"), 2, "error: name \\x1b[31mred\\u202e\n"),
         (
-            ZeroDivisionError("odd"),
+            ZeroDivisionError("odd\nand more"),
             2,
             "error: unexpected ZeroDivisionError: odd\nplease report it with what GGQ_DEBUG=1 shows\n",
         ),

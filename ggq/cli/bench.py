@@ -46,8 +46,7 @@ def bench(
         ggq bench model.ggq
         ggq bench model.ggq --prompt 2048 --generate 128 --threads 4 --json
     """
-    if interpreter == "numba":
-        announce_compiling()
+    announce_compiling(interpreter)
     start = time.perf_counter()
     with load(file, threads=threads, activations=activations, interpreter=interpreter) as model:
         load_s = time.perf_counter() - start

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ggq.cli import generation as cli
+from ggq.cli.compiling import announce_compiling
 from ggq.cli.generation import (
     ACTIVATIONS,
     FILE,
@@ -56,6 +57,7 @@ def chat(
         ggq chat model.ggq --system "Answer in one sentence."
     """
     options = cli.options(max_tokens, greedy, temperature, top_k, top_p, min_p, repetition_penalty, seed, stop)
+    announce_compiling(interpreter)
     with load(file, threads=threads, activations=activations, interpreter=interpreter) as model:
         model.chat_template  # noqa: B018  refuse a model without one before anything is typed
         Conversation(model, system, options).talk()

@@ -7,8 +7,14 @@ import sys
 
 
 @functools.cache
-def announce_compiling() -> None:
-    """Say once on standard error, when a kernel has to be compiled and not only loaded, what happens and why."""
+def announce_compiling(interpreter: str = "numba") -> None:
+    """Say once on standard error, when a kernel has to be compiled and not only loaded, what happens and why.
+
+    Args:
+        interpreter: What will run; only "numba" compiles anything.
+    """
+    if interpreter != "numba":
+        return
     import ggq_kernels
 
     told: list[str] = []

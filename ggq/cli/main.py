@@ -142,9 +142,8 @@ def _status(call: Callable[[], int | None]) -> int:
             raise  # a usage error on its way to typer, which prints it
         if debug:
             traceback.print_exc()
-        _complain(
-            f"error: unexpected {type(problem).__name__}: {problem}\nplease report it with what GGQ_DEBUG=1 shows"
-        )
+        first = next(iter(str(problem).splitlines()), "")
+        _complain(f"error: unexpected {type(problem).__name__}: {first}\nplease report it with what GGQ_DEBUG=1 shows")
         return ERROR
 
 

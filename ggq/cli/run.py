@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from ggq.cli import generation as cli
+from ggq.cli.compiling import announce_compiling
 from ggq.cli.generation import (
     ACTIVATIONS,
     FILE,
@@ -62,6 +63,7 @@ def run(
     options = cli.options(max_tokens, greedy, temperature, top_k, top_p, min_p, repetition_penalty, seed, stop)
     text = read_prompt() if prompt == "-" else prompt
     start = time.perf_counter()
+    announce_compiling(interpreter)
     with load(file, threads=threads, activations=activations, interpreter=interpreter) as model:
         loaded = time.perf_counter() - start
         stream = model.stream(text, **options)
