@@ -15,8 +15,8 @@ from ggq.quant import ErrorSum, decode_tensor, encode_tensor, to_float32
 from ggq.quant.matrix import geometry
 from ggq.quant.tiles import Segments, empty_segments, view_floats, view_matrix
 
-BLOCK_WEIGHTS = 1 << 19
-"""Weights of a block, about: 2 MiB of float32. Smaller ones wait for Python, larger ones leave threads idle."""
+BLOCK_WEIGHTS = 1 << 20
+"""Weights of a block, about: 4 MiB of float32. Smaller ones wait for Python, larger ones leave threads idle."""
 
 Block = tuple[int, int, int]
 """Number of the matrix, first row and the row behind the last."""
