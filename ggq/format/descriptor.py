@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from math import prod
 from struct import calcsize, pack, unpack_from
+from struct import error as StructError
 from typing import NamedTuple
 
 from ggq.errors import FormatError, UnsupportedError
@@ -92,7 +93,7 @@ def encode_descriptor(scheme: Scheme) -> bytes:
         )
         head = bytes([KINDS.index(scheme.kind)])
         body = pack(BODY, *fields) + bytes(planes)
-    except (ValueError, KeyError, OverflowError) as error:
+    except (ValueError, KeyError, StructError) as error:
         raise refuse("C-42", f"{scheme} cannot be described in a file: {error}") from None
     raw = head + pack_roles(roles_of(scheme)) + body
     if decode_descriptor(raw, "scheme").scheme != scheme:

@@ -1,0 +1,51 @@
+"""Small ggq files for the tests of the container."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from ggq.format import Scheme, Writer
+
+FLOAT = Scheme("float", 32, "f32")
+FOUR = Scheme("uniform", 4, "", 32, "f16", "none")
+THREE = Scheme("uniform", 3, "", 64, "f16", "code")
+TENSORS: tuple[tuple[str, tuple[int, ...], Scheme], ...] = (
+    ("embedding", (20, 40), FOUR),
+    ("stack", (2, 3, 70), THREE),
+    ("norm", (40,), FLOAT),
+    ("output", (33, 8), FLOAT),
+)
+
+
+def data_of(scheme: Scheme, shape: tuple[int, ...], seed: int = 0) -> dict[str, npt.NDArray[np.uint8]]:
+    """Seeded segments of the right lengths; small bytes, so that floats are finite."""
+    numbers = np.random.default_rng(seed)
+    lengths = scheme.geometry(shape).lengths
+    return {role: numbers.integers(0, 8, length).astype(np.uint8) for role, length in lengths.items()}
+
+
+def add_tensors(writer: Writer, *, skip: frozenset[str] | set[str] = frozenset()) -> None:
+    """Adds all of TENSORS but those to skip, with attributes."""
+    for seed, (name, shape, scheme) in enumerate(TENSORS):
+        if name not in skip:
+            attributes = {"role": f"role.{seed}", "error": seed / 8}
+            writer.add_tensor(name, shape, scheme, data_of(scheme, shape, seed), attributes=attributes)
+
+
+def describe(writer: Writer) -> None:
+    """Adds metadata and assets."""
+    writer.add_metadata("general.name", "small")
+    writer.add_metadata("example.words", ["a", "", "\u00e9"])
+    writer.add_asset("config.json", b'{"a": 1}\n')
+    writer.add_asset("empty", b"")
+
+
+def write_small(path: Path, **options: bool) -> bytes:
+    """Writes a small file and returns its digest."""
+    with Writer(path, **options) as writer:
+        describe(writer)
+        add_tensors(writer)
+        return writer.finish()
