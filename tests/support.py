@@ -46,4 +46,4 @@ def run_python(*args: str, **environment: str) -> subprocess.CompletedProcess[st
 
 def run_ggq(*args: str | os.PathLike[str], **environment: str) -> subprocess.CompletedProcess[str]:
     """Run the command line in a process of its own: `run_ggq("inspect", path)`."""
-    return run_python("-m", "ggq", *map(os.fspath, args), **environment)
+    return run_python("-m", "ggq", *[os.fspath(arg) for arg in args], **environment)

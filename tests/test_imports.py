@@ -36,7 +36,7 @@ def sources(folder: Path) -> list[Path]:
 def imports(path: Path, *, package: str) -> Iterator[tuple[str, bool]]:
     """Absolute names of the modules and names that a file imports, and whether it does so when it is loaded."""
     tree = ast.parse(path.read_text())
-    late = set()
+    late: set[int] = set()
     for node in ast.walk(tree):
         test = getattr(node, "test", None)
         typing_only = isinstance(node, ast.If) and isinstance(test, ast.Name) and test.id == "TYPE_CHECKING"
