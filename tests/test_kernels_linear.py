@@ -1,0 +1,246 @@
+"""Matrix products on packed codes: exact where every number is a whole one, else within what float32 rounding allows.
+
+`u` is 2**-24. A sum of n float32 terms, each with k roundings of its own, is off by at most gamma(n - 1 + k) * sum of |terms|,
+gamma(n) = n u / (1 - n u), in any order of the additions.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ggq.engine.numpy_interpreter import round_activations
+from ggq.engine.tape import activation_group
+from ggq.format.scheme import PLANES, Scheme
+from ggq.quant import SCHEMES, encode_tensor, parse_scheme, unpack
+from ggq_kernels import calls, planes
+from ggq_kernels.isa import FLOAT_ROWS, TOKENS
+from ggq_kernels.linear import M_BYTES, M_END, M_START
+from tests.kernel_support import UNIT, Floats, Matrix, address, coded, count, gamma, matrix, product, run
+
+pytestmark = pytest.mark.kernels
+
+QUANTIZED = [name for name in SCHEMES if name.startswith("q")]
+WHOLE = ["f32", "f16", "bf16"]
+BIT_SIZES = (2, 3, 4, 5, 6, 8)
+
+
+def counts(width: int) -> tuple[int, ...]:
+    """Token counts at and around the edges of a register tile, one that leaves a single token among them."""
+    return 1, 2, width, width + 1, 2 * width + 3
+
+
+def random_matrix(rng: np.random.Generator, scheme: Scheme, rows: int, columns: int) -> Matrix:
+    return matrix(
+        scheme, (rows, columns), encode_tensor(rng.standard_normal((rows, columns)).astype(np.float32), scheme)
+    )
+
+
+def test_kernels_know_the_planes_of_the_format() -> None:
+    assert planes.PLANES == {bits: widths for bits, widths in PLANES.items() if bits in planes.PLANES}
+    assert set(planes.PLANES) == set(BIT_SIZES)
+
+
+# ---- whole numbers: every float32 sum is exact, so the result must be equal bit for bit
+
+
+def whole_activations(rng: np.random.Generator, tokens: int, columns: int, group: int, form: str) -> np.ndarray:
+    """Activations that int8 holds exactly: integers up to 127, one of them in each group, times 1 or 2 by group and token.
+
+    Args:
+        form: "random", or "up", "down" and "pairs", whose sums of products are as large as they can be.
+    """
+    if form == "random":
+        x = rng.integers(-127, 128, (tokens, columns))
+        x[:, ::group] = 127
+    else:
+        x = np.full((tokens, columns), {"up": 127, "down": -127, "pairs": 127}[form])
+        if form == "pairs":  # whole pairs of one sign beside pairs of the other
+            x[:, 2::4] = x[:, 3::4] = -127
+    places = np.arange(columns) // group
+    return (x * rng.choice([1, 2], (tokens, places[-1] + 1))[:, places]).astype(np.float32)
+
+
+def whole_matrix(rng: np.random.Generator, scheme: Scheme, rows: int, columns: int, form: str) -> Matrix:
+    """Random codes, or all codes as large or as small as can be; scales of 1 and -1."""
+    groups, top = scheme.geometry((rows, columns)).groups, 2**scheme.bits - 1
+    codes = {
+        "random": rng.integers(0, top + 1, (rows, columns)),
+        "largest": np.full((rows, columns), top),
+        "smallest": np.zeros((rows, columns)),
+    }[form]
+    zeros = {
+        "random": rng.integers(0, top + 1, (rows, groups)),
+        "largest": np.zeros((rows, groups)),
+        "smallest": np.full((rows, groups), top),
+    }[form]
+    return coded(scheme, codes, rng.choice([1.0, -1.0], (rows, groups)), zeros)
+
+
+def assert_exact(matrices: list[Matrix], x: np.ndarray, **options: object) -> None:
+    expected = [x.astype(np.float64) @ m.weights.T for m in matrices]
+    # The largest code times x, and the zero-point times x, are what is added up: below 2**24 no sum of those is rounded.
+    most = 2 * (2 ** matrices[0].scheme.bits - 1) * np.abs(x).sum(axis=1).max()
+    assert most < 2**24
+    for got, want in zip(product(matrices, x, **options), expected):  # type: ignore[arg-type]
+        np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize("int8", [True, False], ids=["int8", "float32"])
+@pytest.mark.parametrize("name", QUANTIZED)
+def test_whole_numbers_multiply_exactly(name: str, int8: bool) -> None:
+    scheme, rng = parse_scheme(name), np.random.default_rng(list(name.encode()))
+    columns = 100 if scheme.bits == 8 else 172  # neither is a whole number of groups
+    matrices = [whole_matrix(rng, scheme, rows, columns, "random") for rows in (40, 7)]
+    for n in counts(TOKENS if int8 else FLOAT_ROWS):
+        assert_exact(matrices, whole_activations(rng, n, columns, activation_group(scheme), "random"), int8=int8)
+
+
+@pytest.mark.parametrize("zero", ["", "z"])
+@pytest.mark.parametrize("bits", BIT_SIZES)
+@pytest.mark.parametrize("codes", ["largest", "smallest"])
+def test_the_largest_sums_do_not_overflow(bits: int, zero: str, codes: str) -> None:
+    """The extreme code meets activations of +-127 everywhere: 16-bit sums (AVX2) would saturate or wrap here first."""
+    rng = np.random.default_rng(bits)
+    for group, columns in (("g32", 128), ("g128", 128), ("row", 128)):
+        scheme = parse_scheme(f"q{bits}{zero}-{group}")
+        m = whole_matrix(rng, scheme, 16, columns, codes)
+        for form in ("up", "down", "pairs"):
+            for n in (1, TOKENS):
+                x = whole_activations(rng, n, columns, activation_group(scheme), form)
+                assert_exact([m], x, int8=True)
+
+
+def test_each_code_bit_and_column_is_where_the_layout_says() -> None:
+    """One code at a time differs from the zero-point, one activation at a time from zero; all bits, rows and columns of a block."""
+    for bits in BIT_SIZES:
+        rng, scheme = np.random.default_rng(bits), parse_scheme(f"q{bits}-g32")
+        codes = np.full((16, 64), 2 ** (bits - 1))
+        row = rng.permutation(64) % 16
+        codes[row, np.arange(64)] = rng.integers(0, 2**bits, 64)
+        m = coded(scheme, codes, np.ones((16, 2)))
+        np.testing.assert_array_equal(product([m], np.eye(64, dtype=np.float32) * 127, int8=True)[0], m.weights.T * 127)
+
+
+# ---- real numbers: within the rounding of float32
+
+
+def int8_terms(m: Matrix, x: np.ndarray) -> np.ndarray:
+    """Sum of the absolute values of the terms that int8 sums are added up from: |scale * step * (codes . x8)| and
+    |scale * step * zero * (sum of x8)| of every activation group; (tokens, rows)."""
+    scheme, (rows, columns) = m.scheme, m.weights.shape
+    group, sizes = activation_group(scheme), scheme.geometry((rows, columns))
+    q = unpack(scheme, (rows, columns), m.kept)
+    padded = np.zeros((len(x), sizes.padded_columns))
+    padded[:, :columns] = round_activations(x, group)
+    parts = padded.reshape(len(x), -1, group)
+    codes = q.codes.astype(np.float64).reshape(rows, -1, group)
+    repeat = sizes.group // group
+    scales = np.repeat(np.abs(q.scales.astype(np.float64)), repeat, axis=1)
+    zeros = np.full(q.scales.shape, 2.0 ** (scheme.bits - 1)) if q.zeros is None else q.zeros.astype(np.float64)
+    first = np.abs(np.einsum("tgk,rgk->trg", parts, codes))
+    second = np.abs(parts.sum(axis=2))[:, None, :] * np.repeat(zeros, repeat, axis=1)
+    return np.asarray(((first + second) * scales).sum(axis=2))
+
+
+@pytest.mark.parametrize("name", QUANTIZED)
+def test_int8_products_are_within_float32_sums_of_groups(name: str) -> None:
+    """int8 sums are exact. The scales' product, or the offset, is rounded and multiplied (2 roundings), and each of
+    2 * groups terms is added; then comes the bias, and what the result is added to."""
+    scheme, rng = parse_scheme(name), np.random.default_rng(list(name.encode()))
+    matrices = [random_matrix(rng, scheme, rows, 172) for rows in (37, 16)]
+    biases = [rng.standard_normal(37).astype(np.float32), None]
+    groups = matrices[0].packed.columns // activation_group(scheme)
+    for n in (1, TOKENS + 1, 2 * TOKENS + 3):
+        x = (rng.standard_normal((n, 172)) * 10.0 ** rng.integers(-3, 4, (n, 1))).astype(np.float32)
+        before = [rng.standard_normal((n, len(m.weights))).astype(np.float32) for m in matrices]
+        for add_to in (None, before):
+            got = product(matrices, x, int8=True, biases=biases, add_to=add_to)
+            for i, (m, result) in enumerate(zip(matrices, got)):
+                bias = np.zeros(1) if biases[i] is None else biases[i]
+                base = np.zeros(1) if add_to is None else before[i]
+                expected = round_activations(x, activation_group(scheme)) @ m.weights.T + bias + base
+                bound = gamma(2 * groups + 4) * (int8_terms(m, x) + np.abs(bias) + np.abs(base))
+                assert (np.abs(result - expected) <= bound).all()
+
+
+@pytest.mark.parametrize("name", [*QUANTIZED, *WHOLE])
+def test_float32_products_are_within_float32_sums(name: str) -> None:
+    """Each product, its scale, each addition of a column and of a group is rounded once; then bias and what it is added to."""
+    scheme, rng = parse_scheme(name), np.random.default_rng(list(name.encode()))
+    matrices = [random_matrix(rng, scheme, rows, 172) for rows in (37, 16)]
+    biases = [None, rng.standard_normal(16).astype(np.float32)]
+    for n in counts(FLOAT_ROWS):
+        x = (rng.standard_normal((n, 172)) * 10.0 ** rng.integers(-3, 4, (n, 1))).astype(np.float32)
+        before = [rng.standard_normal((n, len(m.weights))).astype(np.float32) for m in matrices]
+        for add_to in (None, before):
+            got = product(matrices, x, int8=False, biases=biases, add_to=add_to)
+            for i, (m, result) in enumerate(zip(matrices, got)):
+                bias = np.zeros(1) if biases[i] is None else biases[i]
+                base = np.zeros(1) if add_to is None else before[i]
+                expected = x.astype(np.float64) @ m.weights.T + bias + base
+                terms = np.abs(x).astype(np.float64) @ np.abs(m.weights.T) + np.abs(bias) + np.abs(base)
+                # Columns and groups (at most 6 of them in the padded 192) each add one rounding; product, scale, bias, base.
+                assert (np.abs(result - expected) <= gamma(172 + 6 + 4) * terms).all()
+
+
+def test_the_error_bound_is_not_a_loose_one() -> None:
+    """A product with one scale off by one f16 step leaves the bound: what the tests above allow is less than that."""
+    scheme, rng = parse_scheme("q4-g32"), np.random.default_rng(1)
+    m, x = random_matrix(rng, scheme, 16, 64), rng.standard_normal((1, 64)).astype(np.float32)
+    q = unpack(scheme, (16, 64), m.kept)
+    off = (round_activations(x, 32)[:, :32] @ m.weights[:, :32].T) * 2**-11
+    assert (np.abs(off) > gamma(8) * int8_terms(m, x)).mean() > 0.9 and q.zeros is None
+
+
+# ---- how the work is cut
+
+
+@pytest.mark.parametrize("name, int8", [("q4-g128", True), ("q4-g128", False), ("f16", False)])
+def test_blocks_of_tokens(name: str, int8: bool) -> None:
+    """So many columns that a batch does not fit into a core's cache: two blocks of tokens and a rest."""
+    scheme, rng, columns = parse_scheme(name), np.random.default_rng(3), 8192
+    m, width = random_matrix(rng, scheme, 16, columns), TOKENS if int8 else FLOAT_ROWS
+    block = max(1, calls.CACHE_BYTES // (columns * (1 if int8 else 4)) // width) * width
+    for n in (2 * block + 1, 2 * block + 3):
+        x = rng.standard_normal((n, columns)).astype(np.float32)
+        alone = np.concatenate([product([m], x[i : i + 1], int8=int8)[0] for i in range(n)])
+        np.testing.assert_array_equal(product([m], x, int8=int8)[0], alone)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_chunks_of_tiles_that_span_matrices(threads: int) -> None:
+    rng, scheme = np.random.default_rng(4), parse_scheme("q4-g32")
+    matrices = [whole_matrix(rng, scheme, rows, 64, "random") for rows in (272, 16, 400, 3)]
+    assert sum(m.packed.rows for m in matrices) // 16 // 8 > 2  # tiles in a chunk on one thread
+    for n in (1, TOKENS + 2):
+        assert_exact(matrices, whole_activations(rng, n, 64, 32, "random"), int8=True, threads=threads)
+
+
+def test_descriptors_count_tiles() -> None:
+    rng, scheme = np.random.default_rng(5), parse_scheme("q4-g32")
+    matrices = [random_matrix(rng, scheme, rows, 32).packed for rows in (33, 16)]
+    out = Floats(np.zeros((1, 33), np.float32)).rows
+    table = calls.descriptors(matrices, [out, out], [0, 0])
+    assert table.shape == (2, M_BYTES // 8)
+    assert table[:, [M_START // 8, M_END // 8]].tolist() == [[0, 3], [3, 4]]
+
+
+def test_one_token_and_many_give_the_same_bits() -> None:
+    """Batches must not change what a sequence says: each row's sums are added in one order, whatever is beside it."""
+    rng = np.random.default_rng(6)
+    for name, int8 in (("q4-g32", True), ("q5z-g64", True), ("q4-g32", False), ("f16", False)):
+        scheme = parse_scheme(name)
+        m, x = random_matrix(rng, scheme, 24, 172), rng.standard_normal((2 * 12 + 3, 172)).astype(np.float32)
+        whole = product([m], x, int8=int8)[0]
+        for rows in (slice(0, 1), slice(5, 7), slice(1, 27)):
+            np.testing.assert_array_equal(product([m], x[rows], int8=int8)[0], whole[rows])
+
+
+def test_an_operation_of_no_tokens_writes_nothing() -> None:
+    rng, scheme = np.random.default_rng(7), parse_scheme("f16")
+    m, out, none = random_matrix(rng, scheme, 16, 32), Floats(np.ones((4, 16), np.float32)), count(0)
+    source = Floats(np.ones((4, 32), np.float32))
+    table = calls.descriptors([m.packed], [out.rows], [0])
+    run(calls.linear_row(address(none), [m.packed], table, source.rows, False, 1))
+    assert (out.values == 1).all() and UNIT == np.finfo(np.float32).eps / 2
