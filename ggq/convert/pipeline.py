@@ -24,6 +24,9 @@ WORKER_BYTES = 48 << 20
 BASE_BYTES = 192 << 20
 """Memory of Python, its libraries, the headers and the index, about."""
 
+COMPILED_WEIGHTS = 1 << 24
+"""Weights of a model from which on loading the compiled encoder, half a second, pays."""
+
 Progress = Callable[[int, int, str], None]
 """Called with the source bytes done, the source bytes in all, and the name of the tensor that is waited for."""
 
@@ -57,7 +60,7 @@ def write_tensors(plan: Plan, writer: Writer, workers: int, progress: Progress |
     try:
         while waiting or flying:
             while waiting and _fits(waiting[0], taken, budget, len(flying)):
-                job = TensorJob(plan.checkpoint, waiting.popleft())
+                job = TensorJob(plan.checkpoint, waiting.popleft(), plan.weights >= COMPILED_WEIGHTS)
                 taken += job.plan.bytes
                 flying.append((job, [pool.submit(job.convert, block) for block in job.blocks()]))
             job, futures = flying.popleft()

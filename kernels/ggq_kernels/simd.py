@@ -452,3 +452,35 @@ def store_some(b: Any, address: Any, v: Any, count: Any) -> None:
             for i in range(15):
                 with b.if_then(b.icmp_signed(">", count, I64(i))):
                     store(b, b.extract_element(v, I32(i)), b.add(address, I64(4 * i)))
+
+
+@primitive(F32x16, F32x16)
+def negative(b: Any, x: Any) -> Any:
+    """-x"""
+    return b.fneg(x)
+
+
+@primitive(F32x16, F32x16, F32x16)
+def subtract(b: Any, x: Any, y: Any) -> Any:
+    """x - y"""
+    return b.fsub(x, y)
+
+
+@primitive(I32x16, types.int64)
+def splat_i32(b: Any, x: Any) -> Any:
+    """16 copies of an integer that fits 32 bits."""
+    return splat(b, I32x16.ir, b.trunc(x, I32))
+
+
+@primitive(F32x16, I32x16)
+def float_i32(b: Any, v: Any) -> Any:
+    """The lanes as float32."""
+    return b.sitofp(v, F32x16.ir)
+
+
+@primitive(I32x16, I32x16, types.int64)
+def clip_i32(b: Any, v: Any, high: Any) -> Any:
+    """The lanes, kept within 0 and `high`."""
+    low, top = constant(I32x16.ir, 0), splat(b, I32x16.ir, b.trunc(high, I32))
+    v = b.select(b.icmp_signed("<", v, low), low, v)
+    return b.select(b.icmp_signed(">", v, top), top, v)
