@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ggq.format import Scheme, Writer
+from ggq.format.values import Scalar
 
 FLOAT = Scheme("float", 32, "f32")
 FOUR = Scheme("uniform", 4, "", 32, "f16", "none")
@@ -31,7 +32,7 @@ def add_tensors(writer: Writer, *, skip: frozenset[str] | set[str] = frozenset()
     """Adds all of TENSORS but those to skip, with attributes."""
     for seed, (name, shape, scheme) in enumerate(TENSORS):
         if name not in skip:
-            attributes = {"role": f"role.{seed}", "error": seed / 8}
+            attributes: dict[str, Scalar] = {"role": f"role.{seed}", "error": seed / 8}
             writer.add_tensor(name, shape, scheme, data_of(scheme, shape, seed), attributes=attributes)
 
 
@@ -43,9 +44,9 @@ def describe(writer: Writer) -> None:
     writer.add_asset("empty", b"")
 
 
-def write_small(path: Path, **options: bool) -> bytes:
+def write_small(path: Path) -> bytes:
     """Writes a small file and returns its digest."""
-    with Writer(path, **options) as writer:
+    with Writer(path) as writer:
         describe(writer)
         add_tensors(writer)
         return writer.finish()

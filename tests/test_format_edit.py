@@ -127,7 +127,7 @@ def test_the_index_is_synced_before_the_footer_is_written(small: Path, monkeypat
         return paths.write_all(file, data)
 
     monkeypatch.setattr(edit, "write_all", write_all)
-    monkeypatch.setattr(edit.os, "fsync", lambda descriptor: events.append("sync"))
+    monkeypatch.setattr(os, "fsync", lambda descriptor: events.append("sync"))
     edit_metadata(small, {"general.name": "other"})
     assert events == ["index", "sync", 64, "sync"]
 

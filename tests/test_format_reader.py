@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tracemalloc
 from pathlib import Path
@@ -163,10 +164,12 @@ def test_a_device_is_refused() -> None:
         open_reader("/dev/zero")
 
 
-@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="the superuser may read everything")
-def test_an_unreadable_file(small: Path) -> None:
-    small.chmod(0)
-    with pytest.raises(GGQError, match="cannot open: Permission denied"):
+def test_an_unreadable_file(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: str, flags: int) -> int:  # the superuser may read everything, so permissions would not do
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(GGQError, match="cannot open: Permission denied\ncheck the permissions"):
         open_reader(small)
 
 

@@ -397,7 +397,7 @@ def test_a_sync_that_fails_is_told(path: Path, monkeypatch: pytest.MonkeyPatch) 
     def fail(descriptor: int) -> None:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    monkeypatch.setattr(journal.os, "fdatasync", fail, raising=False)
+    monkeypatch.setattr(os, "fdatasync", fail, raising=False)
     monkeypatch.setattr(journal, "SYNC_BYTES", 1)
     with pytest.raises(GGQError, match="cannot write: Input/output error"), Writer(path) as writer:
         add_tensors(writer)
@@ -418,7 +418,7 @@ def test_a_line_is_journaled_only_after_its_bytes_are_synced(path: Path, monkeyp
         events.append("journal")
         return real_write(file, data)
 
-    monkeypatch.setattr(journal.os, "fdatasync", sync)
+    monkeypatch.setattr(os, "fdatasync", sync)
     monkeypatch.setattr(journal, "write_all", write)
     begin(path, 2)
     assert events == ["data", "journal"]

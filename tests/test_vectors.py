@@ -1,4 +1,4 @@
-"""The container's vectors and the specification's own tables: the package's reader, the second reader and the text agree."""
+"""The container's vectors and tables: the package's reader, the second reader and the specification agree."""
 
 from __future__ import annotations
 
