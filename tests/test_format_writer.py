@@ -316,7 +316,7 @@ def test_a_journal_with_a_flipped_bit_is_read_up_to_it(path: Path, whole: bytes)
 def test_an_unfinished_file_that_lost_bytes(path: Path) -> None:
     begin(path, 3)
     os.truncate(f"{path}.partial", 500)
-    with pytest.raises(FormatError, match="the journal names bytes that the unfinished file lacks"):
+    with pytest.raises(ConvertError, match="the journal names bytes that the unfinished file lacks"):
         resume(path)
 
 
@@ -328,8 +328,13 @@ def test_a_journal_without_its_file(path: Path, whole: bytes) -> None:
 
 
 def test_a_journal_that_cannot_be_read(path: Path) -> None:
-    Path(f"{path}.journal").symlink_to(f"{path}.journal")
-    with pytest.raises(ConvertError, match="the journal cannot be read: .*Too many levels"):
+    written = Path(f"{path}.journal")
+    written.symlink_to(written)
+    with pytest.raises(ConvertError, match="the journal cannot be read: cannot open: Too many levels.*\nremove it to"):
+        Writer(path, resume=True)
+    written.unlink()
+    written.mkdir()
+    with pytest.raises(ConvertError, match="the journal cannot be read: .* a directory"):
         Writer(path, resume=True)
 
 
@@ -404,6 +409,36 @@ def test_a_sync_that_fails_is_told(path: Path, monkeypatch: pytest.MonkeyPatch) 
         describe(writer)
         writer.finish()
     assert not path.exists()
+
+
+def test_a_background_sync_that_fails_last_is_told(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(descriptor: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(journal, "SYNC_BYTES", 10_000)
+    with pytest.raises(GGQError, match="cannot write: Input/output error"), Writer(path) as writer:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fdatasync", fail)
+            writer.add_tensor("large", (4096,), FLOAT, data_of(FLOAT, (4096,)))
+            thread = writer._journal._thread
+            assert thread is not None
+            thread.join()
+        writer.finish()
+    assert not path.exists()
+
+
+def test_a_rename_that_fails_can_be_resumed(path: Path, whole: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(source: str, target: str) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", refuse)
+        with pytest.raises(GGQError, match="cannot write: Permission denied"), Writer(path, fingerprint=b"f") as writer:
+            add_tensors(writer)
+            writer.finish()
+    assert left_over(path) == ["made.ggq.journal", "made.ggq.partial"]
+    assert resume(path) == set(NAMES)
+    assert path.read_bytes() == whole
 
 
 def test_a_line_is_journaled_only_after_its_bytes_are_synced(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

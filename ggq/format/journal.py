@@ -10,7 +10,7 @@ import time
 from typing import Any, NamedTuple
 from zlib import crc32
 
-from ggq.errors import ConvertError, FormatError
+from ggq.errors import ConvertError, GGQError
 from ggq.format.layout import MAJOR, MINOR
 from ggq.format.paths import open_regular, write_all
 
@@ -20,7 +20,7 @@ SYNC_BYTES = 1 << 28
 SYNC_SECONDS = 2.0
 """Seconds after which the same happens with less data."""
 
-_VERSION = f"{MAJOR}.{MINOR}"
+_VERSION = f"{MAJOR}.{MINOR}-1"
 
 
 class Saved(NamedTuple):
@@ -46,12 +46,11 @@ def read_journal(path: str, fingerprint: bytes) -> Saved | None:
     try:
         with open_regular(path) as file:
             data = file.readall()
-    except FormatError:
-        raise
-    except Exception as error:
-        if os.path.lexists(path):
-            raise ConvertError(f"the journal cannot be read: {error}", path=path) from None
-        return None
+    except (GGQError, OSError) as error:
+        if not os.path.lexists(path):
+            return None
+        reason = error.problem if isinstance(error, GGQError) else error.strerror
+        raise ConvertError(f"the journal cannot be read: {reason}", path=path, fix="remove it to begin again") from None
     records, length = [], 0
     for line in data.splitlines(keepends=True):
         record = _parse_line(line)
@@ -114,17 +113,17 @@ class Journal:
             return
         if self._thread is not None and self._thread.is_alive():
             return
-        self._wait()
+        self.wait()
         lines, self._pending, self._bytes, self._last = self._pending, [], 0, time.monotonic()
         self._thread = threading.Thread(target=self._sync, args=(lines,), daemon=True)
         self._thread.start()
 
     def flush(self) -> None:
         """Returns when all that was added is on the disk; raises OSError when it cannot be."""
-        self._wait()
+        self.wait()
         lines, self._pending = self._pending, []
         self._sync(lines)
-        self._wait()
+        self.wait()
 
     def close(self) -> None:
         """Closes the journal without writing anything more."""
@@ -132,7 +131,8 @@ class Journal:
             self._thread.join()
         self._file.close()
 
-    def _wait(self) -> None:
+    def wait(self) -> None:
+        """Returns when nothing is being synced; raises the OSError of a sync that failed."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from ggq.errors import FormatError
 from ggq.format.cursor import refuse
 from ggq.format.layout import MAX_KEY_BYTES, MAX_NAME_BYTES
 
@@ -53,6 +52,3 @@ def _problem(name: str) -> str | None:
     if any(part in ("", ".", "..") for part in name.split("/")):
         return "a name is absolute or leaves its folder"
     return None
-
-
-__all__ = ["FormatError", "check_key", "check_name", "check_names", "key_text"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ggq.errors import FormatError, GGQError, UnsupportedError, UsageError
+from ggq.errors import FormatError, GGQError, UsageError
 from ggq.format import values
 from ggq.format.coverage import check_coverage, check_tensors
 from ggq.format.cursor import refuse
@@ -157,6 +158,7 @@ class Reader:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.fspath(path)
         self._map: mmap.mmap | None = None
+        self._lock = threading.Lock()
         self._file = open_regular(self.path)
         try:
             self._load()
@@ -212,13 +214,14 @@ class Reader:
         """Fills `buffer` from `offset`; raises FormatError when the file has become shorter."""
         if self._file.closed:
             raise UsageError("the file is closed", path=self.path)
-        self._file.seek(offset)
         done = 0
-        while done < len(buffer):
-            count = self._file.readinto(buffer[done:])
-            if not count:
-                raise _shrunk(self.path, offset + done)
-            done += count
+        with self._lock:
+            self._file.seek(offset)
+            while done < len(buffer):
+                count = self._file.readinto(buffer[done:])
+                if not count:
+                    raise _shrunk(self.path, offset + done)
+                done += count
 
     def segment(self, name: str, role: str) -> npt.NDArray[np.uint8]:
         """The bytes of one segment.
@@ -316,6 +319,3 @@ def open_reader(path: str | os.PathLike[str]) -> Reader:
         GGQError: The file cannot be opened.
     """
     return Reader(path)
-
-
-__all__ = ["Asset", "Metadata", "Reader", "Segment", "TensorEntry", "Tensors", "UnsupportedError", "open_reader"]

@@ -10,7 +10,6 @@ from typing import Any, cast, overload
 import numpy as np
 import numpy.typing as npt
 
-from ggq.errors import FormatError
 from ggq.format.cursor import Cursor, refuse
 
 Scalar = bool | int | float | str | bytes
@@ -236,6 +235,3 @@ def decode_elements(data: bytes, start: int, kind: int, count: int) -> LazyArray
 
 def _array(data: bytes, dtype: str, count: int, start: int) -> npt.NDArray[Any]:
     return np.frombuffer(data, dtype, count, start) if count else np.zeros(0, dtype)
-
-
-__all__ = ["FormatError", "LazyArray", "Scalar", "Value"]

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ggq.errors import FormatError, UsageError
+from ggq.errors import ConvertError, UsageError
 from ggq.format import journal, values
 from ggq.format.cursor import refuse
 from ggq.format.descriptor import check_dimensions, check_shape, encode_descriptor, roles_of
@@ -109,7 +109,8 @@ class Writer:
             self._end = len(header)
             for record in saved.records:
                 if not self._restore(record, size):
-                    raise FormatError("the journal names bytes that the unfinished file lacks", path=self.partial)
+                    problem = "the journal names bytes that the unfinished file lacks"
+                    raise ConvertError(problem, path=self.partial, fix="run it without --resume to begin again")
             self._file.truncate(self._end)
             self._file.seek(self._end)
             return saved
@@ -250,12 +251,13 @@ class Writer:
             footer = encode_footer(encode_header(), offset, index)
             write_all(self._file, bytes(padding(self._end)) + footer)
             os.fsync(self._file.fileno())
+            self._journal.wait()  # the system tells of a write error once, perhaps to the sync before
             self._check_target()
-            self._journal.close()
             os.replace(self.partial, self._target)
             sync_folder(self._target)
             self._open = False
             self._file.close()
+            self._journal.close()
             os.unlink(self.journal)
         except OSError as error:
             raise os_error(error, self.partial, "write") from None
