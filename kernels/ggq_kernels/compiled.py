@@ -111,7 +111,8 @@ class Op:
     """One operation of a tape: compiled, or loaded from the cache, when its address is first asked for."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
-        self.function, self.name, self._made = function, function.__name__, None
+        self.function, self.name = function, function.__name__
+        self._made: Any = None
         self.__doc__ = function.__doc__
 
     @property

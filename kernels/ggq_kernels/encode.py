@@ -1,4 +1,4 @@
-"""Quantizing rows of a matrix straight into its tiles: AbsMax and zero-point, bit for bit as ggq.quant's NumPy reference.
+"""Quantizing rows of a matrix straight into its tiles: AbsMax and zero-point, bit for bit as the NumPy reference does.
 
 All arithmetic is float32, in the reference's order, never fused: scale rounded to f16, inverse = 1 / scale, code =
 rint(weight * inverse) + zero. One thread encodes one block of rows; the caller runs several blocks at once.
@@ -70,7 +70,7 @@ def read_row(kind: Any, source: int, columns: int, padded: int, row: int) -> boo
     while c < padded:
         write_f32(row + 4 * c, float32(0.0))
         c += 1
-    return total(check) + rest == float32(0.0)  # type: ignore[no-any-return]
+    return total(check) + rest == float32(0.0)
 
 
 @inlined
@@ -92,7 +92,7 @@ def choose_scale(row: int, group: int, bits: int, asymmetric: bool, place: int) 
     write_value(F16, place, scale)
     if read_u16(place) & 0x7FFF == 0:
         write_u16(place, 0)
-    return read_value(F16, place)  # type: ignore[no-any-return]
+    return read_value(F16, place)
 
 
 @inlined
@@ -107,7 +107,7 @@ def group_zero(row: int, group: int, inverse: float, levels: int) -> int:
 
 @inlined
 def encode_row(words: int, row: int, codes: int, lane: int, tile: int) -> bool:
-    """Scales, zero-points and codes (one byte each) of a row of float32, and its error; False where a scale is infinite."""
+    """Scales, zero-points and codes (one byte each) of a row of float32, and its error; False for an infinite scale."""
     padded, group, bits = read_i64(words + PADDED), read_i64(words + GROUP), read_i64(words + BITS)
     asymmetric, sums, levels = read_i64(words + ASYMMETRIC) != 0, read_i64(words + SUMS), (1 << bits) - 1
     wrong = signal = worst = splat_f32(float32(0.0))

@@ -146,7 +146,7 @@ def product(form: Any, codes: Any, zero: Any, tokens: Any, m: int, tile: int, ro
     raise NotImplementedError
 
 
-@overload(product, inline="never")
+@overload(product, strict=False)  # annotations need not be equal
 def _product(form: Any, codes: Any, zero: Any, tokens: Any, m: int, tile: int, row: int, token: int) -> Any:
     chosen = PRODUCTS[form.values[0]]
     return lambda form, codes, zero, tokens, m, tile, row, token: chosen(codes, zero, tokens, m, tile, row, token)

@@ -55,7 +55,8 @@ class _Block:
     """The codes of 16 rows and 32 columns: loads each 64-byte unit once, yields quads of columns."""
 
     def __init__(self, b: Any, bits: int, addresses: tuple[Any, Any]) -> None:
-        self.b, self.addresses, self.units = b, addresses, {}
+        self.b, self.addresses = b, addresses
+        self.units: dict[tuple[int, int], Any] = {}
         self.places = []  # (plane, width, first bit of the code)
         at = 0
         for plane, width in enumerate(PLANES[bits]):

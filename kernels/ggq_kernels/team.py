@@ -100,7 +100,7 @@ def call_op(b: Any, address: Any, row: Any, team: Any) -> None:
 @inlined
 def take(team: int, count: int) -> int:
     """The first of `count` work items that nobody has taken yet."""
-    return fetch_add(team + NEXT, count)  # type: ignore[no-any-return]
+    return fetch_add(team + NEXT, count)
 
 
 @inlined
