@@ -59,7 +59,7 @@ def count(n: int) -> np.ndarray:
 
 
 class Floats:
-    """A float32 buffer as the engine lays it out: rows padded to 128 columns, and spare rows for the last register tile.
+    """A float32 buffer as the engine lays it out: rows padded to 128 columns, spare rows for the last register tile.
 
     Spare rows hold NaN, so that a kernel whose rows are not independent is found out.
 
@@ -147,7 +147,9 @@ def matrix(scheme: Scheme, shape: tuple[int, int], segments: Mapping[str, Any]) 
         scales=at.get("scales", 0),
         zeros=at.get("zeros", 0),
     )
-    return Matrix(scheme, packed, decode_tensor(scheme, shape, segments).astype(np.float64), kept)
+    with np.errstate(invalid="ignore"):  # a matrix of all halves holds signalling NaN
+        weights = decode_tensor(scheme, shape, segments).astype(np.float64)
+    return Matrix(scheme, packed, weights, kept)
 
 
 def coded(scheme: Scheme, codes: np.ndarray, scales: np.ndarray, zeros: np.ndarray | None = None) -> Matrix:
