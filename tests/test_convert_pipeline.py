@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from ggq.convert import blocks
+from ggq.convert import blocks, pipeline
 from ggq.convert.blocks import TensorJob
 from ggq.convert.checkpoint import Checkpoint
 from ggq.convert.convert import convert, plan
@@ -42,10 +43,50 @@ def test_every_tensor_is_what_encoding_it_whole_gives(tmp_path: Path, scheme: st
             assert segments.keys() == expected.keys()
             assert all(np.array_equal(segments[role], expected[role]) for role in segments), name
             error = tensor_error(weights, entry.scheme, expected)
-            assert entry.attributes["max_error"] == error.max_error
-            assert entry.attributes["relative_rmse"] == pytest.approx(error.relative_rmse, rel=1e-12)
-            assert entry.attributes["sqnr_db"] == pytest.approx(error.sqnr_db, rel=1e-12)
+            for key, value in error._asdict().items():
+                assert entry.attributes[key] == float(f"{value:.6g}")
             assert entry.attributes["source_dtype"] == "bf16"
+
+
+@pytest.mark.kernels
+@pytest.mark.parametrize("dtype", ["f32", "f16", "bf16"])
+@pytest.mark.parametrize("scheme", ["q2-g32", "q3z-g64", "q4-g32", "q5-row", "q6z-g32", "q8-g128"])
+def test_the_compiled_encoder_writes_the_same_file(
+    tmp_path: Path, scheme: str, dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tiny(tmp_path / "m", dtype=dtype)
+    convert(source, tmp_path / "plain.ggq", scheme=scheme)
+    called = 0
+    encode = TensorJob._encode
+
+    def counted(*arguments: Any) -> Any:
+        nonlocal called
+        called += 1
+        return encode(*arguments)
+
+    monkeypatch.setattr(TensorJob, "_encode", counted)
+    monkeypatch.setattr(pipeline, "COMPILED_WEIGHTS", 0)
+    convert(source, tmp_path / "compiled.ggq", scheme=scheme, workers=3)
+    assert called > 40
+    assert (tmp_path / "compiled.ggq").read_bytes() == (tmp_path / "plain.ggq").read_bytes()
+
+
+@pytest.mark.kernels
+def test_the_compiled_encoder_leaves_bad_weights_to_the_reference(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "COMPILED_WEIGHTS", 0)
+    source, name = tiny(tmp_path / "m"), "model.layers.1.mlp.up_proj.weight"
+    for bad, message in (
+        (np.nan, "1 of 384 weights are NaN"),
+        (np.inf, "1 of 384 weights are NaN"),
+        (1e7, "too large"),
+    ):
+        weights = numbers(source / "model.safetensors", name).copy()
+        weights[40, 7] = bad
+        replace_tensors(source / "model.safetensors", {name: weights})
+        with pytest.raises(ConvertError, match=f"tensor {name}, rows 32 to 43: .*{message}"):
+            convert(source, tmp_path / "m.ggq", workers=2)
 
 
 def test_matrices_stored_one_after_the_other_are_placed_one_by_one(tmp_path: Path) -> None:

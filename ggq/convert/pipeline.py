@@ -100,8 +100,13 @@ def _write(writer: Writer, job: TensorJob, sums: ErrorSum) -> None:
             "role": plan.role,
             **method,
             "source_dtype": FLOATS[plan.source.dtype],
-            "relative_rmse": error.relative_rmse,
-            "sqnr_db": error.sqnr_db,
-            "max_error": error.max_error,
+            "relative_rmse": _rounded(error.relative_rmse),
+            "sqnr_db": _rounded(error.sqnr_db),
+            "max_error": _rounded(error.max_error),
         },
     )
+
+
+def _rounded(number: float) -> float:
+    """Six digits: those behind depend on the order in which a processor adds, and would change the file's digest."""
+    return float(f"{number:.6g}")
