@@ -5,12 +5,13 @@ from __future__ import annotations
 import ast
 import re
 import shlex
+from pathlib import Path
 
 import pytest
 
 import ggq
 from ggq.cli.main import COMMANDS, main
-from tests.support import ROOT
+from tests.support import DEMO, ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 NAMES = {command.name for command in COMMANDS}
@@ -69,6 +70,31 @@ def test_the_python_names_exist() -> None:
     }
     assert used == {"convert", "load", "open"}
     assert all(callable(getattr(ggq, name)) for name in used)
+
+
+def same(text: str) -> str:
+    """Text without digests: the errors kept in the file are sums, whose last digits may differ between processors."""
+    return re.sub(r"\b[0-9a-f]{64}\b", "DIGEST", text)
+
+
+def test_what_the_tour_shows_is_what_comes_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Sizes of the converted demo, the first lines of the inspection, the generated text."""
+    out, readme = tmp_path / "demo.ggq", same(README)
+    assert main(["convert", str(DEMO), str(out), "--scheme", "q4-g32"]) == 0
+    converted = capsys.readouterr().out.splitlines()
+    for name in ("size", "bits per weight"):
+        (line,) = [line for line in converted if line.startswith(f"{name}  ")]
+        assert f"\n{line}\n" in readme
+    assert main(["inspect", str(out)]) == 0
+    summary = capsys.readouterr().out.split("\n\n")[0].replace(str(out), "demo.ggq")
+    assert same(summary) in readme
+    assert main(["verify", str(out)]) == 0
+    assert same(capsys.readouterr().out.replace(str(out), "demo.ggq")) in readme
+    (block,) = [block for block in blocks("console") if block.startswith("$ ggq run")]
+    command, text = block.split("\n", 1)
+    words = [str(out) if word == "demo.ggq" else word for word in shlex.split(command.removeprefix("$ ggq "))]
+    assert main([*words, "--interpreter", "numpy"]) == 0
+    assert capsys.readouterr().out.rstrip() == text.rstrip()
 
 
 def test_links_lead_somewhere() -> None:

@@ -182,7 +182,7 @@ def _machine(threads: int, interpreter: str) -> dict[str, Any]:
 
 
 def _print(document: dict[str, Any]) -> None:
-    reads = f"{document['read_gb_s']:.1f} GB/s read ({size(document['bytes_per_token'])} a token)"
+    reads = f"{document['read_gb_s']:.3g} GB/s read ({size(document['bytes_per_token'])} a token)"
     if document["bandwidth_gb_s"] is not None:
         reads += f", {document['bandwidth_share']:.0%} of this machine's {document['bandwidth_gb_s']:.1f}"
     versions = ", ".join(f"{name} {number}" for name, number in document["versions"].items())
