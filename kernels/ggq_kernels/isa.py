@@ -36,9 +36,16 @@ from ggq_kernels.simd import (
 from ggq_kernels.simd import call as call_named
 
 
+BEFORE_AVX512 = ("haswell", "broadwell", "skylake", "alderlake", "znver1", "znver2", "znver3", "x86-64-v3")
+"""Processor names that ask for AVX2; Numba lends them the host's features where NUMBA_CPU_FEATURES is not set."""
+
+
 def _target() -> tuple[str, frozenset[str]]:
-    _, cpu, features = cpu_target.target_context.codegen().magic_tuple()
-    return cpu, frozenset(f[1:] for f in features.split(",") if f.startswith("+"))
+    _, cpu, listed = cpu_target.target_context.codegen().magic_tuple()
+    features = {f[1:] for f in listed.split(",") if f.startswith("+")}
+    if cpu in BEFORE_AVX512:
+        features = {f for f in features if not f.startswith("avx512")}
+    return cpu, frozenset(features)
 
 
 llvm.initialize_native_asmparser()
