@@ -35,7 +35,6 @@ from ggq_kernels.simd import (
 )
 from ggq_kernels.simd import call as call_named
 
-
 BEFORE_AVX512 = ("haswell", "broadwell", "skylake", "alderlake", "znver1", "znver2", "znver3", "x86-64-v3")
 """Processor names that ask for AVX2; Numba lends them the host's features where NUMBA_CPU_FEATURES is not set."""
 
