@@ -190,10 +190,13 @@ class Team:
 
     def run(self, tape: np.ndarray, first: int = 0, last: int | None = None) -> None:
         """Run rows of a tape, int64 (n, ROW_BYTES / 8), C-contiguous; returns when all are done."""
+        last = len(tape) if last is None else last
+        if first >= last:  # without a barrier the helpers could miss this tape and walk the next one twice
+            return
         with self._lock:
             if self._process != os.getpid():  # a forked child has none of the helper threads
                 self._start()
-            lead(tape.ctypes.data, first, len(tape) if last is None else last, self.address, self.threads)
+            lead(tape.ctypes.data, first, last, self.address, self.threads)
 
     def close(self) -> None:
         """End the helper threads."""
