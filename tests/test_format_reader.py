@@ -173,6 +173,25 @@ def test_an_unreadable_file(small: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         open_reader(small)
 
 
+def test_a_file_that_is_too_large(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    size = small.stat().st_size
+    monkeypatch.setattr("ggq.format.reader.MAX_FILE_BYTES", size)
+    open_reader(small).close()
+    monkeypatch.setattr("ggq.format.reader.MAX_FILE_BYTES", size - 1)
+    with pytest.raises(FormatError, match=rf"a file of {size} bytes, allowed are {size - 1} \(C-2\)"):
+        open_reader(small)
+
+
+def test_a_disk_that_cannot_be_read(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(descriptor: int) -> os.stat_result:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr("ggq.format.reader.os.fstat", fail)
+    monkeypatch.setattr("ggq.format.reader.open_regular", lambda path: small.open("rb", buffering=0))
+    with pytest.raises(GGQError, match="small.ggq: cannot read: Input/output error"):
+        open_reader(small)
+
+
 def test_opening_imports_little() -> None:
     script = "import sys; import ggq.format; print(sorted(m for m in sys.modules if '.' not in m))"
     modules = run_python("-c", script).stdout
