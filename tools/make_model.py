@@ -2,7 +2,7 @@
 
     python tools/make_model.py OUT --shape 1b
 
-The same arguments give the same bytes. Memory stays at some tens of megabytes whatever the shape.
+The same arguments give the same bytes. Memory stays around a hundred megabytes whatever the shape.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ SHAPES: dict[str, tuple[int, int, int, int, int, int]] = {
 DTYPES = {"bf16": ("BF16", "bfloat16", 2), "f16": ("F16", "float16", 2), "f32": ("F32", "float32", 4)}
 """Safetensors name, torch name, bytes."""
 
-BLOCK = 1 << 22
-"""Weights drawn at once."""
+POOL = 1 << 23
+"""Weights that are drawn; a larger model repeats them from a random place on, since drawing costs more than writing."""
 
 SPREAD = 0.02
 """Standard deviation of the weights."""
@@ -118,20 +118,55 @@ def tensors(sizes: tuple[int, int, int, int, int, int], tied: bool) -> dict[str,
     return found
 
 
+class Noise:
+    """Random numbers of a type, without end: as many as a model has, up to POOL, and then those again.
+
+    Args:
+        seed: What they depend on.
+        dtype: A name of DTYPES.
+        total: How many the model has.
+    """
+
+    def __init__(self, seed: int, dtype: str, total: int) -> None:
+        self.rng, self.dtype, self.place = np.random.default_rng(seed), dtype, 0
+        self.pool = stored(self.draw(min(total, POOL)), dtype)
+
+    def draw(self, count: int) -> NDArray[np.float32]:
+        """Normal numbers around 0."""
+        weights = self.rng.standard_normal(count, dtype=np.float32)
+        weights *= np.float32(SPREAD)
+        return weights
+
+    def write(self, file: BinaryIO, shape: tuple[int, ...]) -> None:
+        """Write a tensor: matrices are normal around 0, norms around 1."""
+        left = prod(shape)
+        if len(shape) == 1:
+            file.write(stored(self.draw(left) + np.float32(1), self.dtype).data)
+            return
+        while left:
+            part = self.pool[self.place : self.place + left]
+            file.write(part.data)
+            left -= part.size
+            self.place += part.size
+            if self.place == self.pool.size:
+                self.place = int(self.rng.integers(self.pool.size // 2))
+
+
 def write_weights(out: Path, shapes: dict[str, tuple[int, ...]], dtype: str, seed: int, shards: int) -> None:
     """Draw the weights and write them to one safetensors file, or to several with an index."""
-    rng = np.random.default_rng(seed)
+    count = sum(map(prod, shapes.values()))
+    noise = Noise(seed, dtype, count)
     parts = split(shapes, shards)
     if len(parts) == 1:
-        write_safetensors(out / "model.safetensors", parts[0], dtype, rng)
+        write_safetensors(out / "model.safetensors", parts[0], dtype, noise)
         return
     places: dict[str, str] = {}
     for number, part in enumerate(parts, 1):
         name = f"model-{number:05}-of-{len(parts):05}.safetensors"
-        write_safetensors(out / name, part, dtype, rng)
+        write_safetensors(out / name, part, dtype, noise)
         places |= dict.fromkeys(part, name)
-    total = sum(map(prod, shapes.values())) * DTYPES[dtype][2]
-    write_json(out / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": places})
+    size = count * DTYPES[dtype][2]
+    write_json(out / "model.safetensors.index.json", {"metadata": {"total_size": size}, "weight_map": places})
 
 
 def split(shapes: dict[str, tuple[int, ...]], shards: int) -> list[dict[str, tuple[int, ...]]]:
@@ -144,7 +179,7 @@ def split(shapes: dict[str, tuple[int, ...]], shards: int) -> list[dict[str, tup
     return [part for part in parts if part]
 
 
-def write_safetensors(path: Path, shapes: dict[str, tuple[int, ...]], dtype: str, rng: np.random.Generator) -> None:
+def write_safetensors(path: Path, shapes: dict[str, tuple[int, ...]], dtype: str, noise: Noise) -> None:
     """One file: the header's length, the header, and the weights as they are drawn."""
     name, _, size = DTYPES[dtype]
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
@@ -157,20 +192,7 @@ def write_safetensors(path: Path, shapes: dict[str, tuple[int, ...]], dtype: str
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for shape in shapes.values():
-            write_tensor(file, shape, dtype, rng)
-
-
-def write_tensor(file: BinaryIO, shape: tuple[int, ...], dtype: str, rng: np.random.Generator) -> None:
-    """Matrices are normal around 0, norms around 1."""
-    left = prod(shape)
-    while left:
-        count = min(left, BLOCK)
-        weights = rng.standard_normal(count, dtype=np.float32)
-        weights *= np.float32(SPREAD)
-        if len(shape) == 1:
-            weights += np.float32(1)
-        file.write(stored(weights, dtype).data)
-        left -= count
+            noise.write(file, shape)
 
 
 def stored(weights: NDArray[np.float32], dtype: str) -> NDArray[Any]:

@@ -108,5 +108,5 @@ def _write(writer: Writer, job: TensorJob, sums: ErrorSum) -> None:
 
 
 def _rounded(number: float) -> float:
-    """Six digits: those behind depend on the order in which a processor adds, and would change the file's digest."""
-    return float(f"{number:.6g}")
+    """Four digits: those far behind depend on the order in which a processor adds, and would change the digest."""
+    return float(f"{number:.4g}")
