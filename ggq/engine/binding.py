@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,10 +25,30 @@ from ggq.engine.tape import (
 )
 from ggq.errors import UnsupportedError
 from ggq.format import Reader
-from ggq.format.scheme import Scheme, round_up
+from ggq.format.scheme import Geometry, Scheme, round_up
 
 if TYPE_CHECKING:
     from ggq_kernels.calls import Heads, Int8Rows, Packed, Rows
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one row of a bound tape does.
+
+    Args:
+        kind: "linear", "quantize", "norm" ...
+        label: What it does it to: the roles of the matrices, the buffer.
+        rows: Rows it goes through: "tokens" or "wanted".
+        weight_bytes: Bytes of weights that it reads, once for the whole batch.
+        operations: Multiplications and additions of its matrices for each row.
+    """
+
+    kind: str
+    label: str
+    rows: str
+    weight_bytes: int = 0
+    operations: int = 0
+
 
 COLUMN_PADDING = 128
 """Buffers' rows are padded to this many columns: the largest activation group."""
@@ -51,6 +72,10 @@ class Weights:
         assert scheme is not None  # whoever made `names` has refused unknown schemes
         return scheme
 
+    def sizes(self, role: str) -> Geometry:
+        """Sizes of a tensor, as given and as stored."""
+        return self.scheme(role).geometry(self._reader.tensors[self._names[role]].shape)
+
     def matrix(self, role: str) -> Packed:
         """A matrix as the kernels see it.
 
@@ -60,7 +85,7 @@ class Weights:
         from ggq_kernels.calls import Packed
 
         entry, scheme = self._reader.tensors[self._names[role]], self.scheme(role)
-        sizes = scheme.geometry(entry.shape)
+        sizes = self.sizes(role)
         addresses = {name: self._address(role, name) for name in entry.segments}
         if scheme.kind == "float":
             values = addresses["values"]
@@ -151,7 +176,7 @@ class Binder:
         self._fresh: set[tuple[str, int, int]] = set()
         self._widths = self._buffer_widths()
         self.rows: list[np.ndarray] = []
-        self.names: list[str] = []
+        self.steps: list[Step] = []
 
     def bind(self) -> np.ndarray:
         """int64 (rows, 32): the whole tape."""
@@ -201,9 +226,9 @@ class Binder:
         self.kept.append(np.array([x], np.float64))
         return int(self.kept[-1].ctypes.data)
 
-    def _emit(self, name: str, row: np.ndarray, *written: Buffer) -> None:
+    def _emit(self, step: Step, row: np.ndarray, *written: Buffer) -> None:
         self.rows.append(row)
-        self.names.append(name)
+        self.steps.append(step)
         stale = {buffer.name for buffer in written}
         self._fresh = {key for key in self._fresh if key[0] not in stale}
 
@@ -213,28 +238,34 @@ class Binder:
     def _embed(self, op: Embed) -> None:
         ids = int(self._batch.ids.ctypes.data)
         row = self._calls.embed_row(self._tokens(op.out), ids, self._weights.matrix(op.table), self.buffer(op.out))
-        self._emit("embed", row, op.out)
+        self._emit(Step("embed", op.table, op.out.rows), row, op.out)
 
     def _norm(self, op: Norm) -> None:
         if op.kind != "rms":
             raise UnsupportedError(f"no kernel for the norm {op.kind!r}")
         weight, epsilon = self._weights.vector(op.weight), self._number(op.epsilon)
         row = self._calls.norm_row(self._tokens(op.out), self.buffer(op.source), self.buffer(op.out), weight, epsilon)
-        self._emit("norm", row, op.out)
+        self._emit(Step("norm", op.weight, op.out.rows), row, op.out)
 
     def _linear(self, op: Linear) -> None:
         matrices = [self._weights.matrix(role) for role in op.weights]
         for kind in dict.fromkeys(m.kind for m in matrices):  # one row for each scheme among them
             mine = [i for i, m in enumerate(matrices) if m.kind == kind]
-            chosen, outs = [matrices[i] for i in mine], [op.outs[i] for i in mine]
+            chosen, outs = [matrices[i] for i in mine], [self.buffer(op.outs[i]) for i in mine]
             biases = [0 if (bias := op.biases[i]) is None else self._weights.vector(bias) for i in mine]
-            table = self._calls.descriptors(chosen, [self.buffer(out) for out in outs], biases)
+            table = self._calls.descriptors(chosen, outs, biases)
             self.kept.append(table)
             scheme = self._weights.scheme(op.weights[mine[0]])
             source = self._source(op.source, scheme, chosen[0].columns)
             tokens = self._tokens(op.source)
             row = self._calls.linear_row(tokens, chosen, table, source, op.add, self._threads)
-            self._emit("linear " + " ".join(op.weights[i] for i in mine), row, *outs)
+            roles = [op.weights[i] for i in mine]
+            self._emit(self._linear_step(roles, op.source.rows), row, *(op.outs[i] for i in mine))
+
+    def _linear_step(self, roles: list[str], rows: str) -> Step:
+        sizes = [self._weights.sizes(role) for role in roles]
+        operations = sum(2 * geometry.rows * geometry.columns for geometry in sizes)
+        return Step("linear", " ".join(roles), rows, sum(geometry.bytes for geometry in sizes), operations)
 
     def _source(self, buffer: Buffer, scheme: Scheme, columns: int) -> Rows | Int8Rows:
         """The buffer itself, or its int8 form, made where it is not up to date."""
@@ -249,7 +280,7 @@ class Binder:
             self._scratch[key] = self._calls.Int8Rows(codes, scales, offsets, columns, group)
         if key not in self._fresh:
             row = self._calls.quantize_row(self._tokens(buffer), self.buffer(buffer), self._scratch[key])
-            self._emit("quantize", row)
+            self._emit(Step("quantize", buffer.name, buffer.rows), row)
             self._fresh.add(key)
         return self._scratch[key]
 
@@ -257,19 +288,21 @@ class Binder:
         table, positions = int(self._batch.rope_table.ctypes.data), int(self._batch.positions.ctypes.data)
         tokens, buffer = self._tokens(op.buffer), self.buffer(op.buffer)
         row = self._calls.rope_row(tokens, buffer, op.heads, self._tape.rope_layout, table, positions)
-        self._emit("rope", row, op.buffer)
+        self._emit(Step("rope", op.buffer.name, op.buffer.rows), row, op.buffer)
 
     def _store(self, op: StoreKV) -> None:
         tokens, positions, tables = self._tokens(op.key), self._batch.positions, self._batch.tables
         key, value, sizes = self.buffer(op.key), self.buffer(op.value), self._heads(op.layer)
         addresses = int(positions.ctypes.data), int(tables.ctypes.data)
-        self._emit("store", self._calls.store_kv_row(self._cache, tokens, key, value, sizes, *addresses))
+        row = self._calls.store_kv_row(self._cache, tokens, key, value, sizes, *addresses)
+        self._emit(Step("store", f"layer {op.layer}", op.key.rows), row)
 
     def _attention(self, op: Attention) -> None:
         scale = self._number(op.scale * math.log2(math.e))
         runs, count = int(self._batch.runs.ctypes.data), self._batch.count("runs")
         query, out, sizes = self.buffer(op.query), self.buffer(op.out), self._heads(op.layer)
-        self._emit("attention", self._calls.attention_row(self._cache, count, runs, query, out, sizes, scale), op.out)
+        row = self._calls.attention_row(self._cache, count, runs, query, out, sizes, scale)
+        self._emit(Step("attention", f"layer {op.layer}", op.query.rows), row, op.out)
 
     def _heads(self, layer: int) -> Heads:
         tape = self._tape
@@ -280,8 +313,10 @@ class Binder:
         if op.activation != "silu":
             raise UnsupportedError(f"no kernel for the activation {op.activation!r}")
         gate, up, out = (self.buffer(b) for b in (op.gate, op.up, op.out))
-        self._emit("gate", self._calls.gate_row(self._tokens(op.out), gate, up, out), op.out)
+        row = self._calls.gate_row(self._tokens(op.out), gate, up, out)
+        self._emit(Step("gate", op.out.name, op.out.rows), row, op.out)
 
     def _select(self, op: Select) -> None:
         rows, source, out = int(self._batch.wanted.ctypes.data), self.buffer(op.source), self.buffer(op.out)
-        self._emit("select", self._calls.select_row(self._batch.count("wanted"), source, out, rows), op.out)
+        row = self._calls.select_row(self._batch.count("wanted"), source, out, rows)
+        self._emit(Step("select", op.out.name, op.out.rows), row, op.out)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 import numpy as np
 
-from ggq.engine.binding import Batch, Binder, Weights
+from ggq.engine.binding import Batch, Binder, Step, Weights
 from ggq.engine.executor import check_runs, pieces, wanted_rows
 from ggq.engine.pages import PagedSequence, PagePool
 from ggq.engine.tape import Run, Tape
@@ -87,11 +88,39 @@ class NumbaExecutor:
         results = [self._forward(part) for part in pieces(runs, rows)]
         return results[0] if len(results) == 1 else np.concatenate(results)
 
+    @property
+    def steps(self) -> list[Step]:
+        """What the rows of the bound tape do, in their order."""
+        return self._binder.steps
+
+    def time_steps(self, runs: Sequence[Run]) -> list[float]:
+        """Append a batch of at most `max_rows` tokens, step by step; the seconds that each took."""
+        check_runs(self.tape, runs, self.length)
+        self._describe(runs)
+        seconds = []
+        for i in range(len(self._tape)):
+            start = time.perf_counter()
+            self._team.run(self._tape, i, i + 1)
+            seconds.append(time.perf_counter() - start)
+        self._appended(runs)
+        return seconds
+
     def close(self) -> None:
         """End the threads."""
         self._team.close()
 
     def _forward(self, runs: Sequence[Run]) -> np.ndarray:
+        wanted = self._describe(runs)
+        self._team.run(self._tape)
+        self._appended(runs)
+        return self._logits(wanted)
+
+    def _appended(self, runs: Sequence[Run]) -> None:
+        for run in runs:
+            self._sequences[run.sequence].length += len(run.tokens)
+
+    def _describe(self, runs: Sequence[Run]) -> int:
+        """Tell the kernels of a batch; the number of wanted rows."""
         batch, first = self._batch, 0
         described = []
         for run in runs:
@@ -108,10 +137,7 @@ class NumbaExecutor:
         batch.wanted[: len(wanted)] = wanted
         batch.runs[: len(runs)] = self._words(described, self.tape.heads // self.tape.kv_heads, self.tape.kv_heads)
         batch.counts[:] = first, len(wanted), len(runs)
-        self._team.run(self._tape)
-        for run in runs:
-            self._sequences[run.sequence].length += len(run.tokens)
-        return self._logits(len(wanted))
+        return len(wanted)
 
     def _logits(self, count: int) -> np.ndarray:
         rows = self._binder.buffer(self.tape.logits)

@@ -1,9 +1,11 @@
-"""A team of threads that walk one tape together: a barrier after each operation, and a counter that hands out its work.
+"""A team of threads that run one tape together: the caller leads, helpers join each operation while it is open.
 
-Each thread runs `walk` with the GIL released, so a token costs one call from Python whatever the depth. The threads
-meet at a barrier that spins briefly, then sleeps in the kernel (futex on Linux, short sleeps elsewhere): an empty
-operation costs under a microsecond, and nobody spins while idle or while more threads than cores want to run. It
-needs no OpenMP, survives fork in a process that has not started it, and who computes what never changes a result.
+The leader opens an operation, takes work from its counter like everybody else, closes it when there is none left, and
+waits only for helpers that had joined. So a helper that the system has put aside costs its help and nothing more:
+where another program takes one of two cores, a barrier of all threads made decoding half as fast as one thread alone.
+Who computes what never changes a result. All of it runs with the GIL released, one call from Python for a token
+whatever the depth; an empty operation costs a fraction of a microsecond. Waiting threads spin briefly, then sleep in
+the kernel (futex on Linux, short sleeps elsewhere). It needs no OpenMP and survives a fork.
 """
 
 from __future__ import annotations
@@ -22,19 +24,20 @@ from numba import types
 from numba.core import cgutils
 
 from ggq_kernels.compiled import compiled, inlined
-from ggq_kernels.simd import I32, I64, call, pointer, primitive, read_i64, write_i64
+from ggq_kernels.simd import I32, I64, call, pointer, primitive, read_i64
 
 # The team's state: int64 words, each on a cache line of its own so that waiting threads do not disturb workers.
-NEXT, ARRIVED, TURN, SLEEPERS = 0, 64, 128, 192
-JOB, JOB_SLEEPERS, JOB_ROWS = 256, 320, 384
-STATE_BYTES = 448
+NEXT = 0  # first work item that nobody has taken
+EPOCH = 64  # odd while an operation is open
+SLEEPERS = 128  # helpers asleep on EPOCH
+ACTIVE = 192  # helpers inside an operation
+LEADER = 256  # 1 while the leader sleeps on ACTIVE
+ROW = 320  # address of the open operation's row, 0 to end
+STATE_BYTES = 384
 ROW_BYTES = 256
 """Bytes of a tape row: the kernel's address, then up to 31 operands, all int64."""
 
-_BARRIER_SPINS, _JOB_SPINS = (
-    4000,
-    20000,
-)  # about 0.1 ms and 0.4 ms: longer than an operation, longer than choosing a token
+_SPINS = 20000  # about 0.4 ms: longer than an operation without work for all, or than choosing a token
 _FUTEX_NUMBER = {"x86_64": 202, "aarch64": 98}
 
 
@@ -104,23 +107,9 @@ def take(team: int, count: int) -> int:
 
 
 @inlined
-def barrier(team: int, threads: int) -> None:
-    """Wait until all threads are here; the last one resets the work counter."""
-    turn = atomic_read(team + TURN)
-    if fetch_add(team + ARRIVED, 1) == threads - 1:
-        atomic_write(team + ARRIVED, 0)
-        atomic_write(team + NEXT, 0)
-        fetch_add(team + TURN, 1)
-        if atomic_read(team + SLEEPERS) > 0:
-            wake_all(team + TURN)
-        return
-    wait_for_change(team + TURN, team + SLEEPERS, turn, _BARRIER_SPINS)
-
-
-@inlined
-def wait_for_change(address: int, sleepers: int, old: int, spins: int) -> None:
-    """Return once the word at an address is no longer `old`: spin, then sleep."""
-    for _ in range(spins):
+def wait_while(address: int, sleepers: int, old: int) -> None:
+    """Return once the word at an address is no longer `old`: spin, then sleep, counted among the sleepers."""
+    for _ in range(_SPINS):
         if atomic_read(address) != old:
             return
         relax()
@@ -131,39 +120,55 @@ def wait_for_change(address: int, sleepers: int, old: int, spins: int) -> None:
 
 
 @inlined
-def walk(tape: int, first: int, last: int, team: int, threads: int) -> None:
-    """Run rows first .. last - 1 of the tape at an address as one thread of the team."""
-    for i in range(first, last):
-        row = tape + i * ROW_BYTES
-        call_op(read_i64(row), row, team)
-        barrier(team, threads)
+def next_epoch(team: int) -> None:
+    """Open or close an operation."""
+    fetch_add(team + EPOCH, 1)
+    if atomic_read(team + SLEEPERS) > 0:
+        wake_all(team + EPOCH)
 
 
-@compiled("void(int64, int64)")
-def serve(team: int, threads: int) -> None:
-    """A helper thread: wait for a tape, walk it with the others, again, until the tape is 0."""
+@compiled("void(int64)")
+def serve(team: int) -> None:
+    """A helper thread: join every operation that is still open when it is seen, until the row is 0."""
     seen = 0
     while True:
-        wait_for_change(team + JOB, team + JOB_SLEEPERS, seen, _JOB_SPINS)
-        seen += 1
-        tape = read_i64(team + JOB_ROWS)
-        if tape == 0:
+        wait_while(team + EPOCH, team + SLEEPERS, seen)
+        seen = atomic_read(team + EPOCH)
+        if seen % 2 == 0:
+            continue
+        fetch_add(team + ACTIVE, 1)
+        row = 0
+        # Either the leader sees this helper when it closes, or the helper sees here that it has closed.
+        if atomic_read(team + EPOCH) == seen:
+            row = atomic_read(team + ROW)
+            if row != 0:
+                call_op(read_i64(row), row, team)
+        else:
+            row = 1
+        if fetch_add(team + ACTIVE, -1) == 1 and atomic_read(team + LEADER) > 0:
+            wake_all(team + ACTIVE)
+        if row == 0:
             return
-        walk(tape, read_i64(team + JOB_ROWS + 8), read_i64(team + JOB_ROWS + 16), team, threads)
 
 
 @compiled("void(int64, int64, int64, int64, int64)")
 def lead(tape: int, first: int, last: int, team: int, threads: int) -> None:
-    """Hand a tape to the helper threads and walk it with them; a tape of 0 ends them."""
-    if threads > 1:
-        write_i64(team + JOB_ROWS, tape)
-        write_i64(team + JOB_ROWS + 8, first)
-        write_i64(team + JOB_ROWS + 16, last)
-        fetch_add(team + JOB, 1)
-        if atomic_read(team + JOB_SLEEPERS) > 0:
-            wake_all(team + JOB)
-    if tape != 0:
-        walk(tape, first, last, team, threads)
+    """Run rows first .. last - 1 of a tape with the helpers; a tape of 0 ends them."""
+    for i in range(first, last):
+        row = tape + i * ROW_BYTES if tape != 0 else 0
+        atomic_write(team + NEXT, 0)
+        atomic_write(team + ROW, row)
+        if threads > 1:
+            next_epoch(team)
+        if row == 0:
+            return  # left open, so that every helper sees it
+        call_op(read_i64(row), row, team)
+        if threads > 1:
+            fetch_add(team + EPOCH, 1)
+            active = atomic_read(team + ACTIVE)
+            while active != 0:
+                wait_while(team + ACTIVE, team + LEADER, active)
+                active = atomic_read(team + ACTIVE)
 
 
 class Team:
@@ -185,7 +190,7 @@ class Team:
         self.address = int(self._state.ctypes.data)
         self._process = os.getpid()
         for i in range(1, self.threads):
-            arguments = (self._state, self.address, self.threads)
+            arguments = (self._state, self.address)
             threading.Thread(target=_help, args=arguments, name=f"ggq-{i}", daemon=True).start()
 
     def run(self, tape: np.ndarray, first: int = 0, last: int | None = None) -> None:
@@ -202,12 +207,12 @@ class Team:
         """End the helper threads."""
         with self._lock:
             if self.threads > 1 and self._process == os.getpid():
-                lead(0, 0, 0, self.address, self.threads)
+                lead(0, 0, 1, self.address, self.threads)
             self.threads = 1
 
 
-def _help(state: np.ndarray, address: int, threads: int) -> None:
-    serve(address, threads)  # holding `state` keeps the memory alive until this thread ends
+def _help(state: np.ndarray, address: int) -> None:
+    serve(address)  # holding `state` keeps the memory alive until this thread ends
 
 
 _TEAMS: weakref.WeakSet[Team] = weakref.WeakSet()
