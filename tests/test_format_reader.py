@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from ggq.errors import FormatError, GGQError, UnsupportedError, UsageError
-from ggq.format import Writer, open_reader
+from ggq.format import Reader, Writer, open_reader
 from ggq.format.index import parse_index
 from ggq.format.values import LazyArray
 from tests.format_files import FLOAT, TENSORS, data_of, write_small
@@ -183,11 +183,10 @@ def test_a_file_that_is_too_large(small: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_disk_that_cannot_be_read(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(descriptor: int) -> os.stat_result:
+    def fail(reader: Reader, offset: int, buffer: memoryview) -> None:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    monkeypatch.setattr("ggq.format.reader.os.fstat", fail)
-    monkeypatch.setattr("ggq.format.reader.open_regular", lambda path: small.open("rb", buffering=0))
+    monkeypatch.setattr(Reader, "read_into", fail)
     with pytest.raises(GGQError, match="small.ggq: cannot read: Input/output error"):
         open_reader(small)
 
