@@ -92,20 +92,20 @@ def _add_quad(b: Any, words: list[Any] | None, u8: Any, x: Any, m: int) -> list[
     one core. pmaddubsw saturates beyond 2**15, which `_safe_words` keeps away from.
     """
     count, lines = 2 * m, []
-    low, high, address = (f"${count + 3 + k}" for k in range(3))
-    spread, first, second = (f"${count + k}" for k in range(3))
+    low, high, address = (f"${count + 2 + k}" for k in range(3))
+    spread, first = (f"${count + k}" for k in range(2))
     for i in range(m):
         lines.append(f"vpbroadcastd {4 * i}({address}), {spread}")
         if words is None:
             lines += [f"vpmaddubsw {spread}, {low}, ${2 * i}", f"vpmaddubsw {spread}, {high}, ${2 * i + 1}"]
         else:
-            lines += [f"vpmaddubsw {spread}, {low}, {first}", f"vpmaddubsw {spread}, {high}, {second}"]
-            lines += [f"vpaddw {first}, ${2 * i}, ${2 * i}", f"vpaddw {second}, ${2 * i + 1}, ${2 * i + 1}"]
+            lines += [f"vpmaddubsw {spread}, {low}, {first}", f"vpmaddubsw {spread}, {high}, {spread}"]
+            lines += [f"vpaddw {first}, ${2 * i}, ${2 * i}", f"vpaddw {spread}, ${2 * i + 1}, ${2 * i + 1}"]
     halves = [pick(b, u8, range(32)), pick(b, u8, range(32, 64))]
     tied = words or []
-    result = ir.LiteralStructType([_HALF_WORDS] * (count + 3))
+    result = ir.LiteralStructType([_HALF_WORDS] * (count + 2))
     kind = ir.FunctionType(result, [v.type for v in halves] + [x.type] + [_HALF_WORDS] * len(tied))
-    constraints = ["=&x"] * (count + 3) + ["x", "x", "r"] + [str(k) for k in range(len(tied))]
+    constraints = ["=&x"] * (count + 2) + ["x", "x", "r"] + [str(k) for k in range(len(tied))]
     out = b.asm(kind, "\n".join(lines), ",".join(constraints), [*halves, x, *tied], False)
     return [b.extract_value(out, k) for k in range(count)]
 
