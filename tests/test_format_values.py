@@ -94,6 +94,15 @@ def test_what_has_no_place_is_refused(value: Any, message: str) -> None:
     assert str(caught.value).startswith("metadata x: ")
 
 
+@pytest.mark.parametrize("value", ["abcdef", b"abcdef", ["abc", "def"], [b"", b"abcdef"]])
+def test_strings_that_no_index_can_hold(value: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ggq.format.values.MAX_INDEX_BYTES", 6)
+    assert there_and_back(value) == value
+    monkeypatch.setattr("ggq.format.values.MAX_INDEX_BYTES", 5)
+    with pytest.raises(FormatError, match=r"metadata x: 6 bytes of strings, an index has at most 5 \(C-21\)"):
+        encode_value(value, "metadata x")
+
+
 def test_a_lazy_array_is_a_sequence() -> None:
     raw = encode_value(["a", "", "\u00e9\u20ac", "d"], "x")
     words = decode_value(raw, 0)

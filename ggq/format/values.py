@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ggq.format.cursor import Cursor, refuse
+from ggq.format.layout import MAX_INDEX_BYTES
 
 Scalar = bool | int | float | str | bytes
 Value = Scalar | Sequence[Any]
@@ -92,6 +93,7 @@ def encode_value(value: Value | npt.NDArray[Any], where: str) -> bytes:
     kind = scalar_kind(value, where)
     if kind in (STRING, BYTES):
         data = _to_bytes(value, where)
+        _check_size(len(data), where)
         return pack("<BI", kind, len(data)) + data
     return pack("<B", kind) + encode_elements([value], kind, where)
 
@@ -134,10 +136,14 @@ def encode_elements(items: Sequence[Any], kind: int, where: str) -> bytes:
         return np.array(items, dtype=_NUMBERS[kind]).tobytes()
     parts = [_to_bytes(item, where) for item in items]
     ends = np.cumsum([len(part) for part in parts], dtype=np.int64)
-    if len(ends) and int(ends[-1]) >= 1 << 32:
-        raise refuse("C-21", "an array of strings is larger than an index may be", where)
+    _check_size(int(ends[-1]) if len(ends) else 0, where)
     blob = b"".join(parts)
     return pack("<I", len(blob)) + ends.astype("<u4").tobytes() + blob
+
+
+def _check_size(size: int, where: str) -> None:
+    if size > MAX_INDEX_BYTES:  # so it fits the field of four bytes too
+        raise refuse("C-21", f"{size} bytes of strings, an index has at most {MAX_INDEX_BYTES}", where)
 
 
 def _to_bytes(item: Any, where: str) -> bytes:
