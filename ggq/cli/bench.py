@@ -94,7 +94,8 @@ class Work(NamedTuple):
 
     Args:
         body: Weights of the matrices that every token of a prompt meets.
-        head: Weights of the output matrix, which only the last token meets.
+        head: Weights of the matrices that only the last token meets: the output, and all of the last layer that comes
+            after its attention.
         bytes: Bytes of the tensors that one decoded token reads.
     """
 
@@ -144,8 +145,11 @@ def work(reader: Reader) -> Work:
     tied = "output.weight" not in by_role
     head = by_role.pop("embedding.weight") if tied else by_role.pop("output.weight")
     by_role.pop("embedding.weight", None)  # when it is not the output, only one row of it is read
-    body = sum(prod(tensor.shape) for tensor in by_role.values() if len(tensor.shape) > 1)
-    return Work(body, prod(head.shape), sum(map(_bytes, [head, *by_role.values()])))
+    weights = {role: prod(tensor.shape) for role, tensor in by_role.items() if len(tensor.shape) > 1}
+    last = f"layers.{max(int(role.split('.')[1]) for role in weights)}."
+    late = sum(count for role, count in weights.items() if role.startswith((f"{last}attention.o.", f"{last}mlp.")))
+    traffic = sum(map(_bytes, [head, *by_role.values()]))
+    return Work(sum(weights.values()) - late, prod(head.shape) + late, traffic)
 
 
 def _bytes(tensor: TensorEntry) -> int:

@@ -51,7 +51,7 @@ class PagePool:
     def _page(self) -> int:
         if not self._free:
             count = max(1, min(8, len(self._chunks)))
-            # Zeroed, because masked positions are multiplied by zero, and zero times the NaN of stale memory is not zero.
+            # Zeroed: masked positions weigh nothing, but nothing times the NaN of stale memory is NaN.
             chunk = np.zeros(count * self.page_bytes + ALIGNMENT, np.uint8)
             self._chunks.append(chunk)
             first = chunk.ctypes.data + -chunk.ctypes.data % ALIGNMENT

@@ -64,14 +64,15 @@ def _best(team: Team, tape: np.ndarray, repeat: int) -> float:
     return min(seconds)
 
 
-def read_bandwidth(threads: int | None = None, repeat: int = 5, size: int = BUFFER_BYTES) -> float:
+def read_bandwidth(threads: int | None = None, repeat: int = 5, size: int | None = None) -> float:
     """GB/s at which so many threads together read memory: the best of some passes over a buffer beyond every cache.
 
     Args:
         threads: All cores unless told.
         repeat: Passes.
-        size: Bytes of the buffer.
+        size: Bytes of the buffer, BUFFER_BYTES unless told.
     """
+    size = size or BUFFER_BYTES
     team, buffer, out = Team(threads), aligned_zeros(size), np.zeros(16, np.float32)
     buffer[::4096] = 1  # pages of the kernel's one zero page would be read from cache
     operands = {SOURCE: buffer.ctypes.data, SIZE: size, OUT: out.ctypes.data}
