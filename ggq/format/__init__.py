@@ -1,10 +1,14 @@
 """The container: layout constants, metadata codec, reader, writer."""
 
-from ggq.format.edit import edit_metadata, repack
+from typing import TYPE_CHECKING, Any
+
 from ggq.format.reader import Asset, Reader, Segment, TensorEntry, open_reader
 from ggq.format.scheme import Scheme
 from ggq.format.verify import Problem
-from ggq.format.writer import Writer
+
+if TYPE_CHECKING:
+    from ggq.format.edit import edit_metadata, repack
+    from ggq.format.writer import Writer
 
 __all__ = [
     "Asset",
@@ -18,3 +22,16 @@ __all__ = [
     "open_reader",
     "repack",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """What writes is imported when it is asked for: a command that only looks starts sooner without it."""
+    if name == "Writer":
+        from ggq.format.writer import Writer
+
+        return Writer
+    if name in ("edit_metadata", "repack"):
+        from ggq.format import edit
+
+        return getattr(edit, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
