@@ -1,4 +1,4 @@
-"""Rounding to int8, norms, RoPE, gates, gathering of rows: bit for bit where the arithmetic is fixed, else within float32 rounding."""
+"""Rounding to int8, norms, RoPE, gates, gathering of rows: bit for bit, or within what float32 rounding allows."""
 
 from __future__ import annotations
 
@@ -99,8 +99,9 @@ def test_int8_rounding_on_two_threads() -> None:
 
 @pytest.mark.parametrize("width", [16, 64, 172, 2048])
 def test_rms_norm_is_within_float32_rounding(width: int) -> None:
-    """Each of 16 lanes adds width / 16 squares, each rounded at most twice, and 4 more additions join the lanes: the mean, all
-    terms positive, is off by gamma(width / 16 + 5), its root by half that; then the factor and two products are rounded."""
+    """Each of 16 lanes adds width / 16 squares, rounded at most twice each, and 4 additions join the lanes: the mean
+    of what is positive is off by gamma(width / 16 + 5), its root by half that; the factor and two products are
+    rounded."""
     rng = np.random.default_rng(width)
     for scale in (1e-4, 1.0, 1e4):
         x, epsilon = (rng.standard_normal((5, width)) * scale).astype(np.float32), np.array([1e-5])
@@ -169,7 +170,7 @@ def exp2_of(row, team):  # type: ignore[no-untyped-def]
 
 @pytest.mark.parametrize("width", [172, PIECE + 40])
 def test_silu_gate_is_within_float32_rounding(width: int) -> None:
-    """e**-g = 2**t: t carries two roundings (the constant's and the product's), 3e-7 is exp2's own; five more roundings follow.
+    """e**-g = 2**t: t has two roundings (the constant's and the product's), 3e-7 is exp2's own, five more follow.
 
     Where e**-g would pass 2**126 it is held there: the result is at most |g * up| * 2**-126 then, and wrong by no more.
     """

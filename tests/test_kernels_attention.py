@@ -21,9 +21,9 @@ EXP2 = 3e-7
 
 
 class Layers:
-    """A cache of `layers` layers, of which each test reads and writes one; keeps what was stored for the expectation."""
+    """A cache of some layers, with what was stored in the layer at hand as float64."""
 
-    def __init__(self, kind: str, heads: int, kv_heads: int, dim: int, layers: int = 1, stale: float = 0.0) -> None:
+    def __init__(self, kind: str, heads: int, kv_heads: int, dim: int, layers: int = 1) -> None:
         self.kind, self.heads, self.kv_heads, self.dim, self.layers = kind, heads, kv_heads, dim, layers
         self.pool = PagePool(layers * calls.layer_bytes(kind, kv_heads, dim), PAGE)
         self.sequences: list[PagedSequence] = []
@@ -86,18 +86,18 @@ class Layers:
     def bound(self, q: np.ndarray, k: np.ndarray, v: np.ndarray, weights: np.ndarray, later: np.ndarray) -> np.ndarray:
         """How far float32 may be off.
 
-        A score in units of log2 is off by gamma(dim + 3) of its terms: query times scale (both rounded), products, sums. From that
-        the peak is subtracted, one rounding of a difference of at most twice the largest score. A weight is off by ln 2 times
-        that, by EXP2, and by one such factor and its product for each page that moved the peak. Sums of weights and of weighted
-        values add a rounding for each position, the rest is a product and a quotient. Numerator and denominator both have it.
-        A weight is never below 2**-126, however small it should be.
+        A score in units of log2 is off by gamma(dim + 3) of its terms: query times scale (both rounded), products,
+        sums. The peak is subtracted, one rounding of a difference of at most twice the largest score; its own error
+        cancels. A weight is off by ln 2 times that, by EXP2, and by one such factor and its product for each page
+        that moved the peak. Sums of weights and of weighted values add a rounding for each position, a product and a
+        quotient follow. Numerator and denominator both have it. A weight is never below 2**-126, however small it
+        should be.
         """
         terms = np.abs(q) @ np.abs(k).T * self.scale * math.log2(math.e)
         terms = np.where(later, 0, terms).max(axis=1)
         scores = terms * gamma(self.dim + 3) + 2 * terms * UNIT
         pages = -(-len(k) // PAGE)
-        peak = 2 * scores  # the peak that all weights are relative to is a score too
-        weight = np.log(2) * (scores + peak) * 1.01 + EXP2 + pages * (np.log(2) * 4 * terms * UNIT + EXP2 + UNIT)
+        weight = np.log(2) * scores * 1.01 + EXP2 + pages * (np.log(2) * 4 * terms * UNIT + EXP2 + UNIT)
         relative = 2 * weight + 2 * gamma(len(k) + pages + 3)
         return np.asarray(relative[:, None] * (weights @ np.abs(v)) + len(k) * 2.0**-125 * np.abs(v).max())
 

@@ -94,10 +94,11 @@ import llvmlite.binding as llvm
 from ggq_kernels import attention, linear
 from ggq_kernels.isa import ISA
 found = {}
-for op in (linear.linear_q4_int8, linear.linear_q6z_int8, attention.store_kv_f16):
+for op in (linear.linear_q6z_int8, attention.store_kv_f16):
     assert op.address
     text = op._made._library.get_asm_str()
-    named = set(re.findall(r"\\$([A-Za-z_][\\w.$]*)", text)) | set(re.findall(r"\\bcallq?\\s+([A-Za-z_][\\w.$]*)", text))
+    named = set(re.findall(r"\\$([A-Za-z_][\\w.$]*)", text))
+    named |= set(re.findall(r"\\bcallq?\\s+([A-Za-z_][\\w.$]*)", text))
     defined = set(re.findall(r"^([A-Za-z_.][\\w.$]*):", text, re.M))
     missing = [n for n in named - defined if not llvm.address_of_symbol(n)]
     products = re.findall(r"vpdpbusd\\s[^\\n]*%zmm", text)
@@ -108,10 +109,11 @@ print(json.dumps([ISA, found]))
 
 @pytest.mark.skipif(ISA == "avx512-vnni", reason="the other tests run this code")
 @pytest.mark.skipif(not {"64bit", "sse2"} & FEATURES and CPU != "generic", reason="this machine is no x86")
-def test_code_for_avx512_uses_its_integer_product_and_no_missing_function() -> None:
-    """It is compiled and not run: for each tile of tokens and each quad of columns there must be one vpdpbusd."""
+def test_code_for_avx512_uses_its_integer_product_and_no_missing_function(tmp_path: Path) -> None:
+    """It is compiled (Numba shows no code that it has loaded), not run: one vpdpbusd for each quad of columns."""
     features = "+avx,+avx2,+fma,+f16c,+avx512f,+avx512bw,+avx512dq,+avx512vl,+avx512vnni"
-    isa, found = python(ASSEMBLY, NUMBA_CPU_NAME="znver4", NUMBA_CPU_FEATURES=features)
+    target = {"NUMBA_CPU_NAME": "znver4", "NUMBA_CPU_FEATURES": features, "NUMBA_CACHE_DIR": str(tmp_path)}
+    isa, found = python(ASSEMBLY, **target)
     assert isa == "avx512-vnni"
     for name, (missing, products, converts) in found.items():
         assert missing == [], name

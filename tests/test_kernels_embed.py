@@ -80,7 +80,7 @@ def test_every_bfloat16_is_read_exactly() -> None:
 
 
 def numbers_around_halves() -> np.ndarray:
-    """float32: every finite half, the tie above each, the neighbours of the tie, and what lies beyond the largest half."""
+    """float32: every half from 0 up, the tie above each, the neighbours of the tie, and what lies beyond."""
     finite = ALL_HALVES[:0x7C00].astype(np.float64)  # 0 to 65504 in order
     above = np.append(finite[1:], 65536.0)
     ties = ((finite + above) / 2).astype(np.float32)

@@ -1,7 +1,7 @@
 """Matrix products on packed codes: exact where every number is a whole one, else within what float32 rounding allows.
 
-A sum of n float32 terms, each with k roundings of its own, is off by at most gamma(n - 1 + k) * sum of |terms| in any order
-of the additions (`kernel_support.gamma`).
+A sum of n float32 terms, with k roundings each, is off by at most gamma(n - 1 + k) * sum of |terms| in any order of the
+additions (`kernel_support.gamma`).
 """
 
 from __future__ import annotations
@@ -166,7 +166,7 @@ def test_int8_products_are_within_float32_sums_of_groups(name: str) -> None:
 
 @pytest.mark.parametrize("name", [*QUANTIZED, *WHOLE])
 def test_float32_products_are_within_float32_sums(name: str) -> None:
-    """A product, its scale, each addition of a column and of a group are rounded once; then come bias and what was there."""
+    """A product, its scale, each addition of a column and of a group are rounded once; so is the bias."""
     scheme, rng = parse_scheme(name), np.random.default_rng(list(name.encode()))
     matrices = [random_matrix(rng, scheme, rows, 172) for rows in (37, 16)]
     biases = [None, rng.standard_normal(16).astype(np.float32)]
