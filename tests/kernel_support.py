@@ -100,8 +100,8 @@ class Int8:
         self.tokens, self.columns, self.group = tokens, columns, group
         self.codes = aligned_zeros(rows * columns).view(np.int8)
         self.scales, self.offsets = (aligned_zeros(rows * columns // group * 4).view(np.float32) for _ in range(2))
-        addresses = (address(a) for a in (self.codes, self.scales, self.offsets))
-        self.rows = calls.Int8Rows(*addresses, columns, group)
+        at = [address(a) for a in (self.codes, self.scales, self.offsets)]
+        self.rows = calls.Int8Rows(at[0], at[1], at[2], columns, group)
 
     def tiles(self, width: int) -> list[tuple[int, int]]:
         """First token and tokens of each tile of at most `width`; a last single token stands alone."""
@@ -200,7 +200,8 @@ def product(
         out.values[:] = before
     padded = [None if b is None else np.pad(b, (0, -len(b) % 16)) for b in biases or [None] * len(matrices)]
     table = calls.descriptors(packed, [o.rows for o in outs], [0 if b is None else address(b) for b in padded])
-    rows, form = [], source.rows
+    form: calls.Rows | calls.Int8Rows = source.rows
+    rows = []
     if int8:
         rounded = Int8(n, packed[0].columns, activation_group(matrices[0].scheme))
         rows.append(calls.quantize_row(address(tokens), source.rows, rounded.rows))

@@ -161,7 +161,7 @@ def test_exp2_is_within_what_it_promises() -> None:
 
 
 @op
-def exp2_of(row, team):  # type: ignore[no-untyped-def]
+def exp2_of(row, team):
     """out = 2**x for x <= 0"""
     n, source, out = read_i64(row + 8), read_i64(row + 16), read_i64(row + 24)
     for i in range(0, n, 16):

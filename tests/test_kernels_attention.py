@@ -42,7 +42,10 @@ class Layers:
     ) -> list[np.ndarray]:
         """Store keys and values of (sequence, queries, keys, values), each float32 (tokens, heads * dim); attend."""
         q, k, v = (np.concatenate([run[i] for run in batch]) for i in (1, 2, 3))
-        n, first, runs, tables, positions = len(q), 0, [], [], []
+        n, first = len(q), 0
+        runs: list[tuple[int, int, int, int]] = []
+        tables: list[int] = []
+        positions: list[int] = []
         for sequence, queries, keys, values in batch:
             paged, tokens = self.sequences[sequence], len(queries)
             self.pool.reserve(paged, paged.length + tokens)
@@ -56,10 +59,10 @@ class Layers:
         query, key, value, out = Floats(q), Floats(k), Floats(v), output(n, q.shape[1])
         sizes = calls.Heads(self.heads, self.kv_heads, self.dim, layer * self.pool.page_bytes // self.layers)
         words = calls.run_words(runs, self.heads // self.kv_heads, self.kv_heads)
-        scale, tokens, run_count = np.array([self.scale * math.log2(math.e)]), count(n), count(len(runs))
+        scale, rows_count, run_count = np.array([self.scale * math.log2(math.e)]), count(n), count(len(runs))
         of_token = np.array(positions, np.int64), np.array(tables, np.int64)
         store_row = calls.store_kv_row(
-            self.kind, address(tokens), key.rows, value.rows, sizes, address(of_token[0]), address(of_token[1])
+            self.kind, address(rows_count), key.rows, value.rows, sizes, address(of_token[0]), address(of_token[1])
         )
         rows = calls.attention_row(
             self.kind, address(run_count), address(words), query.rows, out.rows, sizes, address(scale)

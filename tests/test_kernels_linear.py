@@ -157,7 +157,7 @@ def test_int8_products_are_within_float32_sums_of_groups(name: str) -> None:
         for add_to in (None, before):
             got = product(matrices, x, int8=True, biases=biases, add_to=add_to)
             for i, (m, result) in enumerate(zip(matrices, got)):
-                bias = np.zeros(1) if biases[i] is None else biases[i]
+                bias = np.zeros(1) if (given := biases[i]) is None else given
                 base = np.zeros(1) if add_to is None else before[i]
                 expected = round_activations(x, activation_group(scheme)) @ m.weights.T + bias + base
                 bound = gamma(2 * groups + 4) * (int8_terms(m, x) + np.abs(bias) + np.abs(base))
@@ -176,7 +176,7 @@ def test_float32_products_are_within_float32_sums(name: str) -> None:
         for add_to in (None, before):
             got = product(matrices, x, int8=False, biases=biases, add_to=add_to)
             for i, (m, result) in enumerate(zip(matrices, got)):
-                bias = np.zeros(1) if biases[i] is None else biases[i]
+                bias = np.zeros(1) if (given := biases[i]) is None else given
                 base = np.zeros(1) if add_to is None else before[i]
                 expected = x.astype(np.float64) @ m.weights.T + bias + base
                 terms = np.abs(x).astype(np.float64) @ np.abs(m.weights.T) + np.abs(bias) + np.abs(base)

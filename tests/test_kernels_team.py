@@ -39,14 +39,14 @@ def pair() -> Iterator[Team]:
 
 
 @op
-def add_items(row, team):  # type: ignore[no-untyped-def]
+def add_items(row, team):
     """Add 1 to the word at ADDED for each of ITEMS items that this thread takes."""
     while take(team, 1) < read_i64(row + ITEMS):
         fetch_add(read_i64(row + ADDED), 1)
 
 
 @op
-def double(row, team):  # type: ignore[no-untyped-def]
+def double(row, team):
     """Double the word at ADDED, once."""
     if take(team, 1) == 0:
         word = read_i64(row + ADDED)
