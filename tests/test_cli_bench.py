@@ -67,6 +67,9 @@ class Recorder:
     def length(self, sequence: int) -> int:
         return 0
 
+    def close(self) -> None:
+        pass
+
     def forward(self, runs: Sequence[Run]) -> np.ndarray:
         (run,) = runs
         assert run.sequence in self.open

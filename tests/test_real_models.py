@@ -14,7 +14,6 @@ from ggq.format import open_reader
 from ggq.quant import SCHEMES
 from tests.support import shared
 
-
 FLOAT32_DRIFT = 5e-6
 """How far float32 moves logits, relative to the largest: see tests/test_engine_numba.py."""
 

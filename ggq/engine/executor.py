@@ -38,6 +38,10 @@ class Executor(Protocol):
         """
         ...
 
+    def close(self) -> None:
+        """Let go of threads; nothing is run after that."""
+        ...
+
 
 def check_runs(tape: Tape, runs: Sequence[Run], length: Callable[[int], int]) -> None:
     """Refuse a batch that cannot be run.

@@ -209,7 +209,8 @@ class Model:
             self.executor.close_sequence(sequence)
 
     def close(self) -> None:
-        """Let go of the file."""
+        """End the executor's threads and let go of the file."""
+        self.executor.close()
         self.reader.close()
 
     def __enter__(self) -> Model:

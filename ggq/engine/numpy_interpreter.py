@@ -82,6 +82,9 @@ class NumpyExecutor:
         """Tokens that a sequence holds."""
         return self._sequence(sequence).length
 
+    def close(self) -> None:
+        """There is nothing to let go of."""
+
     def forward(self, runs: Sequence[Run]) -> np.ndarray:
         """See `Executor.forward`."""
         check_runs(self.tape, runs, self.length)

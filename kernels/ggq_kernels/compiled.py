@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -37,8 +38,15 @@ def _digest() -> str:
 
 
 def cache_folder() -> Path:
-    """Where this version's machine code lies: in NUMBA_CACHE_DIR where that is set, else in the user's cache folder."""
-    return Path(os.environ.get("NUMBA_CACHE_DIR") or user_cache_dir("ggq")) / f"kernels-{_digest()}"
+    """Where this version's machine code lies: in NUMBA_CACHE_DIR where that is set, else in the user's cache folder,
+    else (where nothing can be written there) in a new temporary folder that nobody else can write to."""
+    folder = Path(os.environ.get("NUMBA_CACHE_DIR") or user_cache_dir("ggq")) / f"kernels-{_digest()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        writable = os.access(folder, os.W_OK | os.X_OK)
+    except OSError:
+        writable = False
+    return folder if writable else Path(tempfile.mkdtemp(prefix="ggq-kernels-"))
 
 
 _FOLDER = cache_folder()

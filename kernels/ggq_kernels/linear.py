@@ -7,8 +7,9 @@ Activations come from activations.py in tiles of TOKENS tokens (a last single to
 activations the codes are converted in registers instead. A thread takes a few tiles of 16 rows at a time and computes
 them for all tokens, in blocks of tokens that stay in its second-level cache.
 
-Error bound, in float64 terms: int8 sums are exact; each group adds two roundings of float32 to a total over at most
-columns / group groups, so |error| <= (groups + 4) * 2**-24 * sum of |terms| (tests/test_kernels_linear.py).
+Error bound: int8 sums are exact. Each of the columns / x_group activation groups adds two products and two sums of
+float32 to a total, so |error| <= gamma(2 * groups + 4) * sum of |terms|, gamma(n) = n u / (1 - n u), u = 2**-24
+(tests/test_kernels_linear.py).
 """
 
 from __future__ import annotations

@@ -10,7 +10,6 @@ the kernel (futex on Linux, short sleeps elsewhere). It needs no OpenMP and surv
 
 from __future__ import annotations
 
-import atexit
 import os
 import platform
 import sys
@@ -183,7 +182,6 @@ class Team:
         self.threads = max(1, min(threads or cores, cores))
         self._lock = threading.Lock()
         self._start()
-        _TEAMS.add(self)
 
     def _start(self) -> None:
         self._state = aligned_zeros(STATE_BYTES)
@@ -192,11 +190,13 @@ class Team:
         for i in range(1, self.threads):
             arguments = (self._state, self.address)
             threading.Thread(target=_help, args=arguments, name=f"ggq-{i}", daemon=True).start()
+        # Also when nobody calls `close`: when the team is collected, and before the interpreter ends.
+        self._finish = weakref.finalize(self, _end, self._state, self.threads, self._process)
 
     def run(self, tape: np.ndarray, first: int = 0, last: int | None = None) -> None:
         """Run rows of a tape, int64 (n, ROW_BYTES / 8), C-contiguous; returns when all are done."""
         last = len(tape) if last is None else last
-        if first >= last:  # without a barrier the helpers could miss this tape and walk the next one twice
+        if first >= last:
             return
         with self._lock:
             if self._process != os.getpid():  # a forked child has none of the helper threads
@@ -204,10 +204,9 @@ class Team:
             lead(tape.ctypes.data, first, last, self.address, self.threads)
 
     def close(self) -> None:
-        """End the helper threads."""
+        """End the helper threads; what is run later is run by the caller alone."""
         with self._lock:
-            if self.threads > 1 and self._process == os.getpid():
-                lead(0, 0, 1, self.address, self.threads)
+            self._finish()
             self.threads = 1
 
 
@@ -215,13 +214,9 @@ def _help(state: np.ndarray, address: int) -> None:
     serve(address)  # holding `state` keeps the memory alive until this thread ends
 
 
-_TEAMS: weakref.WeakSet[Team] = weakref.WeakSet()
-
-
-@atexit.register
-def _close_all() -> None:
-    for team in list(_TEAMS):
-        team.close()
+def _end(state: np.ndarray, threads: int, process: int) -> None:
+    if threads > 1 and process == os.getpid():
+        lead(0, 0, 1, state.ctypes.data, threads)
 
 
 def available_cores() -> int:
