@@ -5,7 +5,6 @@ from __future__ import annotations
 import faulthandler
 import os
 import threading
-import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -14,7 +13,7 @@ import pytest
 from ggq_kernels import calls
 from ggq_kernels.compiled import op
 from ggq_kernels.simd import read_i64, write_i64
-from ggq_kernels.team import Team, aligned_zeros, available_cores, fetch_add, take
+from ggq_kernels.team import SLEEPERS, Team, aligned_zeros, available_cores, fetch_add, take
 from tests.kernel_support import Floats, address, count, output
 from tests.support import run_python
 
@@ -103,13 +102,16 @@ def test_a_tape_without_rows_is_no_tape(pair: Team) -> None:
         assert word[0] == i
 
 
-def test_an_idle_team_uses_no_time(pair: Team) -> None:
+def test_an_idle_team_sleeps(pair: Team) -> None:
+    """Helpers spin for a moment, then sleep in the kernel until the next tape wakes them."""
     word = np.zeros(1, np.int64)
     pair.run(tape(word, 1))
-    threading.Event().wait(0.05)  # longer than the helpers spin
-    before = time.process_time()
-    threading.Event().wait(0.1)
-    assert time.process_time() - before < 0.03
+    sleepers = pair._state[SLEEPERS : SLEEPERS + 8].view(np.int64)
+    for _ in range(1000):
+        if sleepers[0] == pair.threads - 1:
+            break
+        threading.Event().wait(0.01)
+    assert sleepers[0] == pair.threads - 1
     pair.run(tape(word, 1))
     assert word[0] == 2
 
@@ -170,7 +172,7 @@ def test_one_team_in_two_python_threads_at_once(pair: Team) -> None:
 SETUP = """
 import os, signal
 import numpy as np
-from ggq_kernels.team import Team
+from ggq_kernels.team import SLEEPERS, Team
 from tests.test_kernels_team import tape
 word = np.zeros(1, np.int64)
 team = Team(2)
