@@ -41,7 +41,8 @@ def feed(count, step):
     start = time.perf_counter()
     for i in range(0, count, step):
         part = ids[i:i + step]
-        if L.llama_decode(context, L.llama_batch_get_one((L.llama_token * len(part))(*part), len(part))):
+        array = (L.llama_token * len(part))(*part)  # must outlive the call
+        if L.llama_decode(context, L.llama_batch_get_one(array, len(part))):
             raise SystemExit("llama_decode failed")
         L.llama_get_logits_ith(context, -1)
     return count / (time.perf_counter() - start)
