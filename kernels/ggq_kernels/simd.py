@@ -484,3 +484,11 @@ def clip_i32(b: Any, v: Any, high: Any) -> Any:
     low, top = constant(I32x16.ir, 0), splat(b, I32x16.ir, b.trunc(high, I32))
     v = b.select(b.icmp_signed("<", v, low), low, v)
     return b.select(b.icmp_signed(">", v, top), top, v)
+
+
+@primitive(types.void, types.int64)
+def prefetch(b: Any, address: Any) -> None:
+    """Ask for the cache line at an address, which need not exist."""
+    kind = ir.FunctionType(ir.VoidType(), [I8.as_pointer(), I32, I32, I32])
+    function = cgutils.get_or_insert_function(b.module, kind, "llvm.prefetch.p0")
+    b.call(function, [b.inttoptr(address, I8.as_pointer()), I32(0), I32(3), I32(1)])
