@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from ggq.errors import ConvertError
+from ggq.format.scheme_names import BITS
 from ggq.quant import METHODS, choose_method, decode, default_method, error, parse_scheme
-from ggq.quant.names import BITS
 from tests import quant_oracle as oracle
 
 SLACK = 1 + 2.0**-14

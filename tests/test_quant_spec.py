@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from ggq.format.scheme import PLANES, TILE_ROWS
+from ggq.format.scheme_names import BITS
 from ggq.quant import check_segments, decode_tensor, encode_tensor, parse_scheme
-from ggq.quant.names import BITS
 from tests import quant_oracle as oracle
 
 SPEC = Path(__file__).resolve().parents[1] / "spec" / "schemes.md"

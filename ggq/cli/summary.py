@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from ggq.errors import UnsupportedError
 from ggq.format import Reader, TensorEntry
-from ggq.quant.names import scheme_name
+from ggq.format.scheme_names import scheme_name
 
 
 class Summary(NamedTuple):

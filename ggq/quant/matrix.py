@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ggq.errors import UnsupportedError
 from ggq.format.scheme import Geometry, Scheme
-from ggq.quant.names import scheme_name
+from ggq.format.scheme_names import scheme_name
 
 
 @dataclass(frozen=True, eq=False)

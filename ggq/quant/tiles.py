@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from ggq.errors import ConvertError, FormatError
 from ggq.format.scheme import TILE_ROWS, Geometry, Scheme, round_up
+from ggq.format.scheme_names import scheme_name
 from ggq.quant.floats import STORAGE
 from ggq.quant.matrix import QuantizedMatrix, geometry, middle
-from ggq.quant.names import scheme_name
 
 Segments = dict[str, NDArray[np.uint8]]
 

@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from ggq.errors import ConvertError
 from ggq.format.scheme import Scheme
+from ggq.format.scheme_names import scheme_name
 from ggq.quant.matrix import QuantizedMatrix
 from ggq.quant.methods.absmax import AbsMax
 from ggq.quant.methods.zero_point import ZeroPoint
-from ggq.quant.names import scheme_name
 
 
 class Method(Protocol):
