@@ -203,6 +203,12 @@ class Binder:
             self._buffers[buffer.name] = self._calls.Rows(memory, stride * 4, buffer.width)
         return self._buffers[buffer.name]
 
+    def array(self, buffer: Buffer) -> np.ndarray:
+        """The memory of a buffer as float32 (rows, width)."""
+        rows = self.buffer(buffer)
+        memory = next(kept for kept in self.kept if kept.ctypes.data == rows.address)
+        return memory.view(np.float32).reshape(-1, rows.stride // 4)[:, : rows.width]
+
     def _buffer_widths(self) -> dict[str, int]:
         """Columns of each buffer, padded so that every matrix that reads it finds zeros beyond its width."""
         widths: dict[str, int] = {}

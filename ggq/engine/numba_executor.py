@@ -58,6 +58,7 @@ class NumbaExecutor:
         self._batch = Batch(max_rows)
         self._binder = Binder(tape, Weights(reader, roles), self._batch, self._rows, activations, cache, self.threads)
         self._tape = self._binder.bind()
+        self._logits = self._binder.array(tape.logits)
         page_bytes = tape.layers * calls.layer_bytes(cache, tape.kv_heads, tape.head_dim)
         self._pool = PagePool(page_bytes, attention.PAGE)
         self._sequences: dict[int, PagedSequence] = {}
@@ -113,7 +114,7 @@ class NumbaExecutor:
         wanted = self._describe(runs)
         self._team.run(self._tape)
         self._appended(runs)
-        return self._logits(wanted)
+        return self._logits[:wanted].copy()
 
     def _appended(self, runs: Sequence[Run]) -> None:
         for run in runs:
@@ -138,11 +139,6 @@ class NumbaExecutor:
         batch.runs[: len(runs)] = self._words(described, self.tape.heads // self.tape.kv_heads, self.tape.kv_heads)
         batch.counts[:] = first, len(wanted), len(runs)
         return len(wanted)
-
-    def _logits(self, count: int) -> np.ndarray:
-        rows = self._binder.buffer(self.tape.logits)
-        memory = next(m for m in self._binder.kept if m.ctypes.data == rows.address).view(np.float32)
-        return memory.reshape(-1, rows.stride // 4)[:count, : rows.width].copy()
 
     def _extend_rope(self, positions: int) -> None:
         known = len(self._rope)

@@ -145,28 +145,9 @@ def rotate_pair(first: int, second: int, cosine: int, sine: int) -> None:
     write_f32(second, b * c + a * s)
 
 
-@op
-def rope_half(row: int, team: int) -> None:
-    """Rotate, in place, the two halves of each head against each other, as Hugging Face stores Llama."""
-    n, source, stride = read_i64(read_i64(row + TOKEN_COUNT)), read_i64(row + SOURCE), read_i64(row + SOURCE_STRIDE)
-    heads, dim, table, positions = (
-        read_i64(row + R_HEADS),
-        read_i64(row + R_DIM),
-        read_i64(read_i64(row + R_TABLE)),
-        read_i64(row + R_POSITIONS),
-    )
-    while True:
-        t = take(team, 1)
-        if t >= n:
-            return
-        angles = table + read_i64(positions + 8 * t) * dim * 4
-        for h in range(heads):
-            rotate_half(source + t * stride + h * dim * 4, dim // 2, angles)
-
-
-@op
-def rope_pairs(row: int, team: int) -> None:
-    """Rotate, in place, neighbouring numbers of each head."""
+@inlined
+def rope(pairs: bool, row: int, team: int) -> None:
+    """Rotate the heads of each token in place: neighbouring numbers, or the two halves against each other."""
     n, source, stride = read_i64(read_i64(row + TOKEN_COUNT)), read_i64(row + SOURCE), read_i64(row + SOURCE_STRIDE)
     heads, dim, table, positions = (
         read_i64(row + R_HEADS),
@@ -181,8 +162,23 @@ def rope_pairs(row: int, team: int) -> None:
         angles = table + read_i64(positions + 8 * t) * dim * 4
         for h in range(heads):
             head = source + t * stride + h * dim * 4
-            for i in range(dim // 2):
-                rotate_pair(head + 8 * i, head + 8 * i + 4, angles + 4 * i, angles + (dim // 2 + i) * 4)
+            if pairs:
+                for i in range(dim // 2):
+                    rotate_pair(head + 8 * i, head + 8 * i + 4, angles + 4 * i, angles + (dim // 2 + i) * 4)
+            else:
+                rotate_half(head, dim // 2, angles)
+
+
+@op
+def rope_half(row: int, team: int) -> None:
+    """Rotate the two halves of each head against each other, as Hugging Face stores Llama."""
+    rope(False, row, team)
+
+
+@op
+def rope_pairs(row: int, team: int) -> None:
+    """Rotate neighbouring numbers of each head."""
+    rope(True, row, team)
 
 
 @op

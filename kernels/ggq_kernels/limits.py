@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 
 import numpy as np
 from numba import float32
@@ -92,6 +91,3 @@ def integer_peak(threads: int | None = None, repeat: int = 5) -> float:
         return count * (1 << 14) * 16 * 32 * TOKENS * 2 / seconds / 1e9
     finally:
         team.close()
-
-
-MEASURES: dict[str, Callable[..., float]] = {"read_gb_s": read_bandwidth, "integer_gop_s": integer_peak}

@@ -220,12 +220,6 @@ read_f32, write_f32 = _scalar_access(types.float32, FLOAT, 4)
 read_f64, write_f64 = _scalar_access(types.float64, ir.DoubleType(), 8)
 
 
-@primitive(types.float32, types.int32)
-def float_of_bits(b: Any, bits: Any) -> Any:
-    """The float32 with these bits."""
-    return b.bitcast(bits, FLOAT)
-
-
 # ---- vectors of 16 float32
 
 
@@ -371,12 +365,6 @@ def _tile_storer(accumulate: bool) -> Any:
 
 
 tile_store, tile_add = _tile_storer(False), _tile_storer(True)
-
-
-@primitive(lambda t, *_: t, None, F32x16)
-def tile_scale(b: Any, tile: Tile, t: Any, v: Any) -> Any:
-    """row i *= v"""
-    return rows(b, tile, lambda i: b.fmul(b.extract_value(t, i), v))
 
 
 @primitive(lambda t, *_: t, None, F32x16)
