@@ -219,7 +219,11 @@ def test_choosing_a_method() -> None:
 @pytest.mark.parametrize(
     ("scheme", "method", "text"),
     [
-        ("q4-g32", "magic", "unknown method 'magic'; allowed are absmax, zero-point"),
+        (
+            "q4-g32",
+            "magic",
+            "unknown method 'magic'; allowed are absmax, zero-point, min-max, kmeans, nf4, ternary, binary",
+        ),
         ("q4z-g32", "absmax", "method absmax cannot fill scheme q4z-g32\nuse zero-point, or another scheme"),
         ("q4-g32", "zero-point", "method zero-point cannot fill scheme q4-g32\nuse absmax, or another scheme"),
     ],

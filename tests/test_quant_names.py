@@ -19,13 +19,29 @@ def test_names_converted_to() -> None:
 def test_a_name_says_how_numbers_are_stored() -> None:
     assert parse_scheme("q4z-g64") == Scheme("uniform", 4, group=64, scale="f16", zero="code")
     assert parse_scheme("q8-row") == Scheme("uniform", 8, group=ROW, scale="f16", zero="none")
+    assert parse_scheme("q4m-g32-s6") == Scheme("uniform", 4, group=32, scale="f16", zero="minimum", subscale=6)
+    assert parse_scheme("ternary-row") == Scheme("ternary", 2, group=ROW, scale="f16", zero="none")
+    assert parse_scheme("binary-g128-s4") == Scheme("binary", 1, group=128, scale="f16", zero="none", subscale=4)
+    both = frozenset({"order", "scale"})
+    assert parse_scheme("c3-g64+scale+order") == Scheme("codebook", 3, "", 64, "f16", "none", 0, both)
     assert parse_scheme("bf16") == Scheme("float", 16, value="bf16")
     assert parse_scheme("f32") == Scheme("float", 32, value="f32")
 
 
-@given(st.sampled_from([2, 3, 4, 5, 6, 8]), st.booleans(), st.integers(0, 1 << 20))
-def test_printing_and_parsing_are_inverse(bits: int, zero: bool, groups: int) -> None:
-    scheme = Scheme("uniform", bits, group=16 * groups, scale="f16", zero="code" if zero else "none")
+KINDS = [("uniform", bits, zero) for bits in (2, 3, 4, 5, 6, 8) for zero in ("none", "code", "minimum")]
+KINDS += [("codebook", bits, "none") for bits in (2, 3, 4)] + [("ternary", 2, "none"), ("binary", 1, "none")]
+
+
+@given(
+    st.sampled_from(KINDS),
+    st.integers(0, 1 << 20),
+    st.sampled_from([0, 4, 6, 8]),
+    st.frozensets(st.sampled_from(["scale", "order"])),
+)
+def test_printing_and_parsing_are_inverse(
+    kind: tuple[str, int, str], groups: int, subscale: int, transform: frozenset[str]
+) -> None:
+    scheme = Scheme(kind[0], kind[1], "", 16 * groups, "f16", kind[2], subscale, transform)
     assert parse_scheme(scheme_name(scheme)) == scheme
 
 
@@ -46,6 +62,14 @@ def test_every_name_survives(name: str) -> None:
         ("q٤-g32", "unknown scheme"),
         ("q4-g-32", "unknown scheme"),
         ("q4-g99999999999", "unknown scheme"),
+        ("q4-g32+order+scale", "unknown scheme"),
+        ("q4-g32-s06", "unknown scheme"),
+        ("q4zm-g32", "unknown scheme"),
+        ("c4z-g32", "unknown scheme"),
+        ("ternary", "unknown scheme"),
+        ("q4-g32-s5", "has sub-scales of 5 bits; allowed are 4, 6, 8"),
+        ("c5-g32", "has 5 bits; allowed are 2, 3, 4"),
+        ("q1-g32", "has 1 bits; allowed are 2, 3, 4, 5, 6, 8"),
         ("q7-g32", "has 7 bits; allowed are 2, 3, 4, 5, 6, 8"),
         ("q0-g32", "has 0 bits"),
         ("q9-row", "has 9 bits"),
@@ -74,8 +98,14 @@ def test_a_name_is_never_ambiguous() -> None:
         Scheme("uniform", 1, group=32, scale="f16", zero="none"),
         Scheme("uniform", 4, group=32, scale="bf16", zero="none"),
         Scheme("uniform", 4, group=24, scale="f16", zero="none"),
-        Scheme("uniform", 4, group=32, scale="f16", zero="minimum"),
-        Scheme("codebook", 4, group=32, scale="f16", zero="none"),
+        Scheme("uniform", 4, group=32, scale="f16", zero="middle"),
+        Scheme("codebook", 5, group=32, scale="f16", zero="none"),
+        Scheme("codebook", 4, value="f32", group=32, scale="f16", zero="none"),
+        Scheme("codebook", 4, group=32, scale="f16", zero="minimum"),
+        Scheme("ternary", 4, group=32, scale="f16", zero="none"),
+        Scheme("binary", 1, group=32, scale="f16", zero="code"),
+        Scheme("uniform", 4, group=32, scale="f16", zero="none", subscale=5),
+        Scheme("uniform", 4, group=32, scale="f16", zero="none", transform=frozenset({"rotation"})),
         Scheme("float", 8, value="f8"),
         Scheme("float", 8, value="f32"),
     ],

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ggq.format.scheme import Scheme
 from ggq.quant import SCHEMES, decode_tensor, default_method, encode_tensor, parse_scheme
 
 OUT = Path(__file__).resolve().parents[1] / "spec" / "vectors" / "scheme"
@@ -64,6 +65,12 @@ def hex_rows(tensor: np.ndarray) -> list[str]:
     return [row.astype("<f4").tobytes().hex() for row in tensor.reshape(-1, tensor.shape[-1])]
 
 
+def record(scheme: Scheme) -> dict[str, object]:
+    """The fields of a scheme; those of sub-scales and transforms only where they say something."""
+    fields = {**asdict(scheme), "transform": sorted(scheme.transform)}
+    return {name: value for name, value in fields.items() if value or name not in ("subscale", "transform")}
+
+
 def vector(name: str, seed: int) -> dict[str, object]:
     """The vector of one scheme, as it is written."""
     scheme = parse_scheme(name)
@@ -71,7 +78,7 @@ def vector(name: str, seed: int) -> dict[str, object]:
     segments = encode_tensor(tensor, scheme)
     return {
         "scheme": name,
-        "record": asdict(scheme),
+        "record": record(scheme),
         "method": default_method(scheme),
         "shape": list(tensor.shape),
         "weights": hex_rows(tensor),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,8 +13,9 @@ from ggq.convert.checkpoint import FLOATS, Checkpoint
 from ggq.convert.plan import TensorPlan
 from ggq.errors import ConvertError
 from ggq.format.scheme import TILE_ROWS
-from ggq.quant import ErrorSum, decode_tensor, encode_tensor, to_float32
+from ggq.quant import ErrorSum, Method, choose_method, decode_tensor, encode_tensor, to_float32
 from ggq.quant.matrix import geometry
+from ggq.quant.methods import Learner, prepared, sample_rows
 from ggq.quant.tiles import Segments, empty_segments, view_floats, view_matrix
 
 BLOCK_WEIGHTS = 1 << 20
@@ -37,7 +39,10 @@ class TensorJob:
 
     def __init__(self, checkpoint: Checkpoint, plan: TensorPlan, compiled: bool = False) -> None:
         self.checkpoint, self.plan = checkpoint, plan
-        self.compiled = compiled and plan.scheme.kind == "uniform" and plan.method in COMPILED_METHODS
+        plain = plan.scheme.kind == "uniform" and not plan.scheme.subscale and not plan.scheme.transform
+        self.compiled = compiled and plain and plan.method in COMPILED_METHODS
+        self._method: Method | None = None
+        self._learning = threading.Lock()
         self.sizes = geometry(plan.scheme, plan.shape)
         self.segments: Segments = empty_segments(self.sizes)
 
@@ -64,7 +69,7 @@ class TensorJob:
         if len(self.plan.shape) == 1:
             weights = weights[0]
         try:
-            segments = encode_tensor(weights, scheme, self.plan.method or None)
+            segments = encode_tensor(weights, scheme, self._prepared())
         except ConvertError as error:
             rows = f", rows {first + start} to {first + stop - 1}" if len(self.plan.shape) > 1 else ""
             raise ConvertError(
@@ -74,6 +79,25 @@ class TensorJob:
         total = ErrorSum()
         total.add(weights, decode_tensor(scheme, weights.shape, segments))
         return total
+
+    def _prepared(self) -> Method | None:
+        """The tensor's method, which has learnt what its rows share; the first block that asks waits for that."""
+        if not self.plan.method:
+            return None
+        with self._learning:
+            if self._method is None:
+                method = choose_method(self.plan.scheme, self.plan.method)
+                if isinstance(method, Learner):
+                    method = prepared(method, self._sample(), self.plan.scheme)
+                self._method = method
+        return self._method
+
+    def _sample(self) -> NDArray[np.float32]:
+        """Rows to learn from; those with weights that are not finite are left out (their own block refuses them)."""
+        source, (rows, columns) = self.plan.source, (self.sizes.count * self.sizes.rows, self.sizes.columns)
+        picked = [self.checkpoint.read_rows(source, row, row + 1)[0] for row in sample_rows(rows, columns).tolist()]
+        sample = to_float32(np.stack(picked), FLOATS[source.dtype])
+        return sample[np.isfinite(sample).all(axis=1)]
 
     def _encode(self, raw: NDArray[Any], matrix: int, tile: int) -> ErrorSum | None:
         """Encode a block where it lies in the tensor's segments; None where the reference has to say what is wrong."""
@@ -99,11 +123,10 @@ class TensorJob:
             _copy(view_floats(scheme, sizes, self.segments)[matrix], view_floats(scheme, part, segments)[0], tile)
             return
         to, block = view_matrix(scheme, sizes, self.segments, matrix), view_matrix(scheme, part, segments, 0)
-        for target, plane in zip(to.planes, block.planes):
-            _copy(target, plane, tile)
-        _copy(to.scales, block.scales, tile)
-        if to.zeros is not None and block.zeros is not None:
-            _copy(to.zeros, block.zeros, tile)
+        for target, source in zip(to.tiled, block.tiled, strict=True):
+            _copy(target, source, tile)
+        for target, source in zip(to.shared, block.shared, strict=True):
+            target[...] = source  # the same in every block
 
 
 def _copy(target: NDArray[np.generic], block: NDArray[np.generic], tile: int) -> None:

@@ -89,7 +89,7 @@ def make_recipe(
     elif body.kind == "float" or body.bits >= EMBEDDING_BITS:
         outer = body
     else:
-        outer = replace(body, bits=EMBEDDING_BITS)
+        outer = replace(body, kind="uniform", bits=EMBEDDING_BITS)
     quantized = [each for each in (body, outer, *(rule.scheme for rule in rules)) if each.kind != "float"]
     if method is not None and not quantized:
         raise UsageError(f"method {method} has nothing to do: {scheme} stores floats", fix="leave --method out")

@@ -91,7 +91,8 @@ class Weights:
             values = addresses["values"]
             return Packed(scheme.value, 0, False, sizes.padded_rows, sizes.columns, 0, values, 0, 0)
         group = activation_group(scheme)
-        if scheme.kind != "uniform" or scheme.bits == 1 or sizes.group % group or group % 32 or scheme.scale != "f16":
+        plain = scheme.kind == "uniform" and scheme.zero != "minimum" and not scheme.subscale and not scheme.transform
+        if not plain or sizes.group % group or group % 32 or scheme.scale != "f16":
             problem = f"no kernel multiplies its scheme ({scheme.bits} bits, groups of {scheme.group})"
             fix = "convert it to 2, 3, 4, 5, 6 or 8 bits in groups of 32, 64, 128 or a row"
             raise UnsupportedError(problem, path=self._reader.path, where=f"tensor {entry.name}", fix=fix)

@@ -64,9 +64,7 @@ class Descriptor(NamedTuple):
 
 def roles_of(scheme: Scheme) -> tuple[str, ...]:
     """The roles of a tensor's segments under `scheme`, in the order they are stored."""
-    if scheme.kind == "float":
-        return ("values",)
-    return ("codes", "scales", "zeros") if scheme.zero == "code" else ("codes", "scales")
+    return scheme.roles
 
 
 def encode_descriptor(scheme: Scheme) -> bytes:

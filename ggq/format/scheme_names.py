@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 
 from ggq.errors import UnsupportedError, UsageError
-from ggq.format.scheme import FLOAT_BYTES, ROW, Scheme
+from ggq.format.scheme import CODEBOOK_BITS, FLOAT_BYTES, ROW, SUBSCALE_BITS, TRANSFORMS, Scheme
 
 BITS = (2, 3, 4, 5, 6, 8)
-"""Bits of a code that can be encoded and decoded."""
+"""Bits of a uniform code that can be encoded and decoded."""
 
 GROUPS = (32, 64, 128, ROW)
 """Group sizes that are converted to and tested; the parser takes every multiple of GROUP_STEP."""
@@ -25,15 +25,25 @@ SCHEMES: tuple[str, ...] = (
 )
 """Names of the schemes that are converted to and tested."""
 
-_UNIFORM = re.compile(r"q(0|[1-9][0-9]?)(z?)-(?:g(0|[1-9][0-9]{0,9})|row)")
-_FORM = "write f32, f16, bf16 or q{2,3,4,5,6,8}[z]-{g32,g64,g128,row}, such as q4-g32 or q4z-g64"
+KIND_BITS = {"ternary": 2, "binary": 1}
+"""Kinds that are named by themselves, and the bits of their codes."""
+
+_ZEROS = {"": "none", "z": "code", "m": "minimum"}
+_CODES = re.compile(
+    r"(?:q(?P<bits>0|[1-9][0-9]?)(?P<zero>[zm]?)|c(?P<book>0|[1-9][0-9]?)|(?P<kind>ternary|binary))"
+    r"-(?:g(?P<group>0|[1-9][0-9]{0,9})|row)(?:-s(?P<subscale>[1-9][0-9]?))?(?P<scale>\+scale)?(?P<order>\+order)?"
+)
+_FORM = (
+    "write f32, f16, bf16 or {q2,q3,q4,q5,q6,q8}[z|m], {c2,c3,c4}, ternary or binary, then -{g32,g64,g128,row}, "
+    "then [-s4|-s6|-s8][+scale][+order], such as q4-g32 or q4z-g64 or q4m-g32-s6"
+)
 
 
 def parse_scheme(name: str) -> Scheme:
     """The scheme that a name stands for.
 
     Args:
-        name: Such as "q4-g32", "q4z-g64", "q8-row" or "bf16".
+        name: Such as "q4-g32", "q4z-g64", "q8-row", "q4m-g32-s6", "c4-g64+scale", "ternary-g64" or "bf16".
 
     Raises:
         UsageError: The name is no scheme's.
@@ -42,37 +52,63 @@ def parse_scheme(name: str) -> Scheme:
     """
     if name in FLOAT_BYTES:
         return Scheme("float", 8 * FLOAT_BYTES[name], value=name)
-    match = _UNIFORM.fullmatch(name)
+    match = _CODES.fullmatch(name)
     if match is None:
         raise UsageError(f"unknown scheme {name!r}", fix=_FORM)
-    bits, group = int(match[1]), ROW if match[3] is None else int(match[3])
-    if bits not in BITS:
-        raise UsageError(f"scheme {name!r} has {bits} bits; allowed are {', '.join(map(str, BITS))}", fix=_FORM)
-    if match[3] is not None and (group % GROUP_STEP or not 0 < group <= LARGEST_GROUP):
+    kind, bits, allowed = _kind(match)
+    if bits not in allowed:
+        raise UsageError(f"scheme {name!r} has {bits} bits; allowed are {', '.join(map(str, allowed))}", fix=_FORM)
+    group = ROW if match["group"] is None else int(match["group"])
+    if match["group"] is not None and (group % GROUP_STEP or not 0 < group <= LARGEST_GROUP):
         raise UsageError(
             f"scheme {name!r} has groups of {group} columns; "
             f"allowed are multiples of {GROUP_STEP} up to {LARGEST_GROUP}",
             fix=_FORM,
         )
-    return Scheme("uniform", bits, group=group, scale="f16", zero="code" if match[2] else "none")
+    subscale = int(match["subscale"] or 0)
+    if subscale not in (0, *SUBSCALE_BITS):
+        raise UsageError(
+            f"scheme {name!r} has sub-scales of {subscale} bits; allowed are {', '.join(map(str, SUBSCALE_BITS))}",
+            fix=_FORM,
+        )
+    transform = frozenset(part for part in TRANSFORMS if match[part])
+    return Scheme(kind, bits, "", group, "f16", _ZEROS[match["zero"] or ""], subscale, transform)
+
+
+def _kind(match: re.Match[str]) -> tuple[str, int, tuple[int, ...]]:
+    """Kind, bits and the bits that this kind may have."""
+    if match["kind"]:
+        bits = KIND_BITS[match["kind"]]
+        return match["kind"], bits, (bits,)
+    if match["book"]:
+        return "codebook", int(match["book"]), CODEBOOK_BITS
+    return "uniform", int(match["bits"]), BITS
 
 
 def scheme_name(scheme: Scheme) -> str:
     """The name of a scheme; `parse_scheme` gives the scheme back.
 
     Args:
-        scheme: A float scheme or a uniform one with f16 scales.
+        scheme: A float scheme or one with f16 scales.
 
     Raises:
         UnsupportedError: The scheme has no name in this version.
 
     Source: spec/schemes.md, S2.
     """
-    group = "row" if scheme.group == ROW else f"g{scheme.group}"
-    name = scheme.value or f"q{scheme.bits}{'z' if scheme.zero == 'code' else ''}-{group}"
+    name = scheme.value or _code_name(scheme)
     try:
         if parse_scheme(name) == scheme:
             return name
     except UsageError:
         pass
     raise UnsupportedError(f"this version has no name for the scheme {scheme}")
+
+
+def _code_name(scheme: Scheme) -> str:
+    letters = {zero: letter for letter, zero in _ZEROS.items()}
+    heads = {"uniform": f"q{scheme.bits}{letters.get(scheme.zero, '')}", "codebook": f"c{scheme.bits}"}
+    group = "row" if scheme.group == ROW else f"g{scheme.group}"
+    subscale = f"-s{scheme.subscale}" if scheme.subscale else ""
+    transform = "".join(f"+{part}" for part in TRANSFORMS if part in scheme.transform)
+    return f"{heads.get(scheme.kind, scheme.kind)}-{group}{subscale}{transform}"

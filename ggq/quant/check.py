@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ggq.errors import FormatError
-from ggq.format.scheme import COLUMN_STEP, TILE_ROWS, UNIT_BYTES, Geometry, Scheme
+from ggq.format.scheme import COLUMN_STEP, TABLE_LIMITS, TILE_ROWS, UNIT_BYTES, Geometry, Scheme
 from ggq.quant.floats import STORAGE, finite
-from ggq.quant.matrix import largest_code, middle
+from ggq.quant.matrix import largest_code, padding_code
 from ggq.quant.tensors import BLOCK_WEIGHTS
 from ggq.quant.tiles import MatrixView, Segments, as_segments, unpack_codes, view_floats, view_matrix
 
@@ -19,7 +19,7 @@ from ggq.quant.tiles import MatrixView, Segments, as_segments, unpack_codes, vie
 def check_segments(
     scheme: Scheme, shape: tuple[int, ...], segments: Mapping[str, Any], *, where: str | None = None
 ) -> None:
-    """Refuse segments that break a rule: lengths, finite scales and values, zero-points in range, padding of zeros.
+    """Refuse segments that break a rule: lengths, finite numbers, codes and zero-points in range, orders, padding.
 
     Args:
         scheme: Of the tensor, one with a name.
@@ -62,26 +62,73 @@ def _float_problems(scheme: Scheme, shape: tuple[int, ...], sizes: Geometry, seg
 def _problems(scheme: Scheme, sizes: Geometry, segments: Segments) -> Iterator[str]:
     for index in range(sizes.count):
         view = view_matrix(scheme, sizes, segments, index)
-        good = np.isfinite(view.scales)
-        if not good.all():
-            tile, group, row = np.argwhere(~good)[0].tolist()
-            place, scale = _place(sizes, index, tile * TILE_ROWS + row), view.scales[tile, group, row]
-            yield f"scale of {place}, group {group} is {scale}; scales must be finite"
+        above = "super-group" if scheme.subscale else "group"
+        for what, numbers in (("scale", view.scales), ("minimum", view.minimums)):
+            if numbers is not None and not np.isfinite(numbers).all():
+                tile, group, row = np.argwhere(~np.isfinite(numbers))[0].tolist()
+                place, number = _place(sizes, index, tile * TILE_ROWS + row), numbers[tile, group, row]
+                yield f"{what} of {place}, {above} {group} is {number}; {what}s must be finite"
         if view.zeros is not None and (view.zeros > largest_code(scheme)).any():
             tile, group, row = np.argwhere(view.zeros > largest_code(scheme))[0].tolist()
             place, zero = _place(sizes, index, tile * TILE_ROWS + row), view.zeros[tile, group, row]
             yield f"zero-point of {place}, group {group} is {zero}; allowed are 0 to {largest_code(scheme)}"
+        yield from _vector_problems(sizes, view, index)
         yield from _padding_problems(scheme, sizes, view, index)
+        if scheme.kind == "ternary":
+            yield from _ternary_problems(scheme, sizes, view, index)
+
+
+def _vector_problems(sizes: Geometry, view: MatrixView, index: int) -> Iterator[str]:
+    """What is wrong with a codebook, input scales and a column order."""
+    least, most = TABLE_LIMITS
+    if view.codebook is not None and ((view.codebook < least) | (view.codebook > most)).any():
+        code = int(np.argmax((view.codebook < least) | (view.codebook > most)))
+        yield f"codebook entry {code} is {view.codebook[code]}; allowed are {least} to {most}"
+    of = f" of matrix {index}" if sizes.count > 1 else ""
+    if view.input_scale is not None:
+        good = np.isfinite(view.input_scale)
+        if not good.all():
+            column = int(np.argmin(good))
+            yield f"input scale {column}{of} is {view.input_scale[column]}; input scales must be finite"
+        if (view.input_scale[sizes.columns :] != 0).any():
+            yield f"an input scale{of} beyond column {sizes.columns - 1} is not zero"
+    if view.input_order is not None:
+        found, times = np.unique(view.input_order[: sizes.columns], return_counts=True)
+        if found[-1] >= sizes.columns:
+            yield f"an input order{of} is column {found[-1]}; allowed are 0 to {sizes.columns - 1}"
+        if (times > 1).any():
+            yield f"the input order{of} has column {found[np.argmax(times > 1)]} twice"
+        if (view.input_order[sizes.columns :] != np.arange(sizes.columns, sizes.padded_columns)).any():
+            yield f"the input order{of} moves padding columns; they stay where they are"
+
+
+def _ternary_problems(scheme: Scheme, sizes: Geometry, view: MatrixView, index: int) -> Iterator[str]:
+    step = max(1, BLOCK_WEIGHTS // (sizes.padded_columns * TILE_ROWS))
+    for first in range(0, len(view.scales), step):
+        wrong = _codes(scheme, view, slice(first, first + step), 0) > largest_code(scheme)
+        if wrong.any():
+            row, column = np.argwhere(wrong)[0].tolist()
+            place = _place(sizes, index, first * TILE_ROWS + row)
+            yield f"code of {place}, column {column} is 3; allowed are 0 to 2"
 
 
 def _padding_problems(scheme: Scheme, sizes: Geometry, view: MatrixView, index: int) -> Iterator[str]:
-    if (view.scales[-1, :, _last_rows(sizes) :] != 0).any():
+    lower = (*view.subscales, *view.subminimums)
+    uppers = (view.scales,) if view.minimums is None else (view.scales, view.minimums)
+    if any((each[-1, :, _last_rows(sizes) :] != 0).any() for each in (*uppers, *lower)):
         yield f"a scale below row {sizes.rows - 1} is not zero; rows of padding have scale 0"
+    for planes in (view.subscales, view.subminimums):
+        for width, plane in zip(scheme.subscale_planes, planes):
+            used = (sizes.groups * width - 1) % 8 + 1  # bits of the last block that belong to groups
+            if (plane[:, -1] >> np.uint8(used - 1) >> np.uint8(1)).any():
+                yield f"a sub-scale beyond group {sizes.groups - 1} is not zero"
+    has_zero = scheme.kind in ("uniform", "ternary") and scheme.zero != "minimum"
+    what = "the zero-point" if has_zero else str(padding_code(scheme))
     zeros = None if view.zeros is None else view.zeros.transpose(0, 2, 1)
     last = slice(len(view.scales) - 1, len(view.scales))
     below = _codes(scheme, view, last, 0) != _expected(scheme, sizes, zeros, last, 0)
     if below[_last_rows(sizes) :].any():
-        yield f"a code below row {sizes.rows - 1} is not the zero-point"
+        yield f"a code below row {sizes.rows - 1} is not {what}"
     start = sizes.columns // COLUMN_STEP * COLUMN_STEP
     if start == sizes.padded_columns:
         return
@@ -93,7 +140,7 @@ def _padding_problems(scheme: Scheme, sizes: Geometry, view: MatrixView, index: 
         if wrong.any():
             row, column = np.argwhere(wrong)[0].tolist()
             place = _place(sizes, index, first * TILE_ROWS + row)
-            yield f"code of {place}, padding column {start + column} is not the zero-point"
+            yield f"code of {place}, padding column {start + column} is not {what}"
 
 
 def _codes(scheme: Scheme, view: MatrixView, tiles: slice, start: int) -> NDArray[np.uint8]:
@@ -108,7 +155,7 @@ def _expected(
 ) -> NDArray[np.uint8]:
     """The zero-points of some tiles, one per column from `start` on (or one for all)."""
     if zeros is None:
-        return np.full((1, 1), middle(scheme), np.uint8)
+        return np.full((1, 1), padding_code(scheme), np.uint8)
     groups = np.arange(start, sizes.padded_columns) // sizes.group
     return zeros[tiles].reshape(-1, sizes.groups)[:, groups]
 

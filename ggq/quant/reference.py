@@ -1,30 +1,118 @@
-"""Codes to numbers and numbers to codes, in plain NumPy: the semantics that every kernel must reproduce."""
+"""Codes to numbers, in plain NumPy: the semantics that every kernel must reproduce. All arithmetic is float32."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ggq.format.scheme import Scheme
-from ggq.quant.matrix import QuantizedMatrix, geometry, largest_code, middle
+from ggq.errors import FormatError
+from ggq.format.scheme import SUPER_GROUP, Scheme
+from ggq.quant.matrix import QuantizedMatrix, geometry, middle, subscale_offset
 
 
 def decode(matrix: QuantizedMatrix) -> NDArray[np.float32]:
-    """The numbers that a quantized matrix stands for: scale * (code - zero).
+    """The weights that a quantized matrix stands for: `decode_stored`, its transform undone.
 
-    The product of an 11-bit and a 9-bit integer fits into float32: nothing is rounded.
+    Stored column j multiplies input_scale[j] times input number input_order[j]; so weight column input_order[j] is
+    stored column j times input_scale[j].
+
+    Returns:
+        float32 (rows, columns).
+
+    Raises:
+        FormatError: A column order that points outside the matrix.
+
+    Source: spec/schemes.md, S4 and S10.
+    """
+    stored, columns = decode_stored(matrix), matrix.shape[1]
+    if matrix.input_scale is not None:
+        stored = stored * matrix.input_scale[:columns]
+    if matrix.input_order is None:
+        return stored
+    order = checked_order(matrix.input_order, columns)[:columns]
+    weights = np.zeros_like(stored)
+    weights[:, order] = stored
+    return weights
+
+
+def decode_stored(matrix: QuantizedMatrix) -> NDArray[np.float32]:
+    """The numbers of a quantized matrix as they are stored: what multiplies transformed inputs.
+
+    Without two levels and minimums, the product of an 11-bit and a 9-bit integer fits into float32 and nothing is
+    rounded. With two levels the step is exact, and its product with a level rounds.
 
     Returns:
         float32 (rows, columns).
 
     Source: spec/schemes.md, S4.
     """
-    columns = matrix.shape[1]
-    group = np.arange(columns) // geometry(matrix.scheme, matrix.shape).group
-    scale = matrix.scales.astype(np.float32)[:, group]
-    zero = middle(matrix.scheme) if matrix.zeros is None else matrix.zeros.astype(np.int32)[:, group]
-    difference = matrix.codes[:, :columns].astype(np.int32) - zero
-    return scale * difference.astype(np.float32)
+    scheme, columns = matrix.scheme, matrix.shape[1]
+    group = np.arange(columns) // geometry(scheme, matrix.shape).group
+    codes = matrix.codes[:, :columns]
+    if matrix.zeros is not None:
+        levels = (codes.astype(np.int32) - matrix.zeros.astype(np.int32)[:, group]).astype(np.float32)
+    else:
+        levels = level_table(scheme, matrix.codebook)[codes]
+    numbers = step_sizes(scheme, matrix.scales, matrix.subscales, int(group[-1]) + 1)[:, group] * levels
+    if matrix.minimums is not None:
+        numbers -= minimum_sizes(matrix.minimums, matrix.subminimums, int(group[-1]) + 1)[:, group]
+    return numbers
+
+
+def level_table(scheme: Scheme, codebook: NDArray[np.int8] | None = None) -> NDArray[np.float32]:
+    """What each code stands for, in steps: float32 (2**bits,); for schemes with zero-points before these are taken off.
+
+    A ternary code of 3 must not occur; it stands here for 2 steps, as it does in arithmetic.
+    """
+    if codebook is not None:
+        return codebook.astype(np.float32)
+    codes = np.arange(1 << scheme.bits, dtype=np.float32)
+    if scheme.kind == "binary":
+        return 2 * codes - 1
+    if scheme.kind == "ternary":
+        return codes - 1
+    return codes - middle(scheme) if scheme.zero == "none" else codes
+
+
+def step_sizes(
+    scheme: Scheme, scales: NDArray[np.float16], subscales: NDArray[np.uint8] | None, groups: int
+) -> NDArray[np.float32]:
+    """The step of each group: its scale, or its sub-scale, less half its range if symmetric, times the scale above it.
+
+    Returns:
+        float32 (rows, groups), exact.
+    """
+    return _widen(scales, subscales, subscale_offset(scheme), groups)
+
+
+def minimum_sizes(
+    minimums: NDArray[np.float16], subminimums: NDArray[np.uint8] | None, groups: int
+) -> NDArray[np.float32]:
+    """What each group of a scheme with minimums takes off: float32 (rows, groups), exact."""
+    return _widen(minimums, subminimums, 0, groups)
+
+
+def _widen(
+    upper: NDArray[np.float16], lower: NDArray[np.uint8] | None, offset: int, groups: int
+) -> NDArray[np.float32]:
+    wide = upper.astype(np.float32)
+    if lower is None:
+        return wide
+    wide = wide.repeat(SUPER_GROUP, axis=1)[:, :groups]
+    return wide * (lower[:, :groups].astype(np.float32) - np.float32(offset))
+
+
+def checked_order(order: NDArray[np.uint32], columns: int) -> NDArray[np.uint32]:
+    """A column order of `columns` and its padding, refused where it points outside the columns.
+
+    Raises:
+        FormatError: The first place that does.
+    """
+    outside = order[:columns] >= columns
+    if outside.any():
+        j = int(np.argmax(outside))
+        raise FormatError(f"input order {j} is column {int(order[j])}; the matrix has {columns}")
+    return order
 
 
 def by_groups(weights: NDArray[np.float32], scheme: Scheme) -> NDArray[np.float32]:
@@ -37,43 +125,13 @@ def by_groups(weights: NDArray[np.float32], scheme: Scheme) -> NDArray[np.float3
     return weights.reshape(sizes.rows, sizes.groups, sizes.group)
 
 
-def stored_scales(scales: NDArray[np.float32]) -> tuple[NDArray[np.float16], NDArray[np.float32]]:
-    """Scales as they are stored, and what weights are multiplied with to find their codes.
-
-    Args:
-        scales: float32, any shape.
+def mean_magnitudes(weights: NDArray[np.float32], scheme: Scheme) -> NDArray[np.float32]:
+    """The mean of |weight| of each group, padding not counted; 0 for a group of padding.
 
     Returns:
-        float16 scales, to nearest and halves to even, zeros positive, infinite where too large; and float32(1) / them,
-        0 for a scale of 0.
-
-    Source: spec/schemes.md, S6.
+        float32 (rows, groups).
     """
-    with np.errstate(over="ignore", under="ignore", divide="ignore"):
-        stored = scales.astype(np.float16)
-        stored[stored == 0] = 0
-        wide = stored.astype(np.float32)
-        return stored, np.where(wide == 0, np.float32(0), np.float32(1) / wide)
-
-
-def nearest_codes(
-    groups: NDArray[np.float32], inverse: NDArray[np.float32], zeros: NDArray[np.float32] | float, scheme: Scheme
-) -> NDArray[np.uint8]:
-    """Codes clip(round_half_even(weight * inverse) + zero, 0, 2**bits - 1).
-
-    Args:
-        groups: float32 (rows, groups, group), from `by_groups`.
-        inverse: float32 (rows, groups), from `stored_scales`.
-        zeros: Whole float32 (rows, groups), or one number.
-        scheme: Gives the bits.
-
-    Returns:
-        uint8 (rows, padded columns).
-
-    Source: spec/schemes.md, S6.
-    """
-    codes = groups * inverse[:, :, None]
-    np.rint(codes, out=codes)
-    codes += zeros[:, :, None] if isinstance(zeros, np.ndarray) else np.float32(zeros)
-    np.clip(codes, 0, largest_code(scheme), out=codes)
-    return codes.astype(np.uint8).reshape(len(groups), -1)
+    groups, columns = by_groups(weights, scheme), weights.shape[1]
+    _, count, group = groups.shape
+    present = np.clip(columns - np.arange(count) * group, 1, group)
+    return (np.abs(groups).sum(axis=2, dtype=np.float64) / present).astype(np.float32)

@@ -12,7 +12,7 @@ from ggq.errors import ConvertError
 from ggq.format.scheme import TILE_ROWS, Geometry, Scheme
 from ggq.quant.floats import STORAGE, finite, from_float32, source_type, to_float32
 from ggq.quant.matrix import geometry
-from ggq.quant.methods import Method, choose_method
+from ggq.quant.methods import Learner, Method, choose_method, prepared, sample_rows
 from ggq.quant.reference import decode
 from ggq.quant.tiles import (
     Segments,
@@ -30,7 +30,7 @@ BLOCK_WEIGHTS = 1 << 18
 
 
 def encode_tensor(
-    weights: NDArray[Any], scheme: Scheme, method: str | None = None, *, where: str | None = None
+    weights: NDArray[Any], scheme: Scheme, method: str | Method | None = None, *, where: str | None = None
 ) -> Segments:
     """The segments of a tensor under a scheme.
 
@@ -38,7 +38,8 @@ def encode_tensor(
         weights: float32, float16 or uint16 (the bits of bf16); one dimension (float schemes only), two, or more
             (matrices stored one after the other).
         scheme: One with a name (`parse_scheme`).
-        method: A name of METHODS; None for the scheme's default. Float schemes take none and ignore it.
+        method: A name of METHODS; None for the scheme's default; or a method that has learnt what the tensor's rows
+            share (`ggq.quant.methods.prepared`). Float schemes take none and ignore it.
         where: The tensor's name, for errors.
 
     Returns:
@@ -51,13 +52,18 @@ def encode_tensor(
     Source: spec/schemes.md, S3 to S8.
     """
     sizes = geometry(scheme, weights.shape)
-    chosen = None if scheme.kind == "float" else choose_method(scheme, method)
+    known = method is None or isinstance(method, str)
+    chosen: Method | None = None
+    if scheme.kind != "float":
+        chosen = choose_method(scheme, method) if method is None or isinstance(method, str) else method
     segments = empty_segments(sizes)
     try:
         if chosen is None:
             _encode_floats(weights, scheme, sizes, segments)
         else:
-            _encode_uniform(weights, scheme, chosen, sizes, segments)
+            if known and isinstance(chosen, Learner):
+                chosen = prepared(chosen, _sample(weights, sizes), scheme)
+            _encode_codes(weights, scheme, chosen, sizes, segments)
     except ConvertError as error:
         if error.where is None and where is not None:
             raise ConvertError(error.problem, where=where, fix=error.fix) from None
@@ -119,10 +125,17 @@ def row_blocks(sizes: Geometry) -> Iterator[slice]:
         yield slice(start, min(start + step, sizes.rows))
 
 
-def _encode_uniform(weights: NDArray[Any], scheme: Scheme, method: Method, sizes: Geometry, segments: Segments) -> None:
+def _encode_codes(weights: NDArray[Any], scheme: Scheme, method: Method, sizes: Geometry, segments: Segments) -> None:
     views = [view_matrix(scheme, sizes, segments, index) for index in range(sizes.count)]
     for index, rows, block in _finite_blocks(weights, sizes):
         pack_rows(method.quantize(block, scheme), views[index], rows.start // TILE_ROWS)
+
+
+def _sample(weights: NDArray[Any], sizes: Geometry) -> NDArray[np.float32]:
+    """Rows of a tensor that a method learns from, finite ones only (the others are refused later, with their place)."""
+    rows = weights.reshape(-1, sizes.columns)
+    sample = to_float32(rows[sample_rows(len(rows), sizes.columns)], source_type(weights))
+    return sample[np.isfinite(sample).all(axis=1)]
 
 
 def _encode_floats(weights: NDArray[Any], scheme: Scheme, sizes: Geometry, segments: Segments) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,15 @@ from ggq.format.scheme import Scheme
 from ggq.format.scheme_names import scheme_name
 from ggq.quant.matrix import QuantizedMatrix
 from ggq.quant.methods.absmax import AbsMax
+from ggq.quant.methods.binary import Binary
+from ggq.quant.methods.kmeans import KMeans
+from ggq.quant.methods.min_max import MinMax
+from ggq.quant.methods.nf4 import NF4
+from ggq.quant.methods.ternary import Ternary
 from ggq.quant.methods.zero_point import ZeroPoint
+
+SAMPLE_WEIGHTS = 1 << 20
+"""Weights, about, from which a method learns what all rows of a tensor share."""
 
 
 class Method(Protocol):
@@ -29,9 +37,29 @@ class Method(Protocol):
         ...
 
 
+@runtime_checkable
+class Learner(Protocol):
+    """A method for which the rows of a tensor share something, such as a codebook: it is learnt before the first."""
+
+    def prepare(self, sample: NDArray[np.float32], scheme: Scheme, inputs: Any = None) -> Method:
+        """The method that quantizes this tensor's rows, independently of each other.
+
+        Args:
+            sample: float32 (rows, columns): rows at equal distances (`sample_rows`), or all of them.
+            scheme: One that `supports` accepts.
+            inputs: What is known of the tensor's inputs, or None.
+        """
+        ...
+
+
 METHODS: dict[str, Method] = {
     "absmax": AbsMax(),
     "zero-point": ZeroPoint(),
+    "min-max": MinMax(),
+    "kmeans": KMeans(),
+    "nf4": NF4(),
+    "ternary": Ternary(),
+    "binary": Binary(),
 }
 """Every method, by name; the first that supports a scheme is its default."""
 
@@ -57,3 +85,14 @@ def choose_method(scheme: Scheme, name: str | None = None) -> Method:
             fix=f"use {' or '.join(able)}, or another scheme" if able else None,
         )
     return METHODS[name]
+
+
+def prepared(method: Method, sample: NDArray[np.float32], scheme: Scheme, inputs: Any = None) -> Method:
+    """What quantizes the rows of one tensor: what a method learnt from a sample of them, or the method itself."""
+    return method.prepare(sample, scheme, inputs) if isinstance(method, Learner) else method
+
+
+def sample_rows(rows: int, columns: int) -> NDArray[np.int64]:
+    """Numbers of the rows of a tensor that a method learns from: at equal distances, about SAMPLE_WEIGHTS weights."""
+    count = min(rows, max(1, SAMPLE_WEIGHTS // columns))
+    return np.arange(count, dtype=np.int64) * rows // count

@@ -6,8 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ggq.format.scheme import Scheme
+from ggq.quant.grid import fit_grid
 from ggq.quant.matrix import QuantizedMatrix, middle
-from ggq.quant.reference import by_groups, nearest_codes, stored_scales
+from ggq.quant.reference import by_groups
 
 
 class AbsMax:
@@ -21,6 +22,8 @@ class AbsMax:
 
     The factor covers the two float32 roundings of w * (1 / s), each at most 2**-24 of a number up to half + 1. A
     subnormal s is off by up to 2**-25 and may be 0; then and always |w - d| <= |m|, and zero decodes to exactly 0.
+    With two-level scales s is rounded to a sub-scale besides, and where that makes it smaller, weights beyond the last
+    code are off by the difference.
 
     Source: spec/schemes.md, S7.
     """
@@ -28,8 +31,8 @@ class AbsMax:
     name = "absmax"
 
     def supports(self, scheme: Scheme) -> bool:
-        """Whether this method can fill the scheme: uniform codes without zero-points."""
-        return scheme.kind == "uniform" and scheme.zero == "none" and scheme.scale == "f16"
+        """Whether this method can fill the scheme: uniform codes without zero-points and minimums."""
+        return scheme.kind == "uniform" and scheme.zero == "none" and not scheme.transform
 
     def quantize(self, weights: NDArray[np.float32], scheme: Scheme) -> QuantizedMatrix:
         """Choose scales and codes.
@@ -44,6 +47,6 @@ class AbsMax:
         groups = by_groups(weights, scheme)
         high, low = groups.max(axis=2), groups.min(axis=2)
         extreme = np.where(high >= -low, high, low)
-        scales, inverse = stored_scales(extreme * np.float32(-1 / middle(scheme)))
-        codes = nearest_codes(groups, inverse, middle(scheme), scheme)
-        return QuantizedMatrix(scheme, (weights.shape[0], weights.shape[1]), codes, scales, None)
+        grid = fit_grid(extreme * np.float32(-1 / middle(scheme)), scheme)
+        codes = grid.nearest(groups.reshape(len(weights), -1))
+        return grid.matrix(codes, (weights.shape[0], weights.shape[1]))

@@ -6,8 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ggq.format.scheme import Scheme
+from ggq.quant.grid import fit_grid
 from ggq.quant.matrix import QuantizedMatrix, largest_code
-from ggq.quant.reference import by_groups, nearest_codes, stored_scales
+from ggq.quant.reference import by_groups
 
 
 class ZeroPoint:
@@ -29,7 +30,7 @@ class ZeroPoint:
 
     def supports(self, scheme: Scheme) -> bool:
         """Whether this method can fill the scheme: uniform codes with zero-points."""
-        return scheme.kind == "uniform" and scheme.zero == "code" and scheme.scale == "f16"
+        return scheme.kind == "uniform" and scheme.zero == "code" and not scheme.transform
 
     def quantize(self, weights: NDArray[np.float32], scheme: Scheme) -> QuantizedMatrix:
         """Choose scales, zero-points and codes.
@@ -45,8 +46,6 @@ class ZeroPoint:
         levels = np.float32(largest_code(scheme))
         high, low = groups.max(axis=2, initial=0), groups.min(axis=2, initial=0)
         with np.errstate(over="ignore"):
-            scales, inverse = stored_scales((high - low) / levels)
-        zeros = np.clip(np.rint(-low * inverse), 0, levels)
-        codes = nearest_codes(groups, inverse, zeros, scheme)
-        shape = (weights.shape[0], weights.shape[1])
-        return QuantizedMatrix(scheme, shape, codes, scales, zeros.astype(np.uint8))
+            grid = fit_grid((high - low) / levels, scheme, minimum=-low)
+        codes = grid.nearest(groups.reshape(len(weights), -1))
+        return grid.matrix(codes, (weights.shape[0], weights.shape[1]))
