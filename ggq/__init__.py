@@ -12,13 +12,14 @@ if TYPE_CHECKING:
     from ggq.convert.convert import convert
     from ggq.engine.file import open_file as open
     from ggq.engine.loading import load
+    from ggq.evaluate.evaluate import evaluate
 
 __version__ = "0.1.0"
-__all__ = ["GGQError", "__version__", "convert", "load", "open"]
+__all__ = ["GGQError", "__version__", "convert", "evaluate", "load", "open"]
 
 
 class _Package(types.ModuleType):
-    """This module, with `convert`, `open` and `load` found when first asked for, so that `import ggq` stays quick."""
+    """This module, with its functions found when they are first asked for, so that `import ggq` stays quick."""
 
     @property
     def convert(self) -> Any:
@@ -30,6 +31,17 @@ class _Package(types.ModuleType):
     @convert.setter
     def convert(self, subpackage: types.ModuleType) -> None:
         """The import system's own assignment: `sys.modules` already holds the subpackage."""
+
+    @property
+    def evaluate(self) -> Any:
+        """The function, also after the subpackage `ggq.evaluate` has been imported."""
+        from ggq.evaluate.evaluate import evaluate
+
+        return evaluate
+
+    @evaluate.setter
+    def evaluate(self, subpackage: types.ModuleType) -> None:
+        """As for `convert`."""
 
     @property
     def open(self) -> Any:

@@ -49,7 +49,7 @@ def test_every_command_is_listed(capsys: Capture) -> None:
 
 def test_every_module_of_the_commands_is_registered() -> None:
     folder = Path(frame.__file__).parent
-    helpers = {"__init__", "main", "output", "summary", "generation", "compiling"}
+    helpers = {"__init__", "main", "output", "generation", "compiling"}
     modules = {f"ggq.cli.{path.stem}" for path in folder.glob("*.py") if path.stem not in helpers}
     assert modules == {command.module for command in COMMANDS}
 

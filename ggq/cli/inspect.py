@@ -9,9 +9,9 @@ from typing import Annotated, Any
 import typer
 
 from ggq.cli.output import LONG_LIST, one_line, pairs, print_json, printable, quantity, size, table
-from ggq.cli.summary import Summary, scheme_label, summarize
 from ggq.errors import UsageError
 from ggq.format import Reader, TensorEntry, open_reader
+from ggq.format.summary import Summary, scheme_label, summarize
 
 
 def inspect(

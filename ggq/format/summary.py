@@ -1,4 +1,4 @@
-"""Figures of a whole file that several commands print."""
+"""Figures of a whole file: how many numbers it holds, in which schemes, in how many bits."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from math import prod
 from typing import NamedTuple
 
 from ggq.errors import UnsupportedError
-from ggq.format import Reader, TensorEntry
+from ggq.format.reader import Reader, TensorEntry
 from ggq.format.scheme_names import scheme_name
 
 

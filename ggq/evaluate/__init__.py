@@ -1,0 +1,1 @@
+"""How good a file is: perplexity, divergence from a reference, error per tensor."""

@@ -1,0 +1,168 @@
+"""Evaluating a file on a text: opening what is needed, checking that it fits together, the report."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+from ggq.engine.loading import load
+from ggq.engine.model import Model
+from ggq.engine.tokenizer import TOKENIZER
+from ggq.errors import UsageError
+from ggq.evaluate.forward import check_fit
+from ggq.evaluate.reference import ModelReference, check_windows
+from ggq.evaluate.saved import TOP, SavedLogits, check_output, is_model, load_logits, top_logits
+from ggq.evaluate.scores import Scores, score
+from ggq.evaluate.text import text_digest, text_windows
+from ggq.evaluate.windows import CONTEXT, Progress, Windows
+from ggq.format.summary import summarize
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What `evaluate` found.
+
+    Args:
+        scores: The numbers of each token.
+        windows: What was scored.
+        settings: Everything else that the figures depend on, by the names of `document`.
+    """
+
+    scores: Scores
+    windows: Windows
+    settings: dict[str, Any]
+
+    @property
+    def perplexity(self) -> float:
+        """exp of the mean of -log p(token)."""
+        return self.scores.perplexity
+
+    @property
+    def mean_kld(self) -> float:
+        """Mean KL divergence from the reference in nats; a UsageError without one."""
+        return self.scores.mean_kld
+
+    def document(self) -> dict[str, Any]:
+        """All figures and settings, for `--json`."""
+        windows = self.windows
+        return {
+            **self.settings,
+            **self.scores.figures(),
+            "tokens": windows.tokens,
+            "windows": windows.count,
+            "context": windows.context,
+            "stride": windows.stride,
+            "scored_per_window": windows.scored,
+            "tokens_digest": windows.digest,
+        }
+
+
+def evaluate(
+    file: str | os.PathLike[str] | Model,
+    text: str | Sequence[int],
+    *,
+    reference: str | os.PathLike[str] | Model | None = None,
+    save_logits: str | os.PathLike[str] | None = None,
+    top: int = TOP,
+    context: int | None = None,
+    stride: int | None = None,
+    tokens: int | None = None,
+    windows: int | None = None,
+    threads: int | None = None,
+    activations: str = "int8",
+    interpreter: str = "numba",
+    force: bool = False,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Perplexity of a model on a text and, with a reference, its divergence from that, as `ggq.evaluate`.
+
+    Args:
+        file: A .ggq file, or a model that `ggq.load` gave.
+        text: The text itself, or token ids.
+        reference: What to compare with: a .ggq file (run with float32 activations), a file that `save_logits` made, or
+            a loaded model.
+        save_logits: A file to write, for later use as reference; it keeps the likeliest tokens of each distribution.
+        top: How many.
+        context: Tokens of a window; by default those of the reference's file, or 512, or the model's context if less.
+        stride: Tokens from window to window; by default those of the reference's file, or the context. See `Windows`.
+        tokens: Only the first so many tokens of the text.
+        windows: At most so many windows.
+        threads, activations, interpreter: See `load`; of no account for loaded models.
+        force: Replace an existing file of logits.
+        progress: Called with the tokens scored and those in all.
+
+    Raises:
+        UsageError: An argument is out of range; the text is empty, shorter than a window or none; the reference is of
+            another vocabulary, text, context or stride.
+        FormatError, ModelError, UnsupportedError: A file is broken, or holds no model that can be run.
+    """
+    if save_logits is not None:
+        if reference is not None:
+            raise UsageError("saving logits makes a reference: it goes without another one")
+        check_output(save_logits, (file,), force)
+    options: dict[str, Any] = {"threads": threads, "interpreter": interpreter}
+    with ExitStack() as opened:
+        saved: SavedLogits | None = None
+        other: Model | None = None
+        if isinstance(reference, Model):
+            other = reference
+        elif reference is not None and is_model(reference):
+            other = opened.enter_context(load(reference, activations="float32", **options))
+        elif reference is not None:
+            saved = load_logits(reference)
+        model = (
+            file if isinstance(file, Model) else opened.enter_context(load(file, activations=activations, **options))
+        )
+        known = None if saved is None else saved.windows
+        if context is None:
+            context = min(CONTEXT, model.config.context_length) if known is None else known.context
+        if stride is None and known is not None:
+            stride = known.stride
+        cut = text_windows(model, text, context, stride, tokens, windows)
+        check_fit(model, cut)
+        if other is not None and isinstance(text, str) and tokenizer_digest(other) != tokenizer_digest(model):
+            check_windows(text_windows(other, text, context, stride, tokens, windows), cut, other.reader.path)
+        start = time.perf_counter()
+        digest = text_digest(text)
+        if save_logits is not None:
+            notes = {"text_digest": digest or "", "model_digest": model.reader.digest.hex(), "model": model_name(model)}
+            kept = top_logits(model, cut, top, notes, progress)
+            kept.save(save_logits)
+            scores = Scores(-kept.targets)
+        else:
+            scores = score(model, cut, saved if other is None else ModelReference(other), progress)
+        settings = {
+            "file": model.reader.path,
+            "model_digest": model.reader.digest.hex(),
+            "bits_per_weight": summarize(model.reader).bits_per_weight,
+            **reference_notes(other, saved),
+            "activations": None if isinstance(file, Model) else activations,
+            "text_digest": digest,
+            "seconds": time.perf_counter() - start,
+        }
+    return Evaluation(scores, cut, settings)
+
+
+def reference_notes(other: Model | None, saved: SavedLogits | None) -> dict[str, Any]:
+    """What the figures say of the reference."""
+    if other is not None:
+        return {"reference": other.reader.path, "reference_digest": other.reader.digest.hex(), "reference_top": None}
+    if saved is not None:
+        digest = saved.notes["model_digest"]
+        return {"reference": saved.path, "reference_digest": digest, "reference_top": saved.ids.shape[1]}
+    return {}
+
+
+def model_name(model: Model) -> str:
+    """What a file calls its model."""
+    return str(model.reader.metadata.get("general.name", ""))
+
+
+def tokenizer_digest(model: Model) -> bytes | None:
+    """Names the tokenizer of a model's file."""
+    asset = model.reader.assets.get(TOKENIZER)
+    return None if asset is None else asset.digest

@@ -1,0 +1,76 @@
+"""What a model thinks of each scored token: log-probabilities over its vocabulary, part by part."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ggq.engine.model import Model
+from ggq.engine.tape import Run
+from ggq.errors import ModelError, UsageError
+from ggq.evaluate.windows import Part, Windows, parts
+
+
+def log_probabilities(model: Model, windows: Windows) -> Iterator[tuple[Part, NDArray[np.float64]]]:
+    """Run a model over windows.
+
+    Args:
+        model: Of a context that holds a window, and a vocabulary that holds the ids.
+        windows: The text.
+
+    Yields:
+        Parts in order, and float64 (rows of the part, vocabulary): log p(token | the window's tokens before it) for
+        each scored token's place.
+
+    Raises:
+        UsageError: The windows do not fit the model.
+        ModelError: It computes NaN or infinity.
+    """
+    vocabulary = model.config.vocabulary_size
+    check_fit(model, windows)
+    first = windows.context - windows.scored  # the first scored token, which the row before it predicts
+    executor, open_now = model.executor, list[int]()
+    try:
+        for part in parts(windows, vocabulary):
+            ids = windows.ids[part.windows]
+            if part.scored.start == 0:
+                while open_now:
+                    executor.close_sequence(open_now.pop())
+                open_now.extend(executor.open_sequence() for _ in ids)
+                if first > 1:
+                    executor.forward([Run(s, row[: first - 1], "none") for s, row in zip(open_now, ids)])
+            columns = slice(first - 1 + part.scored.start, first - 1 + part.scored.stop)
+            logits = executor.forward([Run(s, row[columns], "all") for s, row in zip(open_now, ids)])
+            yield part, log_softmax(logits, str(model.reader.path))
+    finally:
+        while open_now:
+            executor.close_sequence(open_now.pop())
+
+
+def check_fit(model: Model, windows: Windows) -> None:
+    """Refuse windows that a model cannot take."""
+    config = model.config
+    if windows.context > config.context_length:
+        raise UsageError(
+            f"windows of {windows.context} tokens do not fit into the model's context of {config.context_length}",
+            path=model.reader.path,
+            fix="Give a smaller --context.",
+        )
+    for token in (int(windows.ids.min()), int(windows.ids.max())):
+        if not 0 <= token < config.vocabulary_size:
+            raise UsageError(
+                f"token id {token} is outside the vocabulary, 0 to {config.vocabulary_size - 1} allowed",
+                path=model.reader.path,
+            )
+
+
+def log_softmax(logits: NDArray[np.float32], path: str) -> NDArray[np.float64]:
+    """Logarithms of the probabilities that logits stand for, row by row, in float64."""
+    if not np.isfinite(logits).all():
+        raise ModelError("the model computes NaN or infinity", path=path, fix="`ggq verify FILE` checks the file.")
+    rows = logits.astype(np.float64)
+    rows -= rows.max(axis=1, keepdims=True)
+    rows -= np.log(np.exp(rows).sum(axis=1, keepdims=True))
+    return rows

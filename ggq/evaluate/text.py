@@ -1,0 +1,60 @@
+"""From a text to windows of token ids."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from blake3 import blake3
+
+from ggq.engine.model import Model
+from ggq.errors import UsageError
+from ggq.evaluate.windows import Windows, make_windows
+from ggq.format.paths import kind_of, os_error
+
+
+def read_text(path: str | os.PathLike[str]) -> str:
+    """The text of a file, every character as it is.
+
+    Raises:
+        UsageError: It is no regular file, or not UTF-8.
+        GGQError: It cannot be read.
+    """
+    name = os.fspath(path)
+    try:
+        kind = kind_of(os.stat(path).st_mode)
+        if kind is not None:
+            raise UsageError(f"a text file expected, found {kind}", path=name)
+        with open(path, "rb") as file:
+            data = file.read()
+    except OSError as error:
+        raise os_error(error, name, "read") from None
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        problem = f"not UTF-8 text: byte {data[error.start]:#04x}"
+        raise UsageError(problem, path=name, where=f"byte {error.start}") from None
+
+
+def text_windows(
+    model: Model, text: str | Sequence[int], context: int, stride: int | None, tokens: int | None, limit: int | None
+) -> Windows:
+    """The windows of a text, as a model's tokenizer reads it."""
+    if tokens is not None and tokens < 1:
+        raise UsageError(f"tokens is {tokens}, at least 1 needed")
+    if not len(text):
+        raise UsageError("the text is empty")
+    ids = model.encode(text, begin=False)[:tokens]
+    return make_windows(ids, context, stride, limit=limit, begin=begin_token(model))
+
+
+def begin_token(model: Model) -> int | None:
+    """The token that every text of a model begins with, if it expects one."""
+    metadata = model.reader.metadata
+    found = metadata.get("tokenizer.bos_id") if metadata.get("tokenizer.add_bos") is True else None
+    return found if isinstance(found, int) else None
+
+
+def text_digest(text: str | Sequence[int]) -> str | None:
+    """BLAKE3 of a text as UTF-8, which is its file's; None of token ids."""
+    return blake3(text.encode()).hexdigest() if isinstance(text, str) else None
