@@ -89,6 +89,7 @@ def test_long_runs_are_cut_inside(monkeypatch: pytest.MonkeyPatch) -> None:
     assert np.allclose(forward(model, tokens), whole, rtol=0, atol=1e-6)
     assert np.allclose(forward(model, tokens, "last"), last, rtol=0, atol=1e-6)
     assert forward(model, tokens, "none").shape == (0, 64)
+    assert forward(small(scheme=Q4, activations="int8"), tokens, "none").shape == (0, 64)
 
 
 def test_sequences_of_a_batch_do_not_meet() -> None:

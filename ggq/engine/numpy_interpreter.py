@@ -186,13 +186,14 @@ def round_activations(x: np.ndarray, group: int) -> np.ndarray:
         group: Columns that share a scale; the last group may be shorter.
     """
     rows, columns = x.shape
-    padded = np.zeros((rows, -(-columns // group), group), dtype=np.float32)
-    padded.reshape(rows, -1)[:, :columns] = x
+    groups = -(-columns // group)
+    padded = np.zeros((rows, groups, group), dtype=np.float32)
+    padded.reshape(rows, groups * group)[:, :columns] = x
     largest = np.abs(padded).max(axis=2, keepdims=True)
     inverse = np.where(largest < TINY, np.float32(0), np.float32(127) / np.maximum(largest, TINY))
     codes = np.clip(np.rint(padded * inverse), -127, 127)
     rounded: np.ndarray = codes.astype(np.float64) * (largest / np.float32(127))
-    return rounded.reshape(rows, -1)[:, :columns]
+    return rounded.reshape(rows, groups * group)[:, :columns]
 
 
 def rotate(x: np.ndarray, heads: int, positions: np.ndarray, tape: Tape) -> np.ndarray:
