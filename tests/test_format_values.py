@@ -18,7 +18,7 @@ from ggq.format.descriptor import decode_descriptor, encode_descriptor, require_
 from ggq.format.names import check_key, check_name
 from ggq.format.values import LazyArray, decode_value, encode_value, skip_value
 from ggq.quant import SCHEMES, parse_scheme
-from tools.draft import descriptor, uniform
+from tools.draft import descriptor, two_level
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 INTEGERS = st.integers(-(2**63), 2**64 - 1)
@@ -122,7 +122,11 @@ def test_a_lazy_array_is_a_sequence() -> None:
             words[index]
 
 
-@pytest.mark.parametrize("name", SCHEMES)
+OTHERS = ("q4-g32-s4", "q3z-g64-s8", "q4m-row", "q6m-g16-s6", "c2-g32", "c4-row-s6+scale", "ternary-g64+order")
+OTHERS += ("binary-g32-s4+scale+order",)
+
+
+@pytest.mark.parametrize("name", [*SCHEMES, *OTHERS])
 def test_every_scheme_comes_back_from_its_descriptor(name: str) -> None:
     scheme = parse_scheme(name)
     assert decode_descriptor(encode_descriptor(scheme), name).scheme == scheme
@@ -140,6 +144,12 @@ def test_every_scheme_comes_back_from_its_descriptor(name: str) -> None:
         Scheme("uniform", 4, "", 32, "f32", "none"),
         Scheme("uniform", 1, "", 32, "f16", "none"),
         Scheme("float", 32, ""),
+        Scheme("ternary", 3, "", 32, "f16", "none"),
+        Scheme("binary", 1, "", 32, "f16", "minimum"),
+        Scheme("codebook", 5, "", 32, "f16", "none"),
+        Scheme("codebook", 4, "f16", 32, "f16", "none"),
+        Scheme("uniform", 4, "", 32, "f16", "none", 5),
+        Scheme("uniform", 4, "", 32, "f16", "none", 0, frozenset({"rotation"})),
     ],
 )
 def test_a_scheme_that_cannot_be_read_is_not_written(scheme: Scheme) -> None:
@@ -148,11 +158,11 @@ def test_a_scheme_that_cannot_be_read_is_not_written(scheme: Scheme) -> None:
 
 
 def test_fields_of_a_descriptor_are_listed_whether_known_or_not() -> None:
-    two_level = decode_descriptor(uniform(4, [4], 32, scale_form=2, subscale_bits=6, supergroup=8), "scheme 0")
-    assert two_level.scheme is None
-    assert (two_level.name, two_level.roles) == ("uniform", ("codes", "scales"))
-    assert two_level.fields["subscale_bits"] == 6
-    assert two_level.fields["planes"] == (4,)
+    larger = decode_descriptor(two_level(4, [4], 32, 6, supergroup=16), "scheme 0")
+    assert larger.scheme is None
+    assert (larger.name, larger.roles) == ("uniform", ("codes", "scales", "subscales"))
+    assert (larger.fields["subscale_bits"], larger.fields["supergroup"]) == (6, 16)
+    assert larger.fields["planes"] == (4,)
     later = decode_descriptor(descriptor(9, [b"trellis"], b"\1\2"), "scheme 0")
     assert (later.name, later.fields, later.scheme) == ("kind 9", {}, None)
     with pytest.raises(UnsupportedError, match="tensor a: stored with a scheme of kind 'kind 9' that this version"):

@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
-from ggq.errors import GGQError
+from ggq.errors import FormatError, GGQError
 from ggq.format import layout, open_reader
-from ggq.format.descriptor import BODY_FIELDS, decode_descriptor, encode_descriptor
+from ggq.format.descriptor import BODY_FIELDS, decode_descriptor, encode_descriptor, require_scheme
 from ggq.format.values import TYPES, LazyArray
-from ggq.quant import parse_scheme
+from ggq.quant import check_segments, parse_scheme, scheme_name
+from tests import quant_oracle as oracle
 from tests.support import ROOT
 from tools import bad_files, make_vectors, read_ggq
 
@@ -23,6 +24,7 @@ BAD = ROOT / "spec" / "vectors" / "bad"
 MANIFEST = json.loads((BAD / "manifest.json").read_text())
 SPEC = (ROOT / "spec" / "container.md").read_text(encoding="utf-8")
 DEFINED = re.findall(r"^\*\*(C-\d+)\*\*", SPEC, re.MULTILINE)
+SCHEMES = (ROOT / "spec" / "schemes.md").read_text(encoding="utf-8")
 WITHOUT_BAD_FILE = {
     "C-2": "no file of 2^62 bytes can be made; a shrinking file is in test_format_reader.py",
     "C-21": "binds writers: test_format_values.py",
@@ -77,6 +79,19 @@ def test_both_readers_agree_on_a_good_file(path: Path) -> None:
 @pytest.mark.parametrize("case", MANIFEST, ids=lambda case: case["file"][:-4])
 def test_both_readers_refuse_a_bad_file(case: dict[str, str]) -> None:
     path = BAD / case["file"]
+    if case["stage"] == "numbers":
+        with open_reader(path) as reader:
+            assert reader.verify() == []
+            (entry,) = reader.tensors.values()
+            segments = {role: reader.segment(entry.name, role).tobytes() for role in entry.segments}
+            scheme, shape = require_scheme(entry.descriptor, entry.name, str(path)), entry.shape
+        with pytest.raises(FormatError) as broken:
+            check_segments(scheme, shape, segments)
+        assert f"({case['rule']})" in str(broken.value)
+        assert case["message"] in str(broken.value)
+        assert oracle.broken_rule(scheme_name(scheme), *shape, segments) == case["rule"]
+        read_ggq.read(str(path), verify=True)
+        return
     if case["stage"] == "verify":
         with open_reader(path) as reader:
             problems = reader.verify()
@@ -103,10 +118,16 @@ def test_a_damaged_tensor_is_named() -> None:
 
 
 def test_every_rule_has_a_bad_file_or_a_reason() -> None:
-    used = {case["rule"] for case in MANIFEST}
+    used = {case["rule"] for case in MANIFEST if case["stage"] != "numbers"}
     assert used | set(WITHOUT_BAD_FILE) == set(DEFINED)
     assert not used & set(WITHOUT_BAD_FILE)
     assert len(DEFINED) == len(set(DEFINED))
+
+
+def test_every_rule_that_numbers_are_checked_for_has_a_bad_file() -> None:
+    cited = set(re.findall(r"S\d+\.\d+", (ROOT / "ggq" / "quant" / "check.py").read_text()))
+    assert cited == {case["rule"] for case in MANIFEST if case["stage"] == "numbers"}
+    assert cited <= set(re.findall(r"^\*\*(S\d+\.\d+)\*\*", SCHEMES, re.MULTILINE))
 
 
 def test_messages_cite_rules_that_exist() -> None:

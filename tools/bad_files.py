@@ -20,6 +20,7 @@ from tools.draft import (
     elements,
     pattern,
     record,
+    two_level,
     uniform,
     value,
 )
@@ -31,7 +32,8 @@ class Bad(NamedTuple):
     """A bad file: its name, the rule that it breaks, a part of the message, and how it is made.
 
     `start` gives the good file to begin with, `bend` changes it before it is put together, `cut` its bytes afterwards.
-    `stage` is when a reader refuses it: "open", or "verify" for what only a verifier must see.
+    `stage` is when a reader refuses it: "open", "verify" for what only a verifier must see, or "numbers" for bytes that
+    are those written and break a rule of spec/schemes.md.
     """
 
     name: str
@@ -72,6 +74,29 @@ def floats_only(name: str | bytes = "b.bias", shape: tuple[int, ...] = (3,), len
     draft = Draft()
     draft.tensor(name, shape, draft.scheme(FLOAT32), [bytes(length)])
     return draft
+
+
+def coded(raw: bytes, parts: list[int | bytes], shape: tuple[int, ...] = (16, 32)) -> Draft:
+    """One tensor of a scheme, each segment given as its bytes or as a number of zeros."""
+    draft = Draft()
+    draft.tensor("a.weight", shape, draft.scheme(raw), [bytes(part) for part in parts])
+    return draft
+
+
+def _with(part: int | bytes, *changes: tuple[int, bytes]) -> bytes:
+    """Bytes, or so many zeros, with some of them replaced."""
+    data = bytearray(part)
+    for at, new in changes:
+        data[at : at + len(new)] = new
+    return bytes(data)
+
+
+def _order(*changes: tuple[int, int], columns: int = 32) -> bytes:
+    """An order of columns that leaves all but some where they are."""
+    order = list(range(columns))
+    for at, column in changes:
+        order[at] = column
+    return struct.pack(f"<{columns}I", *order)
 
 
 def _set(table: str, number: int, item: Any) -> Bend:
@@ -190,6 +215,12 @@ def _strings(ends: list[int], blob: bytes, size: int | None = None) -> Bend:
 UNKNOWN = descriptor(9, [b"codes"], b"")
 WIDE = descriptor(0, [b"values"], struct.pack("<BBBBBBHIBBB", 16, 1, 0, 0, 0, 0, 0, 0, 1, 0, 0))
 GROUPED = descriptor(0, [b"values"], struct.pack("<BBBBBBHIBBB", 32, 1, 0, 0, 0, 0, 0, 32, 1, 0, 0))
+TRANSFORMED = descriptor(0, [b"values"], struct.pack("<BBBBBBHIBBB", 32, 1, 0, 0, 0, 0, 0, 0, 1, 1, 0))
+HALVES = descriptor(0, [b"values"], struct.pack("<BBBBBBHIBBB", 16, 2, 0, 0, 0, 0, 0, 0, 1, 0, 0))
+FOUR, ZERO, MINIMUM = (uniform(4, [4], 32, zero=zero) for zero in range(3))
+SUBSCALED, BOTH = two_level(4, [4], 32, 6), two_level(4, [4], 32, 6, zero=2)
+TERNARY, BINARY, BOOK = uniform(2, [2], 32, kind=2), uniform(1, [1], 32, kind=3), uniform(2, [2], 32, kind=4)
+SCALED, ORDERED = uniform(4, [4], 32, transform=1), uniform(4, [4], 32, transform=2)
 
 FRAME = [
     Bad("empty", "C-1", "is empty", bare, cut=lambda raw: b""),
@@ -316,6 +347,23 @@ SCHEMES = [
         bare,
         _scheme(uniform(4, [4], 32).replace(b"scales", b"zcales")),
     ),
+    *(
+        Bad(f"{name}-roles", "C-44", f"needed are {needed}", bare, _scheme(raw.replace(*swap)))
+        for name, raw, swap, needed in (
+            ("two-level", two_level(4, [4], 32, 6), (b"subscales", b"subscaled"), "codes, scales, subscales"),
+            ("minimum", uniform(4, [4], 32, zero=2), (b"minimums", b"minimumz"), "codes, scales, minimums"),
+            ("codebook", uniform(4, [4], 32, kind=4), (b"codebook", b"codebooq"), "codes, scales, codebook"),
+            ("order", uniform(4, [4], 32, transform=2), (b"input_order", b"input_scale"), "codes, scales, input_order"),
+        )
+    ),
+    *(
+        Bad(f"sub-scales-{n}", "C-43", f"sub-scales of {n} bits in super-groups of 8", bare, _scheme(raw))
+        for n, raw in ((n, two_level(4, [4], 32, n)) for n in (0, 9, 255))
+    ),
+    Bad("super-group-0", "C-43", "super-groups of 0 groups", bare, _scheme(two_level(4, [4], 32, 6, supergroup=0))),
+    Bad("super-group-alone", "C-43", "but no two levels", bare, _scheme(uniform(4, [4], 32, supergroup=8))),
+    Bad("sub-scales-alone", "C-43", "but no two levels", bare, _scheme(uniform(4, [4], 32, subscale_bits=6))),
+    Bad("transform-of-float", "C-43", "a float scheme with transform", bare, _scheme(TRANSFORMED)),
     Bad("roles-of-float", "C-44", "needed are values", bare, _scheme(FLOAT32.replace(b"values", b"valued"))),
 ]
 
@@ -344,6 +392,12 @@ TENSORS = [
     Bad("bytes-one-more", "C-54", "257 bytes of codes", full, _shift(0, length=1)),
     Bad("bytes-one-less", "C-54", "255 bytes of codes", full, _shift(0, length=-1)),
     Bad("bytes-none", "C-54", "0 bytes of values", full, _shift(2, length=-12)),
+    Bad("sub-scales-one-less", "C-54", "47 bytes of subscales", lambda: coded(SUBSCALED, [256, 32, 47])),
+    Bad("sub-minimums-one-more", "C-54", "33 bytes of subminimums", lambda: coded(BOTH, [256, 32, 32, 32, 33])),
+    Bad("codebook-one-more", "C-54", "5 bytes of codebook", lambda: coded(BOOK, [128, 32, 5])),
+    Bad("codebook-one-less", "C-54", "3 bytes of codebook", lambda: coded(BOOK, [128, 32, 3])),
+    Bad("input-scale-one-less", "C-54", "127 bytes of input_scale", lambda: coded(SCALED, [256, 32, 127])),
+    Bad("input-order-empty", "C-54", "0 bytes of input_order", lambda: coded(ORDERED, [256, 32, 0])),
     Bad("segment-missing", "C-54", "2 segments", full, lambda draft: draft.segments.pop()),
     Bad("segment-extra", "C-54", "4 segments", full, lambda draft: draft.segments.append(draft.put(b"more"))),
     Bad(
@@ -412,4 +466,128 @@ DATA = [
     Bad("retired-digest", "C-70", "do not fit their digest", full, _retired, stage="verify"),
 ]
 
-CASES = [*FRAME, *INDEX, *METADATA, *SCHEMES, *TENSORS, *ATTRIBUTES, *DATA]
+INFINITE = b"\x00\x7c"
+"""The f16 infinity."""
+
+EIGHTS = b"\x88" * 256
+"""Codes 8 of four bits, which are zero, for 16 x 32."""
+
+NUMBERS = [
+    Bad(name, rule, text, start, stage="numbers")
+    for name, rule, text, start in (
+        (
+            "value-infinite",
+            "S3.2",
+            "value of row 1, column 0 is NaN or infinite",
+            lambda: coded(HALVES, [_with(1024, (2, INFINITE))]),
+        ),
+        ("value-padding", "S3.4", "padding below row 14", lambda: coded(HALVES, [_with(1024, (31, b"\1"))], (15, 32))),
+        (
+            "scale-nan",
+            "S4.2",
+            "scale of row 2, group 0 is nan",
+            lambda: coded(FOUR, [EIGHTS, _with(32, (4, b"\1\x7e"))]),
+        ),
+        (
+            "minimum-infinite",
+            "S4.2",
+            "minimum of row 15, group 0 is inf",
+            lambda: coded(MINIMUM, [256, 32, _with(32, (30, INFINITE))]),
+        ),
+        (
+            "upper-minimum-infinite",
+            "S4.2",
+            "minimum of row 0, super-group 0 is inf",
+            lambda: coded(BOTH, [256, 32, 32, _with(32, (0, INFINITE)), 32]),
+        ),
+        (
+            "zero-point-16",
+            "S4.3",
+            "zero-point of row 3, group 0 is 16",
+            lambda: coded(ZERO, [256, 32, _with(16, (3, b"\x10"))]),
+        ),
+        (
+            "ternary-3",
+            "S4.6",
+            "code of row 1, column 6 is 3",
+            lambda: coded(TERNARY, [_with(b"\x55" * 128, (4 + 2, b"\x5d")), 32]),
+        ),
+        ("codebook-64", "S4.7", "codebook entry 2 is 64", lambda: coded(BOOK, [128, 32, b"\x00\x01\x40\x02"])),
+        ("codebook-65", "S4.7", "codebook entry 3 is -65", lambda: coded(BOOK, [128, 32, b"\xc0\x01\x3f\xbf"])),
+        (
+            "padding-code",
+            "S5.2",
+            "a code below row 14 is not the zero-point",
+            lambda: coded(FOUR, [_with(EIGHTS, (60, b"\x78")), 32], (15, 32)),
+        ),
+        (
+            "padding-code-of-binary",
+            "S5.2",
+            "code of row 0, padding column 31 is not 0",
+            lambda: coded(BINARY, [_with(64, (3, b"\x80")), 32], (16, 31)),
+        ),
+        (
+            "padding-minimum",
+            "S5.2",
+            "a scale below row 14 is not zero",
+            lambda: coded(MINIMUM, [256, 32, _with(32, (30, b"\1"))], (15, 32)),
+        ),
+        (
+            "padding-sub-scale",
+            "S5.2",
+            "a scale below row 14 is not zero",
+            lambda: coded(SUBSCALED, [EIGHTS, 32, _with(32, (15, b"\1"))], (15, 32)),
+        ),
+        (
+            "sub-scale-beyond",
+            "S5.7",
+            "a sub-scale beyond group 0 is not zero",
+            lambda: coded(SUBSCALED, [EIGHTS, 32, _with(32, (0, b"\x10"))]),
+        ),
+        (
+            "sub-minimum-beyond",
+            "S5.7",
+            "a sub-scale beyond group 0 is not zero",
+            lambda: coded(BOTH, [256, 32, 32, 32, _with(32, (16, b"\x04"))]),
+        ),
+        (
+            "input-scale-nan",
+            "S10.2",
+            "input scale 31 is nan",
+            lambda: coded(SCALED, [EIGHTS, 32, _with(128, (124, b"\0\0\xc0\x7f"))]),
+        ),
+        (
+            "input-scale-padding",
+            "S10.2",
+            "beyond column 30 is not zero",
+            lambda: coded(SCALED, [EIGHTS, 32, _with(128, (127, b"\x3f"))], (16, 31)),
+        ),
+        (
+            "order-outside",
+            "S10.3",
+            "is column 32; allowed are 0 to 31",
+            lambda: coded(ORDERED, [EIGHTS, 32, _order((5, 32))]),
+        ),
+        (
+            "order-2-32",
+            "S10.3",
+            "is column 4294967295; allowed",
+            lambda: coded(ORDERED, [EIGHTS, 32, _order((0, 2**32 - 1))]),
+        ),
+        ("order-twice", "S10.3", "has column 7 twice", lambda: coded(ORDERED, [EIGHTS, 32, _order((8, 7))])),
+        (
+            "order-into-padding",
+            "S10.3",
+            "is column 31; allowed are 0 to 30",
+            lambda: coded(ORDERED, [EIGHTS, 32, _order((0, 31), (31, 0))], (16, 31)),
+        ),
+        (
+            "order-moves-padding",
+            "S10.3",
+            "moves padding columns",
+            lambda: coded(ORDERED, [EIGHTS, 32, _order((31, 30))], (16, 31)),
+        ),
+    )
+]
+
+CASES = [*FRAME, *INDEX, *METADATA, *SCHEMES, *TENSORS, *ATTRIBUTES, *DATA, *NUMBERS]

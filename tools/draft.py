@@ -16,12 +16,26 @@ BOOL, I64, U64, F64, STRING, BYTES, ARRAY = range(1, 8)
 FLOAT32 = b"\x00\x01\x06values" + struct.pack("<BBBBBBHIBBB", 32, 1, 0, 0, 0, 0, 0, 0, 1, 0, 0)
 
 
-def uniform(bits: int, planes: Sequence[int], group: int, *, zero: int = 0, **changes: int) -> bytes:
-    """The descriptor of a uniform scheme; `changes` are fields of the body by name."""
+ROLES = (b"codes", b"scales", b"subscales", b"zeros", b"minimums", b"subminimums", b"codebook")
+TRANSFORMS = (b"input_scale", b"input_order")
+
+
+def uniform(bits: int, planes: Sequence[int], group: int, *, zero: int = 0, kind: int = 1, **changes: int) -> bytes:
+    """The descriptor of a scheme of codes; `changes` are fields of the body by name."""
     body = {"bits": bits, "value": 0, "scale": 2, "scale_form": 1, "zero_form": zero, "subscale_bits": 0}
-    body |= {"supergroup": 0, "group": group, "layout": 1, "input_scale": 0, "planes": len(planes)}
-    roles = [b"codes", b"scales", b"zeros"][: 2 + (zero == 1)]
-    return descriptor(1, roles, struct.pack("<BBBBBBHIBBB", *(body | changes).values()) + bytes(planes))
+    body |= {"supergroup": 0, "group": group, "layout": 1, "transform": 0, "planes": len(planes)}
+    body |= {"value": 4} if kind == 4 else {}
+    body |= changes
+    two = body["scale_form"] == 2
+    there = [True, True, two, zero == 1, zero == 2, two and zero == 2, kind == 4]
+    roles = [role for role, is_there in zip(ROLES, there) if is_there]
+    roles += [role for bit, role in enumerate(TRANSFORMS) if body["transform"] >> bit & 1]
+    return descriptor(kind, roles, struct.pack("<BBBBBBHIBBB", *body.values()) + bytes(planes))
+
+
+def two_level(bits: int, planes: Sequence[int], group: int, subscale: int, **changes: int) -> bytes:
+    """The descriptor of a scheme with two-level scales."""
+    return uniform(bits, planes, group, **{"scale_form": 2, "subscale_bits": subscale, "supergroup": 8} | changes)
 
 
 def descriptor(kind: int, roles: Sequence[bytes], body: bytes) -> bytes:

@@ -33,11 +33,13 @@ from tools.draft import (  # noqa: E402
     Draft,
     descriptor,
     pattern,
+    two_level,
     uniform,
 )
 
 VECTORS = ROOT / "spec" / "vectors"
-PLANES = {2: (2,), 3: (2, 1), 4: (4,), 5: (4, 1), 6: (4, 2), 8: (8,)}
+KINDS = ("float", "uniform", "ternary", "binary", "codebook")
+PLANES = {1: (1,), 2: (2,), 3: (2, 1), 4: (4,), 5: (4, 1), 6: (4, 2), 8: (8,)}
 FLOATS = {"f32": (32, 1), "f16": (16, 2), "bf16": (16, 3)}
 
 
@@ -93,6 +95,7 @@ def tensors() -> bytes:
     draft, numbers = Draft(), {}
     shapes = [("f32", (5,)), ("f16", (3, 5)), ("bf16", (2, 17, 3)), ("q4-g32", (17, 40)), ("q3z-g64", (2, 3, 70))]
     shapes += [("q8-row", (1, 33)), ("q2-g48", (2, 50)), ("q6z-row", (4, 8)), ("q4-g32", (1, 1, 1, 1, 1, 1, 2, 4))]
+    shapes += [("q3m-g32-s6", (5, 300)), ("ternary-g64", (3, 70)), ("binary-g32-s4", (2, 40)), ("c4-g32", (2, 3, 35))]
     for number, (name, shape) in enumerate(shapes):
         scheme = parse_scheme(name)
         if name not in numbers:
@@ -100,8 +103,10 @@ def tensors() -> bytes:
                 body = struct.pack("<BBBBBBHIBBB", *FLOATS[name], 0, 0, 0, 0, 0, 0, 1, 0, 0)
                 numbers[name] = draft.scheme(descriptor(0, [b"values"], body))
             else:
-                raw = uniform(scheme.bits, PLANES[scheme.bits], scheme.group, zero=int(scheme.zero == "code"))
-                numbers[name] = draft.scheme(raw)
+                changes = {"scale_form": 2, "subscale_bits": scheme.subscale, "supergroup": 8}
+                zero, kind = ("none", "code", "minimum").index(scheme.zero), KINDS.index(scheme.kind)
+                changes = {"zero": zero, "kind": kind} | (changes if scheme.subscale else {})
+                numbers[name] = draft.scheme(uniform(scheme.bits, PLANES[scheme.bits], scheme.group, **changes))
         parts = encode_tensor(_weights(shape, number), scheme)
         draft.tensor(f"blocks.{number}/{name}", shape, numbers[name], [part.tobytes() for part in parts.values()])
     draft.attribute("role", STRING, {number: f"role {number} \u00e9" for number in range(len(shapes))})
@@ -126,24 +131,23 @@ def edited() -> bytes:
 def unknown() -> bytes:
     """Schemes that a reader of version 1.0 lists and does not decode, beside one that it does."""
     draft = Draft()
-    minimums = descriptor(
-        1,
-        [b"codes", b"scales", b"subscales", b"minimums"],
-        struct.pack("<BBBBBBHIBBB", 4, 0, 2, 2, 2, 6, 8, 32, 1, 0, 1) + b"\4",
-    )
-    codebook = descriptor(
-        4, [b"codes", b"scales", b"codebook"], struct.pack("<BBBBBBHIBBB", 4, 2, 2, 1, 0, 0, 0, 64, 1, 0, 1) + b"\4"
-    )
+    halves = uniform(4, [4], 32, kind=4, value=2)
+    trits = uniform(2, [2], 32, kind=2, layout=3)
     later = uniform(4, [4], 32) + b"later field"
     kinds = [
         ("later-kind", descriptor(9, [b"trellis"], b"\1\2\3"), [5]),
-        ("two-level", minimums, [512, 4, 24, 24]),
-        ("codebook", codebook, [512, 32, 32]),
-        ("ternary", descriptor(2, [b"codes", b"scales"], uniform(2, [2], 64)[15:]), [256, 32]),
-        ("binary", descriptor(3, [b"codes", b"scales"], uniform(1, [1], 128)[15:]), [64, 32]),
+        ("super-group-16", two_level(4, [4], 32, 6, supergroup=16, zero=2), [256, 32, 32, 32, 32]),
+        ("5-bit-sub-scales", two_level(4, [4], 32, 5), [256, 32, 32]),
+        ("8-bit-codebook", uniform(8, [8], 32, kind=4), [512, 32, 256]),
+        ("f16-codebook", halves, [256, 32, 32]),
+        ("ternary-layout", trits, [128, 32]),
+        ("ternary-zero-point", uniform(2, [2], 32, kind=2, zero=1), [128, 32, 16]),
+        ("binary-bf16-scales", uniform(1, [1], 32, kind=3, scale=3), [64, 32]),
         ("whole-tensor", uniform(8, [8], 0xFFFFFFFF), [512, 2]),
-        ("input-scale", uniform(4, [4], 32, input_scale=2), [256, 32]),
+        ("rotation", uniform(4, [4], 32, transform=4), [256, 32]),
         ("f32-scales", uniform(4, [4], 32, scale=1), [256, 64]),
+        ("no-scales", uniform(4, [4], 32, scale_form=0), [256, 32]),
+        ("later-zero", uniform(4, [4], 32, zero=3), [256, 32]),
         ("other-planes", uniform(3, [1, 2], 32), [192, 32]),
         ("other-layout", uniform(4, [4], 32, layout=2), [256, 32]),
         ("later-body", later, [256, 32]),

@@ -30,7 +30,8 @@ LIMITS = (65536, 4096, 1048576, 4194304, 256, 4096, 65536, 0)
 BOOL, I64, U64, F64, STRING, BYTES, ARRAY = 1, 2, 3, 4, 5, 6, 7
 FLOAT_NAMES = {1: "f32", 2: "f16", 3: "bf16"}
 FLOAT_SIZES = {1: 4, 2: 2, 3: 2}
-WIDTHS = {2: (2,), 3: (2, 1), 4: (4,), 5: (4, 1), 6: (4, 2), 8: (8,)}
+WIDTHS = {1: (1,), 2: (2,), 3: (2, 1), 4: (4,), 5: (4, 1), 6: (4, 2), 8: (8,)}
+CODE_BITS = {1: (2, 3, 4, 5, 6, 8), 2: (2,), 3: (1,), 4: (2, 3, 4)}
 
 
 class Refused(Exception):
@@ -157,21 +158,42 @@ def read_scheme(raw: bytes) -> dict[str, Any]:
     scheme: dict[str, Any] = {"kind": kind, "roles": roles, "known": False}
     if kind > 4:
         return scheme
-    names = "bits value scale scale_form zero_form subscale_bits supergroup group layout input_scale planes".split()
+    names = "bits value scale scale_form zero_form subscale_bits supergroup group layout transform planes".split()
     body = dict(zip(names, struct.unpack("<BBBBBBHIBBB", stream.take(15))))
     widths = tuple(stream.take(body["planes"]))
     check_body(kind, body, widths)
     scheme.update(body)
-    if kind == 0:
-        known, expected = body["value"] in FLOAT_NAMES, ["values"]
-    else:
-        expected = ["codes", "scales"] + ["zeros"] * (body["zero_form"] == 1)
-        known = kind == 1 and WIDTHS.get(body["bits"]) == widths and body["scale"] == 2 and body["scale_form"] == 1
-        known = known and body["zero_form"] <= 1 and body["group"] != 0xFFFFFFFF
-        known = known and not (body["value"] or body["subscale_bits"] or body["supergroup"])
-    scheme["known"] = known and body["layout"] == 1 and not body["input_scale"] and stream.at == len(raw)
-    need(not scheme["known"] or roles == expected, "C-44", f"the roles {roles}")
+    known = is_known(kind, body, widths)
+    scheme["known"] = known and body["layout"] == 1 and stream.at == len(raw)
+    need(not scheme["known"] or roles == roles_of(kind, body), "C-44", f"the roles {roles}")
     return scheme
+
+
+def is_known(kind: int, body: dict[str, int], widths: tuple[int, ...]) -> bool:
+    """Rule C-44, but for the roles, the layout and what follows the body."""
+    if kind == 0:
+        return body["value"] in FLOAT_NAMES
+    two_level = body["scale_form"] == 2 and body["subscale_bits"] in (4, 6, 8) and body["supergroup"] == 8
+    return (
+        body["bits"] in CODE_BITS[kind]
+        and WIDTHS[body["bits"]] == widths
+        and body["value"] == (4 if kind == 4 else 0)
+        and body["scale"] == 2
+        and (body["scale_form"] == 1 or two_level)
+        and body["zero_form"] <= (2 if kind == 1 else 0)
+        and body["group"] != 0xFFFFFFFF
+        and body["transform"] <= 3
+    )
+
+
+def roles_of(kind: int, body: dict[str, int]) -> list[str]:
+    """The roles of a known scheme, in order."""
+    if kind == 0:
+        return ["values"]
+    two_level, zero = body["scale_form"] == 2, body["zero_form"]
+    roles = ["codes", "scales"] + ["subscales"] * two_level + ["zeros"] * (zero == 1)
+    roles += ["minimums"] * (zero == 2) + ["subminimums"] * (zero == 2 and two_level) + ["codebook"] * (kind == 4)
+    return roles + ["input_scale"] * (body["transform"] & 1) + ["input_order"] * (body["transform"] >> 1 & 1)
 
 
 def check_body(kind: int, body: dict[str, int], widths: tuple[int, ...]) -> None:
@@ -187,6 +209,9 @@ def check_body(kind: int, body: dict[str, int], widths: tuple[int, ...]) -> None
     need(sum(widths) == bits and set(widths) <= {1, 2, 4, 8}, "C-43", f"planes {widths}")
     good = group in (0, 0xFFFFFFFF) or (group % 16 == 0 and group <= 1 << 20)
     need(good, "C-43", f"groups of {group}")
+    lower, above = body["subscale_bits"], body["supergroup"]
+    fits = {0: lower == above == 0, 1: lower == above == 0, 2: 1 <= lower <= 8 and above > 0}
+    need(fits.get(body["scale_form"], True), "C-43", f"sub-scales of {lower} bits in super-groups of {above}")
 
 
 def lengths_of(scheme: dict[str, Any], shape: tuple[int, ...]) -> list[int]:
@@ -203,8 +228,15 @@ def lengths_of(scheme: dict[str, Any], shape: tuple[int, ...]) -> list[int]:
     step = math.lcm(scheme["group"] or 32, 32)
     padded = -(-columns // step) * step
     groups = padded // (scheme["group"] or padded)
-    zeros = [rows * groups] if scheme["zero_form"] else []
-    return [rows * padded * scheme["bits"] // 8, rows * groups * 2, *zeros]
+    upper, lower = 2 * rows * groups, 0
+    if scheme["scale_form"] == 2:
+        upper = 2 * rows * -(-groups // 8)
+        lower = rows * sum(-(-groups * width // 8) for width in WIDTHS[scheme["subscale_bits"]])
+    vector = math.prod(shape[:-2]) * padded * 4
+    lengths = {"codes": rows * padded * scheme["bits"] // 8, "scales": upper, "subscales": lower}
+    lengths |= {"zeros": rows * groups, "minimums": upper, "subminimums": lower, "codebook": 1 << scheme["bits"]}
+    lengths |= {"input_scale": vector, "input_order": vector}
+    return [lengths[role] for role in scheme["roles"]]
 
 
 def read_tensors(stream: Stream, count: int, segments: int, schemes: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -10,16 +10,35 @@ from typing import NamedTuple
 from ggq.errors import FormatError, UnsupportedError
 from ggq.format.cursor import Cursor, refuse
 from ggq.format.layout import MAX_DIMENSIONS, MAX_ELEMENTS, MAX_GROUP, MAX_ROLE_BYTES, MAX_ROLES
-from ggq.format.scheme import COLUMN_STEP, FLOAT_BYTES, PLANES, ROW, Scheme, round_up
+from ggq.format.scheme import (
+    CODEBOOK_BITS,
+    COLUMN_STEP,
+    FLOAT_BYTES,
+    PLANES,
+    ROW,
+    SUBSCALE_BITS,
+    SUPER_GROUP,
+    TRANSFORMS,
+    Scheme,
+    round_up,
+)
 
 KINDS = ("float", "uniform", "ternary", "binary", "codebook")
 FLOATS = ("", "f32", "f16", "bf16")
+TABLE_ENTRIES = 4
+"""The value type of a codebook: signed bytes."""
 SCALE_FORMS = ("none", "plain", "two-level")
 ZERO_FORMS = ("none", "code", "minimum")
 WHOLE_TENSOR = 0xFFFFFFFF
 TILES = 1
-CODE_BITS = tuple(bits for bits in PLANES if bits > 1)
-"""Bits of the codes that this version decodes."""
+CODE_BITS: dict[str, tuple[int, ...]] = {
+    "uniform": tuple(bits for bits in PLANES if bits > 1),
+    "ternary": (2,),
+    "binary": (1,),
+    "codebook": CODEBOOK_BITS,
+}
+"""Bits of the codes of each kind that this version decodes."""
+KNOWN_TRANSFORMS = (1 << len(TRANSFORMS)) - 1
 FLOAT_BITS = {name: 8 * size for name, size in FLOAT_BYTES.items()}
 
 BODY = "<BBBBBBHIBBB"
@@ -33,7 +52,7 @@ BODY_FIELDS = (
     "supergroup",
     "group",
     "layout",
-    "input_scale",
+    "transform",
     "planes",
 )
 _ROLE_LETTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789_")
@@ -74,19 +93,19 @@ def encode_descriptor(scheme: Scheme) -> bytes:
         FormatError: The scheme's fields contradict each other or the format's limits.
     """
     try:
-        uniform = scheme.kind == "uniform"
         planes = scheme.planes
+        form = "none" if scheme.kind == "float" else "two-level" if scheme.subscale else "plain"
         fields = (
             scheme.bits,
-            FLOATS.index(scheme.value),
+            TABLE_ENTRIES if scheme.kind == "codebook" else FLOATS.index(scheme.value),
             FLOATS.index(scheme.scale),
-            int(uniform),
+            SCALE_FORMS.index(form),
             ZERO_FORMS.index(scheme.zero or "none"),
-            0,
-            0,
+            scheme.subscale,
+            SUPER_GROUP if scheme.subscale else 0,
             scheme.group,
             TILES,
-            0,
+            sum(1 << TRANSFORMS.index(part) for part in scheme.transform),
             len(planes),
         )
         head = bytes([KINDS.index(scheme.kind)])
@@ -166,23 +185,38 @@ def _check_body(kind: int, body: dict[str, int], planes: tuple[int, ...], where:
         raise refuse("C-43", f"planes {planes} for {bits} bits", where)
     if group not in (ROW, WHOLE_TENSOR) and (group % 16 or group > MAX_GROUP):
         raise refuse("C-43", f"groups of {group} columns, allowed are multiples of 16 up to {MAX_GROUP}", where)
+    form, lower, above = body["scale_form"], body["subscale_bits"], body["supergroup"]
+    if form == SCALE_FORMS.index("two-level"):
+        if not 1 <= lower <= 8 or not above:
+            raise refuse("C-43", f"sub-scales of {lower} bits in super-groups of {above} groups", where)
+    elif form < len(SCALE_FORMS) and (lower or above):
+        raise refuse("C-43", f"sub-scales of {lower} bits and a super-group of {above}, but no two levels", where)
 
 
 def _to_scheme(kind: int, body: dict[str, int], planes: tuple[int, ...]) -> Scheme | None:
     """The scheme, or None when a field asks for what this version does not have."""
-    if body["layout"] != TILES or body["input_scale"] or not max(body["value"], body["scale"]) < len(FLOATS):
+    name, value = KINDS[kind], body["value"]
+    if body["layout"] != TILES or body["transform"] > KNOWN_TRANSFORMS or body["scale"] >= len(FLOATS):
         return None
-    value, scale = FLOATS[body["value"]], FLOATS[body["scale"]]
-    if KINDS[kind] == "float":
-        return Scheme("float", body["bits"], value=value) if value else None
-    plain = body["scale_form"] == SCALE_FORMS.index("plain") and not body["subscale_bits"] and not body["supergroup"]
-    known_zero = body["zero_form"] <= ZERO_FORMS.index("code")
-    same_planes = body["bits"] in CODE_BITS and planes == PLANES[body["bits"]]
-    if KINDS[kind] != "uniform" or value or scale != "f16" or not (plain and known_zero and same_planes):
+    if name == "float":
+        return Scheme("float", body["bits"], value=FLOATS[value]) if 0 < value < len(FLOATS) else None
+    zeros = ZERO_FORMS if name == "uniform" else ZERO_FORMS[:1]
+    plain = body["scale_form"] == SCALE_FORMS.index("plain")
+    two_level = body["scale_form"] == SCALE_FORMS.index("two-level")
+    known = (
+        body["bits"] in CODE_BITS[name]
+        and planes == PLANES[body["bits"]]
+        and value == (TABLE_ENTRIES if name == "codebook" else 0)
+        and FLOATS[body["scale"]] == "f16"
+        and body["zero_form"] < len(zeros)
+        and (plain or (two_level and body["subscale_bits"] in SUBSCALE_BITS and body["supergroup"] == SUPER_GROUP))
+        and body["group"] != WHOLE_TENSOR
+    )
+    if not known:
         return None
-    if body["group"] == WHOLE_TENSOR:
-        return None
-    return Scheme("uniform", body["bits"], "", body["group"], scale, ZERO_FORMS[body["zero_form"]])
+    transform = frozenset(part for bit, part in enumerate(TRANSFORMS) if body["transform"] >> bit & 1)
+    zero, subscale = zeros[body["zero_form"]], body["subscale_bits"]
+    return Scheme(name, body["bits"], "", body["group"], "f16", zero, subscale, transform)
 
 
 def check_dimensions(shape: tuple[int, ...], where: str) -> None:

@@ -31,7 +31,7 @@ def check_segments(
         FormatError: The first rule that is broken, with matrix, row and column or group.
         UnsupportedError: A shape that the scheme cannot hold.
 
-    Source: spec/schemes.md, S3 to S5.
+    Source: spec/schemes.md, S3 to S5 and S10.
     """
     sizes, flat = as_segments(scheme, shape, segments, where)
     problems = _float_problems(scheme, shape, sizes, flat) if scheme.kind == "float" else _problems(scheme, sizes, flat)
@@ -43,7 +43,7 @@ def _float_problems(scheme: Scheme, shape: tuple[int, ...], sizes: Geometry, seg
     if len(shape) == 1:
         good = finite(segments["values"].view(STORAGE[scheme.value]), scheme.value)
         if not good.all():
-            yield f"value {int(np.argmin(good))} is NaN or infinite; values must be finite"
+            yield f"value {int(np.argmin(good))} is NaN or infinite; values must be finite (S3.2)"
         return
     floats = view_floats(scheme, sizes, segments)
     step = max(1, BLOCK_WEIGHTS // (sizes.columns * TILE_ROWS))
@@ -53,10 +53,10 @@ def _float_problems(scheme: Scheme, shape: tuple[int, ...], sizes: Geometry, seg
             if not good.all():
                 tile, column, row = np.argwhere(~good)[0].tolist()
                 place = _place(sizes, index, (first + tile) * TILE_ROWS + row)
-                yield f"value of {place}, column {column} is NaN or infinite; values must be finite"
+                yield f"value of {place}, column {column} is NaN or infinite; values must be finite (S3.2)"
         padding = floats[index, -1, :, _last_rows(sizes) :]
         if (padding != 0).any():
-            yield f"padding below row {sizes.rows - 1} is not zero"
+            yield f"padding below row {sizes.rows - 1} is not zero (S3.4)"
 
 
 def _problems(scheme: Scheme, sizes: Geometry, segments: Segments) -> Iterator[str]:
@@ -67,11 +67,11 @@ def _problems(scheme: Scheme, sizes: Geometry, segments: Segments) -> Iterator[s
             if numbers is not None and not np.isfinite(numbers).all():
                 tile, group, row = np.argwhere(~np.isfinite(numbers))[0].tolist()
                 place, number = _place(sizes, index, tile * TILE_ROWS + row), numbers[tile, group, row]
-                yield f"{what} of {place}, {above} {group} is {number}; {what}s must be finite"
+                yield f"{what} of {place}, {above} {group} is {number}; {what}s must be finite (S4.2)"
         if view.zeros is not None and (view.zeros > largest_code(scheme)).any():
             tile, group, row = np.argwhere(view.zeros > largest_code(scheme))[0].tolist()
             place, zero = _place(sizes, index, tile * TILE_ROWS + row), view.zeros[tile, group, row]
-            yield f"zero-point of {place}, group {group} is {zero}; allowed are 0 to {largest_code(scheme)}"
+            yield f"zero-point of {place}, group {group} is {zero}; allowed are 0 to {largest_code(scheme)} (S4.3)"
         yield from _vector_problems(sizes, view, index)
         yield from _padding_problems(scheme, sizes, view, index)
         if scheme.kind == "ternary":
@@ -83,23 +83,23 @@ def _vector_problems(sizes: Geometry, view: MatrixView, index: int) -> Iterator[
     least, most = TABLE_LIMITS
     if view.codebook is not None and ((view.codebook < least) | (view.codebook > most)).any():
         code = int(np.argmax((view.codebook < least) | (view.codebook > most)))
-        yield f"codebook entry {code} is {view.codebook[code]}; allowed are {least} to {most}"
+        yield f"codebook entry {code} is {view.codebook[code]}; allowed are {least} to {most} (S4.7)"
     of = f" of matrix {index}" if sizes.count > 1 else ""
     if view.input_scale is not None:
         good = np.isfinite(view.input_scale)
         if not good.all():
             column = int(np.argmin(good))
-            yield f"input scale {column}{of} is {view.input_scale[column]}; input scales must be finite"
+            yield f"input scale {column}{of} is {view.input_scale[column]}; input scales must be finite (S10.2)"
         if (view.input_scale[sizes.columns :] != 0).any():
-            yield f"an input scale{of} beyond column {sizes.columns - 1} is not zero"
+            yield f"an input scale{of} beyond column {sizes.columns - 1} is not zero (S10.2)"
     if view.input_order is not None:
         found, times = np.unique(view.input_order[: sizes.columns], return_counts=True)
         if found[-1] >= sizes.columns:
-            yield f"an input order{of} is column {found[-1]}; allowed are 0 to {sizes.columns - 1}"
+            yield f"an input order{of} is column {found[-1]}; allowed are 0 to {sizes.columns - 1} (S10.3)"
         if (times > 1).any():
-            yield f"the input order{of} has column {found[np.argmax(times > 1)]} twice"
+            yield f"the input order{of} has column {found[np.argmax(times > 1)]} twice (S10.3)"
         if (view.input_order[sizes.columns :] != np.arange(sizes.columns, sizes.padded_columns)).any():
-            yield f"the input order{of} moves padding columns; they stay where they are"
+            yield f"the input order{of} moves padding columns; they stay where they are (S10.3)"
 
 
 def _ternary_problems(scheme: Scheme, sizes: Geometry, view: MatrixView, index: int) -> Iterator[str]:
@@ -109,26 +109,26 @@ def _ternary_problems(scheme: Scheme, sizes: Geometry, view: MatrixView, index: 
         if wrong.any():
             row, column = np.argwhere(wrong)[0].tolist()
             place = _place(sizes, index, first * TILE_ROWS + row)
-            yield f"code of {place}, column {column} is 3; allowed are 0 to 2"
+            yield f"code of {place}, column {column} is 3; allowed are 0 to 2 (S4.6)"
 
 
 def _padding_problems(scheme: Scheme, sizes: Geometry, view: MatrixView, index: int) -> Iterator[str]:
     lower = (*view.subscales, *view.subminimums)
     uppers = (view.scales,) if view.minimums is None else (view.scales, view.minimums)
     if any((each[-1, :, _last_rows(sizes) :] != 0).any() for each in (*uppers, *lower)):
-        yield f"a scale below row {sizes.rows - 1} is not zero; rows of padding have scale 0"
+        yield f"a scale below row {sizes.rows - 1} is not zero; rows of padding have scale 0 (S5.2)"
     for planes in (view.subscales, view.subminimums):
         for width, plane in zip(scheme.subscale_planes, planes):
             used = (sizes.groups * width - 1) % 8 + 1  # bits of the last block that belong to groups
             if (plane[:, -1] >> np.uint8(used - 1) >> np.uint8(1)).any():
-                yield f"a sub-scale beyond group {sizes.groups - 1} is not zero"
+                yield f"a sub-scale beyond group {sizes.groups - 1} is not zero (S5.7)"
     has_zero = scheme.kind in ("uniform", "ternary") and scheme.zero != "minimum"
     what = "the zero-point" if has_zero else str(padding_code(scheme))
     zeros = None if view.zeros is None else view.zeros.transpose(0, 2, 1)
     last = slice(len(view.scales) - 1, len(view.scales))
     below = _codes(scheme, view, last, 0) != _expected(scheme, sizes, zeros, last, 0)
     if below[_last_rows(sizes) :].any():
-        yield f"a code below row {sizes.rows - 1} is not {what}"
+        yield f"a code below row {sizes.rows - 1} is not {what} (S5.2)"
     start = sizes.columns // COLUMN_STEP * COLUMN_STEP
     if start == sizes.padded_columns:
         return
@@ -140,7 +140,7 @@ def _padding_problems(scheme: Scheme, sizes: Geometry, view: MatrixView, index: 
         if wrong.any():
             row, column = np.argwhere(wrong)[0].tolist()
             place = _place(sizes, index, first * TILE_ROWS + row)
-            yield f"code of {place}, padding column {start + column} is not {what}"
+            yield f"code of {place}, padding column {start + column} is not {what} (S5.2)"
 
 
 def _codes(scheme: Scheme, view: MatrixView, tiles: slice, start: int) -> NDArray[np.uint8]:
