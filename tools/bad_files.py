@@ -569,7 +569,7 @@ NUMBERS = [
             lambda: coded(ORDERED, [EIGHTS, 32, _order((5, 32))]),
         ),
         (
-            "order-2-32",
+            "order-far-outside",
             "S10.3",
             "is column 4294967295; allowed",
             lambda: coded(ORDERED, [EIGHTS, 32, _order((0, 2**32 - 1))]),
