@@ -6,10 +6,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from ggq.errors import UsageError
+from ggq.errors import GGQError, UsageError
 from ggq.format.scheme import COLUMN_STEP, ROW, Scheme, round_up
 from ggq.models.architecture import TensorSpec
-from ggq.quant import choose_method, default_method, parse_scheme
+from ggq.quant import METHODS, choose_method, default_method, parse_scheme
 
 EMBEDDING_BITS = 6
 """The embedding and the output get at least this many bits unless told otherwise: with 4 the divergence triples."""
@@ -19,11 +19,19 @@ EMBEDDING_ROLES = ("embedding.weight", "output.weight")
 
 @dataclass(frozen=True)
 class Rule:
-    """Tensors whose names match a regular expression get a scheme."""
+    """Tensors whose names match a regular expression get a scheme.
+
+    Args:
+        pattern: Searched for in a tensor's name.
+        scheme: What a matrix gets whose name matches.
+        method: Name of its method; None for the recipe's.
+        origin: Who said so, for messages: "--keep REGEX=SCHEME", or a file and the rule's number.
+    """
 
     pattern: re.Pattern[str]
     scheme: Scheme
-    text: str
+    method: str | None
+    origin: str
 
 
 @dataclass(frozen=True)
@@ -34,13 +42,15 @@ class Recipe:
         scheme: Of the body's matrices.
         embedding: Of the embedding and the output.
         rules: The first that matches a matrix's name decides.
-        method: Of every quantized tensor; None for each scheme's default.
+        method: Of every quantized tensor for which nothing else is said; None for each scheme's default.
+        embedding_method: Of the embedding and the output; None for `method`.
     """
 
     scheme: Scheme
     embedding: Scheme
-    rules: tuple[Rule, ...]
-    method: str | None
+    rules: tuple[Rule, ...] = ()
+    method: str | None = None
+    embedding_method: str | None = None
 
     def choose(self, spec: TensorSpec) -> tuple[Scheme, str]:
         """A tensor's scheme and method ("" where the scheme stores floats).
@@ -52,14 +62,18 @@ class Recipe:
         """
         if len(spec.shape) < 2:
             return parse_scheme("f32"), ""
-        scheme = next((rule.scheme for rule in self.rules if rule.pattern.search(spec.name)), None)
-        if scheme is None:
-            scheme = self.embedding if spec.role in EMBEDDING_ROLES else self.scheme
+        rule = next((rule for rule in self.rules if rule.pattern.search(spec.name)), None)
+        if rule is not None:
+            scheme, method = rule.scheme, rule.method
+        elif spec.role in EMBEDDING_ROLES:
+            scheme, method = self.embedding, self.embedding_method
+        else:
+            scheme, method = self.scheme, None
         if scheme.kind == "float":
             return scheme, ""
         if scheme.group > round_up(spec.shape[-1], COLUMN_STEP):
             scheme = replace(scheme, group=ROW)
-        return scheme, choose_method(scheme, self.method).name
+        return scheme, choose_method(scheme, method or self.method).name
 
     @property
     def body_method(self) -> str:
@@ -80,22 +94,23 @@ def make_recipe(
 
     Raises:
         UsageError: An unknown scheme, a regular expression that does not compile, a method where nothing is quantized.
-        ConvertError: An unknown method, or one that cannot fill the body's scheme.
+        ConvertError: An unknown method, or one that cannot fill a scheme.
     """
     body = parse_scheme(scheme)
-    rules = tuple(parse_rule(text) for text in keep)
-    if embedding is not None:
-        outer = parse_scheme(embedding)
-    elif body.kind == "float" or body.bits >= EMBEDDING_BITS:
-        outer = body
-    else:
-        outer = replace(body, kind="uniform", bits=EMBEDDING_BITS)
-    quantized = [each for each in (body, outer, *(rule.scheme for rule in rules)) if each.kind != "float"]
-    if method is not None and not quantized:
-        raise UsageError(f"method {method} has nothing to do: {scheme} stores floats", fix="leave --method out")
-    for each in quantized:
-        choose_method(each, method)
-    return Recipe(body, outer, rules, method)
+    outer = embedding_scheme(body) if embedding is None else parse_scheme(embedding)
+    other = None
+    if embedding is None and outer.kind != "float" and method in METHODS and not METHODS[method].supports(outer):
+        other = default_method(outer)  # nobody asked for this scheme, so the method need not know it
+    recipe = Recipe(body, outer, tuple(parse_rule(text) for text in keep), method, other)
+    check_methods(recipe)
+    return recipe
+
+
+def embedding_scheme(body: Scheme) -> Scheme:
+    """What the embedding and the output get where nobody says: the body's scheme with EMBEDDING_BITS or more."""
+    if body.kind == "float" or body.bits >= EMBEDDING_BITS:
+        return body
+    return replace(body, kind="uniform", bits=EMBEDDING_BITS)
 
 
 def parse_rule(text: str) -> Rule:
@@ -103,10 +118,46 @@ def parse_rule(text: str) -> Rule:
     pattern, separator, name = text.rpartition("=")
     if not separator or not pattern:
         raise UsageError(f"--keep {text}: REGEX=SCHEME expected", fix='for example --keep "down_proj=q6-g32"')
+    return Rule(compile_pattern(pattern, f"--keep {text}"), parse_scheme(name), None, f"--keep {text}")
+
+
+def compile_pattern(pattern: str, origin: str) -> re.Pattern[str]:
+    """A rule's regular expression.
+
+    Raises:
+        UsageError: It does not compile.
+    """
     try:
-        return Rule(re.compile(pattern), parse_scheme(name), text)
+        return re.compile(pattern)
     except re.error as error:
-        raise UsageError(f"--keep {text}: not a regular expression: {error}") from None
+        raise UsageError(f"{origin}: not a regular expression: {error}") from None
+
+
+def check_methods(recipe: Recipe) -> None:
+    """Refuse methods that have nothing to do or cannot fill what they are asked to.
+
+    Raises:
+        UsageError: A method where floats are stored.
+        ConvertError: An unknown method, or one that cannot fill a scheme.
+    """
+    parts: list[tuple[Scheme, str | None, str]] = [
+        (recipe.scheme, None, ""),
+        (recipe.embedding, recipe.embedding_method, ""),
+        *((rule.scheme, rule.method, rule.origin) for rule in recipe.rules),
+    ]
+    if recipe.method is not None and all(scheme.kind == "float" for scheme, _, _ in parts):
+        name = recipe.scheme.value
+        raise UsageError(f"method {recipe.method} has nothing to do: {name} stores floats", fix="leave the method out")
+    for scheme, method, origin in parts:
+        if scheme.kind != "float":
+            try:
+                choose_method(scheme, method or recipe.method)
+            except GGQError as error:
+                problem = f"{origin}: {error.problem}" if origin and method else error.problem
+                raise type(error)(problem, fix=error.fix) from None
+        elif method is not None:
+            place = f"{origin}: " if origin else ""
+            raise UsageError(f"{place}method {method} has nothing to do: {scheme.value} stores floats")
 
 
 def check_rules(recipe: Recipe, specs: Sequence[TensorSpec]) -> None:
@@ -119,7 +170,7 @@ def check_rules(recipe: Recipe, specs: Sequence[TensorSpec]) -> None:
         found = [spec for spec in specs if rule.pattern.search(spec.name)]
         if not found:
             raise UsageError(
-                f"--keep {rule.text}: no tensor's name matches", fix="`ggq convert ... --dry-run` lists the names"
+                f"{rule.origin}: no tensor's name matches", fix="`ggq convert ... --dry-run` lists the names"
             )
         if all(len(spec.shape) < 2 for spec in found):
-            raise UsageError(f"--keep {rule.text}: only norms and biases match, which stay f32", where=found[0].name)
+            raise UsageError(f"{rule.origin}: only norms and biases match, which stay f32", where=found[0].name)
