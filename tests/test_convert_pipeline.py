@@ -186,7 +186,11 @@ def test_metadata_and_assets(tmp_path: Path) -> None:
     assert (found["tokenizer.bos_id"], found["tokenizer.eos_ids"], found["tokenizer.add_bos"]) == (0, [1], True)
     assert found["quantization.scheme"] == "q4-g32" and found["quantization.embedding"] == "q6-g32"
     assert found["quantization.method"] == "absmax"
-    assert found["quantization.keep"] == ["up_proj=q8-g32", "down=q3-row"]
+    assert found["quantization.recipe"].splitlines()[4:7] == [
+        "rules = [",
+        '    { match = "up_proj", scheme = "q8-g32", method = "absmax" },',
+        '    { match = "down", scheme = "q3-row", method = "absmax" },',
+    ]
     names = {"config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "LICENSE"}
     assert set(assets) == names | {"chat_template.jinja"}
     assert all(data == (source / name).read_bytes() for name, data in assets.items())

@@ -134,7 +134,7 @@ def test_resume_refuses_another_input_or_other_options(tmp_path: Path, source: P
     out = tmp_path / "out.ggq"
     assert run("after", "SIGKILL", 5, [source, out, "--scheme", "q3z-g32"]).returncode == -signal.SIGKILL
     message = "the unfinished file was begun from other inputs or with other options"
-    for options in ({"scheme": "q3-g32"}, {"embedding": "f16"}, {"keep": ["up=f16"]}, {"method": "zero-point"}):
+    for options in ({"scheme": "q3-g32"}, {"embedding": "f16"}, {"keep": ["up=f16"]}):
         with pytest.raises(ConvertError, match=message):
             convert(source, out, **{"scheme": "q3z-g32", "resume": True, **options})  # type: ignore[arg-type]
     weights = source / "model.safetensors"

@@ -36,13 +36,18 @@ def convert(
         Path | None, typer.Argument(metavar="OUT.ggq", help="The file to write.", show_default=False)
     ] = None,
     scheme: Annotated[
-        str, typer.Option(metavar="SCHEME", help="f32, f16, bf16 or q{2,3,4,5,6,8}[z]-{g32,g64,g128,row}.")
-    ] = "q4-g32",
+        str | None,
+        typer.Option(
+            metavar="SCHEME",
+            help="Of the layers, q4-g32 unless told: f32, f16, bf16 or q{2,3,4,5,6,8}[z|m]-{g32,g64,g128,row}[-s6] ...",
+            show_default=False,
+        ),
+    ] = None,
     method: Annotated[
         str | None,
         typer.Option(
             metavar="METHOD",
-            help="absmax or zero-point; by default the one that fits the scheme.",
+            help="How codes and scales are chosen; by default as fits the scheme.",
             show_default=False,
         ),
     ] = None,
@@ -59,6 +64,14 @@ def convert(
         typer.Option(
             metavar="REGEX=SCHEME",
             help="Matrices whose names match get this scheme; may be repeated, the first that matches decides.",
+            show_default=False,
+        ),
+    ] = None,
+    recipe: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.toml",
+            help="Schemes and methods from a recipe file, such as `ggq inspect --recipe` prints.",
             show_default=False,
         ),
     ] = None,
@@ -87,7 +100,7 @@ def convert(
     if out is None and not dry_run:
         raise UsageError("the name of the file to write is missing", fix="give OUT.ggq, or --dry-run to see the plan")
     threads = check_workers(workers)
-    planned = plan(source, scheme=scheme, method=method, embedding=embedding, keep=keep or ())
+    planned = plan(source, scheme=scheme, method=method, embedding=embedding, keep=keep, recipe=recipe)
     if dry_run:
         if out is not None:
             check_output(planned, out, force=force or resume)

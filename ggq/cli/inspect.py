@@ -13,6 +13,9 @@ from ggq.errors import UsageError
 from ggq.format import Reader, TensorEntry, open_reader
 from ggq.format.summary import Summary, scheme_label, summarize
 
+RECIPE = "quantization.recipe"
+"""Where a file keeps the recipe that made it (spec/metadata.md)."""
+
 
 def inspect(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A .ggq file.", show_default=False)],
@@ -21,6 +24,9 @@ def inspect(
         str | None,
         typer.Option("--metadata", metavar="KEY", help="Print one metadata value, whole.", show_default=False),
     ] = None,
+    recipe: Annotated[
+        bool, typer.Option("--recipe", help="Print the recipe that made the file, as TOML for `ggq convert --recipe`.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Show what a file holds, without reading its tensors.
@@ -29,10 +35,13 @@ def inspect(
 
     Example:
         ggq inspect model.ggq --tensors
+        ggq inspect model.ggq --recipe > recipe.toml
         ggq inspect model.ggq --metadata tokenizer.eos_ids --json
     """
     with open_reader(file) as reader:
-        if metadata is not None:
+        if recipe:
+            _print_value(reader, RECIPE, as_json)
+        elif metadata is not None:
             _print_value(reader, metadata, as_json)
         elif as_json:
             print_json(_document(reader, tensors))

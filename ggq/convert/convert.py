@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import ggq
 from ggq.convert.checkpoint import CONFIG, load_config
+from ggq.convert.choices import Choices, choose_recipe
 from ggq.convert.fingerprint import fingerprint
 from ggq.convert.folder import Folder
 from ggq.convert.hub import find_source
@@ -16,7 +18,7 @@ from ggq.convert.machine import peak_memory, physical_cores
 from ggq.convert.pipeline import Progress, write_tensors
 from ggq.convert.plan import Plan, make_plan
 from ggq.convert.preflight import check_disk, check_output
-from ggq.convert.recipe import make_recipe
+from ggq.convert.recipe_file import recipe_text
 from ggq.convert.report import Report, read_results
 from ggq.errors import ConvertError, UsageError
 from ggq.format import Writer
@@ -24,30 +26,23 @@ from ggq.models.metadata import to_metadata
 from ggq.models.registry import find_architecture
 from ggq.quant import scheme_name
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
 MOST_WORKERS = 1024
 
 
-def plan(
-    source: str | os.PathLike[str],
-    *,
-    scheme: str = "q4-g32",
-    method: str | None = None,
-    embedding: str | None = None,
-    keep: Sequence[str] = (),
-) -> Plan:
+def plan(source: str | os.PathLike[str], **choices: Unpack[Choices]) -> Plan:
     """Work out what `convert` would write, from the checkpoint's headers alone.
 
     Args:
         source: A folder, or ORG/NAME or ORG/NAME@REVISION on the Hugging Face hub.
-        scheme: Of the body's matrices, such as "q4-g32".
-        method: "absmax" or "zero-point"; by default the one that fits the scheme.
-        embedding: Scheme of the embedding and the output; by default the body's, with at least 6 bits.
-        keep: "REGEX=SCHEME" each: matrices whose names match get that scheme; the first that matches decides.
+        choices: Schemes and methods; see `ggq.convert.choices.Choices`.
 
     Raises:
         GGQError: Whatever would make the conversion fail, as far as it shows before a weight is read.
     """
-    recipe = make_recipe(scheme, method, embedding, keep)
+    recipe = choose_recipe(choices)
     return make_plan(find_source(source, _check_config), recipe)
 
 
@@ -55,28 +50,22 @@ def convert(
     source: str | os.PathLike[str],
     out: str | os.PathLike[str],
     *,
-    scheme: str = "q4-g32",
-    method: str | None = None,
-    embedding: str | None = None,
-    keep: Sequence[str] = (),
     workers: int | None = None,
     resume: bool = False,
     force: bool = False,
     progress: Progress | None = None,
+    **choices: Unpack[Choices],
 ) -> Report:
     """Convert a Hugging Face checkpoint to one quantized file.
 
     Args:
         source: A folder, or ORG/NAME or ORG/NAME@REVISION on the Hugging Face hub.
         out: The file to write; until it is whole it is called OUT.partial.
-        scheme: Of the body's matrices, such as "q4-g32".
-        method: "absmax" or "zero-point"; by default the one that fits the scheme.
-        embedding: Scheme of the embedding and the output; by default the body's, with at least 6 bits.
-        keep: "REGEX=SCHEME" each: matrices whose names match get that scheme; the first that matches decides.
         workers: Threads; by default one per physical core. The result does not depend on it.
         resume: Go on from what an interrupted conversion of the same checkpoint with the same options has left.
         force: Replace an existing file.
         progress: Called with source bytes done, source bytes in all, and a tensor's name.
+        choices: Schemes and methods, such as scheme="q4-g32"; see `ggq.convert.choices.Choices`.
 
     Returns:
         What was written and how far it is from the original.
@@ -85,14 +74,8 @@ def convert(
         GGQError: The checkpoint, an option or the place of the result cannot be used, or the disk is full.
     """
     check_workers(workers)
-    return run(
-        plan(source, scheme=scheme, method=method, embedding=embedding, keep=keep),
-        Path(out),
-        workers=workers,
-        resume=resume,
-        force=force,
-        progress=progress,
-    )
+    planned = plan(source, **choices)
+    return run(planned, Path(out), workers=workers, resume=resume, force=force, progress=progress)
 
 
 def run(
@@ -172,8 +155,7 @@ def metadata(planned: Plan) -> Iterator[tuple[str, bool | int | float | str | li
     yield "quantization.scheme", scheme_name(recipe.scheme)
     yield "quantization.method", recipe.body_method
     yield "quantization.embedding", scheme_name(recipe.embedding)
-    if recipe.rules:
-        yield "quantization.keep", [rule.text for rule in recipe.rules]
+    yield "quantization.recipe", recipe_text(recipe)
     yield "quantization.bits_per_weight", planned.bits_per_weight
 
 

@@ -9,6 +9,7 @@ from blake3 import blake3
 
 import ggq
 from ggq.convert.plan import Plan
+from ggq.convert.recipe_file import recipe_text
 from ggq.quant import scheme_name
 
 
@@ -20,12 +21,10 @@ def fingerprint(plan: Plan) -> bytes:
     Returns:
         32 bytes.
     """
-    recipe = plan.recipe
     parts = {
         "versions": [ggq.__version__, np.__version__],
         "origin": [plan.source.name, plan.source.origin],
-        "options": [scheme_name(recipe.scheme), scheme_name(recipe.embedding), recipe.method],
-        "keep": [rule.text for rule in recipe.rules],
+        "recipe": recipe_text(plan.recipe),
         "tensors": [[tensor.name, tensor.role, scheme_name(tensor.scheme), tensor.method] for tensor in plan.tensors],
         "files": [[file.path.name, file.size, file.modified, _digest(file.header)] for file in plan.checkpoint.files],
         "assets": [[name, _digest(data)] for name, data in plan.assets.items()],

@@ -125,39 +125,42 @@ def compile_pattern(pattern: str, origin: str) -> re.Pattern[str]:
     """A rule's regular expression.
 
     Raises:
-        UsageError: It does not compile.
+        UsageError: It does not compile, or is no Unicode text.
     """
     try:
+        pattern.encode()
         return re.compile(pattern)
-    except re.error as error:
+    except (re.error, RecursionError, OverflowError, UnicodeEncodeError) as error:
         raise UsageError(f"{origin}: not a regular expression: {error}") from None
 
 
-def check_methods(recipe: Recipe) -> None:
+def check_methods(recipe: Recipe, origin: str = "") -> None:
     """Refuse methods that have nothing to do or cannot fill what they are asked to.
+
+    Args:
+        recipe: Any.
+        origin: Put before what is said of anything but rules, which have origins of their own.
 
     Raises:
         UsageError: A method where floats are stored.
         ConvertError: An unknown method, or one that cannot fill a scheme.
     """
     parts: list[tuple[Scheme, str | None, str]] = [
-        (recipe.scheme, None, ""),
-        (recipe.embedding, recipe.embedding_method, ""),
+        (recipe.scheme, None, origin),
+        (recipe.embedding, recipe.embedding_method, origin),
         *((rule.scheme, rule.method, rule.origin) for rule in recipe.rules),
     ]
-    if recipe.method is not None and all(scheme.kind == "float" for scheme, _, _ in parts):
-        name = recipe.scheme.value
-        raise UsageError(f"method {recipe.method} has nothing to do: {name} stores floats", fix="leave the method out")
-    for scheme, method, origin in parts:
-        if scheme.kind != "float":
-            try:
-                choose_method(scheme, method or recipe.method)
-            except GGQError as error:
-                problem = f"{origin}: {error.problem}" if origin and method else error.problem
-                raise type(error)(problem, fix=error.fix) from None
-        elif method is not None:
-            place = f"{origin}: " if origin else ""
-            raise UsageError(f"{place}method {method} has nothing to do: {scheme.value} stores floats")
+    idle = recipe.method if all(scheme.kind == "float" for scheme, _, _ in parts) else None
+    for scheme, own, place in parts:
+        prefix = f"{place}: " if place else ""
+        if scheme.kind == "float":
+            if (name := own or idle) is not None:
+                raise UsageError(f"{prefix}method {name} has nothing to do: {scheme.value} stores floats")
+            continue
+        try:
+            choose_method(scheme, own or recipe.method)
+        except GGQError as error:
+            raise type(error)(prefix + error.problem, fix=error.fix) from None
 
 
 def check_rules(recipe: Recipe, specs: Sequence[TensorSpec]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Mapping
@@ -86,10 +85,11 @@ def _rule_text(rule: Rule, method: str | None) -> str:
 
 
 def _quoted(text: str) -> str:
-    """A TOML string: literal where it can be, as regular expressions read better so, else with escapes."""
-    if "'" not in text and text.isprintable():
-        return f"'{text}'" if "\\" in text else f'"{text}"' if '"' not in text else f"'{text}'"
-    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+    """A TOML string: between apostrophes where that saves escapes, as regular expressions have many backslashes."""
+    if text.isprintable() and "'" not in text and ("\\" in text or '"' in text):
+        return f"'{text}'"
+    escapes = {'"': '\\"', "\\": "\\\\"}
+    return '"' + "".join(escapes.get(c) or (c if c.isprintable() else f"\\U{ord(c):08X}") for c in text) + '"'
 
 
 def _recipe(document: Mapping[str, Any], path: Path) -> Recipe:
@@ -106,10 +106,7 @@ def _recipe(document: Mapping[str, Any], path: Path) -> Recipe:
         _text(document, "method", path, None) if "method" in document else None,
         _text(document, "embedding_method", path, None) if "embedding_method" in document else None,
     )
-    try:
-        check_methods(recipe)
-    except GGQError as error:
-        raise type(error)(error.problem, path=None if error.problem.startswith(str(path)) else path, fix=error.fix) from None
+    check_methods(recipe, str(path))
     return recipe
 
 
@@ -132,9 +129,7 @@ def _check_keys(
 ) -> None:
     for key in table:
         if key not in allowed:
-            raise UsageError(
-                f"unknown key {shown(key)}; allowed are {', '.join(allowed)}", path=path, where=where
-            )
+            raise UsageError(f"unknown key {shown(key)}; allowed are {', '.join(allowed)}", path=path, where=where)
     for key in required:
         if key not in table:
             raise UsageError(f"the key {key!r} is missing", path=path, where=where)
