@@ -170,15 +170,28 @@ def nearest(record: Record, w: float, step: float, zero: int, minimum: float, bo
     return min(max(round(steps) + zero, 0), record.last)
 
 
-def encode(name: str, matrices: list[list[list[float]]], book: list[int] | None = None) -> dict[str, bytes]:
-    """The segments of matrices, each a list of rows of binary32 weights; a codebook is NF4's if none is given."""
+def encode(
+    name: str,
+    matrices: list[list[list[float]]],
+    book: list[int] | None = None,
+    given: dict[str, bytes] | None = None,
+) -> dict[str, bytes]:
+    """The segments of matrices, each a list of rows of binary32 weights.
+
+    A codebook is NF4's if none is given, and a transform is that of the `given` segments, for one matrix.
+    """
     rows, columns = len(matrices[0]), len(matrices[0][0])
     if name in SIZES:
         return {"values": b"".join(_encode_floats(name, matrix, rows, columns) for matrix in matrices)}
     record = parse(name)
-    parts = [_encode_codes(record, matrix, book or NF4, book is None) for matrix in matrices]
+    kept = {role: (given or {})[f"input_{role}"] for role in record.transform}
+    scale = [x for (x,) in struct.iter_unpack("<f", kept.get("scale", b""))] or [1.0] * columns
+    order = [x for (x,) in struct.iter_unpack("<I", kept.get("order", b""))] or list(range(columns))
+    stored = [[[f32(row[order[j]] / scale[j]) for j in range(columns)] for row in matrix] for matrix in matrices]
+    parts = [_encode_codes(record, matrix, book or NF4, book is None) for matrix in stored]
     whole = {role: b"".join(bytes(part[role]) for part in parts) for role in parts[0]}
-    return whole | ({"codebook": struct.pack(f"{len(book or NF4)}b", *(book or NF4))} if record.kind == "c" else {})
+    whole |= {"codebook": struct.pack(f"{len(book or NF4)}b", *(book or NF4))} if record.kind == "c" else {}
+    return whole | {f"input_{role}": kept[role] for role in record.transform}
 
 
 def _encode_floats(name: str, matrix: list[list[float]], rows: int, columns: int) -> bytes:

@@ -142,6 +142,7 @@ def write_ggq(
     """
     from ggq.format import Writer
     from ggq.quant import encode_tensor, parse_scheme
+    from tools.make_scheme_vectors import transformed
 
     architecture = find_architecture(config)
     model = architecture.config(config)
@@ -157,7 +158,7 @@ def write_ggq(
             if spec.role:
                 chosen = parse_scheme(scheme if len(spec.shape) == 2 else "f32")
                 values = np.asarray(tensors[spec.name], dtype=np.float32)
-                segments = encode_tensor(values, chosen)
+                segments = transformed(values, chosen) if chosen.transform else encode_tensor(values, chosen)
                 writer.add_tensor(spec.name, values.shape, chosen, segments, attributes={"role": spec.role})
         writer.finish()
     return path

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from math import inf
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+import ggq
 from ggq.engine.executor import pieces, wanted_rows
+from ggq.engine.file import decoded
 from ggq.engine.numpy_interpreter import NumpyExecutor, round_activations
+from ggq.engine.stored import StoredWeight, read_stored
 from ggq.engine.tape import Buffer, Linear, Run, Tape, activation_group
-from ggq.errors import UsageError
+from ggq.errors import FormatError, ModelError, UsageError
+from ggq.format import Writer, open_reader
 from ggq.format.scheme import ROW, Scheme
 from ggq.models.decoder import build_tape
 from ggq.models.registry import find_architecture
-from tests.small_models import CONFIGS, checkpoint, prompt, read_checkpoint
-from tests.support import DEMO, shared
+from ggq.quant import encode_tensor, parse_scheme
+from tests.small_models import CONFIGS, checkpoint, prompt, read_checkpoint, write_ggq
+from tests.support import DEMO, ROOT, shared
 
 GOLDEN = Path(__file__).parent / "golden"
 FACTS: dict[str, Any] = json.loads((GOLDEN / "facts.json").read_text())
@@ -164,6 +170,95 @@ def test_int8_activations_touch_quantized_matrices_alone() -> None:
     assert np.array_equal(results[32, "int8"], exact) and np.array_equal(results[4, "float32"], exact)
     assert np.array_equal(results[4, "int8"], round_activations(x, 32) @ w.T.astype(np.float64))
     assert not np.array_equal(results[4, "int8"], exact)
+
+
+def product(weight: StoredWeight, x: np.ndarray, activations: str) -> np.ndarray:
+    """What a model of one matrix makes of its source."""
+    source, out = Buffer("hidden", x.shape[1]), Buffer("logits", len(weight.numbers), "wanted")
+    tape = Tape((Linear(source, ("w",), (None,), (out,)),), out, 0, 1, 1, 2, 8, 8, np.ones(1), "half")
+    buffers = {source: x}
+    NumpyExecutor(tape, lambda role: weight, activations)._linear(tape.ops[0], buffers)  # type: ignore[arg-type]
+    return buffers[out]
+
+
+@pytest.mark.parametrize("parts", [("scale",), ("order",), ("scale", "order")])
+def test_inputs_are_transformed_and_then_rounded(parts: tuple[str, ...]) -> None:
+    rng = np.random.default_rng(3)
+    x, numbers = rng.standard_normal((4, 40)).astype(np.float32), rng.standard_normal((16, 40)).astype(np.float32)
+    scale = rng.choice(np.float32([0.25, 0.5, 2, 8]), 40) if "scale" in parts else None
+    order = rng.permutation(40).astype(np.uint32) if "order" in parts else None
+    weight = StoredWeight(Q4, numbers, scale, order)
+    effective = np.zeros((16, 40))
+    moved = np.zeros((4, 40), np.float32)
+    for j in range(40):
+        column, factor = (j if order is None else order[j]), (1 if scale is None else scale[j])
+        effective[:, column] = numbers[:, j] * factor
+        moved[:, j] = x[:, column] * factor
+    assert np.array_equal(weight.effective(), effective)
+    assert np.allclose(product(weight, x, "float32"), x.astype(np.float64) @ effective.T, rtol=1e-12)
+    assert np.array_equal(product(weight, x, "int8"), round_activations(moved, 32) @ numbers.astype(np.float64).T)
+
+
+def test_inputs_are_rounded_per_token_or_by_a_given_step() -> None:
+    x = np.float32([[1, 2, -254, 3.5], [0.5, -1.5, 0.25, 63.5]])
+    eye = np.eye(4, dtype=np.float32)
+    by_token = product(StoredWeight(Q4, eye, activations="token"), x, "int8")
+    assert by_token.tolist() == [[0, 2, -254, 4], [0.5, -1.5, 0, 63.5]]  # steps of 2 and of 0.5; ties go to even
+    static = product(StoredWeight(Q4, eye, activations="static", activation_step=0.5), x, "int8")
+    assert static.tolist() == [[1, 2, -63.5, 3.5], [0.5, -1.5, 0, 63.5]]  # what is too large is cut off
+    assert np.array_equal(product(StoredWeight(Q4, eye, activations="static", activation_step=9.0), x, "float32"), x)
+    assert np.array_equal(product(StoredWeight(F32, eye, activations="token"), x, "int8"), x)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "message"),
+    [
+        ({"activations": "tensor"}, "activations are 'tensor'; allowed are token and static (M-11)"),
+        ({"activations": "group"}, "activations are 'group'; allowed are token and static (M-11)"),
+        ({"activations": 1.0}, "activations are 1.0; allowed are"),
+        ({"activations": "static"}, "an activation step of 0.0; allowed are positive numbers (M-11)"),
+        ({"activations": "static", "activation_step": inf}, "an activation step of inf"),
+        ({"activations": "static", "activation_step": -1.0}, "an activation step of -1.0"),
+        ({"activations": "static", "activation_step": 1}, "an activation step of 1"),
+    ],
+)
+def test_activations_that_no_one_knows_are_refused(tmp_path: Path, attributes: dict[str, Any], message: str) -> None:
+    path, scheme = tmp_path / "a.ggq", parse_scheme("q8-g32")
+    with Writer(path) as writer:
+        writer.add_tensor("w", (16, 32), scheme, encode_tensor(np.ones((16, 32), np.float32), scheme), attributes)
+        writer.finish()
+    with open_reader(path) as reader, pytest.raises(ModelError) as refused:
+        read_stored(reader, reader.tensors["w"])
+    assert message in str(refused.value) and "tensor w" in str(refused.value)
+
+
+def test_a_column_order_out_of_bounds_is_refused() -> None:
+    with open_reader(ROOT / "spec" / "vectors" / "bad" / "order-outside.ggq") as reader:
+        for read in (read_stored, decoded):
+            with pytest.raises(FormatError, match="input order 5 is column 32; allowed are 0 to 31"):
+                read(reader, reader.tensors["a.weight"])
+
+
+SCHEMES_OF_EACH_PART = ["q3m-g32-s6", "ternary-g32", "binary-g32-s4", "c4-g32", "q4-g32-s6+scale+order", "c3-row+order"]
+
+
+@pytest.mark.parametrize("name", SCHEMES_OF_EACH_PART)
+def test_a_file_of_new_schemes_computes_what_its_weights_say(name: str, tmp_path: Path) -> None:
+    """The embedding is among them: it is looked up with its transform undone, and multiplied with its inputs
+    transformed."""
+    config, tensors = CONFIGS["grouped"], checkpoint(CONFIGS["grouped"])
+    path = write_ggq(tmp_path / "m.ggq", config, tensors, name)
+    with ggq.open(path) as file:
+        effective = {key: file.tensors[key].dequantize() for key in file.tensors}
+        x = np.random.default_rng(1).standard_normal(tensors["model.embed_tokens.weight"].shape[1])
+        for tensor in file.tensors.values():
+            if len(tensor.shape) == 2 and tensor.shape[1] == len(x):
+                assert np.allclose(tensor.matmul(x), effective[tensor.name] @ x, atol=1e-5)
+    tokens = prompt(config, 12)
+    expected = forward(executor(config, effective, cache="f32"), tokens)
+    with ggq.load(path, interpreter="numpy", activations="float32", cache="f32") as model:
+        found = model.logits(tokens)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize(

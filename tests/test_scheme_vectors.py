@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from tests import quant_oracle as oracle
 from tools import make_scheme_vectors
 
 FOLDER = Path(__file__).resolve().parents[1] / "spec" / "vectors" / "scheme"
+NAMES = (*SCHEMES, *make_scheme_vectors.MORE_SCHEMES)
 GGUF = json.loads((FOLDER / "gguf.json").read_text())
 
 
@@ -40,37 +42,41 @@ def floats(rows: list[str]) -> NDArray[np.float32]:
 
 
 def test_there_is_a_vector_for_every_scheme() -> None:
-    assert {path.stem for path in FOLDER.glob("*.json")} == {*SCHEMES, "gguf"}
+    assert {path.stem for path in FOLDER.glob("*.json")} == {*NAMES, "gguf"}
 
 
 def test_vectors_are_made_again_to_the_byte(tmp_path: Path) -> None:
     make_scheme_vectors.main(tmp_path)
-    for name in SCHEMES:
+    for name in NAMES:
         assert (tmp_path / f"{name}.json").read_bytes() == (FOLDER / f"{name}.json").read_bytes(), name
 
 
-@pytest.mark.parametrize("name", SCHEMES)
+@pytest.mark.parametrize("name", NAMES)
 def test_vector(name: str) -> None:
     vector = read(name)
-    scheme, shape = Scheme(**vector["record"]), tuple(vector["shape"])
+    fields = vector["record"] | {"transform": frozenset(vector["record"].get("transform", ()))}
+    scheme, shape = Scheme(**fields), tuple(vector["shape"])
     assert scheme == parse_scheme(name)
     segments = {role: bytes.fromhex(raw) for role, raw in vector["segments"].items()}
     check_segments(scheme, shape, segments)
     decoded = decode_tensor(scheme, shape, segments)
     assert decoded.shape == shape
     assert decoded.tobytes() == floats(vector["decoded"]).tobytes()
-    encoded = encode_tensor(floats(vector["weights"]).reshape(shape), scheme)
+    if scheme.transform:
+        return
+    encoded = encode_tensor(floats(vector["weights"]).reshape(shape), scheme, vector["method"] or None)
     assert {role: raw.tobytes() for role, raw in encoded.items()} == segments
 
 
-@pytest.mark.parametrize("name", SCHEMES)
+@pytest.mark.parametrize("name", NAMES)
 def test_vector_is_what_the_oracle_computes(name: str) -> None:
     vector = read(name)
     *_, rows, columns = vector["shape"]
     count = prod(vector["shape"][:-2])
     segments = {role: bytes.fromhex(raw) for role, raw in vector["segments"].items()}
     matrices = floats(vector["weights"]).reshape(count, rows, columns).tolist()
-    assert oracle.encode(name, matrices) == segments
+    book = [*struct.unpack(f"{len(segments['codebook'])}b", segments["codebook"])] if "codebook" in segments else None
+    assert oracle.encode(name, matrices, book, segments) == segments
     # -0.0 and 0.0 are equal here: the sign of a zero is not part of the semantics of a code.
     assert oracle.decode(name, count, rows, columns, segments) == floats(vector["decoded"]).tolist()
 

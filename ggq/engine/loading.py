@@ -8,10 +8,11 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from ggq.engine.executor import Executor
-from ggq.engine.file import decoded, undecodable
+from ggq.engine.file import undecodable
 from ggq.engine.model import Model
 from ggq.engine.numpy_interpreter import NumpyExecutor
 from ggq.engine.sampling import whole
+from ggq.engine.stored import StoredWeight, read_stored
 from ggq.engine.tape import Tape
 from ggq.errors import ModelError, UsageError
 from ggq.format import Reader, open_reader
@@ -128,10 +129,8 @@ def default_cache(reader: Reader) -> str:
 def numpy_executor(reader: Reader, tape: Tape, names: Mapping[str, str], activations: str, cache: str) -> Executor:
     """The slow reference."""
 
-    def weight(role: str) -> tuple[Scheme, np.ndarray]:
-        entry = reader.tensors[names[role]]
-        assert entry.scheme is not None  # roles_to_names has refused those
-        return entry.scheme, decoded(reader, entry)
+    def weight(role: str) -> StoredWeight:
+        return read_stored(reader, reader.tensors[names[role]])
 
     return NumpyExecutor(tape, weight, activations, cache)
 

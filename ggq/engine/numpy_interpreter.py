@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from ggq.engine.executor import check_runs, pieces, wanted_rows
+from ggq.engine.stored import StoredWeight
 from ggq.engine.tape import (
     Attention,
     Buffer,
@@ -25,8 +26,8 @@ from ggq.engine.tape import (
 from ggq.errors import UsageError
 from ggq.format.scheme import Scheme
 
-Weights = Callable[[str], tuple[Scheme, np.ndarray]]
-"""The scheme and the decoded float32 numbers of the tensor with a role."""
+Weights = Callable[[str], StoredWeight | tuple[Scheme, np.ndarray]]
+"""The tensor with a role; its scheme and its numbers alone where nothing is done to its inputs."""
 
 ROWS = 256
 """Tokens at a time; bounds the score matrices and changes no result."""
@@ -52,7 +53,8 @@ class NumpyExecutor:
     Args:
         tape: The model.
         weights: Where its tensors come from; each is asked for once.
-        activations: "int8" rounds the source of a quantized matrix per activation group; "float32" rounds nothing.
+        activations: "int8" rounds the source of a quantized matrix as that matrix asks for, after its transform and per
+            activation group unless told otherwise; "float32" rounds nothing.
         cache: Float type that keys and values are rounded to, "f16" or "f32".
     """
 
@@ -63,7 +65,7 @@ class NumpyExecutor:
             raise UsageError(f"the cache is f16 or f32, not {cache!r}")
         self.tape, self.activations, self.cache_type = tape, activations, CACHE_TYPES[cache]
         self._source = weights
-        self._weights: dict[str, tuple[Scheme, np.ndarray]] = {}
+        self._weights: dict[str, StoredWeight] = {}
         self._sequences: dict[int, Cache] = {}
         self._opened = 0
 
@@ -102,11 +104,11 @@ class NumpyExecutor:
 
     def _execute(self, op: Op, batch: Batch, buffers: dict[Buffer, np.ndarray]) -> None:
         if isinstance(op, Embed):
-            buffers[op.out] = self._weight(op.table)[1][batch.tokens].astype(np.float64)
+            buffers[op.out] = self._weight(op.table).effective()[batch.tokens].astype(np.float64)
         elif isinstance(op, Norm):
             x = buffers[op.source]
             rms = np.sqrt(np.mean(x**2, axis=1, keepdims=True) + op.epsilon)
-            buffers[op.out] = x / rms * self._weight(op.weight)[1]
+            buffers[op.out] = x / rms * self._weight(op.weight).numbers
         elif isinstance(op, Linear):
             self._linear(op, buffers)
         elif isinstance(op, Rope):
@@ -123,12 +125,13 @@ class NumpyExecutor:
 
     def _linear(self, op: Linear, buffers: dict[Buffer, np.ndarray]) -> None:
         for role, bias, out in zip(op.weights, op.biases, op.outs, strict=True):
-            scheme, weight = self._weight(role)
-            group = activation_group(scheme) if self.activations == "int8" else 0
-            x = round_activations(buffers[op.source], group) if group else buffers[op.source]
-            result = x @ weight.astype(np.float64).T
+            weight = self._weight(role)
+            x = weight.transformed(buffers[op.source])
+            if self.activations == "int8" and weight.scheme.kind != "float":
+                x = round_for(weight, x)
+            result = x @ weight.numbers.astype(np.float64).T
             if bias is not None:
-                result += self._weight(bias)[1]
+                result += self._weight(bias).numbers
             buffers[out] = buffers[out] + result if op.add else result
 
     def _store(self, op: StoreKV, batch: Batch, buffers: dict[Buffer, np.ndarray]) -> None:
@@ -153,9 +156,9 @@ class NumpyExecutor:
                 out[rows, columns] = weights / weights.sum(axis=1, keepdims=True) @ values[:, head // shared]
         buffers[op.out] = out
 
-    def _weight(self, role: str) -> tuple[Scheme, np.ndarray]:
+    def _weight(self, role: str) -> StoredWeight:
         if role not in self._weights:
-            self._weights[role] = self._source(role)
+            self._weights[role] = StoredWeight(*self._source(role))
         return self._weights[role]
 
     def _sequence(self, sequence: int) -> Cache:
@@ -178,18 +181,27 @@ class Batch:
         self.wanted = wanted_rows(runs)
 
 
-def round_activations(x: np.ndarray, group: int) -> np.ndarray:
+def round_for(weight: StoredWeight, x: np.ndarray) -> np.ndarray:
+    """Transformed inputs rounded to int8 as a matrix asks for (spec/metadata.md, M-11)."""
+    if weight.activations == "static":
+        return round_activations(x, x.shape[1], np.float32(weight.activation_step * 127))
+    return round_activations(x, x.shape[1] if weight.activations == "token" else activation_group(weight.scheme))
+
+
+def round_activations(x: np.ndarray, group: int, largest: np.float32 | np.ndarray | None = None) -> np.ndarray:
     """Each row rounded to int8 per `group` columns, as float64 numbers; the arithmetic up to the codes is float32's.
 
     Args:
         x: (rows, columns).
         group: Columns that share a scale; the last group may be shorter.
+        largest: The magnitude that becomes code 127, what is larger too; by default the largest of each group.
     """
     rows, columns = x.shape
     groups = -(-columns // group)
     padded = np.zeros((rows, groups, group), dtype=np.float32)
     padded.reshape(rows, groups * group)[:, :columns] = x
-    largest = np.abs(padded).max(axis=2, keepdims=True)
+    if largest is None:
+        largest = np.abs(padded).max(axis=2, keepdims=True)
     inverse = np.where(largest < TINY, np.float32(0), np.float32(127) / np.maximum(largest, TINY))
     codes = np.clip(np.rint(padded * inverse), -127, 127)
     rounded: np.ndarray = codes.astype(np.float64) * (largest / np.float32(127))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ggq.errors import FormatError
 from ggq.format.scheme import SUPER_GROUP, Scheme
 from ggq.quant.matrix import QuantizedMatrix, geometry, middle, subscale_offset
+from ggq.quant.transform import undo_transform
 
 
 def decode(matrix: QuantizedMatrix) -> NDArray[np.float32]:
@@ -24,15 +24,7 @@ def decode(matrix: QuantizedMatrix) -> NDArray[np.float32]:
 
     Source: spec/schemes.md, S4 and S10.
     """
-    stored, columns = decode_stored(matrix), matrix.shape[1]
-    if matrix.input_scale is not None:
-        stored = stored * matrix.input_scale[:columns]
-    if matrix.input_order is None:
-        return stored
-    order = checked_order(matrix.input_order, columns)[:columns]
-    weights = np.zeros_like(stored)
-    weights[:, order] = stored
-    return weights
+    return undo_transform(decode_stored(matrix), matrix.input_scale, matrix.input_order)
 
 
 def decode_stored(matrix: QuantizedMatrix) -> NDArray[np.float32]:
@@ -100,19 +92,6 @@ def _widen(
         return wide
     wide = wide.repeat(SUPER_GROUP, axis=1)[:, :groups]
     return wide * (lower[:, :groups].astype(np.float32) - np.float32(offset))
-
-
-def checked_order(order: NDArray[np.uint32], columns: int) -> NDArray[np.uint32]:
-    """A column order of `columns` and its padding, refused where it points outside the columns.
-
-    Raises:
-        FormatError: The first place that does.
-    """
-    outside = order[:columns] >= columns
-    if outside.any():
-        j = int(np.argmax(outside))
-        raise FormatError(f"input order {j} is column {int(order[j])}; the matrix has {columns}")
-    return order
 
 
 def by_groups(weights: NDArray[np.float32], scheme: Scheme) -> NDArray[np.float32]:

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ggq.errors import ConvertError
+from ggq.errors import ConvertError, FormatError
 from ggq.format.scheme import TILE_ROWS, Geometry, Scheme
 from ggq.quant.floats import STORAGE, finite, from_float32, source_type, to_float32
 from ggq.quant.matrix import geometry
 from ggq.quant.methods import Learner, Method, choose_method, prepared, sample_rows
-from ggq.quant.reference import decode
+from ggq.quant.reference import decode, decode_stored
 from ggq.quant.tiles import (
     Segments,
     as_segments,
@@ -72,7 +72,12 @@ def encode_tensor(
 
 
 def decode_tensor(
-    scheme: Scheme, shape: tuple[int, ...], segments: Mapping[str, Any], *, where: str | None = None
+    scheme: Scheme,
+    shape: tuple[int, ...],
+    segments: Mapping[str, Any],
+    *,
+    where: str | None = None,
+    stored: bool = False,
 ) -> NDArray[np.float32]:
     """The numbers that segments stand for.
 
@@ -81,27 +86,33 @@ def decode_tensor(
         shape: Of the tensor.
         segments: Bytes-like by role.
         where: The tensor's name, for errors.
+        stored: The numbers as they are stored, what multiplies transformed inputs, and not the weights that they stand
+            for. They are the same where the scheme has no transform.
 
     Returns:
         float32 of that shape.
 
     Raises:
-        FormatError: A segment is missing, is one too many, or has the wrong length.
+        FormatError: A segment is missing, is one too many, or has the wrong length; an order of columns points outside.
         UnsupportedError: A shape that the scheme cannot hold.
 
-    Source: spec/schemes.md, S3 to S5.
+    Source: spec/schemes.md, S3 to S5 and S10.
     """
     sizes, flat = as_segments(scheme, shape, segments, where)
     out = np.empty((sizes.count, sizes.rows, sizes.columns), np.float32)
-    for index, rows, block in decoded_blocks(scheme, shape, sizes, flat):
-        out[index, rows] = block
+    try:
+        for index, rows, block in decoded_blocks(scheme, shape, sizes, flat, stored=stored):
+            out[index, rows] = block
+    except FormatError as error:
+        raise FormatError(error.problem, where=error.where or where) from None
     return out.reshape(shape)
 
 
 def decoded_blocks(
-    scheme: Scheme, shape: tuple[int, ...], sizes: Geometry, segments: Segments
+    scheme: Scheme, shape: tuple[int, ...], sizes: Geometry, segments: Segments, *, stored: bool = False
 ) -> Iterator[tuple[int, slice, NDArray[np.float32]]]:
     """Decoded blocks of rows in order: number of the matrix, rows, float32 (rows, columns)."""
+    one = decode_stored if stored else decode
     if len(shape) == 1:
         values = segments["values"].view(STORAGE[scheme.value])
         yield 0, slice(0, 1), to_float32(values, scheme.value)[None]
@@ -115,7 +126,7 @@ def decoded_blocks(
                 block = to_float32(floats[index, first : first + tiles], scheme.value).transpose(0, 2, 1)
                 yield index, rows, block.reshape(-1, sizes.columns)[: rows.stop - rows.start]
             elif view is not None:
-                yield index, rows, decode(unpack_rows(scheme, view, (sizes.rows, sizes.columns), first, tiles))
+                yield index, rows, one(unpack_rows(scheme, view, (sizes.rows, sizes.columns), first, tiles))
 
 
 def row_blocks(sizes: Geometry) -> Iterator[slice]:

@@ -12,6 +12,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from ggq.errors import FormatError
 from ggq.quant.matrix import QuantizedMatrix, geometry
 
 
@@ -29,6 +30,42 @@ def to_stored(
     """
     stored = weights if order is None else weights[:, order]
     return stored if scale is None else stored / scale
+
+
+def undo_transform(
+    stored: NDArray[np.float32], scale: NDArray[np.float32] | None = None, order: NDArray[np.uint32] | None = None
+) -> NDArray[np.float32]:
+    """The weights that stored numbers stand for: stored column j times scale[j] is weight column order[j] (S10.1).
+
+    Args:
+        stored: float32 (rows, columns).
+        scale: (columns or more,), as stored or without its padding; None for ones.
+        order: (columns or more,), as stored or without its padding; None for as they are.
+
+    Raises:
+        FormatError: An order that points outside the columns.
+    """
+    columns = stored.shape[1]
+    if scale is not None:
+        stored = stored * scale[:columns]
+    if order is None:
+        return stored
+    weights = np.zeros_like(stored)
+    weights[:, checked_order(order, columns)] = stored
+    return weights
+
+
+def checked_order(order: NDArray[np.uint32], columns: int) -> NDArray[np.uint32]:
+    """The order of a matrix's columns without that of its padding, refused where it points outside the columns.
+
+    Raises:
+        FormatError: The first place that does.
+    """
+    outside = order[:columns] >= columns
+    if outside.any():
+        j = int(np.argmax(outside))
+        raise FormatError(f"input order {j} is column {int(order[j])}; allowed are 0 to {columns - 1} (S10.3)")
+    return order[:columns]
 
 
 def transform_inputs(
