@@ -330,7 +330,8 @@ def test_a_model_of_another_kind_is_refused(tmp_path: Path) -> None:
 def test_broken_weights_are_told_and_not_sampled(tmp_path: Path) -> None:
     with load(broken(tmp_path, ""), interpreter="numpy") as model:
         executor: Any = model.executor
-        executor._weights["embedding.weight"] = (executor._weight("embedding.weight")[0], np.full((64, 32), np.nan))
+        nothing = np.full((64, 32), np.nan)
+        executor._weights["embedding.weight"] = executor._weight("embedding.weight")._replace(numbers=nothing)
         with pytest.raises(ModelError, match="the model computed nan where finite numbers are expected"):
             model.generate([1])
 
