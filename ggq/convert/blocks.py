@@ -35,16 +35,19 @@ class TensorJob:
         checkpoint: Where the weights are read.
         plan: What becomes of the tensor.
         compiled: Whether the compiled encoder does what it can do; it finds the same codes, a dozen times as fast.
+        segments: Memory for the segments, of their lengths; memory of their own by default.
     """
 
-    def __init__(self, checkpoint: Checkpoint, plan: TensorPlan, compiled: bool = False) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, plan: TensorPlan, compiled: bool = False, segments: Segments | None = None
+    ) -> None:
         self.checkpoint, self.plan = checkpoint, plan
         plain = plan.scheme.kind == "uniform" and not plan.scheme.subscale and not plan.scheme.transform
         self.compiled = compiled and plain and plan.method in COMPILED_METHODS
         self._method: Method | None = None
         self._learning = threading.Lock()
         self.sizes = geometry(plan.scheme, plan.shape)
-        self.segments: Segments = empty_segments(self.sizes)
+        self.segments = empty_segments(self.sizes) if segments is None else segments
 
     def blocks(self) -> Iterator[Block]:
         """Blocks of whole tiles that together are the tensor."""
@@ -52,6 +55,18 @@ class TensorJob:
         for matrix in range(self.sizes.count):
             for start in range(0, self.sizes.rows, step):
                 yield matrix, start, min(start + step, self.sizes.rows)
+
+    def final_bytes(self, block: Block) -> int:
+        """Bytes at the beginning of the first segment that no block behind this one changes."""
+        matrix, _, stop = block
+        role = next(iter(self.segments))
+        whole = len(self.segments[role]) // self.sizes.count
+        if stop == self.sizes.rows:
+            return (matrix + 1) * whole
+        if role == "values":
+            return matrix * whole + whole * stop // self.sizes.padded_rows
+        scheme = self.plan.scheme  # the first plane comes first
+        return matrix * whole + self.sizes.padded_columns * stop * scheme.planes[0] // 8
 
     def convert(self, block: Block) -> ErrorSum:
         """Read, quantize and place one block; the error that it made.
@@ -62,7 +77,7 @@ class TensorJob:
         matrix, start, stop = block
         source, scheme = self.plan.source, self.plan.scheme
         first = matrix * self.sizes.rows
-        raw = self.checkpoint.read_rows(source, first + start, first + stop)
+        raw = self.checkpoint.read_rows(source, first + start, first + stop, reuse=True)
         if self.compiled and (total := self._encode(raw, matrix, start // TILE_ROWS)) is not None:
             return total
         weights = to_float32(raw, FLOATS[source.dtype])

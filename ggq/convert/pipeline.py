@@ -6,14 +6,23 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from ggq.convert.blocks import TensorJob
+from ggq.convert.blocks import Block, TensorJob
 from ggq.convert.checkpoint import FLOATS
 from ggq.convert.plan import Plan, TensorPlan
 from ggq.format import Writer
+from ggq.format.scheme import Geometry
 from ggq.quant import ErrorSum
+from ggq.quant.matrix import geometry
+from ggq.quant.tiles import Segments, empty_segments
 
-LOOK_AHEAD_BYTES = 192 << 20
+LOOK_AHEAD_BYTES = 128 << 20
 """Bytes of results, besides the largest tensor's, that may wait for their turn to be written."""
+
+KEPT_BYTES = 64 << 20
+"""Bytes of memory of written tensors that are kept for the next ones."""
+
+PIECE_BYTES = 1 << 18
+"""Bytes of a tensor that are written as soon as they are final."""
 
 LOOK_AHEAD_TENSORS = 64
 """Tensors that may be under way at once."""
@@ -34,7 +43,7 @@ Progress = Callable[[int, int, str], None]
 def memory_estimate(plan: Plan, workers: int) -> int:
     """Bytes of memory that a conversion will take at most, about."""
     assets = 8 * sum(len(data) for data in plan.assets.values())  # tokenizer.json as Python objects
-    return BASE_BYTES + assets + WORKER_BYTES * workers + _budget(plan)
+    return BASE_BYTES + assets + WORKER_BYTES * workers + _budget(plan) + KEPT_BYTES
 
 
 def write_tensors(plan: Plan, writer: Writer, workers: int, progress: Progress | None = None) -> None:
@@ -51,32 +60,63 @@ def write_tensors(plan: Plan, writer: Writer, workers: int, progress: Progress |
     Raises:
         GGQError: The first failure in the plan's order.
     """
-    finished = writer.finished
+    finished, memory = writer.finished, _Memory()
     waiting = deque(tensor for tensor in plan.tensors if tensor.name not in finished)
-    flying: deque[tuple[TensorJob, list[Future[ErrorSum]]]] = deque()
+    flying: deque[tuple[TensorJob, list[tuple[Block, Future[ErrorSum]]]]] = deque()
     total, budget, taken = plan.source_bytes, _budget(plan), 0
     done = total - sum(tensor.source.bytes for tensor in waiting)
     pool = ThreadPoolExecutor(workers, thread_name_prefix="ggq-convert")
     try:
         while waiting or flying:
             while waiting and _fits(waiting[0], taken, budget, len(flying)):
-                job = TensorJob(plan.checkpoint, waiting.popleft(), plan.weights >= COMPILED_WEIGHTS)
+                tensor = waiting.popleft()
+                segments = memory.take(geometry(tensor.scheme, tensor.shape))
+                job = TensorJob(plan.checkpoint, tensor, plan.weights >= COMPILED_WEIGHTS, segments)
                 taken += job.plan.bytes
-                flying.append((job, [pool.submit(job.convert, block) for block in job.blocks()]))
-            job, futures = flying.popleft()
-            error = ErrorSum()
-            for number, future in enumerate(futures):
+                flying.append((job, [(block, pool.submit(job.convert, block)) for block in job.blocks()]))
+            job, blocks = flying.popleft()
+            error, written = ErrorSum(), 0
+            first = next(iter(job.segments.values()))
+            for number, (block, future) in enumerate(blocks):
                 if progress is not None:
-                    progress(done + job.plan.source.bytes * number // len(futures), total, job.plan.name)
+                    progress(done + job.plan.source.bytes * number // len(blocks), total, job.plan.name)
                 error.merge(future.result())
+                final = job.final_bytes(block)
+                if final - written >= PIECE_BYTES:
+                    writer.begin_tensor(job.plan.name, first[written:final])
+                    written = final
             _write(writer, job, error)
+            memory.give(job.segments)
             taken -= job.plan.bytes
             done += job.plan.source.bytes
-            del job, futures  # the segments' memory goes before the next tensor takes its own
+            del job, blocks, first  # the segments' memory goes before the next tensor takes its own
             if progress is not None:
                 progress(done, total, "")
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+class _Memory:
+    """Segments that are used again by tensors of the same sizes: layers are alike, and the system zeroes new memory."""
+
+    def __init__(self) -> None:
+        self._free: dict[tuple[int, ...], list[Segments]] = {}
+        self._bytes = 0
+
+    def take(self, sizes: Geometry) -> Segments:
+        """Segments of these lengths, to be filled."""
+        free = self._free.get(tuple(sizes.lengths.values()))
+        if not free:
+            return empty_segments(sizes)
+        self._bytes -= sizes.bytes
+        return dict(zip(sizes.lengths, free.pop().values(), strict=True))
+
+    def give(self, segments: Segments) -> None:
+        """Take segments back that nobody looks at any more."""
+        lengths = tuple(map(len, segments.values()))
+        if self._bytes + sum(lengths) <= KEPT_BYTES:
+            self._bytes += sum(lengths)
+            self._free.setdefault(lengths, []).append(segments)
 
 
 def _budget(plan: Plan) -> int:

@@ -14,8 +14,9 @@ from ggq.errors import ConvertError, GGQError
 from ggq.format.layout import MAJOR, MINOR
 from ggq.format.paths import open_regular, write_all
 
-SYNC_BYTES = 1 << 28
-"""Bytes of new data after which the file is synced and the journal written."""
+SYNC_BYTES = 1 << 26
+"""Bytes of new data after which the file is synced and the journal written: the disk works while codes are computed,
+so that little is left to wait for at the end."""
 
 SYNC_SECONDS = 2.0
 """Seconds after which the same happens with less data."""
@@ -105,9 +106,13 @@ class Journal:
         if saved is None:
             self._pending.append(_format_line({"version": _VERSION, "fingerprint": fingerprint.hex()}))
 
-    def add(self, record: dict[str, Any], size: int) -> None:
-        """Notes a tensor whose `size` bytes have been written; raises the OSError of an earlier sync."""
+    def add(self, record: dict[str, Any]) -> None:
+        """Notes a tensor whose bytes have been written."""
         self._pending.append(_format_line(record))
+
+    def wrote(self, size: int) -> None:
+        """Counts `size` bytes that have been written, and now and then makes all that was noted last; raises the
+        OSError of an earlier sync."""
         self._bytes += size
         if self._bytes < SYNC_BYTES and time.monotonic() - self._last < SYNC_SECONDS:
             return
@@ -143,7 +148,8 @@ class Journal:
     def _sync(self, lines: list[bytes]) -> None:
         try:  # data first: a tensor that the journal names is on the disk whatever happens next
             getattr(os, "fdatasync", os.fsync)(self._data.fileno())
-            write_all(self._file, b"".join(lines))
-            os.fsync(self._file.fileno())
+            if lines:
+                write_all(self._file, b"".join(lines))
+                os.fsync(self._file.fileno())
         except OSError as error:
             self._error = error

@@ -6,10 +6,11 @@ import io
 import os
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from blake3 import blake3
 
 from ggq.errors import ConvertError, UsageError
 from ggq.format import journal, values
@@ -25,6 +26,14 @@ from ggq.format.values import Scalar, Value
 
 Buffer = Any
 """A NumPy array or another bytes-like object, contiguous."""
+
+
+class _Begun(NamedTuple):
+    """A tensor of which the first bytes are written: its name, where they begin, the digest so far."""
+
+    name: str
+    offset: int
+    hasher: blake3
 
 
 class Writer:
@@ -60,6 +69,7 @@ class Writer:
         self._names: set[str] = set()
         self._descriptors: dict[bytes, int] = {}
         self._end = 0
+        self._begun: _Begun | None = None
         self._open = False
         self._check_target()
         saved = journal.read_journal(self.journal, fingerprint) if resume else None
@@ -161,6 +171,30 @@ class Writer:
             raise refuse("C-51", "the name comes twice", f"asset {name!r}")
         self._assets[name] = bytes(data)
 
+    def begin_tensor(self, name: str, data: Buffer) -> None:
+        """Writes bytes of the first segment of a tensor before the rest of it is known.
+
+        Args:
+            name: Of the tensor that `add_tensor` shall be called for next, with these bytes too.
+            data: What follows the bytes of the calls before it for this tensor.
+
+        Raises:
+            FormatError: A name that the format does not allow.
+            UsageError: Another tensor has been begun.
+            GGQError: The disk is full, or another failure of the operating system.
+        """
+        self._check_next(name)
+        try:
+            if self._begun is None:
+                self._end += write_all(self._file, bytes(padding(self._end)))
+                self._begun = _Begun(name, self._end, blake3())
+            self._begun.hasher.update(data)
+            size = write_all(self._file, data)
+            self._end += size
+            self._journal.wrote(size)
+        except OSError as error:
+            raise os_error(error, self.partial, "write") from None
+
     def add_tensor(
         self,
         name: str,
@@ -206,10 +240,7 @@ class Writer:
         attributes: Mapping[str, Scalar],
     ) -> None:
         """Writes a tensor whose scheme is given as its descriptor and whose buffers are in the order of its roles."""
-        self._require_open()
-        check_name(name, "tensor")
-        if name in self._names:
-            raise refuse("C-51", "the name comes twice", f"tensor {name!r}")
+        self._check_next(name)
         plain = {key: value.item() if isinstance(value, np.generic) else value for key, value in attributes.items()}
         for key, value in plain.items():
             values.encode_elements([value], attribute_kind(key, value, name), f"tensor {name}, attribute {key}")
@@ -226,12 +257,31 @@ class Writer:
                 "segments": [(offset, length, digest.hex()) for offset, length, digest in segments],
                 "attributes": plain,
             }
-            self._journal.add(record, self._end - start)
+            self._journal.add(record)
+            self._journal.wrote(self._end - start)
         except OSError as error:
             raise os_error(error, self.partial, "write") from None
 
+    def _check_next(self, name: str) -> None:
+        """Refuses a tensor that cannot come next."""
+        self._require_open()
+        check_name(name, "tensor")
+        if name in self._names:
+            raise refuse("C-51", "the name comes twice", f"tensor {name!r}")
+        if self._begun is not None and self._begun.name != name:
+            raise UsageError(f"tensor {self._begun.name} has been begun and must come next, not {name}", path=self.path)
+
     def _append(self, buffer: Buffer) -> tuple[int, int, bytes]:
-        """Writes a range at the next aligned place and returns it."""
+        """Writes a range at the next aligned place, or what is left of a range that was begun, and returns it."""
+        if self._begun is not None:
+            begun, whole = self._begun, memoryview(buffer).cast("B")
+            if self._end - begun.offset > len(whole):
+                problem = f"{self._end - begun.offset} bytes of a segment of {len(whole)} have been written"
+                raise UsageError(problem, path=self.path, where=f"tensor {begun.name}")
+            self._begun, rest = None, whole[self._end - begun.offset :]
+            begun.hasher.update(rest)
+            self._end += write_all(self._file, rest)
+            return begun.offset, self._end - begun.offset, begun.hasher.digest()
         self._end += write_all(self._file, bytes(padding(self._end)))
         offset = self._end
         self._end += write_all(self._file, buffer)
@@ -244,6 +294,8 @@ class Writer:
             The file's digest, 32 bytes.
         """
         self._require_open()
+        if self._begun is not None:
+            raise UsageError(f"tensor {self._begun.name} has been begun and not ended", path=self.path)
         try:
             assets = {name: self._append(data) for name, data in self._assets.items()}
             index = encode_index(self._metadata, list(self._descriptors), self._tensors, assets)
