@@ -83,6 +83,44 @@ def test_segments_may_be_any_contiguous_buffer(path: Path) -> None:
         assert reader.segment("b", "values").tobytes() == b"abcdefghijkl"
 
 
+@pytest.mark.parametrize("size", [1, 7, 100, 10**6])
+def test_a_first_segment_may_come_in_pieces(path: Path, whole: bytes, size: int) -> None:
+    class Pieces(Writer):
+        def add_tensor(self, name: str, shape: Any, scheme: Scheme, segments: Any, attributes: Any = None) -> None:
+            first = memoryview(next(iter(segments.values())))
+            for start in range(0, len(first) - 3, size):  # the rest comes with the whole
+                self.begin_tensor(name, first[start : min(start + size, len(first) - 3)])
+            super().add_tensor(name, shape, scheme, segments, attributes)
+
+    with Pieces(path) as writer:
+        describe(writer)
+        add_tensors(writer)
+        writer.finish()
+    assert path.read_bytes() == whole
+
+
+def test_what_was_begun_must_be_ended(path: Path, whole: bytes) -> None:
+    data = data_of(FLOAT, (3,))
+    with pytest.raises(UsageError, match="tensor a has been begun and not ended"), Writer(path) as writer:
+        writer.begin_tensor("a", b"1")
+        with pytest.raises(UsageError, match="tensor a has been begun and must come next, not b"):
+            writer.add_tensor("b", (3,), FLOAT, data)
+        writer.finish()
+    with pytest.raises(UsageError, match="13 bytes of a segment of 12 have been written"), Writer(path) as writer:
+        writer.begin_tensor("a", bytes(13))
+        writer.add_tensor("a", (3,), FLOAT, data)
+    assert left_over(path) == []
+
+
+def test_pieces_of_a_tensor_that_never_ended_are_written_again(path: Path, whole: bytes) -> None:
+    with pytest.raises(ZeroDivisionError), Writer(path, fingerprint=b"f") as writer:
+        add_tensors(writer, skip=set(NAMES[2:]))
+        writer.begin_tensor(NAMES[2], b"123")
+        raise ZeroDivisionError
+    assert resume(path) == set(NAMES[:2])
+    assert path.read_bytes() == whole
+
+
 def add(name: str = "a", shape: Any = (3,), scheme: Scheme = FLOAT, **options: Any) -> Any:
     """A call of add_tensor with good data unless told otherwise."""
     segments = options.pop("segments", None)

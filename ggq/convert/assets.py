@@ -32,13 +32,13 @@ def read_assets(folder: Folder) -> dict[str, bytes]:
 
     Raises:
         ConvertError: One is too large, no regular file, or a link out of the folder.
-        FormatError: One is no JSON though its name says so.
+        FormatError: One is no JSON though its name says so; tokenizer.json is left to `read_tokens`, as it takes long.
     """
     limits = {name: limit for name, limit in ASSETS.items() if name in folder}
     licences = sorted(name for name in folder.names if _LICENCE.fullmatch(name) and (folder.path / name).is_file())
     found = {name: folder.read(name, limit) for name, limit in limits.items()}
     found |= {name: folder.read(name, LARGEST_LICENCE) for name in licences}
     for name, data in found.items():
-        if name.endswith(".json"):
+        if name.endswith(".json") and name != TOKENIZER:
             load_json(data, folder.path / name)
     return found

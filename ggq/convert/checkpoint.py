@@ -49,9 +49,7 @@ class Checkpoint:
         self._files = {file.path: file for file in self.files}
         self._local = threading.local()
 
-    def read_rows(
-        self, tensor: SourceTensor, start: int, stop: int, *, reuse: bool = False
-    ) -> NDArray[Any]:
+    def read_rows(self, tensor: SourceTensor, start: int, stop: int, *, reuse: bool = False) -> NDArray[Any]:
         """Rows of a tensor, every dimension but the last counted as rows.
 
         Args:
@@ -89,7 +87,6 @@ class Checkpoint:
         except OSError as error:
             raise os_error(error, os.fspath(tensor.file), "read") from None
         return out
-
 
     def _memory(self, size: int) -> NDArray[np.uint8]:
         """Memory of this thread, uint8 (size,)."""
