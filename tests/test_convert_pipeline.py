@@ -15,9 +15,10 @@ from ggq.convert.blocks import TensorJob
 from ggq.convert.checkpoint import Checkpoint
 from ggq.convert.convert import convert, plan
 from ggq.convert.plan import TensorPlan
+from ggq.engine.file import segments_of
 from ggq.errors import ConvertError
 from ggq.format import open_reader
-from ggq.quant import SCHEMES, decode_tensor, encode_tensor, parse_scheme, tensor_error
+from ggq.quant import SCHEMES, check_segments, decode_tensor, encode_tensor, parse_scheme, tensor_error
 from tests.checkpoints import edit_json, numbers, read_safetensors, replace_tensors, tiny, write_safetensors
 from tests.support import DEMO
 
@@ -136,6 +137,31 @@ def test_the_bytes_do_not_depend_on_workers_shards_or_the_order_in_the_source(tm
     write_safetensors(one / "model.safetensors", dict(reversed(header.items())), data)
     convert(one, tmp_path / "4.ggq", scheme="q4-g32", workers=2)
     assert len({(tmp_path / f"{number}.ggq").read_bytes() for number in range(5)}) == 1
+
+
+@pytest.mark.parametrize("name", ["q3-g32-s6", "q4m-g16-s4", "ternary-g64", "binary-row", "c3-g32", "c4-g32-s6"])
+def test_blocks_of_every_kind_of_scheme_are_placed_where_the_whole_tensor_has_them(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A codebook is learnt from the whole tensor, and is the same whichever block asks first."""
+    monkeypatch.setattr(blocks, "BLOCK_WEIGHTS", 1)
+    source, files = tiny(tmp_path / "m"), []
+    for workers in (1, 5):
+        files.append(tmp_path / f"{workers}.ggq")
+        convert(source, files[-1], scheme=name, workers=workers)
+    assert files[0].read_bytes() == files[1].read_bytes()
+    with open_reader(files[0]) as reader:
+        assert reader.verify() == []
+        chosen = [entry for entry in reader.tensors.values() if entry.scheme == parse_scheme(name)]
+        assert len(chosen) == 14
+        for entry in chosen:
+            weights = numbers(source / "model.safetensors", entry.name)
+            expected, segments = encode_tensor(weights, entry.scheme), segments_of(reader, entry)
+            assert list(segments) == list(expected)
+            assert all(np.array_equal(segments[role], expected[role]) for role in expected)
+            check_segments(entry.scheme, entry.shape, segments)
+            error = tensor_error(weights, entry.scheme, segments)
+            assert entry.attributes["relative_rmse"] == float(f"{error.relative_rmse:.4g}")
 
 
 def test_relative_error_falls_with_every_bit() -> None:

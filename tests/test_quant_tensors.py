@@ -244,7 +244,10 @@ def test_numbers_that_break_a_rule_are_named() -> None:
         check_segments(parse_scheme("f16"), (3,), {"values": bytes.fromhex("003c007c003c")})
 
 
-@pytest.mark.parametrize("name", SCHEMES)
+OTHERS = ("q4m-g32", "q3m-g32-s6", "q4z-g32-s4", "ternary-g32", "c3-g32-s6", "binary-row", "q4-g32+scale")
+
+
+@pytest.mark.parametrize("name", [*SCHEMES, *OTHERS])
 def test_every_byte_may_be_anything_without_harm(name: str) -> None:
     """S9.2: decoding random bytes raises nothing and stays in bounds; the check answers with one typed error."""
     scheme, shape, rng = parse_scheme(name), (18, 40), np.random.default_rng(4)
@@ -253,3 +256,17 @@ def test_every_byte_may_be_anything_without_harm(name: str) -> None:
         assert decode_tensor(scheme, shape, segments).shape == shape
     with pytest.raises(FormatError, match="finite|not zero|not the zero-point|allowed are"):
         check_segments(scheme, shape, segments)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_an_order_out_of_bounds_is_refused_by_name(count: int) -> None:
+    """S10.3, in the last of some matrices."""
+    scheme, shape = parse_scheme("q4-g32+order"), (count, 5, 40)
+    segments = {role: np.zeros(length, np.uint8) for role, length in scheme.geometry(shape).lengths.items()}
+    order = segments["input_order"].view("<u4").reshape(count, 64)
+    order[:] = np.arange(64)
+    assert not decode_tensor(scheme, shape, segments, where="t").any()
+    order[-1, 7] = 40
+    with pytest.raises(FormatError, match=r"t: input order 7 is column 40; allowed are 0 to 39 \(S10.3\)"):
+        decode_tensor(scheme, shape, segments, where="t")
+    assert not decode_tensor(scheme, shape, segments, stored=True).any()

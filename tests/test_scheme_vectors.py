@@ -156,6 +156,75 @@ def test_gguf_blocks_decode_to_the_same_numbers(kind: str) -> None:
     assert np.array_equal(decode_tensor(matrix.scheme, matrix.shape, pack(matrix)), expected)
 
 
+def sixes(raw: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """The eight 6-bit scales and minimums of Q4_K and Q5_K, from 12 bytes a block (ggml-quants.c, get_scale_min_k4)."""
+    first, second, third = raw[..., :4], raw[..., 4:8], raw[..., 8:]
+    scales = np.concatenate([first & 63, third & 15 | first >> 6 << 4], axis=-1)
+    return scales, np.concatenate([second & 63, third >> 4 | second >> 6 << 4], axis=-1)
+
+
+def whole(kind: str) -> QuantizedMatrix:
+    """The random blocks of a K type, of TQ2_0 or of MXFP4 as two-level scales, minimums, ternary codes or a codebook.
+
+    A block of 256 is one super-group of eight groups of 32, or two of eight groups of 16 with the same upper scale.
+    """
+    name, size = WHOLE[kind]
+    block = blocks(f"{kind} random blocks", size)[0]
+    lower = minimums = subminimums = codebook = None
+
+    def upper(start: int, times: int = 1) -> NDArray[np.float16]:
+        return half(block[:, start : start + 2]).repeat(times)[None]
+
+    if kind in ("Q4_K", "Q5_K"):
+        scales, minimums, (lower, subminimums) = upper(0), upper(2), sixes(block[:, 4:16])
+        codes = runs(block[None, :, -128:], 4, 32)
+        codes = codes | runs(block[None, :, 16:48], 1, 32) << 4 if kind == "Q5_K" else codes
+    elif kind == "Q2_K":
+        scales, minimums, lower, subminimums = upper(80, 2), upper(82, 2), block[:, :16] & 15, block[:, :16] >> 4
+        codes = runs(block[None, :, 16:80], 2, 32)
+    elif kind == "Q3_K":
+        low, high = runs(block[None, :, 96:104], 4, 8), runs(block[None, :, 104:108], 2, 4)
+        scales, lower = upper(108, 2), low | high << 4
+        codes = runs(block[None, :, 32:96], 2, 32) | runs(block[None, :, :32], 1, 32) << 2
+    elif kind == "Q6_K":
+        scales, lower = upper(208, 2), block[:, 192:208] + np.uint8(128)
+        codes = runs(block[None, :, :128], 4, 64) | runs(block[None, :, 128:192], 2, 32) << 4
+    elif kind == "TQ2_0":
+        scales, codes = upper(64), runs(block[None, :, :64], 2, 32)
+    else:
+        scales, codes = np.exp2(block[None, :, 0] - 128.0).astype(np.float16), halves(block[:, 1:])
+        codebook = np.int8([0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12])
+    lower, subminimums = (None if each is None else each.reshape(1, -1) for each in (lower, subminimums))
+    shape, codes = (1, 512), codes.reshape(1, 512)
+    return QuantizedMatrix(parse_scheme(name), shape, codes, scales, None, lower, minimums, subminimums, codebook)
+
+
+WHOLE = {
+    "Q2_K": ("q2m-g16-s4", 84),
+    "Q3_K": ("q3-g16-s6", 110),
+    "Q4_K": ("q4m-g32-s6", 144),
+    "Q5_K": ("q5m-g32-s6", 176),
+    "Q6_K": ("q6-g16-s8", 210),
+    "TQ2_0": ("ternary-g256", 66),
+    "MXFP4": ("c4-g32", 17),
+}
+"""The scheme that holds a type's blocks exactly, and the bytes of a block."""
+
+
+@pytest.mark.parametrize("kind", WHOLE)
+def test_random_gguf_blocks_are_held_exactly(kind: str) -> None:
+    matrix = whole(kind)
+    expected = floats(case(f"{kind} random blocks")["decoded"]).reshape(matrix.shape)
+    assert len(np.unique(matrix.codes)) == matrix.scheme.codes
+    assert len(np.unique(expected)) > 16 * (kind != "TQ2_0")
+    assert np.array_equal(decode(matrix), expected)
+    segments = pack(matrix)
+    check_segments(matrix.scheme, matrix.shape, segments)
+    assert np.array_equal(decode_tensor(matrix.scheme, matrix.shape, segments), expected)
+    raw = {role: part.tobytes() for role, part in segments.items()}
+    assert oracle.decode(WHOLE[kind][0], 1, 1, 512, raw) == expected.ravel().tolist()
+
+
 @pytest.mark.parametrize("kind", ["Q4_1", "Q5_1"])
 def test_zero_point_finds_the_codes_that_gguf_finds_on_a_grid(kind: str) -> None:
     theirs = as_ours(kind)

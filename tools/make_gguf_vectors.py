@@ -82,6 +82,26 @@ def super_blocks(kind: str, rng: np.random.Generator) -> np.ndarray:
     return np.hstack([random(128), random(64), np.ones((ROWS, 16), np.uint8), d])
 
 
+def whole_blocks(kind: str, rng: np.random.Generator) -> np.ndarray:
+    """A row of 512 numbers in blocks of random bytes, but for scales and minimums, which are moderate f16 numbers."""
+    _, size = gguf.GGML_QUANT_SIZES[Types[kind]]
+    blocks = rng.integers(0, 256, (512 // gguf.GGML_QUANT_SIZES[Types[kind]][0], size), np.uint8)
+    halves = (rng.integers(1024, 2048, (len(blocks), 2)) * 2.0**-18 * rng.choice([-1, 1], (len(blocks), 2))).astype(
+        "<f2"
+    )
+    if kind == "MXFP4":
+        blocks[:, 0] = rng.integers(113, 128, len(blocks))
+    elif kind == "TQ2_0":
+        blocks[:, :64] = rng.choice(np.array([0x00, 0x15, 0x29, 0x92, 0xA8, 0x64], np.uint8), (len(blocks), 64))
+    for place, half in zip(HALVES[kind], halves.T):
+        blocks[:, place : place + 2] = half[:, None].view(np.uint8)
+    return blocks.reshape(1, -1)
+
+
+HALVES = {"Q2_K": (80, 82), "Q3_K": (108,), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,), "TQ2_0": (64,), "MXFP4": ()}
+"""Where the f16 numbers of a block lie."""
+
+
 def main() -> None:
     """Write the file."""
     rng = np.random.default_rng(20261101)
@@ -90,6 +110,7 @@ def main() -> None:
     cases += [encoded("Q4_1", grid(4, rng), "weights on a grid"), encoded("Q5_1", grid(5, rng), "weights on a grid")]
     cases += [encoded("Q4_0", halfway(4, rng), "halfway weights"), encoded("Q5_0", halfway(5, rng), "halfway weights")]
     cases += [decoded_only(kind, super_blocks(kind, rng), "sub-scales 1") for kind in ("Q2_K", "Q3_K", "Q6_K")]
+    cases += [decoded_only(kind, whole_blocks(kind, rng), "random blocks") for kind in HALVES]
     made = {"made_with": {name: importlib.metadata.version(name) for name in ("gguf", "numpy")}, "cases": cases}
     OUT.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
 

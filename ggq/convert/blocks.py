@@ -108,11 +108,10 @@ class TensorJob:
         return self._method
 
     def _sample(self) -> NDArray[np.float32]:
-        """Rows to learn from; those with weights that are not finite are left out (their own block refuses them)."""
+        """Rows to learn from."""
         source, (rows, columns) = self.plan.source, (self.sizes.count * self.sizes.rows, self.sizes.columns)
         picked = [self.checkpoint.read_rows(source, row, row + 1)[0] for row in sample_rows(rows, columns).tolist()]
-        sample = to_float32(np.stack(picked), FLOATS[source.dtype])
-        return sample[np.isfinite(sample).all(axis=1)]
+        return to_float32(np.stack(picked), FLOATS[source.dtype])
 
     def _encode(self, raw: NDArray[Any], matrix: int, tile: int) -> ErrorSum | None:
         """Encode a block where it lies in the tensor's segments; None where the reference has to say what is wrong."""

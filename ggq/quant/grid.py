@@ -96,7 +96,8 @@ class Grid:
         else:
             steps -= self.table[0]
         np.clip(steps, 0, largest_code(self.scheme), out=steps)
-        return steps.astype(np.uint8).reshape(values.shape)
+        with np.errstate(invalid="ignore"):  # steps that are NaN, under an infinite scale, which `pack` refuses
+            return steps.astype(np.uint8).reshape(values.shape)
 
     def values(self, codes: NDArray[np.uint8], groups: Groups = WHOLE) -> NDArray[np.float32]:
         """The numbers that codes stand for, rounded exactly as `ggq.quant.reference.decode_stored` rounds them.

@@ -91,7 +91,8 @@ def _widen(
     if lower is None:
         return wide
     wide = wide.repeat(SUPER_GROUP, axis=1)[:, :groups]
-    return wide * (lower[:, :groups].astype(np.float32) - np.float32(offset))
+    with np.errstate(invalid="ignore"):  # an infinite scale, which `pack` refuses, times 0
+        return wide * (lower[:, :groups].astype(np.float32) - np.float32(offset))
 
 
 def by_groups(weights: NDArray[np.float32], scheme: Scheme) -> NDArray[np.float32]:

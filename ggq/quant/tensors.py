@@ -143,10 +143,9 @@ def _encode_codes(weights: NDArray[Any], scheme: Scheme, method: Method, sizes: 
 
 
 def _sample(weights: NDArray[Any], sizes: Geometry) -> NDArray[np.float32]:
-    """Rows of a tensor that a method learns from, finite ones only (the others are refused later, with their place)."""
+    """Rows of a tensor that a method learns from."""
     rows = weights.reshape(-1, sizes.columns)
-    sample = to_float32(rows[sample_rows(len(rows), sizes.columns)], source_type(weights))
-    return sample[np.isfinite(sample).all(axis=1)]
+    return to_float32(rows[sample_rows(len(rows), sizes.columns)], source_type(weights))
 
 
 def _encode_floats(weights: NDArray[Any], scheme: Scheme, sizes: Geometry, segments: Segments) -> None:

@@ -88,8 +88,13 @@ def choose_method(scheme: Scheme, name: str | None = None) -> Method:
 
 
 def prepared(method: Method, sample: NDArray[np.float32], scheme: Scheme, inputs: Any = None) -> Method:
-    """What quantizes the rows of one tensor: what a method learnt from a sample of them, or the method itself."""
-    return method.prepare(sample, scheme, inputs) if isinstance(method, Learner) else method
+    """What quantizes the rows of one tensor: what a method learnt from a sample of them, or the method itself.
+
+    Weights of the sample that are not finite count as 0; whoever quantizes their row refuses them.
+    """
+    if not isinstance(method, Learner):
+        return method
+    return method.prepare(np.where(np.isfinite(sample), sample, np.float32(0)), scheme, inputs)
 
 
 def sample_rows(rows: int, columns: int) -> NDArray[np.int64]:
