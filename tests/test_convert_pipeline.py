@@ -139,7 +139,7 @@ def test_the_bytes_do_not_depend_on_workers_shards_or_the_order_in_the_source(tm
     assert len({(tmp_path / f"{number}.ggq").read_bytes() for number in range(5)}) == 1
 
 
-@pytest.mark.parametrize("name", ["q3-g32-s6", "q4m-g16-s4", "ternary-g64", "binary-row", "c3-g32", "c4-g32-s6"])
+@pytest.mark.parametrize("name", ["q3-g32-s6", "q4m-g16-s4", "ternary-g32", "binary-row", "c3-g32", "c4-g32-s6"])
 def test_blocks_of_every_kind_of_scheme_are_placed_where_the_whole_tensor_has_them(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
