@@ -38,6 +38,7 @@ COMMANDS = (
     Command("edit", "ggq.cli.edit", "Change metadata in place, whatever the file's size."),
     Command("repack", "ggq.cli.repack", "Write a file anew without what edits left behind."),
     Command("eval", "ggq.cli.eval", "Score a file on a text: perplexity, divergence from a reference."),
+    Command("compare", "ggq.cli.compare", "Show the error of each tensor against another file or a checkpoint."),
     Command("bench", "ggq.cli.bench", "Measure loading, prefill and decoding."),
     Command("profile", "ggq.cli.profile", "Show where the time of a prompt and of a token goes."),
     Command("warmup", "ggq.cli.warmup", "Compile the kernels now instead of at the first run."),
