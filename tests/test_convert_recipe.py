@@ -54,6 +54,32 @@ def test_the_method_follows_the_scheme(scheme: str, method: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "body, outer, method",
+    [
+        ("q4-g32-s6", "q6-g32-s6", "absmax"),
+        ("q3m-g64-s6", "q6m-g64-s6", "min-max"),
+        ("ternary-g64", "q6-g64", "absmax"),
+        ("binary-row", "q6-row", "absmax"),
+        ("c4-g32-s6", "q6-g32-s6", "absmax"),
+    ],
+)
+def test_the_embedding_of_other_kinds_is_uniform(body: str, outer: str, method: str) -> None:
+    assert chosen(EMBEDDING, body) == (outer, method)
+
+
+def test_a_name_that_says_a_method_says_it_of_its_own_tensors_only() -> None:
+    assert chosen(UP, "nf4-g64") == ("c4-g64", "nf4")
+    assert chosen(EMBEDDING, "nf4-g64") == ("q6-g64", "absmax")
+    options = {"embedding": "q4z-g32", "keep": ["down=q8-g32", "up=c4-g32"]}
+    assert chosen(EMBEDDING, "nf4-g64", **options) == ("q4z-g32", "zero-point")
+    assert chosen(DOWN, "nf4-g64", **options) == ("q8-g32", "absmax")
+    assert chosen(UP, "nf4-g64", **options) == ("c4-g32", "kmeans")
+    assert chosen(DOWN, "q4-g32", keep=["down=nf4-g32"]) == ("c4-g32", "nf4")
+    assert chosen(EMBEDDING, "q4-g32", embedding="nf4-row") == ("c4-row", "nf4")
+    assert chosen(EMBEDDING, "nf4-g64", embedding="f16") == ("f16", "")
+
+
+@pytest.mark.parametrize(
     "columns, scheme, found",
     [
         (64, "q4-g64", "q4-g64"),
@@ -94,6 +120,11 @@ def test_the_first_rule_that_matches_decides_and_comes_before_the_embedding() ->
             {"scheme": "q4-g32", "method": "absmax", "keep": ["a=q4z-g32"]},
             ConvertError,
             "method absmax cannot fill scheme q4z-g32",
+        ),
+        (
+            {"scheme": "nf4-g32", "method": "kmeans"},
+            UsageError,
+            "scheme nf4-g32 is filled by nf4, and method kmeans was",
         ),
         ({"scheme": "f16", "method": "absmax"}, UsageError, "method absmax has nothing to do: f16 stores floats"),
     ],

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from ggq.errors import UnsupportedError, UsageError
 from ggq.format.scheme import PLANES, ROW, Scheme
+from ggq.format.scheme_names import parse_filled
 from ggq.quant import SCHEMES, parse_scheme, scheme_name
 
 
@@ -43,6 +44,16 @@ def test_printing_and_parsing_are_inverse(
 ) -> None:
     scheme = Scheme(kind[0], kind[1], "", 16 * groups, "f16", kind[2], subscale, transform)
     assert parse_scheme(scheme_name(scheme)) == scheme
+
+
+def test_a_name_may_say_the_method_too() -> None:
+    assert parse_filled("nf4-g64-s6") == (parse_scheme("c4-g64-s6"), "nf4")
+    assert parse_filled("q4-g32") == (parse_scheme("q4-g32"), None)
+    for name in ("nf4", "nf4g64", "nf44-g64", "nf4-g20"):
+        with pytest.raises(UsageError):
+            parse_filled(name)
+    with pytest.raises(UsageError, match="unknown scheme 'nf4-g64'"):
+        parse_scheme("nf4-g64")
 
 
 @pytest.mark.parametrize("name", SCHEMES)

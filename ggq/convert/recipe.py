@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from ggq.errors import GGQError, UsageError
 from ggq.format.scheme import COLUMN_STEP, ROW, Scheme, round_up
+from ggq.format.scheme_names import parse_filled
 from ggq.models.architecture import TensorSpec
 from ggq.quant import METHODS, choose_method, default_method, parse_scheme
 
@@ -96,12 +97,17 @@ def make_recipe(
         UsageError: An unknown scheme, a regular expression that does not compile, a method where nothing is quantized.
         ConvertError: An unknown method, or one that cannot fill a scheme.
     """
-    body = parse_scheme(scheme)
-    outer = embedding_scheme(body) if embedding is None else parse_scheme(embedding)
-    other = None
+    body, filled = parse_filled(scheme)
+    outer, other = (embedding_scheme(body), None) if embedding is None else parse_filled(embedding)
+    rules = [parse_rule(text) for text in keep]
+    if filled is not None:  # the name of the body's scheme says the method of the body and of nothing else
+        if method not in (None, filled):
+            raise UsageError(f"scheme {scheme} is filled by {filled}, and method {method} was asked for")
+        method, other = filled, other or default_method(outer) or None
+        rules = [replace(rule, method=rule.method or default_method(rule.scheme) or None) for rule in rules]
     if embedding is None and outer.kind != "float" and method in METHODS and not METHODS[method].supports(outer):
         other = default_method(outer)  # nobody asked for this scheme, so the method need not know it
-    recipe = Recipe(body, outer, tuple(parse_rule(text) for text in keep), method, other)
+    recipe = Recipe(body, outer, tuple(rules), method, other)
     check_methods(recipe)
     return recipe
 
@@ -118,7 +124,7 @@ def parse_rule(text: str) -> Rule:
     pattern, separator, name = text.rpartition("=")
     if not separator or not pattern:
         raise UsageError(f"--keep {text}: REGEX=SCHEME expected", fix='for example --keep "down_proj=q6-g32"')
-    return Rule(compile_pattern(pattern, f"--keep {text}"), parse_scheme(name), None, f"--keep {text}")
+    return Rule(compile_pattern(pattern, f"--keep {text}"), *parse_filled(name), f"--keep {text}")
 
 
 def compile_pattern(pattern: str, origin: str) -> re.Pattern[str]:

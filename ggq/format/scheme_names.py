@@ -28,6 +28,9 @@ SCHEMES: tuple[str, ...] = (
 KIND_BITS = {"ternary": 2, "binary": 1}
 """Kinds that are named by themselves, and the bits of their codes."""
 
+FILLED = {"nf4": ("c4", "nf4")}
+"""Beginnings of names that people know and that say more than a scheme: what a scheme's name has there, the method."""
+
 _ZEROS = {"": "none", "z": "code", "m": "minimum"}
 _CODES = re.compile(
     r"(?:q(?P<bits>0|[1-9][0-9]?)(?P<zero>[zm]?)|c(?P<book>0|[1-9][0-9]?)|(?P<kind>ternary|binary))"
@@ -83,6 +86,18 @@ def _kind(match: re.Match[str]) -> tuple[str, int, tuple[int, ...]]:
     if match["book"]:
         return "codebook", int(match["book"]), CODEBOOK_BITS
     return "uniform", int(match["bits"]), BITS
+
+
+def parse_filled(name: str) -> tuple[Scheme, str | None]:
+    """The scheme that a user names, and the method if the name says that too: "nf4-g64" is "c4-g64" filled by nf4.
+
+    Raises:
+        UsageError: The name is no scheme's.
+    """
+    for prefix, (head, method) in FILLED.items():
+        if name.startswith(f"{prefix}-"):
+            return parse_scheme(head + name.removeprefix(prefix)), method
+    return parse_scheme(name), None
 
 
 def scheme_name(scheme: Scheme) -> str:
