@@ -222,10 +222,19 @@ def test_choosing_a_method() -> None:
         (
             "q4-g32",
             "magic",
-            "unknown method 'magic'; allowed are absmax, zero-point, min-max, kmeans, nf4, ternary, binary",
+            "unknown method 'magic'; allowed are absmax, zero-point, min-max, kmeans, nf4, ternary, binary, "
+            "mse, hqq, clip, gptq",
         ),
-        ("q4z-g32", "absmax", "method absmax cannot fill scheme q4z-g32\nuse zero-point, or another scheme"),
-        ("q4-g32", "zero-point", "method zero-point cannot fill scheme q4-g32\nuse absmax, or another scheme"),
+        (
+            "q4z-g32",
+            "absmax",
+            "method absmax cannot fill scheme q4z-g32\nuse zero-point, mse, hqq, clip, gptq or another scheme",
+        ),
+        (
+            "q4-g32",
+            "zero-point",
+            "method zero-point cannot fill scheme q4-g32\nuse absmax, mse, hqq, clip, gptq or another scheme",
+        ),
     ],
 )
 def test_methods_that_do_not_fit(scheme: str, method: str, text: str) -> None:

@@ -75,6 +75,36 @@ def convert(
             show_default=False,
         ),
     ] = None,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="TEXT",
+            help="A text like those that the model will see, for methods that look at the inputs of matrices.",
+            show_default=False,
+        ),
+    ] = None,
+    calibration_tokens: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", help="Tokens of it to use, evenly over its length; 16384 unless told.", show_default=False
+        ),
+    ] = None,
+    calibration_context: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Tokens of a window of it; 512 unless told, or the model's context where that is shorter.",
+            show_default=False,
+        ),
+    ] = None,
+    statistics: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Keeps what calibration found: made if it is missing, used in place of a text if not.",
+            show_default=False,
+        ),
+    ] = None,
     workers: Annotated[
         int | None,
         typer.Option(metavar="N", help="Threads; by default one per physical core.", show_default=False),
@@ -93,7 +123,9 @@ def convert(
     Example:
         ggq convert ./my-model my-model.ggq --scheme q4-g32
         ggq convert HuggingFaceTB/SmolLM2-135M smol.ggq --scheme q4z-g64 --keep "down_proj=q6-g64"
+        ggq convert ./my-model my-model.ggq --scheme q3-g64 --method gptq --calibration text.txt
     """
+    from ggq.convert.calibration import make_calibration
     from ggq.convert.convert import check_workers, plan, run
     from ggq.convert.preflight import check_disk, check_output
 
@@ -101,6 +133,7 @@ def convert(
         raise UsageError("the name of the file to write is missing", fix="give OUT.ggq, or --dry-run to see the plan")
     threads = check_workers(workers)
     planned = plan(source, scheme=scheme, method=method, embedding=embedding, keep=keep, recipe=recipe)
+    calibrated = make_calibration(planned, calibration, calibration_tokens, calibration_context, statistics)
     if dry_run:
         if out is not None:
             check_output(planned, out, force=force or resume)
@@ -110,7 +143,15 @@ def convert(
     assert out is not None
     try:
         with _progress(planned.source_bytes) as progress:
-            report = run(planned, out, workers=threads, resume=resume, force=force, progress=progress)
+            report = run(
+                planned,
+                out,
+                calibration=calibrated,
+                workers=threads,
+                resume=resume,
+                force=force,
+                progress=progress,
+            )
     except KeyboardInterrupt:
         kept = Path(f"{out}.partial").exists()
         text = f"; the same command with --resume goes on from {out}.partial" if kept else ""
@@ -166,6 +207,9 @@ def _show_report(report: Report, plan: Plan) -> None:
     ]
     table(["tensor", "scheme", "method", "error", "SQNR dB", "largest"], rows, right=(3, 4, 5))
     print()
+    for tensor in report.tensors:
+        if tensor.fallback:
+            print(f"{printable(tensor.name)} fell back to {tensor.method}: {tensor.fallback}")
     resumed = f", {report.resumed} of {len(report.tensors)} tensors from before" if report.resumed else ""
     pairs(
         [

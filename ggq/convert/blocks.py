@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 
 from ggq.convert.checkpoint import FLOATS, Checkpoint
 from ggq.convert.plan import TensorPlan
+from ggq.convert.stages import Work
 from ggq.errors import ConvertError
 from ggq.format.scheme import TILE_ROWS
 from ggq.quant import ErrorSum, Method, choose_method, decode_tensor, encode_tensor, to_float32
 from ggq.quant.matrix import geometry
-from ggq.quant.methods import Learner, prepared, sample_rows
+from ggq.quant.methods import Learner, block_weights, prepared, sample_rows
 from ggq.quant.tiles import Segments, empty_segments, view_floats, view_matrix
 
 BLOCK_WEIGHTS = 1 << 20
@@ -34,16 +35,22 @@ class TensorJob:
     Args:
         checkpoint: Where the weights are read.
         plan: What becomes of the tensor.
+        work: What calibration adds to that; None for nothing.
         compiled: Whether the compiled encoder does what it can do; it finds the same codes, a dozen times as fast.
         segments: Memory for the segments, of their lengths; memory of their own by default.
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, plan: TensorPlan, compiled: bool = False, segments: Segments | None = None
+        self,
+        checkpoint: Checkpoint,
+        plan: TensorPlan,
+        work: Work | None = None,
+        compiled: bool = False,
+        segments: Segments | None = None,
     ) -> None:
-        self.checkpoint, self.plan = checkpoint, plan
+        self.checkpoint, self.plan, self.work = checkpoint, plan, work or Work(plan.method)
         plain = plan.scheme.kind == "uniform" and not plan.scheme.subscale and not plan.scheme.transform
-        self.compiled = compiled and plain and plan.method in COMPILED_METHODS
+        self.compiled = compiled and plain and self.work.method in COMPILED_METHODS
         self._method: Method | None = None
         self._learning = threading.Lock()
         self.sizes = geometry(plan.scheme, plan.shape)
@@ -51,7 +58,10 @@ class TensorJob:
 
     def blocks(self) -> Iterator[Block]:
         """Blocks of whole tiles that together are the tensor."""
-        step = max(1, BLOCK_WEIGHTS // (self.sizes.columns * TILE_ROWS)) * TILE_ROWS
+        weights = BLOCK_WEIGHTS
+        if self.work.method:
+            weights = block_weights(choose_method(self.plan.scheme, self.work.method)) or weights
+        step = max(1, weights // (self.sizes.columns * TILE_ROWS)) * TILE_ROWS
         for matrix in range(self.sizes.count):
             for start in range(0, self.sizes.rows, step):
                 yield matrix, start, min(start + step, self.sizes.rows)
@@ -97,13 +107,13 @@ class TensorJob:
 
     def _prepared(self) -> Method | None:
         """The tensor's method, which has learnt what its rows share; the first block that asks waits for that."""
-        if not self.plan.method:
+        if not self.work.method:
             return None
         with self._learning:
             if self._method is None:
-                method = choose_method(self.plan.scheme, self.plan.method)
+                method = choose_method(self.plan.scheme, self.work.method)
                 if isinstance(method, Learner):
-                    method = prepared(method, self._sample(), self.plan.scheme)
+                    method = prepared(method, self._sample(), self.plan.scheme, self.work.inputs)
                 self._method = method
         return self._method
 

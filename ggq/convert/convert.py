@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import ggq
+from ggq.convert.calibration import Calibration, make_calibration
 from ggq.convert.checkpoint import CONFIG, load_config
 from ggq.convert.choices import Choices, choose_recipe
 from ggq.convert.fingerprint import fingerprint
@@ -50,6 +51,10 @@ def convert(
     source: str | os.PathLike[str],
     out: str | os.PathLike[str],
     *,
+    calibration: str | os.PathLike[str] | None = None,
+    calibration_tokens: int | None = None,
+    calibration_context: int | None = None,
+    statistics: str | os.PathLike[str] | None = None,
     workers: int | None = None,
     resume: bool = False,
     force: bool = False,
@@ -61,6 +66,10 @@ def convert(
     Args:
         source: A folder, or ORG/NAME or ORG/NAME@REVISION on the Hugging Face hub.
         out: The file to write; until it is whole it is called OUT.partial.
+        calibration: A text like those that the model will see, for methods that look at the inputs of matrices.
+        calibration_tokens: How many of its tokens are used, evenly over its length; 16384 unless told.
+        calibration_context: Tokens of a window of it; 512 unless told, or the model's context where that is shorter.
+        statistics: A file that keeps what calibration found: made if it is missing, used in place of a text if not.
         workers: Threads; by default one per physical core. The result does not depend on it.
         resume: Go on from what an interrupted conversion of the same checkpoint with the same options has left.
         force: Replace an existing file.
@@ -75,24 +84,33 @@ def convert(
     """
     check_workers(workers)
     planned = plan(source, **choices)
-    return run(planned, Path(out), workers=workers, resume=resume, force=force, progress=progress)
+    return run(
+        planned,
+        Path(out),
+        calibration=make_calibration(planned, calibration, calibration_tokens, calibration_context, statistics),
+        workers=workers,
+        resume=resume,
+        force=force,
+        progress=progress,
+    )
 
 
 def run(
     planned: Plan,
     out: Path,
     *,
+    calibration: Calibration | None = None,
     workers: int | None = None,
     resume: bool = False,
     force: bool = False,
     progress: Progress | None = None,
 ) -> Report:
-    """Carry out a plan; arguments as for `convert`."""
+    """Carry out a plan; arguments as for `convert`, the calibration made by `make_calibration`."""
     threads = check_workers(workers)
     check_output(planned, out, force=force)
     check_disk(planned, out)
     start = time.perf_counter()
-    writer = Writer(out, force=force, resume=resume, fingerprint=fingerprint(planned))
+    writer = Writer(out, force=force, resume=resume, fingerprint=fingerprint(planned, calibration))
     try:
         with writer:
             finished = writer.finished
@@ -100,7 +118,7 @@ def run(
                 writer.add_metadata(key, value)
             for name, data in planned.assets.items():
                 writer.add_asset(name, data)
-            write_tensors(planned, writer, threads, progress)
+            write_tensors(planned, writer, threads, progress, calibration)
             digest = writer.finish()
     except ConvertError:  # the weights cannot be converted: there is nothing to go on from
         for path in (writer.partial, writer.journal):

@@ -8,13 +8,14 @@ import numpy as np
 from blake3 import blake3
 
 import ggq
+from ggq.convert.calibration import Calibration
 from ggq.convert.plan import Plan
 from ggq.convert.recipe_file import recipe_text
 from ggq.quant import scheme_name
 
 
-def fingerprint(plan: Plan) -> bytes:
-    """A digest over versions, options, assets, and the headers, sizes and times of change of the weights' files.
+def fingerprint(plan: Plan, calibration: Calibration | None = None) -> bytes:
+    """A digest over versions, options, calibration, assets, and the headers, sizes and times of change of the weights.
 
     The weights themselves are not read: that would take as long as converting them. The number of workers is no part.
 
@@ -27,6 +28,7 @@ def fingerprint(plan: Plan) -> bytes:
         "recipe": recipe_text(plan.recipe),
         "tensors": [[tensor.name, tensor.role, scheme_name(tensor.scheme), tensor.method] for tensor in plan.tensors],
         "files": [[file.path.name, file.size, file.modified, _digest(file.header)] for file in plan.checkpoint.files],
+        "calibration": [] if calibration is None else calibration.identity,
         "assets": [[name, _digest(data)] for name, data in plan.assets.items()],
     }
     return blake3(json.dumps(parts).encode("ascii")).digest()

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 
 from ggq.convert.blocks import Block, TensorJob
+from ggq.convert.calibration import Calibration
 from ggq.convert.checkpoint import FLOATS
 from ggq.convert.plan import Plan, TensorPlan
+from ggq.convert.stages import Work, stages
 from ggq.format import Writer
 from ggq.format.scheme import Geometry
 from ggq.quant import ErrorSum
@@ -46,8 +49,10 @@ def memory_estimate(plan: Plan, workers: int) -> int:
     return BASE_BYTES + assets + WORKER_BYTES * workers + _budget(plan) + KEPT_BYTES
 
 
-def write_tensors(plan: Plan, writer: Writer, workers: int, progress: Progress | None = None) -> None:
-    """Convert every tensor that the writer does not have yet, and write them in the plan's order.
+def write_tensors(
+    plan: Plan, writer: Writer, workers: int, progress: Progress | None = None, calibration: Calibration | None = None
+) -> None:
+    """Convert every tensor that the writer does not have yet, and write them in the order of their stages.
 
     Blocks are independent and errors are added up in their order, so nothing depends on which thread was first.
 
@@ -56,42 +61,20 @@ def write_tensors(plan: Plan, writer: Writer, workers: int, progress: Progress |
         writer: Where to; the calling thread alone uses it.
         workers: Threads that read and quantize.
         progress: Called now and then, by the calling thread.
+        calibration: What the methods know of the inputs, or None.
 
     Raises:
-        GGQError: The first failure in the plan's order.
+        GGQError: The first failure in that order.
     """
     finished, memory = writer.finished, _Memory()
-    waiting = deque(tensor for tensor in plan.tensors if tensor.name not in finished)
-    flying: deque[tuple[TensorJob, list[tuple[Block, Future[ErrorSum]]]]] = deque()
-    total, budget, taken = plan.source_bytes, _budget(plan), 0
-    done = total - sum(tensor.source.bytes for tensor in waiting)
+    tell = _Teller(plan, sum(tensor.source.bytes for tensor in plan.tensors if tensor.name in finished), progress)
     pool = ThreadPoolExecutor(workers, thread_name_prefix="ggq-convert")
+    parts = stages(plan, calibration, finished, tell.about)
     try:
-        while waiting or flying:
-            while waiting and _fits(waiting[0], taken, budget, len(flying)):
-                tensor = waiting.popleft()
-                segments = memory.take(geometry(tensor.scheme, tensor.shape))
-                job = TensorJob(plan.checkpoint, tensor, plan.weights >= COMPILED_WEIGHTS, segments)
-                taken += job.plan.bytes
-                flying.append((job, [(block, pool.submit(job.convert, block)) for block in job.blocks()]))
-            job, blocks = flying.popleft()
-            error, written = ErrorSum(), 0
-            first = next(iter(job.segments.values()))
-            for number, (block, future) in enumerate(blocks):
-                if progress is not None:
-                    progress(done + job.plan.source.bytes * number // len(blocks), total, job.plan.name)
-                error.merge(future.result())
-                final = job.final_bytes(block)
-                if final - written >= PIECE_BYTES:
-                    writer.begin_tensor(job.plan.name, first[written:final])
-                    written = final
-            _write(writer, job, error)
-            memory.give(job.segments)
-            taken -= job.plan.bytes
-            done += job.plan.source.bytes
-            del job, blocks, first  # the segments' memory goes before the next tensor takes its own
-            if progress is not None:
-                progress(done, total, "")
+        with closing(parts):
+            for tensors, works in parts:
+                waiting = deque((tensor, works[tensor.name]) for tensor in tensors if tensor.name not in finished)
+                _write_stage(plan, writer, pool, waiting, memory, tell)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
@@ -119,6 +102,51 @@ class _Memory:
             self._free.setdefault(lengths, []).append(segments)
 
 
+def _write_stage(
+    plan: Plan,
+    writer: Writer,
+    pool: ThreadPoolExecutor,
+    waiting: deque[tuple[TensorPlan, Work]],
+    memory: _Memory,
+    tell: _Teller,
+) -> None:
+    flying: deque[tuple[TensorJob, list[tuple[Block, Future[ErrorSum]]]]] = deque()
+    budget, taken = _budget(plan), 0
+    while waiting or flying:
+        while waiting and _fits(waiting[0][0], taken, budget, len(flying)):
+            segments = memory.take(geometry(waiting[0][0].scheme, waiting[0][0].shape))
+            job = TensorJob(plan.checkpoint, *waiting.popleft(), plan.weights >= COMPILED_WEIGHTS, segments)
+            taken += job.plan.bytes
+            flying.append((job, [(block, pool.submit(job.convert, block)) for block in job.blocks()]))
+        job, blocks = flying.popleft()
+        error, written = ErrorSum(), 0
+        first = next(iter(job.segments.values()))
+        for number, (block, future) in enumerate(blocks):
+            tell.about(job.plan.name, job.plan.source.bytes * number // len(blocks))
+            error.merge(future.result())
+            final = job.final_bytes(block)
+            if final - written >= PIECE_BYTES:
+                writer.begin_tensor(job.plan.name, first[written:final])
+                written = final
+        _write(writer, job, error)
+        memory.give(job.segments)
+        taken -= job.plan.bytes
+        tell.done += job.plan.source.bytes
+        del job, blocks, first  # what they hold goes before the next tensor takes its own
+        tell.about("")
+
+
+class _Teller:
+    """Tells of progress: the bytes of finished tensors, and of the one that is waited for."""
+
+    def __init__(self, plan: Plan, done: int, progress: Progress | None) -> None:
+        self.total, self.done, self.progress = plan.source_bytes, done, progress
+
+    def about(self, name: str, more: int = 0) -> None:
+        if self.progress is not None:
+            self.progress(self.done + more, self.total, name)
+
+
 def _budget(plan: Plan) -> int:
     """Bytes of results that may be in memory at once."""
     return LOOK_AHEAD_BYTES + max(tensor.bytes for tensor in plan.tensors)
@@ -130,7 +158,7 @@ def _fits(tensor: TensorPlan, taken: int, budget: int, flying: int) -> bool:
 
 def _write(writer: Writer, job: TensorJob, sums: ErrorSum) -> None:
     plan, error = job.plan, sums.error()
-    method: dict[str, str] = {"method": plan.method} if plan.method else {}
+    method: dict[str, str] = {"method": job.work.method} if job.work.method else {}
     writer.add_tensor(
         plan.name,
         plan.shape,
@@ -139,6 +167,7 @@ def _write(writer: Writer, job: TensorJob, sums: ErrorSum) -> None:
         {
             "role": plan.role,
             **method,
+            **job.work.notes,
             "source_dtype": FLOATS[plan.source.dtype],
             "relative_rmse": _rounded(error.relative_rmse),
             "sqnr_db": _rounded(error.sqnr_db),

@@ -14,7 +14,8 @@ from ggq.quant import scheme_name
 
 @dataclass(frozen=True)
 class TensorResult:
-    """One tensor of the result: as it was planned, and its error as the file has it (see `ggq.quant.Error`)."""
+    """One tensor of the result: as it was planned, its method and error as the file has them (see `ggq.quant.Error`),
+    and why its statistics could not be used, if so."""
 
     name: str
     role: str
@@ -22,6 +23,7 @@ class TensorResult:
     source_dtype: str
     scheme: str
     method: str
+    fallback: str
     bytes: int
     relative_rmse: float
     sqnr_db: float
@@ -45,7 +47,7 @@ class Report:
         workers: Threads that quantized.
         resumed: Tensors that an earlier run had finished.
         ignored: Tensors of the checkpoint that mean nothing and were left out.
-        tensors: In the file's order.
+        tensors: In the plan's order.
     """
 
     path: Path
@@ -76,16 +78,18 @@ def read_results(path: Path, plan: Plan) -> tuple[TensorResult, ...]:
     with open_reader(path) as reader:
         return tuple(
             TensorResult(
-                name=name,
+                name=planned.name,
                 role=str(entry.attributes["role"]),
                 shape=entry.shape,
                 source_dtype=str(entry.attributes["source_dtype"]),
                 scheme=scheme_name(planned.scheme),
-                method=planned.method,
+                method=str(entry.attributes.get("method", "")),
+                fallback=str(entry.attributes.get("fallback", "")),
                 bytes=planned.bytes,
                 relative_rmse=float(entry.attributes["relative_rmse"]),
                 sqnr_db=float(entry.attributes["sqnr_db"]),
                 max_error=float(entry.attributes["max_error"]),
             )
-            for planned, (name, entry) in zip(plan.tensors, reader.tensors.items(), strict=True)
+            for planned in plan.tensors
+            for entry in [reader.tensors[planned.name]]
         )

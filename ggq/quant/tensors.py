@@ -12,7 +12,7 @@ from ggq.errors import ConvertError, FormatError
 from ggq.format.scheme import TILE_ROWS, Geometry, Scheme
 from ggq.quant.floats import STORAGE, finite, from_float32, source_type, to_float32
 from ggq.quant.matrix import geometry
-from ggq.quant.methods import Learner, Method, choose_method, prepared, sample_rows
+from ggq.quant.methods import Learner, Method, block_weights, choose_method, prepared, sample_rows
 from ggq.quant.reference import decode, decode_stored
 from ggq.quant.tiles import (
     Segments,
@@ -129,16 +129,16 @@ def decoded_blocks(
                 yield index, rows, one(unpack_rows(scheme, view, (sizes.rows, sizes.columns), first, tiles))
 
 
-def row_blocks(sizes: Geometry) -> Iterator[slice]:
-    """Rows of a matrix in blocks of whole tiles, about BLOCK_WEIGHTS weights each."""
-    step = max(1, BLOCK_WEIGHTS // (sizes.padded_columns * TILE_ROWS)) * TILE_ROWS
+def row_blocks(sizes: Geometry, weights: int = 0) -> Iterator[slice]:
+    """Rows of a matrix in blocks of whole tiles, about so many weights each, or BLOCK_WEIGHTS."""
+    step = max(1, (weights or BLOCK_WEIGHTS) // (sizes.padded_columns * TILE_ROWS)) * TILE_ROWS
     for start in range(0, sizes.rows, step):
         yield slice(start, min(start + step, sizes.rows))
 
 
 def _encode_codes(weights: NDArray[Any], scheme: Scheme, method: Method, sizes: Geometry, segments: Segments) -> None:
     views = [view_matrix(scheme, sizes, segments, index) for index in range(sizes.count)]
-    for index, rows, block in _finite_blocks(weights, sizes):
+    for index, rows, block in _finite_blocks(weights, sizes, block_weights(method)):
         pack_rows(method.quantize(block, scheme), views[index], rows.start // TILE_ROWS)
 
 
@@ -167,10 +167,12 @@ def _encode_floats(weights: NDArray[Any], scheme: Scheme, sizes: Geometry, segme
             tiles[index, first : first + len(stored)] = stored.transpose(0, 2, 1)
 
 
-def _finite_blocks(weights: NDArray[Any], sizes: Geometry) -> Iterator[tuple[int, slice, NDArray[np.float32]]]:
+def _finite_blocks(
+    weights: NDArray[Any], sizes: Geometry, size: int = 0
+) -> Iterator[tuple[int, slice, NDArray[np.float32]]]:
     """Blocks of rows in order, as `decoded_blocks` gives them; refuses weights that are NaN or infinite."""
     matrices, dtype = weights.reshape(sizes.count, sizes.rows, sizes.columns), source_type(weights)
-    places = [(index, rows) for index in range(sizes.count) for rows in row_blocks(sizes)]
+    places = [(index, rows) for index in range(sizes.count) for rows in row_blocks(sizes, size)]
     for i, (index, rows) in enumerate(places):
         block = to_float32(matrices[index, rows], dtype)
         bad = ~np.isfinite(block)

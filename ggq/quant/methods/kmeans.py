@@ -59,6 +59,15 @@ class KMeans:
         return grid.matrix(grid.nearest(groups.reshape(len(weights), -1)), (weights.shape[0], weights.shape[1]))
 
 
+def learnt_codebook(
+    codebook: NDArray[np.int8] | None, sample: NDArray[np.float32], scheme: Scheme, inputs: Any = None
+) -> NDArray[np.int8] | None:
+    """The codebook of a method: the one it has, one fitted to a sample where the scheme needs one, or None."""
+    if codebook is not None or scheme.kind != "codebook":
+        return codebook
+    return KMeans().prepare(sample, scheme, inputs).codebook
+
+
 def extreme_steps(groups: NDArray[np.float32]) -> NDArray[np.float32]:
     """The step of each group that makes its extreme weight the lowest entry that a table may have.
 

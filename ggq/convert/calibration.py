@@ -1,0 +1,153 @@
+"""What a conversion is calibrated on: windows of a text, statistics of an earlier calibration, or both."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ggq.convert.assets import TOKENIZER
+from ggq.convert.plan import Plan, TensorPlan
+from ggq.errors import UsageError
+from ggq.models.decoder import build_tape
+from ggq.quant import choose_method
+from ggq.quant.methods import Calibrated, uses
+
+if TYPE_CHECKING:
+    from ggq.convert.calibrate import LayerStatistics
+    from ggq.convert.calibration_text import CalibrationText
+    from ggq.convert.statistics import SavedStatistics
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """Where the statistics of a conversion come from.
+
+    Args:
+        text: Windows to run the checkpoint on; None where saved statistics are used.
+        saved: Statistics that were there already.
+        save_to: Where to keep new ones, or None.
+        digest: Of the checkpoint's weights, where statistics are saved or were; else "".
+        grams: Roles of the matrices whose methods need products of columns.
+    """
+
+    text: CalibrationText | None
+    saved: SavedStatistics | None
+    save_to: Path | None
+    digest: str
+    grams: frozenset[str]
+
+    @property
+    def identity(self) -> list[str]:
+        """What the statistics depend on besides the checkpoint: for the fingerprint of the conversion."""
+        text = self.saved.origin.text if self.saved is not None else self.text.digest if self.text is not None else ""
+        return [text, *sorted(self.grams)]
+
+
+def uses_of(tensor: TensorPlan) -> str:
+    """What statistics a tensor's method has a use for: "", "vectors" or "gram"."""
+    return uses(choose_method(tensor.scheme, tensor.method)) if tensor.method else ""
+
+
+def requires(tensor: TensorPlan) -> bool:
+    """Whether a tensor's method can do nothing without statistics."""
+    method = choose_method(tensor.scheme, tensor.method) if tensor.method else None
+    return isinstance(method, Calibrated) and method.requires
+
+
+def make_calibration(
+    plan: Plan,
+    text: str | os.PathLike[str] | None = None,
+    tokens: int | None = None,
+    context: int | None = None,
+    statistics: str | os.PathLike[str] | None = None,
+) -> Calibration | None:
+    """Read the text, or the header of saved statistics, that a plan's methods need; None where they need none.
+
+    Args:
+        plan: Whose methods decide.
+        text: A UTF-8 text.
+        tokens: To calibrate on; by default `calibration_text.DEFAULT_TOKENS`.
+        context: Tokens of a window; by default `calibration_text.CONTEXT`, or the model's where that is shorter.
+        statistics: A file to take the statistics from where it exists, and to keep them in where it does not.
+
+    Raises:
+        UsageError: A method needs calibration and nothing is given for it, or the other way round.
+        GGQError: The text or the statistics cannot be used.
+    """
+    if (tokens is not None or context is not None) and text is None:
+        raise UsageError("a number of calibration tokens without a text", fix="give --calibration TEXT too")
+    if context is not None and not 2 <= context <= plan.model.context_length:
+        raise UsageError(f"a calibration context of {context} tokens: 2 to {plan.model.context_length} allowed")
+    wanted = [tensor for tensor in plan.tensors if uses_of(tensor)]
+    if text is None and statistics is None:
+        needy = next((tensor for tensor in wanted if requires(tensor)), None)
+        if needy is not None:
+            raise UsageError(
+                f"method {needy.method} needs calibration",
+                where=needy.name,
+                fix="give --calibration TEXT, a text like those that the model will see",
+            )
+        return None
+    if not wanted:
+        raise UsageError(
+            f"nothing to calibrate: method {plan.recipe.body_method} has no use for statistics",
+            fix="choose a method such as gptq or mse, or leave --calibration and --statistics out",
+        )
+    from ggq.convert.calibration_text import CONTEXT, read_windows
+    from ggq.convert.statistics import SavedStatistics, checkpoint_digest
+
+    windows = None
+    if text is not None:
+        context = context or min(CONTEXT, plan.model.context_length)
+        windows = read_windows(text, plan.assets[TOKENIZER], plan.tokens, context, tokens)
+    grams = frozenset(tensor.role for tensor in wanted if uses_of(tensor) == "gram")
+    if statistics is None:
+        return Calibration(windows, None, None, "", grams)
+    path, digest = Path(statistics), checkpoint_digest(plan.checkpoint)
+    if path.exists():
+        saved = SavedStatistics(path, build_tape(plan.model))
+        saved.check_origin(digest, None if windows is None else windows.digest)
+        saved.check_grams(grams)
+        return Calibration(None, saved, None, digest, grams)
+    if windows is None:
+        raise UsageError("there are no statistics yet", path=path, fix="give --calibration TEXT too, to make them")
+    if not path.absolute().parent.is_dir():
+        raise UsageError(f"there is no folder {path.absolute().parent}", path=path, fix="make it first")
+    return Calibration(windows, None, path, digest, grams)
+
+
+@contextmanager
+def layer_statistics(
+    plan: Plan, calibration: Calibration, told: Callable[[str], None] | None = None
+) -> Iterator[Iterator[LayerStatistics]]:
+    """The statistics of the model's layers in order, computed or read as they are asked for.
+
+    Whatever happens, nothing but a finished file of statistics is left behind.
+
+    Args:
+        plan: The conversion.
+        calibration: From `make_calibration` for this plan.
+        told: Called with what is being done.
+    """
+    from ggq.convert.calibrate import Calibrator
+    from ggq.convert.statistics import Origin, save
+
+    tape = build_tape(plan.model)
+    if calibration.saved is not None:
+        yield calibration.saved.layers()
+        return
+    assert calibration.text is not None
+    sources = {tensor.role: tensor.source for tensor in plan.tensors}
+    text, grams = calibration.text, calibration.grams
+    layers = Calibrator(plan.checkpoint, sources, tape, text.windows, grams.__contains__, told).layers()
+    with closing(layers):
+        if calibration.save_to is None:
+            yield layers
+            return
+        origin = Origin(calibration.digest, text.digest, text.tokens, text.windows.shape[1])
+        with closing(save(calibration.save_to, origin, tape, grams, layers)) as saving:
+            yield saving

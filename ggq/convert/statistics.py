@@ -1,0 +1,244 @@
+"""The statistics file: what calibration found, kept as a safetensors file that knows its checkpoint and its text."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Generator, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from blake3 import blake3
+from numpy.typing import NDArray
+
+from ggq.convert.calibrate import LayerStatistics
+from ggq.convert.checkpoint import Checkpoint
+from ggq.convert.json_input import load_object
+from ggq.convert.safetensors_header import SafetensorsFile, SourceTensor, read_header
+from ggq.engine.tape import Linear, Tape
+from ggq.engine.windows import segments
+from ggq.errors import ConvertError, FormatError
+from ggq.format.paths import os_error
+from ggq.quant.inputs import InputStatistics
+
+FORMAT = "ggq-statistics-1"
+VECTORS = ("absolute_maximum", "mean", "mean_square")
+GRAM = "gram"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What statistics were made from: the same origin, the same statistics.
+
+    Args:
+        checkpoint: Digest of the weights' files, hexadecimal.
+        text: Digest of the windows of tokens.
+        tokens: Tokens of all windows.
+        context: Tokens of a window.
+    """
+
+    checkpoint: str
+    text: str
+    tokens: int
+    context: int
+
+
+@dataclass(frozen=True)
+class SharedInput:
+    """An input of the model that matrices share.
+
+    Args:
+        roles: Those matrices; the first names the statistics in the file.
+        columns: Its width.
+    """
+
+    roles: tuple[str, ...]
+    columns: int
+
+
+def shared_inputs(tape: Tape) -> list[list[SharedInput]]:
+    """The inputs of all matrices, segment by segment, in the order in which they are calibrated."""
+    return [
+        [SharedInput(op.weights, op.source.width) for op in segment.ops if isinstance(op, Linear)]
+        for segment in segments(tape)
+    ]
+
+
+def checkpoint_digest(checkpoint: Checkpoint) -> str:
+    """Digest of everything in the weights' files, which does not depend on where they lie."""
+    state = blake3(max_threads=blake3.AUTO)
+    for file in sorted(checkpoint.files, key=lambda file: file.path.name):
+        try:
+            state.update_mmap(file.path)
+        except OSError as error:
+            raise os_error(error, os.fspath(file.path), "read") from None
+    return state.hexdigest()
+
+
+def save(
+    path: Path, origin: Origin, tape: Tape, with_gram: Iterable[str], layers: Iterable[LayerStatistics]
+) -> Generator[LayerStatistics, None, None]:
+    """Hand statistics on and write them down as they pass; the file gets its name when the last has passed.
+
+    Args:
+        path: The file to write; until then it is PATH.partial, which is removed when anything fails.
+        origin: What they are made from.
+        tape: The model.
+        with_gram: Roles whose gram is kept.
+        layers: From a `Calibrator`.
+
+    Raises:
+        GGQError: The file cannot be written.
+    """
+    grams, partial = set(with_gram), path.with_name(path.name + ".partial")
+    inputs = shared_inputs(tape)
+    try:
+        with partial.open("wb") as file:
+            file.write(_header(origin, [each for segment in inputs for each in segment], grams))
+            left = iter(inputs)
+            for found in layers:  # no zip: it would hold on to a layer's grams while the next one's are made
+                for each in next(left):
+                    _write(file, found[each.roles[0]], bool(grams & set(each.roles)))
+                yield found
+                del found
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError as error:
+        raise os_error(error, os.fspath(path), "write") from None
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _write(file: BinaryIO, statistics: InputStatistics, with_gram: bool) -> None:
+    for name in VECTORS:
+        file.write(getattr(statistics, name).astype("<f4").data)
+    if with_gram:
+        assert statistics.gram is not None
+        file.write(np.ascontiguousarray(statistics.gram, "<f4").data)
+
+
+def _header(origin: Origin, inputs: list[SharedInput], grams: set[str]) -> bytes:
+    """A safetensors header for these tensors, one after the other."""
+    notes = {
+        "format": FORMAT,
+        "checkpoint": origin.checkpoint,
+        "text": origin.text,
+        "tokens": str(origin.tokens),
+        "context": str(origin.context),
+    }
+    entries: dict[str, object] = {"__metadata__": notes}
+    end = 0
+    for each in inputs:
+        shapes = {name: [each.columns] for name in VECTORS}
+        if grams & set(each.roles):
+            shapes[GRAM] = [each.columns, each.columns]
+        for name, shape in shapes.items():
+            start, end = end, end + 4 * int(np.prod(shape))
+            entries[f"{each.roles[0]}.{name}"] = {"dtype": "F32", "shape": shape, "data_offsets": [start, end]}
+    text = json.dumps(entries, separators=(",", ":")).encode("ascii")
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+class SavedStatistics:
+    """Statistics of an earlier calibration; vectors and grams are read when they are asked for.
+
+    Args:
+        path: The file.
+        tape: The model that they have to fit.
+
+    Raises:
+        ConvertError: The file holds something else, or statistics of a model of another shape.
+        FormatError: It is no safetensors file, or breaks a rule of that format.
+        GGQError: It cannot be read.
+    """
+
+    def __init__(self, path: Path, tape: Tape) -> None:
+        self.path, self.inputs = path, shared_inputs(tape)
+        try:
+            self.file: SafetensorsFile = read_header(path, path)
+        except OSError as error:
+            raise os_error(error, os.fspath(path), "read") from None
+        notes = load_object(self.file.header, path, "header").get("__metadata__", {})
+        if notes.get("format") != FORMAT:
+            raise ConvertError(
+                "a safetensors file, but none of calibration statistics", path=path, fix="give another name"
+            )
+        try:
+            sizes = int(notes["tokens"]), int(notes["context"])
+            self.origin = Origin(notes["checkpoint"], notes["text"], *sizes)
+        except (KeyError, ValueError):
+            raise FormatError("its note of where the statistics come from is damaged", path=path) from None
+        self.tensors = {tensor.name: tensor for tensor in self.file.tensors}
+        for each in (each for segment in self.inputs for each in segment):
+            for name in VECTORS:
+                self._check(f"{each.roles[0]}.{name}", (each.columns,))
+            if f"{each.roles[0]}.{GRAM}" in self.tensors:
+                self._check(f"{each.roles[0]}.{GRAM}", (each.columns, each.columns))
+
+    def _check(self, name: str, shape: tuple[int, ...]) -> None:
+        found = self.tensors.get(name)
+        if found is None or found.shape != shape or found.dtype != "F32":
+            raise ConvertError(
+                f"float32 of shape {list(shape)} expected for this model",
+                path=self.path,
+                where=name,
+                fix="calibrate anew: remove the file or give another name",
+            )
+
+    def check_origin(self, checkpoint: str, text: str | None) -> None:
+        """Refuse statistics of another checkpoint, or (where a text was given) of another text.
+
+        Raises:
+            ConvertError: Which of the two differs.
+        """
+        other = "checkpoint" if self.origin.checkpoint != checkpoint else ""
+        if not other and text is not None and text != self.origin.text:
+            other = "calibration text, number of tokens or context"
+        if other:
+            raise ConvertError(
+                f"these statistics were made from another {other}",
+                path=self.path,
+                fix="remove the file to calibrate anew, or give another name",
+            )
+
+    def check_grams(self, wanted: Iterable[str]) -> None:
+        """Refuse statistics without a gram that a method needs.
+
+        Raises:
+            ConvertError: The first tensor whose gram is missing.
+        """
+        grams = set(wanted)
+        for each in (each for segment in self.inputs for each in segment):
+            if grams & set(each.roles) and f"{each.roles[0]}.{GRAM}" not in self.tensors:
+                raise ConvertError(
+                    "saved without the products of input columns that the method needs",
+                    path=self.path,
+                    where=each.roles[0],
+                    fix="calibrate anew: remove the file or give another name",
+                )
+
+    def layers(self) -> Iterator[LayerStatistics]:
+        """The statistics of each layer's matrices, as `Calibrator.layers` gives them."""
+        for segment in self.inputs:
+            yield {role: found for each in segment for found in [self._read(each)] for role in each.roles}
+
+    def _read(self, each: SharedInput) -> InputStatistics:
+        gram = self.tensors.get(f"{each.roles[0]}.{GRAM}")
+        largest, mean, square = (self._numbers(self.tensors[f"{each.roles[0]}.{name}"]) for name in VECTORS)
+        products = None if gram is None else self._numbers(gram)
+        return InputStatistics(self.origin.tokens, largest, mean, square, products)
+
+    def _numbers(self, tensor: SourceTensor) -> NDArray[np.float32]:
+        try:
+            with self.path.open("rb") as file:
+                file.seek(tensor.offset)
+                found = np.fromfile(file, "<f4", tensor.bytes // 4)
+        except OSError as error:
+            raise os_error(error, os.fspath(self.path), "read") from None
+        if found.nbytes != tensor.bytes:
+            raise ConvertError("the file changed while it was read", path=self.path, where=tensor.name)
+        return found.astype(np.float32, copy=False).reshape(tensor.shape)
