@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from ggq.engine.binding import middle_number
 from ggq.engine.tape import activation_group
-from ggq.format.scheme import Scheme, round_up
+from ggq.format.scheme import TABLE_LIMITS, Scheme, round_up
 from ggq.quant import QuantizedMatrix, decode_tensor, pack
+from ggq.quant.matrix import padding_code, subscale_offset
 from ggq_kernels import calls
 from ggq_kernels.team import Team, aligned_zeros
 
@@ -20,6 +22,14 @@ UNIT = 2.0**-24
 
 UNTOUCHED = np.float32(-7.5e30)
 """What output buffers hold before a kernel runs, to see where it wrote."""
+
+
+FORMS = (
+    *("q4m-g32", "q5m-row", "q2m-g32-s4", "q4m-g32-s6", "q8m-g64-s8", "q3-g64-s8", "q6-g32-s6", "q8-g32-s4"),
+    *("q4-row-s6", "q4z-g128-s6", "ternary-g64", "ternary-g32-s4", "binary-g64", "binary-row"),
+    *("c2-g128", "c3-g32-s6", "c4-g32", "c4-row"),
+)
+"""Schemes of every form, whether or not they are in the list that is converted to."""
 
 
 def gamma(roundings: int) -> float:
@@ -129,6 +139,7 @@ class Matrix:
     packed: calls.Packed
     weights: np.ndarray
     kept: Mapping[str, np.ndarray]
+    table: np.ndarray
 
 
 def matrix(scheme: Scheme, shape: tuple[int, int], segments: Mapping[str, Any]) -> Matrix:
@@ -136,40 +147,70 @@ def matrix(scheme: Scheme, shape: tuple[int, int], segments: Mapping[str, Any]) 
     kept = {role: aligned(segment) for role, segment in segments.items()}
     at = {role: address(segment) for role, segment in kept.items()}
     sizes = scheme.geometry(shape)
+    table = np.zeros(16, np.uint8)
+    if scheme.kind == "codebook":
+        table[: 1 << scheme.bits] = segments["codebook"].view(np.int8).astype(np.int16) - TABLE_LIMITS[0]
     packed = calls.Packed(
         value=scheme.value,
         bits=0 if scheme.kind == "float" else scheme.bits,
-        zero=scheme.zero == "code",
         rows=sizes.padded_rows,
         columns=sizes.padded_columns,
         group=sizes.group,
         codes=at["values"] if scheme.kind == "float" else at["codes"],
         scales=at.get("scales", 0),
+        middle=0.0 if scheme.kind == "float" else middle_number(scheme),
         zeros=at.get("zeros", 0),
+        minimums=at.get("minimums", 0),
+        sub_bits=scheme.subscale,
+        sub_scales=at.get("subscales", 0),
+        sub_minimums=at.get("subminimums", 0),
+        sub_lowest=subscale_offset(scheme) if scheme.subscale else 0,
+        table=address(table) if scheme.kind == "codebook" else 0,
+        order=at.get("input_order", 0),
+        column_scale=at.get("input_scale", 0),
     )
     with np.errstate(invalid="ignore"):  # a matrix of all halves holds signalling NaN
         weights = decode_tensor(scheme, shape, segments).astype(np.float64)
-    return Matrix(scheme, packed, weights, kept)
+    return Matrix(scheme, packed, weights, kept, table)
 
 
-def coded(scheme: Scheme, codes: np.ndarray, scales: np.ndarray, zeros: np.ndarray | None = None) -> Matrix:
-    """A matrix of chosen codes, (rows, columns); padding columns get the zero-point.
+def coded(
+    scheme: Scheme,
+    codes: np.ndarray,
+    scales: np.ndarray,
+    zeros: np.ndarray | None = None,
+    lower: np.ndarray | None = None,
+    table: np.ndarray | None = None,
+) -> Matrix:
+    """A matrix of chosen codes, (rows, columns); padding columns get what stands for zero.
 
     Args:
-        scheme: Uniform.
+        scheme: Of codes.
         codes: Whole numbers.
-        scales: (rows, groups), exact in float16.
+        scales: (rows, groups), or of super-groups; exact in float16. Minimums are the same without their signs.
         zeros: (rows, groups); needed with a zero-point only.
+        lower: (rows, groups), whole numbers: sub-scales, less the one that stands for zero, and sub-minimums.
+        table: Entries of a codebook.
     """
     rows, columns = codes.shape
-    sizes = scheme.geometry((rows, columns))
-    padded = np.full((rows, sizes.padded_columns), 2 ** (scheme.bits - 1), np.uint8)
-    if scheme.zero == "code":
+    sizes, with_zeros = scheme.geometry((rows, columns)), scheme.zero == "code"
+    padded = np.full((rows, sizes.padded_columns), padding_code(scheme), np.uint8)
+    if with_zeros:
         assert zeros is not None
         padded[:] = np.repeat(zeros, sizes.group, axis=1)
     padded[:, :columns] = codes
-    kept = zeros.astype(np.uint8) if scheme.zero == "code" and zeros is not None else None
-    made = QuantizedMatrix(scheme, (rows, columns), padded, scales.astype(np.float16), kept)
+    two_level, minimum = scheme.subscale > 0, scheme.zero == "minimum"
+    made = QuantizedMatrix(
+        scheme,
+        (rows, columns),
+        padded,
+        scales.astype(np.float16),
+        zeros.astype(np.uint8) if with_zeros and zeros is not None else None,
+        (lower + subscale_offset(scheme)).astype(np.uint8) if two_level and lower is not None else None,
+        np.abs(scales).astype(np.float16) if minimum else None,
+        lower.astype(np.uint8) if two_level and minimum and lower is not None else None,
+        table.astype(np.int8) if scheme.kind == "codebook" and table is not None else None,
+    )
     return matrix(scheme, (rows, columns), pack(made))
 
 
@@ -204,7 +245,7 @@ def product(
     rows = []
     if int8:
         rounded = Int8(n, packed[0].columns, activation_group(matrices[0].scheme))
-        rows.append(calls.quantize_row(address(tokens), source.rows, rounded.rows))
+        rows.append(calls.quantize_row(address(tokens), source.rows, rounded.rows, packed[0]))
         form = rounded.rows
     rows.append(calls.linear_row(address(tokens), packed, table, form, add_to is not None, threads))
     run(*rows, threads=threads)

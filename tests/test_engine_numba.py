@@ -195,7 +195,7 @@ def test_a_group_that_no_kernel_has_is_refused(tmp_path: Path) -> None:
     """The format has groups of 16 columns; the engine has no kernel for them."""
     config, path = CONFIGS["grouped"], tmp_path / "m.ggq"
     write_ggq(path, config, checkpoint(config), "q4-g16")
-    with pytest.raises(UnsupportedError, match=r"no kernel multiplies its scheme \(4 bits, groups of 16\)"):
+    with pytest.raises(UnsupportedError, match="no kernel multiplies groups of 16 columns"):
         load(path)
 
 

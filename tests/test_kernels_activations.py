@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -22,9 +24,13 @@ SMALLEST = 2.0**-149
 # ---- int8
 
 
-def quantized(x: np.ndarray, columns: int, group: int, threads: int = 1) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def quantized(
+    x: np.ndarray, columns: int, group: int, threads: int = 1, **form: Any
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Codes, scales and offsets; `form` is what the matrix says of its activations."""
     source, out, tokens = Floats(x, columns), Int8(len(x), columns, group), count(len(x))
-    run(calls.quantize_row(address(tokens), source.rows, out.rows), threads=threads)
+    wanted = calls.Packed("", 4, 16, columns, group, 0, **form)
+    run(calls.quantize_row(address(tokens), source.rows, out.rows, wanted), threads=threads)
     return out.unpacked(TOKENS)
 
 
@@ -57,6 +63,39 @@ def test_int8_rounding_is_that_of_float32_bit_for_bit(group: int) -> None:
 
 def bits_like(got: np.ndarray, want: np.ndarray) -> np.ndarray:
     return want.astype(got.dtype).view(np.uint8 if got.dtype == np.int8 else np.uint32)
+
+
+@pytest.mark.parametrize("n", [1, 2, TOKENS + 1, 2 * TOKENS + 3])
+def test_a_scale_for_each_token_and_a_fixed_one(n: int) -> None:
+    rng, width, columns = np.random.default_rng(n), PIECE + 300, 1344
+    x = rng.standard_normal((n, width)).astype(np.float32)
+    step = 0.01  # so that a third of the numbers are clipped
+    for form, largest in (({"activations": "token"}, None), ({"activation_step": step}, np.float32(step * 127))):
+        codes, scales, offsets = quantized(x, columns, 64, 2, **{"activations": "static", **form})
+        assert (scales == scales[:, :1]).all()
+        decoded = codes * np.repeat(scales, 64, axis=1).astype(np.float64)
+        np.testing.assert_array_equal(decoded[:, :width], round_activations(x, width, largest))
+        np.testing.assert_array_equal(offsets, -scales * codes.reshape(n, -1, 64).sum(axis=2, dtype=np.float32))
+    assert (np.abs(codes) == 127).mean() > 0.1
+
+
+@pytest.mark.parametrize("form", ["group", "token"])
+def test_columns_are_moved_and_scaled_before_rounding(form: str) -> None:
+    rng, n, width, columns = np.random.default_rng(5), TOKENS + 1, PIECE + 44, PIECE + 64
+    x = rng.standard_normal((n, width)).astype(np.float32)
+    order, factors = np.arange(columns, dtype=np.uint32), np.zeros(columns, np.float32)
+    order[:width], factors[:width] = rng.permutation(width), rng.uniform(0.1, 10, width)
+    moved = x[:, order[:width]] * factors[:width]
+    for chosen, expected in (((order, factors), moved), ((order, None), x[:, order[:width]])):
+        at = dict(zip(("order", "column_scale"), (0 if part is None else address(part) for part in chosen)))
+        got = quantized(x, columns, 32, activations=form, **at)
+        for part, want in zip(got, quantized(expected, columns, 32, activations=form)):
+            np.testing.assert_array_equal(part, want)
+    source, out, tokens = Floats(x, columns), output(n, columns), count(n)
+    wanted = calls.Packed("", 4, 16, columns, 32, 0, order=address(order), column_scale=address(factors))
+    run(calls.transform_row(address(tokens), source.rows, out.rows, wanted))
+    np.testing.assert_array_equal(out.values[:, :width], moved)
+    assert (out.values[:, width:] == 0).all()
 
 
 def test_int8_of_zeros_and_of_the_smallest_and_largest_numbers() -> None:

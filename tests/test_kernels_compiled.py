@@ -94,7 +94,7 @@ import llvmlite.binding as llvm
 from ggq_kernels import attention, linear
 from ggq_kernels.isa import ISA
 found = {}
-for op in (linear.linear_q6z_int8, attention.store_kv_f16):
+for op in (linear.linear_c4_int8, attention.store_kv_f16):
     assert op.address
     text = op._made._library.get_asm_str()
     named = set(re.findall(r"\\$([A-Za-z_][\\w.$]*)", text))
@@ -118,6 +118,6 @@ def test_code_for_avx512_uses_its_integer_product_and_no_missing_function(tmp_pa
     for name, (missing, products, converts) in found.items():
         assert missing == [], name
         if name.startswith("linear"):
-            assert products >= 2 * 8 * (8 + 1)  # groups of 32 and longer ones, 8 quads, 8 tokens at a time and 1
+            assert products >= 8 * (2 * 8 + 1)  # 8 quads: 8 tokens in groups of 32 and longer ones, and 1 token
         else:
             assert converts

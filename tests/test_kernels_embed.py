@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from ggq.format.scheme import Scheme
-from ggq.quant import SCHEMES, encode_tensor, parse_scheme, to_float32
+from ggq.quant import SCHEMES, choose_method, encode_tensor, pack, parse_scheme, to_float32
 from ggq_kernels import calls
 from ggq_kernels.attention import PAGE
-from tests.kernel_support import Floats, Matrix, address, aligned, coded, count, matrix, output, product, run
+from tests.kernel_support import FORMS, Floats, Matrix, address, aligned, coded, count, matrix, output, product, run
 
 pytestmark = pytest.mark.kernels
 
@@ -18,11 +20,12 @@ ALL_HALVES = np.arange(65536, dtype=np.uint16).view(np.float16)
 
 def embedded(m: Matrix, ids: list[int]) -> np.ndarray:
     out, tokens, rows = output(len(ids), m.weights.shape[1]), count(len(ids)), np.array(ids, np.int64)
-    run(calls.embed_row(address(tokens), address(rows), m.packed, out.rows), threads=2)
+    descriptor = m.packed.descriptor()
+    run(calls.embed_row(address(tokens), address(rows), m.packed, descriptor, out.rows), threads=2)
     return out.values
 
 
-@pytest.mark.parametrize("name", SCHEMES)
+@pytest.mark.parametrize("name", dict.fromkeys([*SCHEMES, *FORMS]))
 def test_embedded_rows_are_the_decoded_ones(name: str) -> None:
     scheme, rng = parse_scheme(name), np.random.default_rng(list(name.encode()))
     weights = rng.standard_normal((37, 172)).astype(np.float32)
@@ -119,3 +122,13 @@ def test_float32_is_rounded_to_half_as_numpy_does(dim: int) -> None:
         stored = slice(0, min(PAGE, len(x) - i * PAGE))
         np.testing.assert_array_equal(key.view(np.uint16)[stored], want.view(np.uint16)[stored])
         np.testing.assert_array_equal(value[:, :dim].view(np.uint16)[stored], (want.view(np.uint16) ^ 0x8000)[stored])
+
+
+def test_embedded_rows_undo_the_transform() -> None:
+    rng, scheme = np.random.default_rng(8), parse_scheme("q8-g32+scale+order")
+    weights = rng.standard_normal((16, 40)).astype(np.float32)
+    q = choose_method(parse_scheme("q8-g32")).quantize(weights, parse_scheme("q8-g32"))
+    order, factors = np.arange(64, dtype=np.uint32), np.zeros(64, np.float32)
+    order[:40], factors[:40] = rng.permutation(40), rng.uniform(0.5, 2, 40)
+    m = matrix(scheme, (16, 40), pack(replace(q, scheme=scheme, input_scale=factors, input_order=order)))
+    np.testing.assert_array_equal(embedded(m, list(range(16))), m.weights)

@@ -11,16 +11,17 @@ import pytest
 
 from ggq.engine.numpy_interpreter import round_activations
 from ggq.engine.tape import activation_group
-from ggq.format.scheme import PLANES, Scheme
+from ggq.format.scheme import FLOAT_BYTES, PLANES, SUPER_GROUP, TABLE_LIMITS, Scheme
 from ggq.quant import SCHEMES, encode_tensor, parse_scheme, unpack
-from ggq_kernels import calls, planes
+from ggq.quant.reference import level_table, minimum_sizes, step_sizes
+from ggq_kernels import calls, planes, steps
 from ggq_kernels.isa import FLOAT_ROWS, TOKENS
 from ggq_kernels.linear import M_BYTES, M_END, M_START
-from tests.kernel_support import Floats, Matrix, address, coded, count, gamma, matrix, product, run
+from tests.kernel_support import FORMS, Floats, Matrix, address, coded, count, gamma, matrix, product, run
 
 pytestmark = pytest.mark.kernels
 
-QUANTIZED = [name for name in SCHEMES if name.startswith("q")]
+QUANTIZED = list(dict.fromkeys([*(name for name in SCHEMES if name not in FLOAT_BYTES), *FORMS]))
 WHOLE = ["f32", "f16", "bf16"]
 BIT_SIZES = (2, 3, 4, 5, 6, 8)
 
@@ -37,8 +38,9 @@ def random_matrix(rng: np.random.Generator, scheme: Scheme, rows: int, columns: 
 
 
 def test_kernels_know_the_planes_of_the_format() -> None:
-    assert planes.PLANES == {bits: widths for bits, widths in PLANES.items() if bits in planes.PLANES}
-    assert set(planes.PLANES) == set(BIT_SIZES)
+    assert planes.PLANES == PLANES
+    assert steps.SUPERGROUP == SUPER_GROUP
+    assert 2**planes.ENTRY_BITS == TABLE_LIMITS[1] - TABLE_LIMITS[0] + 1
 
 
 # ---- whole numbers: every float32 sum is exact, so the result must be equal bit for bit
@@ -62,26 +64,27 @@ def whole_activations(rng: np.random.Generator, tokens: int, columns: int, group
 
 
 def whole_matrix(rng: np.random.Generator, scheme: Scheme, rows: int, columns: int, form: str) -> Matrix:
-    """Random codes, or all codes as large or as small as can be; scales of 1 and -1."""
-    groups, top = scheme.geometry((rows, columns)).groups, 2**scheme.bits - 1
+    """Random codes, or all codes as large or as small as can be; steps, zero-points and minimums are small integers."""
+    sizes, top = scheme.geometry((rows, columns)), scheme.codes - 1
+    groups = (rows, sizes.groups)
     codes = {
         "random": rng.integers(0, top + 1, (rows, columns)),
         "largest": np.full((rows, columns), top),
         "smallest": np.zeros((rows, columns)),
     }[form]
-    zeros = {
-        "random": rng.integers(0, top + 1, (rows, groups)),
-        "largest": np.zeros((rows, groups)),
-        "smallest": np.full((rows, groups), top),
-    }[form]
-    return coded(scheme, codes, rng.choice([1.0, -1.0], (rows, groups)), zeros)
+    zeros = {"random": rng.integers(0, top + 1, groups), "largest": np.zeros(groups), "smallest": np.full(groups, top)}
+    uppers = rng.choice([1.0, -1.0], (rows, sizes.supers if scheme.subscale else sizes.groups))
+    table = rng.integers(TABLE_LIMITS[0], TABLE_LIMITS[1] + 1, scheme.codes)
+    table[[0, -1]] = TABLE_LIMITS
+    return coded(scheme, codes, uppers, zeros[form], rng.integers(0, 3, groups), table)
 
 
 def assert_exact(matrices: list[Matrix], x: np.ndarray, **options: object) -> None:
     expected = [x.astype(np.float64) @ m.weights.T for m in matrices]
     # Codes times x and zero-points times x are what is added up: below 2**24 no sum of those is rounded.
-    most = 2 * (2 ** matrices[0].scheme.bits - 1) * np.abs(x).sum(axis=1).max()
-    assert most < 2**24
+    scheme = matrices[0].scheme
+    most = (127 if scheme.kind == "codebook" else 2**scheme.bits) * (2 if scheme.subscale else 1)
+    assert 2 * most * np.abs(x).sum(axis=1).max() < 2**24
     for got, want in zip(product(matrices, x, **options), expected):  # type: ignore[arg-type]
         np.testing.assert_array_equal(got, want)
 
@@ -126,27 +129,33 @@ def test_each_code_bit_and_column_is_where_the_layout_says() -> None:
 
 
 def int8_terms(m: Matrix, x: np.ndarray) -> np.ndarray:
-    """Sum of the absolute values of the terms that int8 sums are added up from: |scale * step * (codes . x8)| and
-    |scale * step * zero * (sum of x8)| of every activation group; (tokens, rows)."""
+    """Sum of the absolute values of the terms that int8 sums are added up from: |step * x_scale * (numbers . x8)| and
+    |offset * x_scale * (sum of x8)| of every activation group; (tokens, rows)."""
     scheme, (rows, columns) = m.scheme, m.weights.shape
     group, sizes = activation_group(scheme), scheme.geometry((rows, columns))
     q = unpack(scheme, (rows, columns), m.kept)
     padded = np.zeros((len(x), sizes.padded_columns))
     padded[:, :columns] = round_activations(x, group)
     parts = padded.reshape(len(x), -1, group)
-    codes = q.codes.astype(np.float64).reshape(rows, -1, group)
+    step = step_sizes(scheme, q.scales, q.subscales, sizes.groups).astype(np.float64)
+    if q.minimums is not None:
+        offset = minimum_sizes(q.minimums, q.subminimums, sizes.groups).astype(np.float64)
+    else:
+        offset = step * (m.packed.middle if q.zeros is None else q.zeros.astype(np.float64))
+    numbers = level_table(scheme, q.codebook)[q.codes].astype(np.float64)
+    if q.zeros is None and q.minimums is None:
+        numbers += m.packed.middle
     repeat = sizes.group // group
-    scales = np.repeat(np.abs(q.scales.astype(np.float64)), repeat, axis=1)
-    zeros = np.full(q.scales.shape, 2.0 ** (scheme.bits - 1)) if q.zeros is None else q.zeros.astype(np.float64)
-    first = np.abs(np.einsum("tgk,rgk->trg", parts, codes))
-    second = np.abs(parts.sum(axis=2))[:, None, :] * np.repeat(zeros, repeat, axis=1)
-    return np.asarray(((first + second) * scales).sum(axis=2))
+    first = np.einsum("tgk,rgk->trg", parts, numbers.reshape(rows, -1, group)) * np.repeat(step, repeat, axis=1)
+    second = parts.sum(axis=2)[:, None, :] * np.repeat(offset, repeat, axis=1)
+    return np.asarray((np.abs(first) + np.abs(second)).sum(axis=2))
 
 
 @pytest.mark.parametrize("name", QUANTIZED)
 def test_int8_products_are_within_float32_sums_of_groups(name: str) -> None:
-    """int8 sums are exact. The scales' product, or the offset, is rounded and multiplied (2 roundings), and each of
-    2 * groups terms is added; then comes the bias, and what the result is added to."""
+    """int8 sums are exact. The scales' product, or the offset, is rounded and multiplied (2 roundings, of a step of two
+    levels 3), and each of 2 * groups terms is added; then comes the bias, and what the result is added to. The weights
+    that it is held against were rounded themselves where steps have two levels."""
     scheme, rng = parse_scheme(name), np.random.default_rng(list(name.encode()))
     matrices = [random_matrix(rng, scheme, rows, 172) for rows in (37, 16)]
     biases = [rng.standard_normal(37).astype(np.float32), None]
@@ -160,13 +169,30 @@ def test_int8_products_are_within_float32_sums_of_groups(name: str) -> None:
                 bias = np.zeros(1) if (given := biases[i]) is None else given
                 base = np.zeros(1) if add_to is None else before[i]
                 expected = round_activations(x, activation_group(scheme)) @ m.weights.T + bias + base
-                bound = gamma(2 * groups + 4) * (int8_terms(m, x) + np.abs(bias) + np.abs(base))
+                bound = gamma(2 * groups + 4 + 3 * bool(scheme.subscale or m.packed.minimums)) * (
+                    int8_terms(m, x) + np.abs(bias) + np.abs(base)
+                )
                 assert (np.abs(result - expected) <= bound).all()
+
+
+def weight_terms(m: Matrix) -> np.ndarray:
+    """|step * number| + |offset| of each weight, where these may be rounded; else 0; (rows, columns)."""
+    scheme, shape = m.scheme, m.weights.shape
+    if scheme.kind == "float" or not (scheme.subscale or scheme.zero == "minimum"):
+        return np.zeros(shape)
+    q, groups = unpack(scheme, shape, m.kept), scheme.geometry(shape).groups
+    step = np.abs(step_sizes(scheme, q.scales, q.subscales, groups)).astype(np.float64)
+    offset = step * 128
+    if q.minimums is not None:
+        offset = np.abs(minimum_sizes(q.minimums, q.subminimums, groups)).astype(np.float64)
+    columns = np.arange(shape[1]) // scheme.geometry(shape).group
+    return np.asarray((step * 255 + offset)[:, columns])
 
 
 @pytest.mark.parametrize("name", [*QUANTIZED, *WHOLE])
 def test_float32_products_are_within_float32_sums(name: str) -> None:
-    """A product, its scale, each addition of a column and of a group are rounded once; so is the bias."""
+    """A weight (twice where an offset is no multiple of its step), a product, each addition of a column are rounded
+    once; so is the bias. Offsets and what is taken off them may be larger than the weight that is left."""
     scheme, rng = parse_scheme(name), np.random.default_rng(list(name.encode()))
     matrices = [random_matrix(rng, scheme, rows, 172) for rows in (37, 16)]
     biases = [None, rng.standard_normal(16).astype(np.float32)]
@@ -180,8 +206,9 @@ def test_float32_products_are_within_float32_sums(name: str) -> None:
                 base = np.zeros(1) if add_to is None else before[i]
                 expected = x.astype(np.float64) @ m.weights.T + bias + base
                 terms = np.abs(x).astype(np.float64) @ np.abs(m.weights.T) + np.abs(bias) + np.abs(base)
-                # 172 columns and at most 6 groups are added; 4 are the product, the scale, the bias and what was there.
-                assert (np.abs(result - expected) <= gamma(172 + 6 + 4) * terms).all()
+                lost = np.abs(x).astype(np.float64) @ weight_terms(m).T
+                # 172 columns are added; 4 are the product, the weight, the bias and what was there.
+                assert (np.abs(result - expected) <= gamma(172 + 4) * terms + gamma(4) * lost).all()
 
 
 def test_the_error_bound_is_not_a_loose_one() -> None:

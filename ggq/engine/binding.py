@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ggq.engine.stored import activation_form
 from ggq.engine.tape import (
     Attention,
     Buffer,
@@ -25,7 +26,8 @@ from ggq.engine.tape import (
 )
 from ggq.errors import UnsupportedError
 from ggq.format import Reader
-from ggq.format.scheme import Geometry, Scheme, round_up
+from ggq.format.scheme import TABLE_LIMITS, Geometry, Scheme, round_up
+from ggq.quant.matrix import middle, subscale_offset
 
 if TYPE_CHECKING:
     from ggq_kernels.calls import Heads, Int8Rows, Packed, Rows
@@ -84,29 +86,45 @@ class Weights:
         """
         from ggq_kernels.calls import Packed
 
-        entry, scheme = self._reader.tensors[self._names[role]], self.scheme(role)
-        sizes = self.sizes(role)
+        entry, scheme, sizes = self._reader.tensors[self._names[role]], self.scheme(role), self.sizes(role)
         addresses = {name: self._address(role, name) for name in entry.segments}
         if scheme.kind == "float":
-            values = addresses["values"]
-            return Packed(scheme.value, 0, False, sizes.padded_rows, sizes.columns, 0, values, 0, 0)
+            return Packed(scheme.value, 0, sizes.padded_rows, sizes.columns, 0, addresses["values"])
         group = activation_group(scheme)
-        plain = scheme.kind == "uniform" and scheme.zero != "minimum" and not scheme.subscale and not scheme.transform
-        if not plain or sizes.group % group or group % 32 or scheme.scale != "f16":
-            problem = f"no kernel multiplies its scheme ({scheme.bits} bits, groups of {scheme.group})"
-            fix = "convert it to 2, 3, 4, 5, 6 or 8 bits in groups of 32, 64, 128 or a row"
+        if sizes.group % group or group % 32:
+            problem = f"no kernel multiplies groups of {sizes.group} columns"
+            fix = "convert it to groups of 32, 64, 128 or a row"
             raise UnsupportedError(problem, path=self._reader.path, where=f"tensor {entry.name}", fix=fix)
+        activations, step = activation_form(self._reader, entry)
         return Packed(
             value="",
             bits=scheme.bits,
-            zero=scheme.zero == "code",
             rows=sizes.padded_rows,
             columns=sizes.padded_columns,
             group=sizes.group,
             codes=addresses["codes"],
             scales=addresses["scales"],
+            middle=middle_number(scheme),
             zeros=addresses.get("zeros", 0),
+            minimums=addresses.get("minimums", 0),
+            sub_bits=scheme.subscale,
+            sub_scales=addresses.get("subscales", 0),
+            sub_minimums=addresses.get("subminimums", 0),
+            sub_lowest=subscale_offset(scheme) if scheme.subscale else 0,
+            table=self._table(role) if scheme.kind == "codebook" else 0,
+            order=addresses.get("input_order", 0),
+            column_scale=addresses.get("input_scale", 0),
+            activations=activations,
+            activation_step=step,
         )
+
+    def _table(self, role: str) -> int:
+        """Address of a codebook's entries less the least possible one, as 16 unsigned bytes."""
+        entries = self._reader.segment(self._names[role], "codebook").view(np.int8)
+        table = np.zeros(16, np.uint8)
+        table[: entries.size] = entries.astype(np.int16) - TABLE_LIMITS[0]
+        self._kept[f"{role}/table"] = table
+        return int(table.ctypes.data)
 
     def vector(self, role: str) -> int:
         """Address of a one-dimensional tensor as float32, padded with zeros to whole register tiles."""
@@ -124,6 +142,13 @@ class Weights:
         view = self._reader.segment(self._names[role], segment)
         self._kept[f"{role}/{segment}"] = view
         return int(view.ctypes.data)
+
+
+def middle_number(scheme: Scheme) -> float:
+    """What is subtracted from the numbers of a scheme without zero-points and minimums (kernels' planes.py)."""
+    if scheme.kind == "codebook":
+        return float(-TABLE_LIMITS[0])
+    return float(middle(scheme)) if scheme.kind == "uniform" else 1.0
 
 
 class Batch:
@@ -173,8 +198,8 @@ class Binder:
         self._capacity, self._int8, self._cache, self._threads = rows, activations == "int8", cache, threads
         self.kept: list[np.ndarray] = []
         self._buffers: dict[str, Rows] = {}
-        self._scratch: dict[tuple[str, int, int], Int8Rows] = {}
-        self._fresh: set[tuple[str, int, int]] = set()
+        self._scratch: dict[tuple[object, ...], Rows | Int8Rows] = {}
+        self._fresh: set[tuple[object, ...]] = set()
         self._widths = self._buffer_widths()
         self.rows: list[np.ndarray] = []
         self.steps: list[Step] = []
@@ -243,8 +268,9 @@ class Binder:
         return self._batch.count(buffer.rows)
 
     def _embed(self, op: Embed) -> None:
-        ids = int(self._batch.ids.ctypes.data)
-        row = self._calls.embed_row(self._tokens(op.out), ids, self._weights.matrix(op.table), self.buffer(op.out))
+        ids, matrix = int(self._batch.ids.ctypes.data), self._weights.matrix(op.table)
+        self.kept.append(matrix.descriptor())
+        row = self._calls.embed_row(self._tokens(op.out), ids, matrix, self.kept[-1], self.buffer(op.out))
         self._emit(Step("embed", op.table, op.out.rows), row, op.out)
 
     def _norm(self, op: Norm) -> None:
@@ -263,7 +289,7 @@ class Binder:
             table = self._calls.descriptors(chosen, outs, biases)
             self.kept.append(table)
             scheme = self._weights.scheme(op.weights[mine[0]])
-            source = self._source(op.source, scheme, chosen[0].columns)
+            source = self._source(op.source, scheme, chosen[0])
             tokens = self._tokens(op.source)
             row = self._calls.linear_row(tokens, chosen, table, source, op.add, self._threads)
             roles = [op.weights[i] for i in mine]
@@ -274,22 +300,31 @@ class Binder:
         operations = sum(2 * geometry.rows * geometry.columns for geometry in sizes)
         return Step("linear", " ".join(roles), rows, sum(geometry.bytes for geometry in sizes), operations)
 
-    def _source(self, buffer: Buffer, scheme: Scheme, columns: int) -> Rows | Int8Rows:
-        """The buffer itself, or its int8 form, made where it is not up to date."""
-        group = activation_group(scheme) if self._int8 else 0
-        if not group:
+    def _source(self, buffer: Buffer, scheme: Scheme, matrix: Packed) -> Rows | Int8Rows:
+        """The buffer itself, its transformed or its int8 form, made where it is not up to date."""
+        piece = activation_group(scheme) if self._int8 else 0
+        if not piece and not (matrix.order or matrix.column_scale):
             return self.buffer(buffer)
-        key = (buffer.name, group, columns)
+        key = (buffer.name, piece, matrix.columns, *matrix.source)
         if key not in self._scratch:
             rows = self._capacity[buffer.rows] + self._calls.MOST_ROWS
-            codes = self._allocate(rows * columns)
-            scales, offsets = (self._allocate(rows * columns // group * 4) for _ in range(2))
-            self._scratch[key] = self._calls.Int8Rows(codes, scales, offsets, columns, group)
+            if piece:
+                codes = self._allocate(rows * matrix.columns)
+                scales, offsets = (self._allocate(rows * matrix.columns // piece * 4) for _ in range(2))
+                self._scratch[key] = self._calls.Int8Rows(codes, scales, offsets, matrix.columns, piece)
+            else:
+                stride = matrix.columns * 4
+                self._scratch[key] = self._calls.Rows(self._allocate(rows * stride), stride, matrix.columns)
+        made = self._scratch[key]
         if key not in self._fresh:
-            row = self._calls.quantize_row(self._tokens(buffer), self.buffer(buffer), self._scratch[key])
-            self._emit(Step("quantize", buffer.name, buffer.rows), row)
+            source, tokens = self.buffer(buffer), self._tokens(buffer)
+            if isinstance(made, self._calls.Int8Rows):
+                row = self._calls.quantize_row(tokens, source, made, matrix)
+            else:
+                row = self._calls.transform_row(tokens, source, made, matrix)
+            self._emit(Step("quantize" if piece else "transform", buffer.name, buffer.rows), row)
             self._fresh.add(key)
-        return self._scratch[key]
+        return made
 
     def _rope(self, op: Rope) -> None:
         table, positions = int(self._batch.rope_table.ctypes.data), int(self._batch.positions.ctypes.data)

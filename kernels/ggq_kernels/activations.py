@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 
-from numba import float32
+import numpy as np
+from numba import float32, int64
 
 from ggq_kernels.compiled import inlined, op
 from ggq_kernels.isa import TOKENS
@@ -20,10 +21,12 @@ from ggq_kernels.simd import (
     largest,
     load_f32,
     maximum,
+    minimum,
     mul,
     nearest,
     read_f32,
     read_f64,
+    read_i32,
     read_i64,
     sigmoid,
     splat_f32,
@@ -38,8 +41,9 @@ from ggq_kernels.team import take
 
 # Operands of a row, as byte offsets.
 TOKEN_COUNT, SOURCE, SOURCE_STRIDE, OUT, OUT_STRIDE, WIDTH = 8, 16, 24, 32, 40, 48
-# quantize
-Q_GROUP, Q_SCALE, Q_OFFSET = 56, 64, 72
+# quantize: columns of a piece, scales, offsets, the matrix's order and factors of columns (0 for none), the form (0 a
+# scale for each piece, 1 for each token, 2 a fixed one), and that as a float64
+Q_GROUP, Q_SCALE, Q_OFFSET, Q_ORDER, Q_FACTORS, Q_FORM, Q_STEP = 56, 64, 72, 80, 88, 96, 104
 # norm: the address of the weights; epsilon, a float64 at an address
 N_WEIGHT, N_EPSILON = 56, 64
 # rope: heads, size of a head, the table of (cosines, sines) by position, positions by token
@@ -57,18 +61,23 @@ finite."""
 
 
 @inlined
-def quantize_group(source: int, group: int, target: int, stride: int, scale: int, offset: int) -> None:
-    """One token's group: codes, scale = largest / 127, offset = -scale * sum of codes."""
+def peak_of(source: int, columns: int) -> float:
+    """The largest magnitude of some columns, a multiple of 16."""
     peak = absolute(load_f32(source))
-    for c in range(16, group, 16):
+    for c in range(16, columns, 16):
         peak = maximum(peak, absolute(load_f32(source + c * 4)))
-    top = largest(peak)
+    return largest(peak)
+
+
+@inlined
+def quantize_group(top: float, source: int, group: int, target: int, stride: int, scale: int, offset: int) -> None:
+    """One token's group: codes, scale = top / 127, offset = scale * sum of codes, its sign turned."""
     inverse = splat_f32(0.0)
     if top >= TINY:
         inverse = div(splat_f32(127.0), splat_f32(top))
-    sums = zeros_i32()
+    sums, least, most = zeros_i32(), splat_f32(-127.0), splat_f32(127.0)
     for c in range(0, group, 16):
-        codes = nearest(mul(load_f32(source + c * 4), inverse))
+        codes = nearest(minimum(maximum(mul(load_f32(source + c * 4), inverse), least), most))
         store_quads(target + c // 4 * stride, stride, codes)
         sums = add_i32(sums, codes)
     step = top / float32(127.0)
@@ -76,30 +85,67 @@ def quantize_group(source: int, group: int, target: int, stride: int, scale: int
     write_f32(offset, -step * float32(total_i32(sums)))
 
 
+@inlined
+def transform_columns(source: int, order: int, factors: int, first: int, last: int, out: int) -> None:
+    """out[c - first] = source[order[c]] * factors[c]; `order` or `factors` is 0 for none."""
+    for c in range(first, last):
+        place = c
+        if order != 0:
+            place = int64(read_i32(order + 4 * c))
+        x = read_f32(source + 4 * place)
+        if factors != 0:
+            x *= read_f32(factors + 4 * c)
+        write_f32(out + 4 * (c - first), x)
+
+
+@op
+def transform(row: int, team: int) -> None:
+    """Rows with their columns in another order and times a factor each."""
+    n, source, stride = read_i64(read_i64(row + TOKEN_COUNT)), read_i64(row + SOURCE), read_i64(row + SOURCE_STRIDE)
+    out, out_stride, width = read_i64(row + OUT), read_i64(row + OUT_STRIDE), read_i64(row + WIDTH)
+    order, factors = read_i64(row + Q_ORDER), read_i64(row + Q_FACTORS)
+    while True:
+        t = take(team, 1)
+        if t >= n:
+            return
+        transform_columns(source + t * stride, order, factors, 0, width, out + t * out_stride)
+
+
 @op
 def quantize(row: int, team: int) -> None:
     """Round rows to int8 in tiles of TOKENS tokens, (columns / 4, TOKENS, 4), with scales and offsets (columns /
-    group, TOKENS); a last single token stands alone. The arithmetic is float32's: code = rint(x * (127 / largest)).
+    group, TOKENS); a last single token stands alone. The arithmetic is float32's: code = rint(x * (127 / largest)),
+    within +-127; `largest` is that of the group or of the row, or is given.
     """
     n, source, stride = read_i64(read_i64(row + TOKEN_COUNT)), read_i64(row + SOURCE), read_i64(row + SOURCE_STRIDE)
     out, columns, group = read_i64(row + OUT), read_i64(row + WIDTH), read_i64(row + Q_GROUP)
     scales, offsets = read_i64(row + Q_SCALE), read_i64(row + Q_OFFSET)
-    piece = max(group, PIECE // group * group)
+    order, factors, form = read_i64(row + Q_ORDER), read_i64(row + Q_FACTORS), read_i64(row + Q_FORM)
+    piece = columns if form == 1 else max(group, PIECE // group * group)
     pieces = (columns + piece - 1) // piece
-    tiles = (n + TOKENS - 1) // TOKENS
+    tiles, moved = (n + TOKENS - 1) // TOKENS, order != 0 or factors != 0
+    memory = np.empty(piece if moved else 1, np.float32)
     while True:
         job = take(team, 1)
         if job >= tiles * pieces:
             return
         first, start = job // pieces * TOKENS, job % pieces * piece
-        width = 1 if n - first == 1 else TOKENS
+        width, stop = 1 if n - first == 1 else TOKENS, min(start + piece, columns)
         for t in range(width):
-            for c in range(start, min(start + piece, columns), group):
+            x = source + (first + t) * stride + start * 4
+            if moved:
+                transform_columns(source + (first + t) * stride, order, factors, start, stop, memory.ctypes.data)
+                x = memory.ctypes.data
+            top = float32(read_f64(row + Q_STEP) * 127.0)
+            if form == 1:
+                top = peak_of(x, columns)
+            for c in range(start, stop, group):
+                if form == 0:
+                    top = peak_of(x, group)
                 place = (first * (columns // group) + c // group * width + t) * 4
                 target = out + first * columns + c * width + 4 * t
-                quantize_group(
-                    source + (first + t) * stride + c * 4, group, target, 4 * width, scales + place, offsets + place
-                )
+                quantize_group(top, x, group, target, 4 * width, scales + place, offsets + place)
+                x += group * 4
 
 
 @op

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ggq_kernels import activations, attention, embed, linear
+from ggq_kernels import activations, attention, embed, linear, steps
 from ggq_kernels.compiled import Op
 from ggq_kernels.isa import FLOAT_ROWS, TOKENS
 from ggq_kernels.planes import PLANES
@@ -44,34 +44,76 @@ class Int8Rows:
 
 @dataclass(frozen=True)
 class Packed:
-    """A matrix as it lies in memory.
+    """A matrix as it lies in memory; addresses are 0 where there is nothing.
 
     Args:
         value: Float type, or "" for codes.
-        bits, zero: Of the codes; `zero` is whether it has zero-points.
+        bits: Of the codes.
         rows, columns, group: Padded rows and columns, columns of a group (the padded row for a scale per row).
-        codes, scales, zeros: Addresses of the segments; `codes` of the numbers when they are whole floats.
+        codes: Address of the codes, or of the numbers when they are whole floats.
+        scales: Address of the scales: of the groups, or of the super-groups where there are sub-scales.
+        middle: What is subtracted from the numbers where there are neither zero-points nor minimums.
+        zeros, minimums: Addresses of the segments.
+        sub_bits: Bits of the sub-scales, 0 for none; `sub_scales` and `sub_minimums` are addresses of the segments,
+            `sub_lowest` is what is subtracted from the former.
+        table: Address of 16 bytes, the entries that codes stand for less the least possible one.
+        order: Address of uint32 (columns,): where stored columns come from.
+        column_scale: Address of float32 (columns,): what the activations of stored columns are multiplied with.
+        activations: How they are rounded to int8: "group", "token", or "static" with the float32 `activation_step`.
     """
 
     value: str
     bits: int
-    zero: bool
     rows: int
     columns: int
     group: int
     codes: int
-    scales: int
-    zeros: int
+    scales: int = 0
+    middle: float = 0.0
+    zeros: int = 0
+    minimums: int = 0
+    sub_bits: int = 0
+    sub_scales: int = 0
+    sub_minimums: int = 0
+    sub_lowest: int = 0
+    table: int = 0
+    order: int = 0
+    column_scale: int = 0
+    activations: str = "group"
+    activation_step: float = 0.0
 
     @property
-    def kind(self) -> tuple[str, int, bool, int, int]:
+    def kind(self) -> tuple[object, ...]:
         """What matrices of one operation must have in common."""
-        return self.value, self.bits, self.zero, self.columns, self.group
+        return self.value, self.bits, self.table != 0, self.columns, self.group, *self.source
+
+    @property
+    def source(self) -> tuple[object, ...]:
+        """What it wants done to activations."""
+        return self.order, self.column_scale, self.activations, self.activation_step
 
     @property
     def plane1(self) -> int:
         """Address of the second plane."""
         return self.codes + self.rows * self.columns * PLANES[self.bits][0] // 8 if self.bits in PLANES else 0
+
+    def descriptor(self) -> np.ndarray:
+        """int64: the words that steps.py reads, and room for those of linear.py."""
+        words = np.zeros(linear.M_BYTES // 8, np.int64)
+        operands = {steps.M_PLANE0: self.codes, steps.M_PLANE1: self.plane1, steps.M_TABLE: self.table}
+        if not self.value:
+            groups, widths = self.columns // self.group, (*PLANES.get(self.sub_bits, (0,)), 0)
+            first = self.rows // 16 * -(-groups * widths[0] // 8) * 16
+            operands |= {steps.M_GROUPS: groups, steps.M_GROUP: self.group, steps.M_SCALES: self.scales}
+            operands |= {steps.M_ZEROS: self.zeros, steps.M_MINIMUMS: self.minimums}
+            operands |= {steps.M_SUB_WIDTH0: widths[0], steps.M_SUB_WIDTH1: widths[1]}
+            operands |= {steps.M_SUB0: self.sub_scales, steps.M_SUB1: self.sub_scales + first}
+            operands |= {steps.M_MINIMUM_SUB0: self.sub_minimums, steps.M_MINIMUM_SUB1: self.sub_minimums + first}
+            operands |= {steps.M_SUB_LOWEST: self.sub_lowest}
+            words.view(np.float64)[steps.M_MIDDLE // 8] = self.middle
+        for offset, value in operands.items():
+            words[offset // 8] = value
+        return words
 
 
 def row(kernel: Op, operands: dict[int, int]) -> np.ndarray:
@@ -84,12 +126,11 @@ def row(kernel: Op, operands: dict[int, int]) -> np.ndarray:
 
 
 def descriptors(matrices: list[Packed], outs: list[Rows], biases: list[int]) -> np.ndarray:
-    """int64 (matrices, 9): what `linear_row` points to; biases are addresses of padded float32, 0 for none."""
-    table = np.zeros((len(matrices), linear.M_BYTES // 8), np.int64)
+    """int64 (matrices, words): what `linear_row` points to; biases are addresses of padded float32, 0 for none."""
+    table = np.stack([matrix.descriptor() for matrix in matrices])
     tiles = 0
     for words, matrix, out, bias in zip(table, matrices, outs, biases):
-        words[:7] = [matrix.codes, matrix.plane1, matrix.scales, matrix.zeros, out.address, out.stride, bias]
-        words[7:] = [tiles, tiles + matrix.rows // 16]
+        words[linear.M_OUT // 8 :] = [out.address, out.stride, bias, tiles, tiles + matrix.rows // 16]
         tiles += matrix.rows // 16
     return table
 
@@ -100,7 +141,7 @@ def linear_row(
     """outs = source @ matrices.T (+ biases), or added to outs; all matrices are of one kind, `table` are their
     `descriptors`."""
     first, int8 = matrices[0], isinstance(source, Int8Rows)
-    name = first.value or f"q{first.bits}{'z' if first.zero else ''}_{'int8' if int8 else 'float32'}"
+    name = first.value or f"{'c' if first.table else 'q'}{first.bits}_{'int8' if int8 else 'float32'}"
     tiles = sum(m.rows for m in matrices) // 16
     width = TOKENS if int8 else FLOAT_ROWS
     row_bytes = first.columns * (1 if int8 else 4)
@@ -112,7 +153,6 @@ def linear_row(
         linear.TOKEN_BLOCK: max(1, CACHE_BYTES // row_bytes // width) * width,
         linear.ADD: int(add),
         linear.COLUMNS: first.columns,
-        linear.GROUP: first.group,
     }
     if isinstance(source, Int8Rows):
         operands |= {linear.X_GROUP: source.group, linear.X: source.codes}
@@ -122,12 +162,22 @@ def linear_row(
     return row(getattr(linear, f"linear_{name}"), operands)
 
 
-def quantize_row(tokens: int, source: Rows, out: Int8Rows) -> np.ndarray:
-    """Round a buffer to int8."""
+def quantize_row(tokens: int, source: Rows, out: Int8Rows, matrix: Packed) -> np.ndarray:
+    """Round a buffer to int8 as a matrix wants it."""
     a = activations
     operands = {a.TOKEN_COUNT: tokens, a.SOURCE: source.address, a.SOURCE_STRIDE: source.stride, a.OUT: out.codes}
     operands |= {a.WIDTH: out.columns, a.Q_GROUP: out.group, a.Q_SCALE: out.scales, a.Q_OFFSET: out.offsets}
-    return row(a.quantize, operands)
+    operands |= {a.Q_ORDER: matrix.order, a.Q_FACTORS: matrix.column_scale}
+    operands |= {a.Q_FORM: ("group", "token", "static").index(matrix.activations)}
+    words = row(a.quantize, operands)
+    words.view(np.float64)[a.Q_STEP // 8] = matrix.activation_step
+    return words
+
+
+def transform_row(tokens: int, source: Rows, out: Rows, matrix: Packed) -> np.ndarray:
+    """out = the columns of source in the matrix's order, times its factors."""
+    operands = {activations.Q_ORDER: matrix.order, activations.Q_FACTORS: matrix.column_scale}
+    return row(activations.transform, _map(tokens, source, out) | {activations.WIDTH: out.width} | operands)
 
 
 def _map(tokens: int, source: Rows, out: Rows) -> dict[int, int]:
@@ -160,16 +210,15 @@ def select_row(tokens: int, source: Rows, out: Rows, rows: int) -> np.ndarray:
     return row(activations.select, _map(tokens, source, out) | {activations.S_ROWS: rows})
 
 
-def embed_row(tokens: int, ids: int, matrix: Packed, out: Rows) -> np.ndarray:
-    """out[i] = row ids[i] of the matrix; `ids` is the address of int64 token ids."""
+def embed_row(tokens: int, ids: int, matrix: Packed, descriptor: np.ndarray, out: Rows) -> np.ndarray:
+    """out[i] = row ids[i] of the matrix, whose descriptor the caller keeps; `ids` is the address of int64 token ids."""
     operands = {embed.TOKEN_COUNT: tokens, embed.TOKEN_IDS: ids, embed.OUT: out.address, embed.OUT_STRIDE: out.stride}
     operands |= {embed.COLUMNS: out.width, embed.PLANE0: matrix.codes}
     if matrix.value:
         return row(getattr(embed, f"embed_{matrix.value}"), operands)
     widths = (*PLANES[matrix.bits], 0)
-    operands |= {embed.PLANE1: matrix.plane1, embed.WIDTH0: widths[0], embed.WIDTH1: widths[1]}
-    operands |= {embed.SCALES: matrix.scales, embed.ZEROS: matrix.zeros if matrix.zero else 0}
-    operands |= {embed.ZERO: 2 ** (matrix.bits - 1), embed.GROUP: matrix.group, embed.PADDED: matrix.columns}
+    operands |= {embed.MATRIX: descriptor.ctypes.data, embed.WIDTH0: widths[0], embed.WIDTH1: widths[1]}
+    operands |= {embed.PADDED: matrix.columns, embed.ORDER: matrix.order, embed.COLUMN_SCALE: matrix.column_scale}
     return row(embed.embed_codes, operands)
 
 

@@ -4,16 +4,30 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from numba import float32, int64
 
 from ggq_kernels.compiled import inlined, op
 from ggq_kernels.isa import VALUES, read_value, value_bytes
-from ggq_kernels.simd import read_i64, read_u8, write_f32
+from ggq_kernels.planes import BLOCK
+from ggq_kernels.simd import read_f32, read_f64, read_i32, read_i64, read_u8, write_f32
+from ggq_kernels.steps import (
+    M_GROUP,
+    M_GROUPS,
+    M_MIDDLE,
+    M_MINIMUMS,
+    M_PLANE0,
+    M_PLANE1,
+    M_TABLE,
+    M_ZEROS,
+    expand_steps,
+)
 from ggq_kernels.team import take
 
-# Operands of a row, as byte offsets.
+# Operands of a row, as byte offsets; MATRIX is the address of a descriptor (steps.py).
 TOKEN_COUNT, TOKEN_IDS, OUT, OUT_STRIDE, COLUMNS = 8, 16, 24, 32, 40
-PLANE0, PLANE1, WIDTH0, WIDTH1, SCALES, ZEROS, ZERO, GROUP, PADDED = 48, 56, 64, 72, 80, 88, 96, 104, 112
+PLANE0, MATRIX, WIDTH0, WIDTH1, PADDED = 48, 56, 64, 72, 80
+ORDER, COLUMN_SCALE = 88, 96
 
 
 F32, F16, BF16 = VALUES["f32"], VALUES["f16"], VALUES["bf16"]
@@ -29,37 +43,44 @@ def field(plane: int, width: int, lane: int, column: int) -> int:
 
 @op
 def embed_codes(row: int, team: int) -> None:
-    """out[i] = row ids[i] of a quantized matrix: scale * (code - zero), each product rounded once to float32."""
-    n, ids = read_i64(read_i64(row + TOKEN_COUNT)), read_i64(row + TOKEN_IDS)
+    """out[i] = row ids[i] of a quantized matrix, rounded as the reference rounds it; put in the column and times the
+    factor that the matrix's transform names, where there is one."""
+    n, ids, m = read_i64(read_i64(row + TOKEN_COUNT)), read_i64(row + TOKEN_IDS), read_i64(row + MATRIX)
     out, stride, columns = read_i64(row + OUT), read_i64(row + OUT_STRIDE), read_i64(row + COLUMNS)
-    plane0, plane1, width0, width1 = (
-        read_i64(row + PLANE0),
-        read_i64(row + PLANE1),
-        read_i64(row + WIDTH0),
-        read_i64(row + WIDTH1),
-    )
-    scales, zeros, group, padded = (
-        read_i64(row + SCALES),
-        read_i64(row + ZEROS),
-        read_i64(row + GROUP),
-        read_i64(row + PADDED),
-    )
+    width0, width1, padded = read_i64(row + WIDTH0), read_i64(row + WIDTH1), read_i64(row + PADDED)
+    order, factors, table = read_i64(row + ORDER), read_i64(row + COLUMN_SCALE), read_i64(m + M_TABLE)
+    zeros, minimums, groups = read_i64(m + M_ZEROS), read_i64(m + M_MINIMUMS), read_i64(m + M_GROUPS)
+    group, memory, point = read_i64(m + M_GROUP), np.empty(32, np.float32), float32(read_f64(m + M_MIDDLE))
     while True:
         t = take(team, 1)
         if t >= n:
             return
         token = read_i64(ids + 8 * t)
-        tile, lane = token // 16, token % 16
-        low, high = plane0 + tile * padded * 2 * width0, plane1 + tile * padded * 2 * width1
+        tile, lane, steps = token // 16, token % 16, memory.ctypes.data
+        low = read_i64(m + M_PLANE0) + tile * padded * 2 * width0
+        high = read_i64(m + M_PLANE1) + tile * padded * 2 * width1
         for c in range(columns):
-            place = (tile * (padded // group) + c // group) * 16 + lane
-            zero = read_i64(row + ZERO)
-            if zeros != 0:
-                zero = int64(read_u8(zeros + place))
-            code = field(low, width0, lane, c)
+            if c % BLOCK == 0:
+                expand_steps(m, tile, BLOCK, 0, c // BLOCK, 1, steps, steps + 64)
+                if zeros != 0:
+                    point = float32(read_u8(zeros + (tile * groups + c // group) * 16 + lane))
+            number = field(low, width0, lane, c)
             if width1 != 0:
-                code |= field(high, width1, lane, c) << width0
-            write_f32(out + t * stride + 4 * c, read_value(F16, scales + 2 * place) * float32(code - zero))
+                number |= field(high, width1, lane, c) << width0
+            if table != 0:
+                number = int64(read_u8(table + number))
+            elif width0 == 1:
+                number *= 2
+            if minimums != 0:
+                value = memory[lane] * float32(number) - memory[16 + lane]
+            else:
+                value = memory[lane] * (float32(number) - point)
+            if factors != 0:
+                value *= read_f32(factors + 4 * c)
+            place = c
+            if order != 0:
+                place = int64(read_i32(order + 4 * c))
+            write_f32(out + t * stride + 4 * place, value)
 
 
 @inlined

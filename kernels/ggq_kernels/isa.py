@@ -82,38 +82,67 @@ def _widening(b: Any, acc: Any, u8: Any, four: Any) -> Any:
     return acc
 
 
-_HALF_WORDS = ir.VectorType(I16, 16)
+_HALF_WORDS, _HALF_SUMS, _HALF_BYTES = ir.VectorType(I16, 16), ir.VectorType(I32, 8), ir.VectorType(I8, 32)
+
+SIGNED = 8 if ISA == "avx2" else 9
+"""Codes of at least so many bits are multiplied as signed bytes, less 128: AVX2 has room for |code| up to 128 only."""
 
 
-def _add_quad(b: Any, words: list[Any] | None, u8: Any, x: Any, m: int) -> list[Any]:
-    """Pairs of products of 4 columns for m tokens, added to 16-bit words: two halves of 8 rows for each token.
+def _quads(b: Any, sums: list[Any] | None, signed: bool, codes: list[Any], x: Any, m: int, count: int) -> list[Any]:
+    """Products of `count` quads of columns for m tokens, added to `sums`: two halves of 8 rows for each token.
 
-    Assembly, because LLVM regroups the additions and hoists the unpacking, and then spills: 131 GOP/s became 200 on
-    one core. pmaddubsw saturates beyond 2**15, which `_safe_words` keeps away from.
+    Unsigned codes give pairs of products in 16-bit words. Signed ones give 32-bit sums: |code| times the activation
+    with the code's sign, since pmaddubsw wants one unsigned operand, widened at once.
+
+    Assembly, because LLVM regroups the additions and hoists the loads and the unpacking, and then spills: 131 GOP/s
+    became 200 on one core. pmaddubsw saturates beyond 2**15, which `_safe_words` and SIGNED keep away from.
+
+    Args:
+        codes: An address, where the quads follow each other in 64 bytes each; or the two halves of the only one.
     """
-    count, lines = 2 * m, []
-    low, high, address = (f"${count + 2 + k}" for k in range(3))
-    spread, first = (f"${count + k}" for k in range(2))
-    for i in range(m):
-        lines.append(f"vpbroadcastd {4 * i}({address}), {spread}")
-        if words is None:
-            lines += [f"vpmaddubsw {spread}, {low}, ${2 * i}", f"vpmaddubsw {spread}, {high}, ${2 * i + 1}"]
-        else:
-            lines += [f"vpmaddubsw {spread}, {low}, {first}", f"vpmaddubsw {spread}, {high}, {spread}"]
-            lines += [f"vpaddw {first}, ${2 * i}, ${2 * i}", f"vpaddw {spread}, ${2 * i + 1}, ${2 * i + 1}"]
-    halves = [pick(b, u8, range(32)), pick(b, u8, range(32, 64))]
-    tied = words or []
-    result = ir.LiteralStructType([_HALF_WORDS] * (count + 2))
-    kind = ir.FunctionType(result, [v.type for v in halves] + [x.type] + [_HALF_WORDS] * len(tied))
-    constraints = ["=&x"] * (count + 2) + ["x", "x", "r"] + [str(k) for k in range(len(tied))]
-    out = b.asm(kind, "\n".join(lines), ",".join(constraints), [*halves, x, *tied], False)
-    return [b.extract_value(out, k) for k in range(count)]
+    kind = _HALF_SUMS if signed else _HALF_WORDS
+    loads, tied = len(codes) == 1, sums or []
+    extra = 2 + (2 if loads else 0) + (2 if signed else 0)
+    first, spread = (f"${2 * m + k}" for k in range(2))
+    inputs = [f"${2 * m + extra + k}" for k in range(4)]
+    halves = [f"${2 * m + 2}", f"${2 * m + 3}"] if loads else inputs[:2]
+    sizes = [f"${2 * m + extra - 2}", f"${2 * m + extra - 1}"] if signed else halves
+    address, ones = inputs[len(codes)], inputs[len(codes) + 1]
+    lines, empty = [], sums is None
+    for q in range(count):
+        if loads:
+            lines += [f"vmovdqu {64 * q + 32 * h}({inputs[0]}), {halves[h]}" for h in range(2)]
+        if signed:
+            lines += [f"vpabsb {halves[h]}, {sizes[h]}" for h in range(2)]
+        for i in range(m):
+            lines.append(f"vpbroadcastd {4 * (q * m + i)}({address}), {spread}")
+            for h, part in enumerate((first, spread)):
+                total, factor = f"${2 * i + h}", spread
+                target = total if empty and not signed else part
+                if signed:
+                    lines.append(f"vpsignb {halves[h]}, {spread}, {part}")
+                    factor = part
+                lines.append(f"vpmaddubsw {factor}, {sizes[h]}, {target}")
+                if signed:
+                    target = total if empty else part
+                    lines.append(f"vpmaddwd {ones}, {part}, {target}")
+            if not empty:
+                add = "vpaddd" if signed else "vpaddw"
+                lines += [f"{add} {part}, ${2 * i + h}, ${2 * i + h}" for h, part in enumerate((first, spread))]
+        empty = False
+    result = ir.LiteralStructType([kind] * (2 * m) + [_HALF_BYTES] * extra)
+    values = [*codes, x, *([constant(_HALF_WORDS, 1)] if signed else []), *tied]
+    places = ["=&x"] * (2 * m + extra) + ["r" if loads else "x"] * len(codes) + ["r"] + ["x"] * signed
+    places += [str(k) for k in range(len(tied))]
+    function = ir.FunctionType(result, [v.type for v in values])
+    out = b.asm(function, "\n".join(lines), ",".join(places), values, False)
+    return [b.extract_value(out, k) for k in range(2 * m)]
 
 
 def _add_pairs(b: Any, halves: list[Any]) -> Any:
     """Neighbouring 16-bit words added as 32-bit sums (pmaddwd by ones)."""
-    quarter, ones = ir.VectorType(I32, 8), constant(_HALF_WORDS, 1)
-    return join(b, *(call_named(b, "llvm.x86.avx2.pmadd.wd", quarter, words, ones) for words in halves))
+    ones = constant(_HALF_WORDS, 1)
+    return join(b, *(call_named(b, "llvm.x86.avx2.pmadd.wd", _HALF_SUMS, words, ones) for words in halves))
 
 
 def _safe_words(bits: int) -> int:
@@ -121,26 +150,23 @@ def _safe_words(bits: int) -> int:
     return 32767 // (2 * 127 * (2**bits - 1))
 
 
-def sub_codes(bits: int) -> tuple[tuple[int, int], ...]:
-    """How a code is cut for this target's product, as (first bit, bits): AVX2 cannot add even one pair of 8-bit
-    products."""
-    return ((0, 4), (4, 4)) if ISA == "avx2" and bits > 6 else ((0, bits),)
-
-
 class Products:
     """Sums of a tile of tokens while code is generated: 32-bit at once, or 16-bit words that are widened before they
     overflow."""
 
-    def __init__(self, b: Any, bits: int, shift: int, sums: list[Any]) -> None:
-        self.b, self.sums, self.shift = b, sums, shift
+    def __init__(self, b: Any, bits: int, sums: list[Any]) -> None:
+        self.b, self.sums = b, sums
+        self.signed = bits >= SIGNED
         self.words: list[Any] | None = None
-        self.room, self.limit = 0, _safe_words(bits) if ISA == "avx2" else 0
+        self.room = 0
+        self.limit = 0 if ISA != "avx2" else 8 if self.signed else min(8, _safe_words(bits))
 
     def dot(self, u8: Any, x: Any) -> None:
         """Add the products of a quad of columns: 64 codes, and for each token the 4 activations at x + 4 * token."""
         b, m = self.b, len(self.sums)
         if ISA == "avx2":
-            self.words = _add_quad(b, self.words, u8, x, m)
+            halves = [pick(b, u8, range(32)), pick(b, u8, range(32, 64))]
+            self.words = _quads(b, self.words, self.signed, halves, x, m, 1)
             self.room += 1
             if self.room == self.limit:
                 self.flush()
@@ -149,15 +175,46 @@ class Products:
         for i in range(m):
             self.sums[i] = product(b, self.sums[i], u8, load(b, x, I32, 4, 4 * i))
 
+    def dot_bytes(self, codes: Any, x: Any, quads: int) -> None:
+        """The same of so many quads whose codes lie at an address, 64 bytes each."""
+        b, m = self.b, len(self.sums)
+        if ISA != "avx2":
+            for q in range(quads):
+                self.dot(load(b, codes, _BYTES, 64, 64 * q), b.add(x, I64(4 * m * q)))
+            return
+        for q in range(0, quads, self.limit):
+            at = [b.add(codes, I64(64 * q))], b.add(x, I64(4 * m * q))
+            self.words = _quads(b, None, self.signed, *at, m, min(self.limit, quads - q))
+            self.flush()
+
     def flush(self) -> None:
         """Widen what the 16-bit words hold."""
         if self.words is not None:
             for i in range(len(self.sums)):
-                wide = _add_pairs(self.b, self.words[2 * i : 2 * i + 2])
-                if self.shift:
-                    wide = self.b.shl(wide, constant(_SUMS, self.shift))
+                halves = self.words[2 * i : 2 * i + 2]
+                wide = join(self.b, *halves) if self.signed else _add_pairs(self.b, halves)
                 self.sums[i] = self.b.add(self.sums[i], wide)
         self.words, self.room = None, 0
+
+
+# ---- a table of 16 bytes
+
+_HAS_SHUFFLE = "avx512bw" in FEATURES or ISA == "avx2"
+
+
+def look_up(b: Any, table: Any, codes: Any) -> Any:
+    """64 entries of a table of 16 bytes (<16 x i8>) for codes below 16 (<64 x i8>)."""
+    if not _HAS_SHUFFLE:  # bytes cannot be shuffled by a vector: the entries are picked one by one
+        found = constant(_BYTES, 0)
+        for k in range(16):
+            entry = splat(b, _BYTES, b.extract_element(table, I32(k)))
+            found = b.select(b.icmp_unsigned("==", codes, constant(_BYTES, k)), entry, found)
+        return found
+    if "avx512bw" in FEATURES:
+        return call_named(b, "llvm.x86.avx512.pshuf.b.512", _BYTES, pick(b, table, list(range(16)) * 4), codes)
+    twice = pick(b, table, list(range(16)) * 2)
+    halves = (pick(b, codes, range(32 * h, 32 * h + 32)) for h in range(2))
+    return join(b, *(call_named(b, "llvm.x86.avx2.pshuf.b", _HALF_BYTES, twice, half) for half in halves))
 
 
 # ---- half floats

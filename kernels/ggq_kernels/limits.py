@@ -11,7 +11,7 @@ from ggq_kernels.calls import row
 from ggq_kernels.compiled import op
 from ggq_kernels.isa import TOKENS
 from ggq_kernels.linear import MANY, Q4
-from ggq_kernels.planes import dot_block, sums_of, tile_sum
+from ggq_kernels.planes import BLOCK_BYTES, dot_bytes, sums_of, tile_sum
 from ggq_kernels.simd import add, load_f32, read_i64, splat_f32, total, write_f32
 from ggq_kernels.team import Team, aligned_zeros, take
 
@@ -40,8 +40,8 @@ def read_memory(row: int, team: int) -> None:
 
 @op
 def multiply(row: int, team: int) -> None:
-    """The integer product of 4-bit codes and a tile of tokens, over and over on operands that stay in registers and
-    first-level cache."""
+    """The integer product of 4-bit numbers and a tile of tokens, over and over on operands that stay in first-level
+    cache."""
     source, count, out = read_i64(row + SOURCE), read_i64(row + SIZE), read_i64(row + OUT)
     while True:
         piece = take(team, 1)
@@ -49,7 +49,7 @@ def multiply(row: int, team: int) -> None:
             return
         acc = sums_of(MANY)
         for i in range(1 << 14):
-            acc = dot_block(Q4, acc, source, source, source + 2048 + i % 2 * 64)
+            acc = dot_bytes(Q4, acc, source + i % 4 * BLOCK_BYTES, source + 4 * BLOCK_BYTES + i % 4 * 64)
         write_f32(out, tile_sum(acc))
 
 
@@ -82,8 +82,8 @@ def read_bandwidth(threads: int | None = None, repeat: int = 5, size: int | None
 
 
 def integer_peak(threads: int | None = None, repeat: int = 5) -> float:
-    """GOP/s (two operations a product) of this target's integer dot product of 4-bit codes, unpacking included,
-    without memory traffic."""
+    """GOP/s (two operations a product) of this target's integer dot product of 4-bit numbers, out of first-level
+    cache."""
     team, buffer, out, count = Team(threads), aligned_zeros(8192), np.zeros(16, np.float32), 64
     operands = {SOURCE: buffer.ctypes.data, SIZE: count, OUT: out.ctypes.data}
     try:

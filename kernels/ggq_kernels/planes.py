@@ -1,5 +1,9 @@
-"""Codes of 2 to 8 bits taken out of their planes, and their product with 8-bit activations, 32 columns at a time
-(spec/schemes.md)."""
+"""Codes of 1 to 8 bits taken out of their planes, and their product with activations, 32 columns at a time
+(spec/schemes.md).
+
+A code stands for a whole number below 2**SPAN: itself, an entry of a table (less its least, -64), or 0 and 2 for a
+binary code. What is subtracted from it, and the scale, are kept apart (steps.py).
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 
-from ggq_kernels.isa import Products, sub_codes
+from ggq_kernels.isa import SIGNED, Products, look_up
 from ggq_kernels.simd import (
     FLOAT,
     I8,
@@ -26,17 +30,33 @@ from ggq_kernels.simd import (
     primitive,
     rows,
     splat,
+    store,
 )
 
-PLANES = {2: (2,), 3: (2, 1), 4: (4,), 5: (4, 1), 6: (4, 2), 8: (8,)}
+PLANES = {1: (1,), 2: (2,), 3: (2, 1), 4: (4,), 5: (4, 1), 6: (4, 2), 8: (8,)}
 """Widths of a code's planes, low bits first (as ggq/format/scheme.py; a test keeps them equal)."""
 
-CODES = {bits: Tag("codes", bits) for bits in PLANES}
+TABLE_BITS = (2, 3, 4)
+"""Bits of codes that may stand for entries of a table."""
+ENTRY_BITS = 7
+"""Bits of a table's entries, once the least one (-64) is subtracted."""
+
+CODES = {bits: Tag("codes", bits, False) for bits in PLANES}
 """The tag of each code width, an argument of the products below."""
+TABLE_CODES = {bits: Tag("codes", bits, True) for bits in TABLE_BITS}
+"""The same for codes that are places in a table."""
 
 _BYTES, _WORDS = ir.VectorType(I8, 64), ir.VectorType(I16, 32)
 BLOCK = 32
 """Columns handled at a time: one unit of a 1-bit plane."""
+BLOCK_BYTES = 16 * BLOCK
+"""Bytes of a block whose codes have been taken out of their planes."""
+
+
+def span(codes: TagType) -> int:
+    """Bits of the numbers that codes stand for."""
+    bits, table = codes.values
+    return ENTRY_BITS if table else max(bits, 2)
 
 
 def _field(b: Any, v: Any, first: int, bits: int, to: int) -> Any:
@@ -52,71 +72,101 @@ def _field(b: Any, v: Any, first: int, bits: int, to: int) -> Any:
 
 
 class _Block:
-    """The codes of 16 rows and 32 columns: loads each 64-byte unit once, yields quads of columns."""
+    """The numbers of 16 rows and 32 columns: loads each 64-byte unit once, yields quads of columns."""
 
-    def __init__(self, b: Any, bits: int, addresses: tuple[Any, Any]) -> None:
+    def __init__(self, b: Any, codes: TagType, addresses: tuple[Any, Any], table: Any) -> None:
         self.b, self.addresses = b, addresses
+        self.bits, tabled = codes.values
+        self.table = load(b, table, ir.VectorType(I8, 16), 1) if tabled else None
         self.units: dict[tuple[int, int], Any] = {}
-        self.places = []  # (plane, width, first bit of the code)
-        at = 0
-        for plane, width in enumerate(PLANES[bits]):
-            self.places.append((plane, width, at))
-            at += width
 
     def unit(self, plane: int, index: int) -> Any:
         if (plane, index) not in self.units:
             self.units[plane, index] = load(self.b, self.addresses[plane], _BYTES, 64, 64 * index)
         return self.units[plane, index]
 
-    def quad(self, q: int, first: int, bits: int) -> Any:
-        """Bits [first, first + bits) of the codes of columns 4q .. 4q + 3, as 64 bytes (4 for each row)."""
-        value = None
-        for plane, width, at in self.places:
-            low, high = max(first, at), min(first + bits, at + width)
-            if low >= high:
-                continue
+    def quad(self, q: int) -> Any:
+        """Columns 4q .. 4q + 3, as 64 bytes (4 for each row)."""
+        value, at = None, 1 if self.bits == 1 else 0
+        for plane, width in enumerate(PLANES[self.bits]):
             runs = 8 // width
-            source = self.unit(plane, q // runs)
-            part = _field(self.b, source, (q % runs) * width + low - at, high - low, low - first)
+            part = _field(self.b, self.unit(plane, q // runs), (q % runs) * width, width, at)
             value = part if value is None else self.b.or_(value, part)
-        return value
+            at += width
+        return value if self.table is None else look_up(self.b, self.table, value)
+
+    def signed_quad(self, q: int) -> Any:
+        """The same as `Products` wants it: less 128 where this target multiplies signed bytes."""
+        value = self.quad(q)
+        return self.b.xor(value, constant(_BYTES, 128)) if self.bits >= SIGNED else value
 
 
-@primitive(lambda codes, acc, *_: acc, None, None, types.int64, types.int64, types.int64)
-def dot_block(b: Any, codes: TagType, tile: Tile, _: Any, acc: Any, plane0: Any, plane1: Any, x: Any) -> Any:
-    """row i += codes of 16 rows and 32 columns . activations of token i.
-
-    `plane0`, `plane1` are the addresses of the block in each plane; `x` holds int8 (8, M, 4): quads of columns,
-    tokens, columns.
-    """
-    bits = codes.values[0]
-    block = _Block(b, bits, (plane0, plane1))
-    sums = [b.extract_value(acc, i) for i in range(tile.m)]
-    for first, width in sub_codes(bits):
-        products = Products(b, width, first, sums)
-        for q in range(BLOCK // 4):
-            products.dot(block.quad(q, first, width), b.add(x, I64(4 * q * tile.m)))
-        products.flush()
-    return rows(b, tile, lambda i: sums[i])
-
-
-@primitive(lambda codes, acc, *_: acc, None, None, F32x16, types.int64, types.int64, types.int64, types.int64)
-def outer_block(
-    b: Any, codes: TagType, tile: Tile, _: Any, acc: Any, zero: Any, plane0: Any, plane1: Any, x: Any, stride: Any
+@primitive(lambda codes, acc, *_: acc, None, None, types.int64, types.int64, types.int64, types.int64)
+def dot_block(
+    b: Any, codes: TagType, tile: Tile, _: Any, acc: Any, plane0: Any, plane1: Any, table: Any, x: Any
 ) -> Any:
-    """row i += (codes of 16 rows and 32 columns - zero) . the float32 activations at x + i * stride bytes."""
-    bits = codes.values[0]
-    block = _Block(b, bits, (plane0, plane1))
+    """row i += 16 rows and 32 columns . activations of token i, straight from the planes.
+
+    `plane0`, `plane1` are the addresses of the block in each plane, `table` that of 16 entries; `x` holds int8 (8, M,
+    4): quads of columns, tokens, columns.
+    """
+    block = _Block(b, codes, (plane0, plane1), table)
+    products = Products(b, span(codes), [b.extract_value(acc, i) for i in range(tile.m)])
+    for q in range(BLOCK // 4):
+        products.dot(block.signed_quad(q), b.add(x, I64(4 * q * tile.m)))
+    products.flush()
+    return rows(b, tile, lambda i: products.sums[i])
+
+
+@primitive(lambda codes, acc, *_: acc, None, None, types.int64, types.int64)
+def dot_bytes(b: Any, codes: TagType, tile: Tile, _: Any, acc: Any, quads: Any, x: Any) -> Any:
+    """The same, of a block that `unpack_block` has written to `quads`."""
+    products = Products(b, span(codes), [b.extract_value(acc, i) for i in range(tile.m)])
+    products.dot_bytes(quads, x, BLOCK // 4)
+    return rows(b, tile, lambda i: products.sums[i])
+
+
+@primitive(types.void, None, types.int64, types.int64, types.int64, types.int64)
+def unpack_block(b: Any, codes: TagType, _: Any, plane0: Any, plane1: Any, table: Any, quads: Any) -> None:
+    """Write a block as bytes: eight quads of columns, 64 bytes each, for `dot_bytes`."""
+    block = _Block(b, codes, (plane0, plane1), table)
+    for q in range(BLOCK // 4):
+        store(b, block.signed_quad(q), b.add(quads, I64(64 * q)), 64)
+
+
+@primitive(
+    lambda codes, acc, *_: acc,
+    *(None, None, F32x16, F32x16),
+    *(types.int64, types.int64, types.int64, types.int64, types.int64),
+)
+def outer_block(
+    b: Any,
+    codes: TagType,
+    tile: Tile,
+    _: Any,
+    acc: Any,
+    step: Any,
+    offset: Any,
+    plane0: Any,
+    plane1: Any,
+    table: Any,
+    x: Any,
+    stride: Any,
+) -> Any:
+    """row i += (step * number - offset of 16 rows and 32 columns) . the float32 activations at x + i * stride bytes."""
+    block = _Block(b, codes, (plane0, plane1), table)
     sums = [b.extract_value(acc, i) for i in range(tile.m)]
     sources = [b.add(x, b.mul(stride, I64(i))) for i in range(tile.m)]
+    negative = b.fneg(offset)
     for q in range(BLOCK // 4):
-        four = b.bitcast(block.quad(q, 0, bits), I32x16.ir)
+        four = b.bitcast(block.quad(q), I32x16.ir)
         for j in range(4):
             byte = b.lshr(four, constant(I32x16.ir, 8 * j)) if j else four
-            code = b.fsub(b.sitofp(b.and_(byte, constant(I32x16.ir, 255)), F32x16.ir), zero)
+            number = b.sitofp(b.and_(byte, constant(I32x16.ir, 255)), F32x16.ir)
+            weight = multiply_add(b, step, number, negative)
             for i in range(tile.m):
                 value = load(b, sources[i], FLOAT, 4, 4 * (4 * q + j))
-                sums[i] = multiply_add(b, code, splat(b, F32x16.ir, value), sums[i])
+                sums[i] = multiply_add(b, weight, splat(b, F32x16.ir, value), sums[i])
     return rows(b, tile, lambda i: sums[i])
 
 
@@ -132,12 +182,10 @@ def plane1_bytes(b: Any, codes: TagType, _: Any) -> Any:
     return I64(64 * sum(PLANES[codes.values[0]][1:]))
 
 
-@primitive(F32x16, None, None, types.int64)
-def zero_vector(b: Any, codes: TagType, zero: TagType, _c: Any, _z: Any, address: Any) -> Any:
-    """The zero-points of 16 rows: bytes at an address, or the middle code when symmetric."""
-    if zero.values[0]:
-        return b.uitofp(load(b, address, ir.VectorType(I8, 16), 1), F32x16.ir)
-    return constant(F32x16.ir, float(2 ** (codes.values[0] - 1)))
+@primitive(types.int64, None)
+def lowest(b: Any, codes: TagType, _: Any) -> Any:
+    """What int8 products subtract from numbers beforehand: 128 where this target multiplies signed bytes."""
+    return I64(128 if span(codes) >= SIGNED else 0)
 
 
 @primitive(lambda m: Tile(I32x16, m.values[0]), None)

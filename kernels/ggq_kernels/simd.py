@@ -271,6 +271,12 @@ def maximum(b: Any, x: Any, y: Any) -> Any:
     return greater(b, x, y)
 
 
+@primitive(F32x16, F32x16, F32x16)
+def minimum(b: Any, x: Any, y: Any) -> Any:
+    """The smaller of each lane."""
+    return b.select(b.fcmp_ordered("<", x, y), x, y)
+
+
 @primitive(F32x16, F32x16)
 def absolute(b: Any, x: Any) -> Any:
     """|x|"""
@@ -373,10 +379,10 @@ def tile_add_vector(b: Any, tile: Tile, t: Any, v: Any) -> Any:
     return rows(b, tile, lambda i: b.fadd(b.extract_value(t, i), v))
 
 
-@primitive(lambda t, *_: t, None, F32x16, None)
-def tile_fma(b: Any, tile: Tile, other: Tile, t: Any, v: Any, u: Any) -> Any:
-    """row i of t += v * row i of u"""
-    return rows(b, tile, lambda i: multiply_add(b, v, b.extract_value(u, i), b.extract_value(t, i)))
+@primitive(lambda m, *_: Tile(F32x16, m.values[0]), None, types.int64, types.int64)
+def tile_load(b: Any, m: TagType, _: Any, address: Any, stride: Any) -> Any:
+    """Row i is what lies at address + i * stride bytes."""
+    return rows(b, Tile(F32x16, m.values[0]), lambda i: load(b, b.add(address, b.mul(stride, I64(i))), F32x16.ir, 4))
 
 
 @primitive(types.int64, None)
