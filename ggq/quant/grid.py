@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ggq.format.scheme import SUPER_GROUP, Scheme
+from ggq.format.scheme import SUPER_GROUP, TABLE_LIMITS, Scheme
 from ggq.quant.matrix import QuantizedMatrix, geometry, largest_code, padding_code, subscale_offset
-from ggq.quant.reference import level_table, minimum_sizes, step_sizes
+from ggq.quant.reference import code_levels, level_table, minimum_sizes, step_sizes
 
 Groups = slice | int | NDArray[np.int64]
 
@@ -52,7 +52,7 @@ class Grid:
     @cached_property
     def table(self) -> NDArray[np.float32]:
         """float32 (codes,): what each code stands for, in steps, before the shift; ascending but for codebooks."""
-        return level_table(self.scheme, self.codebook)[: self.scheme.codes]
+        return level_table(self.scheme, self.codebook)
 
     @cached_property
     def inverse(self) -> NDArray[np.float32]:
@@ -109,9 +109,9 @@ class Grid:
         Returns:
             float32 (rows, k).
         """
-        levels = _shaped(self.table[codes], self.step, groups)
+        levels = _shaped(code_levels(self.scheme, codes, self.codebook), self.step, groups)
         if self.zeros is not None:
-            levels = levels - _expand(self.zeros.astype(np.float32), groups, levels)
+            levels -= _expand(self.zeros.astype(np.float32), groups, levels)
         numbers = _expand(self.step, groups, levels) * levels
         if self.minimum is not None:
             numbers -= _expand(self.minimum, groups, numbers)
@@ -183,9 +183,8 @@ def fit_grid(
 
     Source: spec/schemes.md, S6.
     """
-    table = level_table(scheme, codebook)[: scheme.codes]
     # The shift does not grow with the step, so what counts is how far codes reach from it.
-    reach = np.float32(np.abs(table).max())
+    reach = np.float32(np.abs(level_table(scheme, codebook)).max())
     scales, subscales = _store(step, scheme.subscale, subscale_offset(scheme), reach)
     stored = step_sizes(scheme, scales, subscales, step.shape[1])
     grid = Grid(scheme, scales, stored, subscales, codebook=codebook)
@@ -224,12 +223,20 @@ def nearest_entries(steps: NDArray[np.float32], table: NDArray[np.float32]) -> N
 
     Args:
         steps: float32, any shape.
-        table: float32 (n,), in any order; of equal entries the first is taken.
+        table: float32 (n,), whole numbers from -64 to 63 in any order; of equal entries the first is taken.
     """
+    # The middles between entries are whole numbers of halves, so it is enough to know each number's upper half.
+    halves = np.arange(2 * TABLE_LIMITS[0], 2 * TABLE_LIMITS[1] + 1)
     order = np.argsort(table, kind="stable")
     entries, first = np.unique(table[order], return_index=True)
-    middles = (entries[1:] + entries[:-1]) / 2
-    return order[first].astype(np.uint8)[np.searchsorted(middles, steps)]
+    codes = order[first].astype(np.uint8)[np.searchsorted((entries[1:] + entries[:-1]) / 2, halves / 2)]
+    upper = steps * np.float32(2)
+    np.ceil(upper, out=upper)
+    np.clip(upper, halves[0], halves[-1], out=upper)
+    upper -= np.float32(halves[0])
+    with np.errstate(invalid="ignore"):  # NaN, under an infinite scale, which `pack` refuses
+        places = upper.astype(np.uint8)
+    return codes.take(places)
 
 
 def _store(

@@ -40,30 +40,37 @@ def decode_stored(matrix: QuantizedMatrix) -> NDArray[np.float32]:
     """
     scheme, columns = matrix.scheme, matrix.shape[1]
     group = np.arange(columns) // geometry(scheme, matrix.shape).group
-    codes = matrix.codes[:, :columns]
+    levels = code_levels(scheme, matrix.codes[:, :columns], matrix.codebook)
     if matrix.zeros is not None:
-        levels = (codes.astype(np.int32) - matrix.zeros.astype(np.int32)[:, group]).astype(np.float32)
-    else:
-        levels = level_table(scheme, matrix.codebook)[codes]
+        levels -= matrix.zeros.astype(np.float32)[:, group]
     numbers = step_sizes(scheme, matrix.scales, matrix.subscales, int(group[-1]) + 1)[:, group] * levels
     if matrix.minimums is not None:
         numbers -= minimum_sizes(matrix.minimums, matrix.subminimums, int(group[-1]) + 1)[:, group]
     return numbers
 
 
-def level_table(scheme: Scheme, codebook: NDArray[np.int8] | None = None) -> NDArray[np.float32]:
-    """What each code stands for, in steps: float32 (2**bits,); for schemes with zero-points before these are taken off.
+def code_levels(
+    scheme: Scheme, codes: NDArray[np.uint8], codebook: NDArray[np.int8] | None = None
+) -> NDArray[np.float32]:
+    """What codes stand for, in steps: float32, shaped as the codes; with zero-points, before these are taken off.
 
     A ternary code of 3 must not occur; it stands here for 2 steps, as it does in arithmetic.
     """
     if codebook is not None:
-        return codebook.astype(np.float32)
-    codes = np.arange(1 << scheme.bits, dtype=np.float32)
+        return codebook.astype(np.float32).take(codes)
+    levels = codes.astype(np.float32)
     if scheme.kind == "binary":
-        return 2 * codes - 1
-    if scheme.kind == "ternary":
-        return codes - 1
-    return codes - middle(scheme) if scheme.zero == "none" else codes
+        levels *= 2
+    if scheme.kind in ("ternary", "binary"):
+        levels -= 1
+    elif scheme.zero == "none":
+        levels -= middle(scheme)
+    return levels
+
+
+def level_table(scheme: Scheme, codebook: NDArray[np.int8] | None = None) -> NDArray[np.float32]:
+    """What every code of a scheme stands for, as `code_levels` has it: float32 (codes,)."""
+    return code_levels(scheme, np.arange(scheme.codes, dtype=np.uint8), codebook)
 
 
 def step_sizes(
