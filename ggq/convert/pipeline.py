@@ -18,7 +18,7 @@ from ggq.quant import ErrorSum
 from ggq.quant.matrix import geometry
 from ggq.quant.tiles import Segments, empty_segments
 
-LOOK_AHEAD_BYTES = 128 << 20
+LOOK_AHEAD_BYTES = 64 << 20
 """Bytes of results, besides the largest tensor's, that may wait for their turn to be written."""
 
 KEPT_BYTES = 64 << 20
