@@ -18,6 +18,9 @@ from ggq_kernels.team import ROW_BYTES
 
 CACHE_BYTES = 192 * 1024
 """Activations of a block of tokens that shall stay in a core's second-level cache while it goes through its rows."""
+CHUNK_BYTES = 128 * 1024
+"""Bytes of weights, about, that a thread takes at a time: runs that short are still read at full speed, and nobody waits
+long for the last of them."""
 MOST_ROWS = max(TOKENS, FLOAT_ROWS)
 """Rows that a buffer must have beyond the batch: the kernels compute whole register tiles of tokens."""
 
@@ -144,12 +147,12 @@ def linear_row(
     name = first.value or f"{'c' if first.table else 'q'}{first.bits}_{'int8' if int8 else 'float32'}"
     tiles = sum(m.rows for m in matrices) // 16
     width = TOKENS if int8 else FLOAT_ROWS
-    row_bytes = first.columns * (1 if int8 else 4)
+    row_bytes, tile_bytes = first.columns * (1 if int8 else 4), 2 * first.columns * (first.bits or 32)
     operands = {
         linear.TOKEN_COUNT: tokens,
         linear.MATRICES: table.ctypes.data,
         linear.TILES: tiles,
-        linear.CHUNK: max(1, min(8, tiles // (8 * threads))),
+        linear.CHUNK: max(1, min(CHUNK_BYTES // tile_bytes, tiles // (8 * threads))),
         linear.TOKEN_BLOCK: max(1, CACHE_BYTES // row_bytes // width) * width,
         linear.ADD: int(add),
         linear.COLUMNS: first.columns,
