@@ -19,8 +19,8 @@ from ggq_kernels.team import ROW_BYTES
 CACHE_BYTES = 192 * 1024
 """Activations of a block of tokens that shall stay in a core's second-level cache while it goes through its rows."""
 CHUNK_BYTES = 128 * 1024
-"""Bytes of weights, about, that a thread takes at a time: runs that short are still read at full speed, and nobody waits
-long for the last of them."""
+"""Bytes of weights, about, that a thread takes at a time: runs that short are still read at full speed, and nobody
+waits long for the last of them."""
 MOST_ROWS = max(TOKENS, FLOAT_ROWS)
 """Rows that a buffer must have beyond the batch: the kernels compute whole register tiles of tokens."""
 
