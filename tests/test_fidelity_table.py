@@ -36,6 +36,24 @@ def test_recipes_are_lines() -> None:
     assert tool.parse_recipes(tool.RECIPES.splitlines())
 
 
+def test_recipes_for_the_sizes_of_the_peers_files() -> None:
+    mix, plain = tool.parse_recipes(["mix {bits} x: --target-bpw {bits} --keep a=q4-g32", "plain: --scheme q4-g32"])
+    assert plain.at([4.5]) == [plain]
+    found = mix.at([8.5, 4.79464, 4.79499, 8.5])
+    assert [recipe.name for recipe in found] == ["mix 8.500 x", "mix 4.794 x"]
+    assert found[1].options == ("--target-bpw", "4.794", "--keep", "a=q4-g32")
+    assert mix.at([]) == []
+    (named,) = tool.parse_recipes(["mix: --target-bpw {bits}"])
+    assert named.at([3.0])[0].name == "mix 3.000"  # two files must not have one name
+
+
+def test_the_line_that_says_what_is_wrong() -> None:
+    assert tool.complaint("Usage: ggq\nTry ggq\n\nError: No such option: --x") == "Error: No such option: --x"
+    assert tool.complaint("error: it is so\ndo this\n") == "error: it is so"
+    assert tool.complaint("killed") == "killed"
+    assert tool.complaint("") == "no word of why"
+
+
 def test_duels_take_the_best_at_no_more_bits() -> None:
     lines = tool.duels(
         [

@@ -5,8 +5,10 @@
 MODEL is a checkpoint's folder, TEXT a file that it was not trained on, PYTHON an interpreter with llama-cpp-python and
 gguf (see tools/llama_cpp_peer.py). Each recipe is a line "name: options of ggq convert"; the built-in ones are in
 RECIPES, and --recipe and --recipes replace them. A recipe with {calibration} in its options runs only with
---calibration. llama.cpp quantizes the same weights by itself and is compared with its own F16; ggq is compared with the
-model converted to f32. Bits count all matrices of a file, embedding and scales included, on both sides.
+--calibration; one with {bits} runs for each of llama.cpp's types, at the bits per weight of its file.
+
+llama.cpp quantizes the same weights by itself and is compared with its own F16; ggq is compared with the model
+converted to f32. Bits count all matrices of a file, embedding and scales included, on both sides.
 
 Converted files and figures are kept in the work folder and used again while nothing that they depend on has changed.
 The tables go to standard output as Markdown; --json and --plot write files.
@@ -21,6 +23,7 @@ import subprocess
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from math import floor
 from pathlib import Path
 from typing import Any
 
@@ -44,16 +47,32 @@ TYPES = ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_K_S", "Q4_0", "IQ4_XS", "Q3_K_M
 
 RECIPES = """
 q8-g32: --scheme q8-g32
+q8-row: --scheme q8-row
 q6-g32: --scheme q6-g32
 q5-g32: --scheme q5-g32
+q5-g32-s6 mse: --scheme q5-g32-s6 --method mse
 q4-g32: --scheme q4-g32
+q4-g32 mse: --scheme q4-g32 --method mse
+q4z-g32 hqq: --scheme q4z-g32 --method hqq
+q4-g32-s6 mse: --scheme q4-g32-s6 --method mse
 q4m-g32-s6: --scheme q4m-g32-s6
-q3m-g32-s6: --scheme q3m-g32-s6
-q2m-g32-s6: --scheme q2m-g32-s6
+c4-g32-s6: --scheme c4-g32-s6
+nf4-g64: --scheme nf4-g64
+q4-g128 mse: --scheme q4-g128 --method mse
+q3-g32-s6 mse: --scheme q3-g32-s6 --method mse
+c3-g32-s6: --scheme c3-g32-s6
+q2m-g32-s4: --scheme q2m-g32-s4
+q4-g32-s6 gptq: --scheme q4-g32-s6 --method gptq --calibration {calibration}
+q4-g64 gptq: --scheme q4-g64 --method gptq --calibration {calibration}
+q3-g32-s6 gptq: --scheme q3-g32-s6 --method gptq --calibration {calibration}
+q2m-g32-s4 gptq: --scheme q2m-g32-s4 --method gptq --calibration {calibration}
+mix {bits}: --target-bpw {bits}
+mix {bits} gptq: --target-bpw {bits} --method gptq --calibration {calibration}
 """
 """What is compared when nobody says."""
 
-CALIBRATION = "{calibration}"
+CALIBRATION, BITS = "{calibration}", "{bits}"
+"""What stands in a recipe for the text, and for the bits per weight of each of llama.cpp's files in turn."""
 
 MEMORY = 1 << 30
 """Bytes for the reference's log-probabilities; where they take more, the reference runs alongside each file."""
@@ -70,6 +89,17 @@ class Recipe:
     def calibrated(self) -> bool:
         """Whether it needs a text."""
         return any(CALIBRATION in option for option in self.options)
+
+    def at(self, sizes: Iterable[float]) -> list[Recipe]:
+        """Itself, or if it has a place for bits, one for each size, rounded down to a thousandth."""
+        if not any(BITS in option for option in self.options):
+            return [self]
+        texts = dict.fromkeys(f"{floor(1000 * size) / 1000:.3f}" for size in sizes)
+        name = self.name if BITS in self.name else f"{self.name} {BITS}"
+        return [
+            Recipe(name.replace(BITS, text), tuple(option.replace(BITS, text) for option in self.options))
+            for text in texts
+        ]
 
 
 @dataclass(frozen=True)
@@ -155,14 +185,15 @@ def compare(
         reference: Reference = LogProbs.of(model, windows) if memory <= MEMORY else ModelReference(model)
         if args.peer:
             rows += peer_rows(source, work, windows, args, problems)
-        for recipe in recipes:
+        sizes = [found.bits_per_weight for found in rows]
+        for recipe in (sized for given in recipes for sized in given.at(sizes)):
             if recipe.calibrated and args.calibration is None:
                 problems.append(f"{source.name}: {recipe.name} left out: it needs --calibration")
                 continue
             try:
                 rows.append(ggq_row(source, recipe, work, windows, reference, args))
             except (ggq.GGQError, ConversionFailed) as error:
-                problems.append(f"{source.name}: {recipe.name} failed: {str(error).splitlines()[0]}")
+                problems.append(f"{source.name}: {recipe.name} failed: {complaint(str(error))}")
                 continue
             say(rows[-1])
     return rows
@@ -203,6 +234,12 @@ def methods_of(tensors: Iterable[Any]) -> str:
     return ", ".join(sorted(weights, key=lambda method: -weights[method]))
 
 
+def complaint(text: str) -> str:
+    """The line of an error's text that says what is wrong."""
+    lines = text.strip().splitlines() or ["no word of why"]
+    return next((line for line in lines if line.lower().startswith("error: ")), lines[0])
+
+
 class ConversionFailed(Exception):
     """What `ggq convert` said."""
 
@@ -219,7 +256,7 @@ def convert(source: Path, recipe: Recipe, work: Path, calibration: Path | None) 
         command = [sys.executable, "-m", "ggq", "convert", str(source), str(path), *options, "--json"]
         result = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
         if result.returncode:
-            raise ConversionFailed(result.stderr.strip().removeprefix("error: "))
+            raise ConversionFailed(result.stderr)
     return path
 
 
