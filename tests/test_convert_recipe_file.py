@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ggq.cli.main import main
-from ggq.convert.choices import choose_recipe
+from ggq.convert.choices import read_choices
 from ggq.convert.convert import convert, plan
 from ggq.convert.recipe import make_recipe
 from ggq.convert.recipe_file import LARGEST_RECIPE, read_recipe, recipe_text
@@ -69,7 +69,7 @@ def test_rules_may_be_written_as_tables(tmp_path: Path) -> None:
 
 
 def test_keep_comes_before_the_rules_of_the_file(tmp_path: Path) -> None:
-    recipe = choose_recipe({"recipe": written(tmp_path, WHOLE), "keep": ["down=q2-g32"]})
+    recipe = read_choices({"recipe": written(tmp_path, WHOLE), "keep": ["down=q2-g32"]}).recipe
     assert scheme_name(recipe.choose(DOWN)[0]) == "q2-g32"
     assert scheme_name(recipe.choose(UP)[0]) == "q3z-g32"
 
@@ -141,12 +141,12 @@ def test_a_rule_that_matches_nothing_is_refused_with_its_file_and_number(tmp_pat
 @pytest.mark.parametrize("option", ["scheme", "method", "embedding"])
 def test_a_recipe_file_excludes_the_short_forms(tmp_path: Path, option: str) -> None:
     with pytest.raises(UsageError, match=f"--recipe and --{option} exclude each other"):
-        choose_recipe({"recipe": tmp_path / "r.toml", option: "absmax"})  # type: ignore[misc]
+        read_choices({"recipe": tmp_path / "r.toml", option: "absmax"})  # type: ignore[misc]
 
 
 def test_an_option_that_does_not_exist_is_refused() -> None:
     with pytest.raises(UsageError, match="there is no option 'bits'; there are scheme, method, "):
-        choose_recipe({"bits": 4})  # type: ignore[typeddict-unknown-key]
+        read_choices({"bits": 4})  # type: ignore[typeddict-unknown-key]
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1).map(re.escape))

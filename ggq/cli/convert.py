@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,6 +105,18 @@ def convert(
             show_default=False,
         ),
     ] = None,
+    target_bpw: Annotated[
+        float | None,
+        typer.Option(
+            metavar="BITS",
+            help="Choose the scheme of each matrix so that all have at most BITS per weight and least is lost.",
+            show_default=False,
+        ),
+    ] = None,
+    target_size: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="The same for the size of the file, such as 3GiB.", show_default=False),
+    ] = None,
     workers: Annotated[
         int | None,
         typer.Option(metavar="N", help="Threads; by default one per physical core.", show_default=False),
@@ -132,7 +144,19 @@ def convert(
     if out is None and not dry_run:
         raise UsageError("the name of the file to write is missing", fix="give OUT.ggq, or --dry-run to see the plan")
     threads = check_workers(workers)
-    planned = plan(source, scheme=scheme, method=method, embedding=embedding, keep=keep, recipe=recipe)
+    with _told() as told:
+        planned = plan(
+            source,
+            calibration=calibration,
+            told=told,
+            scheme=scheme,
+            method=method,
+            embedding=embedding,
+            keep=keep,
+            recipe=recipe,
+            target_bpw=target_bpw,
+            target_size=target_size,
+        )
     calibrated = make_calibration(planned, calibration, calibration_tokens, calibration_context, statistics)
     if dry_run:
         if out is not None:
@@ -193,6 +217,7 @@ def _show_plan(plan: Plan, out: Path | None, workers: int, as_json: bool) -> Non
             ("weights", f"{quantity(plan.weights)} in {len(plan.matrices)} matrices"),
             *_ignored(plan),
             ("result", f"{size(plan.file_bytes)}, {plan.bits_per_weight:.3f} bits per weight"),
+            *_predicted(plan),
             ("disk", f"{size(plan.file_bytes)} needed" + ("" if free is None else f", {size(free)} free")),
             ("memory", f"up to {size(memory)} with {workers} worker{'s' * (workers > 1)}"),
         ]
@@ -224,6 +249,13 @@ def _show_report(report: Report, plan: Plan) -> None:
     )
 
 
+def _predicted(plan: Plan) -> list[tuple[str, str]]:
+    """The divergence that a solved mix was chosen for."""
+    if plan.divergence is None:
+        return []
+    return [("divergence", f"about {plan.divergence:.2g} nats per token predicted")]
+
+
 def _ignored(plan: Plan) -> list[tuple[str, str]]:
     """What was left out, if anything was."""
     if not plan.ignored:
@@ -241,6 +273,18 @@ class _Bar:
 
     def __call__(self, done: int, total: int, name: str) -> None:
         self.bar.update(self.task, completed=done, total=total, description=printable(name[-44:]))
+
+
+@contextmanager
+def _told() -> Iterator[Callable[[str], None] | None]:
+    """What the plan is being solved by, as one changing line on standard error; None when nobody watches."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    try:
+        yield lambda text: print(f"\r\x1b[2K{printable(text)}", end="", file=sys.stderr, flush=True)
+    finally:
+        print("\r\x1b[2K", end="", file=sys.stderr, flush=True)
 
 
 @contextmanager

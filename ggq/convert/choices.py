@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TypedDict
 
-from ggq.convert.recipe import Recipe, make_recipe, parse_rule
+from ggq.convert.candidates import MEASURED_WITH, able
+from ggq.convert.recipe import Recipe, make_recipe, parse_rules
 from ggq.convert.recipe_file import read_recipe
+from ggq.convert.target import Target, parse_target
 from ggq.errors import UsageError
+from ggq.quant import parse_scheme
 
 DEFAULT_SCHEME = "q4-g32"
 """Of the body when nothing is said."""
@@ -25,6 +28,9 @@ class Choices(TypedDict, total=False):
         keep: "REGEX=SCHEME" each: matrices whose names match get that scheme; the first that matches decides.
         recipe: A recipe file (see `ggq.convert.recipe_file.read_recipe`) instead of the first three; `keep` comes
             before its rules.
+        target_bpw: Bits per weight of all matrices, embedding, scales and padding included: the schemes are chosen so
+            that the result has at most so many and differs least from the original. It takes `method` and `keep`.
+        target_size: The same for the bytes of the file, such as "3GiB".
     """
 
     scheme: str | None
@@ -32,22 +38,45 @@ class Choices(TypedDict, total=False):
     embedding: str | None
     keep: Sequence[str] | None
     recipe: str | os.PathLike[str] | None
+    target_bpw: float | None
+    target_size: str | int | None
 
 
-def choose_recipe(choices: Choices) -> Recipe:
-    """The recipe that was asked for.
+@dataclass(frozen=True)
+class Wish:
+    """What was asked for.
+
+    Args:
+        recipe: The schemes; with a target, only its rules count.
+        target: The budget to solve for, if any.
+        method: Of what a target is solved for.
+    """
+
+    recipe: Recipe
+    target: Target | None = None
+    method: str = ""
+
+
+def read_choices(choices: Choices) -> Wish:
+    """What options ask for.
 
     Raises:
-        GGQError: An option does not exist, contradicts another or cannot be used.
+        GGQError: One does not exist, contradicts another or cannot be used.
     """
     check_choices(choices)
     keep = choices.get("keep") or ()
+    target = parse_target(choices.get("target_bpw"), choices.get("target_size"))
+    if target is not None:
+        method = choices.get("method") or MEASURED_WITH
+        floats = parse_scheme("f32")  # takes part in nothing: a target gives every matrix a scheme of its own
+        rules = (replace(rule, method=rule.method or able(method, rule.scheme)) for rule in parse_rules(keep))
+        return Wish(Recipe(floats, floats, tuple(rules)), target, method)
     file = choices.get("recipe")
     if file is None:
         scheme = choices.get("scheme") or DEFAULT_SCHEME
-        return make_recipe(scheme, choices.get("method"), choices.get("embedding"), keep)
+        return Wish(make_recipe(scheme, choices.get("method"), choices.get("embedding"), keep))
     recipe = read_recipe(file)
-    return replace(recipe, rules=(*(parse_rule(text) for text in keep), *recipe.rules))
+    return Wish(replace(recipe, rules=(*parse_rules(keep), *recipe.rules)))
 
 
 def check_choices(choices: Mapping[str, object]) -> None:
@@ -55,6 +84,23 @@ def check_choices(choices: Mapping[str, object]) -> None:
     for name in choices:
         if name not in Choices.__annotations__:
             raise UsageError(f"there is no option {name!r}; there are {', '.join(Choices.__annotations__)}")
-    given = [name for name in ("scheme", "method", "embedding") if choices.get(name) is not None]
-    if choices.get("recipe") is not None and given:
-        raise UsageError(f"--recipe and --{given[0]} exclude each other", fix=f"write {given[0]} into the recipe file")
+    given = [name for name in Choices.__annotations__ if choices.get(name) is not None]
+    for name, others in EXCLUDED.items():
+        found = next((other for other in others if other in given), None)
+        if name in given and found is not None:
+            shown = [f"--{each.replace('_', '-')}" for each in (name, found)]
+            raise UsageError(f"{shown[0]} and {shown[1]} exclude each other", fix=_FIXES.get(name))
+
+
+EXCLUDED = {
+    "recipe": ("scheme", "method", "embedding", "target_bpw", "target_size"),
+    "target_bpw": ("scheme", "embedding", "target_size"),
+    "target_size": ("scheme", "embedding"),
+}
+"""Options that cannot be given beside another."""
+
+_FIXES = {
+    "recipe": "write it into the recipe file",
+    "target_bpw": "with a target, --keep REGEX=SCHEME says what a matrix must have",
+    "target_size": "with a target, --keep REGEX=SCHEME says what a matrix must have",
+}

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import ggq
 from ggq.convert.calibration import Calibration, make_calibration
 from ggq.convert.checkpoint import CONFIG, load_config
-from ggq.convert.choices import Choices, choose_recipe
+from ggq.convert.choices import Choices, read_choices
 from ggq.convert.fingerprint import fingerprint
 from ggq.convert.folder import Folder
 from ggq.convert.hub import find_source
 from ggq.convert.machine import peak_memory, physical_cores
+from ggq.convert.mix import solve_target
 from ggq.convert.pipeline import Progress, write_tensors
 from ggq.convert.plan import Plan, make_plan
 from ggq.convert.preflight import check_disk, check_output
@@ -33,18 +34,27 @@ if TYPE_CHECKING:
 MOST_WORKERS = 1024
 
 
-def plan(source: str | os.PathLike[str], **choices: Unpack[Choices]) -> Plan:
-    """Work out what `convert` would write, from the checkpoint's headers alone.
+def plan(
+    source: str | os.PathLike[str],
+    *,
+    calibration: str | os.PathLike[str] | None = None,
+    told: Callable[[str], None] | None = None,
+    **choices: Unpack[Choices],
+) -> Plan:
+    """Work out what `convert` would write, from the checkpoint's headers alone unless a target is to be solved for.
 
     Args:
         source: A folder, or ORG/NAME or ORG/NAME@REVISION on the Hugging Face hub.
+        calibration: A text to measure sensitivity on where a target is to be solved for; random tokens without it.
+        told: Called with what is being done while a target is solved for.
         choices: Schemes and methods; see `ggq.convert.choices.Choices`.
 
     Raises:
         GGQError: Whatever would make the conversion fail, as far as it shows before a weight is read.
     """
-    recipe = choose_recipe(choices)
-    return make_plan(find_source(source, _check_config), recipe)
+    wish = read_choices(choices)
+    planned = make_plan(find_source(source, _check_config), wish.recipe)
+    return planned if wish.target is None else solve_target(planned, wish.target, wish.method, calibration, told)
 
 
 def convert(
@@ -83,7 +93,7 @@ def convert(
         GGQError: The checkpoint, an option or the place of the result cannot be used, or the disk is full.
     """
     check_workers(workers)
-    planned = plan(source, **choices)
+    planned = plan(source, calibration=calibration, **choices)
     return run(
         planned,
         Path(out),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
@@ -73,6 +73,7 @@ class Plan:
         assets: Files that are kept whole.
         tensors: In the order in which they are written: as a forward pass meets them.
         ignored: Names of tensors that are known to mean nothing.
+        divergence: What was predicted for a mix that was solved for; see `ggq.convert.mix.Mix`.
     """
 
     source: Source
@@ -84,6 +85,7 @@ class Plan:
     assets: Mapping[str, bytes]
     tensors: tuple[TensorPlan, ...]
     ignored: tuple[str, ...]
+    divergence: float | None = None
 
     @property
     def source_bytes(self) -> int:
@@ -149,6 +151,21 @@ def make_plan(source: Source, recipe: Recipe) -> Plan:
     )
 
 
+def with_recipe(plan: Plan, recipe: Recipe, divergence: float | None = None) -> Plan:
+    """The plan with other schemes.
+
+    Args:
+        plan: Of any recipe.
+        recipe: Which scheme each tensor gets.
+        divergence: What was predicted for it.
+    """
+    tensors = (
+        _plan_tensor(TensorSpec(tensor.name, tensor.role, tensor.shape), tensor.source, recipe)
+        for tensor in plan.tensors
+    )
+    return replace(plan, recipe=recipe, tensors=tuple(tensors), divergence=divergence)
+
+
 def match_tensors(specs: Iterable[TensorSpec], checkpoint: Checkpoint) -> tuple[list[TensorSpec], tuple[str, ...]]:
     """The tensors to convert, and the names of those to ignore.
 
@@ -205,6 +222,7 @@ def plan_document(plan: Plan) -> dict[str, Any]:
         "file_bytes": plan.file_bytes,
         "weights": plan.weights,
         "bits_per_weight": plan.bits_per_weight,
+        "predicted_kld": plan.divergence,
         "ignored": list(plan.ignored),
         "assets": {name: len(data) for name, data in plan.assets.items()},
         "tensors": [

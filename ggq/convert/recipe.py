@@ -72,14 +72,18 @@ class Recipe:
             scheme, method = self.scheme, None
         if scheme.kind == "float":
             return scheme, ""
-        if scheme.group > round_up(spec.shape[-1], COLUMN_STEP):
-            scheme = replace(scheme, group=ROW)
+        scheme = fit_group(scheme, spec.shape[-1])
         return scheme, choose_method(scheme, method or self.method).name
 
     @property
     def body_method(self) -> str:
         """The method of the body, "none" where it stores floats."""
         return "none" if self.scheme.kind == "float" else self.method or default_method(self.scheme)
+
+
+def fit_group(scheme: Scheme, columns: int) -> Scheme:
+    """The scheme with one group for a whole row where a group would be larger than the padded row."""
+    return replace(scheme, group=ROW) if scheme.group > round_up(columns, COLUMN_STEP) else scheme
 
 
 def make_recipe(
@@ -99,7 +103,7 @@ def make_recipe(
     """
     body, filled = parse_filled(scheme)
     outer, other = (embedding_scheme(body), None) if embedding is None else parse_filled(embedding)
-    rules = [parse_rule(text) for text in keep]
+    rules = list(parse_rules(keep))
     if filled is not None:  # the name of the body's scheme says the method of the body and of nothing else
         if method not in (None, filled):
             raise UsageError(f"scheme {scheme} is filled by {filled}, and method {method} was asked for")
@@ -117,6 +121,11 @@ def embedding_scheme(body: Scheme) -> Scheme:
     if body.kind == "float" or body.bits >= EMBEDDING_BITS:
         return body
     return replace(body, kind="uniform", bits=EMBEDDING_BITS)
+
+
+def parse_rules(keep: Sequence[str]) -> tuple[Rule, ...]:
+    """Rules written REGEX=SCHEME, in their order."""
+    return tuple(parse_rule(text) for text in keep)
 
 
 def parse_rule(text: str) -> Rule:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -101,20 +101,29 @@ class WindowRun:
             The buffers that later segments read. A product that nobody reads is observed and not computed.
         """
         state = dict(buffers)  # no operation changes an array, it puts another in its place
-        cache: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        cache: dict[int, Sequence[np.ndarray]] = {}
         with np.errstate(over="ignore", invalid="ignore"):  # whoever looks at the numbers finds what is infinite
             for op, useful in _with_use(segment):
-                self._execute(op, tokens, state, cache, useful)
+                self.step(op, tokens, state, cache, useful)
         return {buffer: state[buffer] for buffer in segment.kept}
 
-    def _execute(
+    def step(
         self,
         op: Op,
         tokens: np.ndarray,
         state: Buffers,
-        cache: dict[int, tuple[np.ndarray, np.ndarray]],
-        useful: frozenset[Buffer],
+        cache: dict[int, Sequence[np.ndarray]],
+        useful: frozenset[Buffer] | None = None,
     ) -> None:
+        """Carry out one operation.
+
+        Args:
+            op: Of this tape.
+            tokens: (windows, context), ids.
+            state: What earlier operations wrote; the array that this one writes is put there.
+            cache: Keys and values by layer.
+            useful: Buffers that somebody reads afterwards; None for all.
+        """
         if isinstance(op, Embed):
             state[op.out] = self.weights(op.table)[tokens]
         elif isinstance(op, Norm):
@@ -124,24 +133,24 @@ class WindowRun:
         elif isinstance(op, Linear):
             self._linear(op, state, useful)
         elif isinstance(op, Rope):
-            state[op.buffer] = self._rotated(state[op.buffer], op.heads)
+            state[op.buffer] = self.rotated(state[op.buffer], op.heads)
         elif isinstance(op, StoreKV):
             cache[op.layer] = (state[op.key], state[op.value])
         elif isinstance(op, Attention):
-            state[op.out] = self._attended(state[op.query], *cache[op.layer], op.scale)
+            state[op.out] = self._attended(state[op.query], cache[op.layer], op.scale)
         elif isinstance(op, Gate):
             gate = state[op.gate]
             state[op.out] = gate / (1 + np.exp(-np.maximum(gate, np.float32(-80)))) * state[op.up]
         elif isinstance(op, Select):
             state[op.out] = state[op.source]
 
-    def _linear(self, op: Linear, state: Buffers, useful: frozenset[Buffer]) -> None:
+    def _linear(self, op: Linear, state: Buffers, useful: frozenset[Buffer] | None) -> None:
         source = state[op.source]
         flat = source.reshape(-1, source.shape[-1])
         if self.observe is not None:
             self.observe(op, flat)
         for role, bias, out in zip(op.weights, op.biases, op.outs, strict=True):
-            if out not in useful:
+            if useful is not None and out not in useful:
                 continue
             result = flat @ self.weights(role).T
             if bias is not None:
@@ -149,29 +158,34 @@ class WindowRun:
             result = result.reshape(*source.shape[:-1], -1)
             state[out] = state[out] + result if op.add else result
 
-    def _rotated(self, x: np.ndarray, heads: int) -> np.ndarray:
+    def rotated(self, x: np.ndarray, heads: int, back: bool = False) -> np.ndarray:
+        """Each head's pairs turned by position times frequency, or turned back."""
         half = self.tape.rope_layout == "half"
         split = x.reshape(*x.shape[:2], heads, *((2, -1) if half else (-1, 2)))
         first, second = (split[..., 0, :], split[..., 1, :]) if half else (split[..., 0], split[..., 1])
-        cosine, sine = self.cosine[:, None], self.sine[:, None]
+        cosine, sine = self.cosine[:, None], -self.sine[:, None] if back else self.sine[:, None]
         turned = np.stack([first * cosine - second * sine, second * cosine + first * sine], -2 if half else -1)
         return turned.reshape(x.shape)
 
-    def _attended(self, query: np.ndarray, key: np.ndarray, value: np.ndarray, scale: float) -> np.ndarray:
+    def _attended(self, query: np.ndarray, cache: Sequence[np.ndarray], scale: float) -> np.ndarray:
         """Causal attention window by window, the scores of one window's heads in memory at a time."""
         tape, out = self.tape, np.empty_like(query)
         shared = tape.heads // tape.kv_heads
         for window in range(len(query)):
             q = query[window].reshape(-1, tape.kv_heads, shared, tape.head_dim).transpose(1, 2, 0, 3)
-            k, v = (x[window].reshape(-1, tape.kv_heads, 1, tape.head_dim).transpose(1, 2, 0, 3) for x in (key, value))
-            scores = q @ k.transpose(0, 1, 3, 2)
-            scores *= np.float32(scale)
-            scores += self.later
-            scores -= scores.max(axis=-1, keepdims=True)
-            np.exp(scores, out=scores)
-            scores /= scores.sum(axis=-1, keepdims=True)
-            out[window] = (scores @ v).transpose(2, 0, 1, 3).reshape(len(q[0, 0]), -1)
+            k, v = (x[window].reshape(-1, tape.kv_heads, 1, tape.head_dim).transpose(1, 2, 0, 3) for x in cache)
+            out[window] = (self.attention(q, k, scale) @ v).transpose(2, 0, 1, 3).reshape(len(q[0, 0]), -1)
         return out
+
+    def attention(self, query: np.ndarray, key: np.ndarray, scale: float) -> np.ndarray:
+        """Causal softmax of the scaled products of (..., context, head_dim) each, (..., context, context)."""
+        scores = query @ key.swapaxes(-1, -2)
+        scores *= np.float32(scale)
+        scores += self.later
+        scores -= scores.max(axis=-1, keepdims=True)
+        np.exp(scores, out=scores)
+        scores /= scores.sum(axis=-1, keepdims=True)
+        return scores
 
 
 def _with_use(segment: Segment) -> Iterator[tuple[Op, frozenset[Buffer]]]:

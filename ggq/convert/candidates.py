@@ -1,0 +1,105 @@
+"""What each scheme would cost a matrix in bits and, by its error on some of the rows, in divergence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ggq.convert.budget import Option
+from ggq.convert.checkpoint import FLOATS, Checkpoint
+from ggq.convert.plan import TensorPlan
+from ggq.errors import ConvertError
+from ggq.format.scheme import TILE_ROWS, Scheme
+from ggq.quant import METHODS, choose_method, decode, from_float32, to_float32
+from ggq.quant.matrix import geometry
+from ggq.quant.methods import prepared
+
+SAMPLE_WEIGHTS = 1 << 15
+"""Weights of a matrix, about, on which errors are measured: the error of a scheme varies little from row to row."""
+
+MEASURED_WITH = "mse"
+"""The method that errors are measured with where it can fill a scheme. Others err in like proportion."""
+
+
+def able(method: str, scheme: Scheme) -> str | None:
+    """The method if it can fill the scheme, else MEASURED_WITH, which fills all codes but those with a transform; None
+    for floats.
+
+    Raises:
+        ConvertError: No such method, or a scheme that neither fills.
+    """
+    if method not in METHODS:
+        raise ConvertError(f"unknown method {method!r}; allowed are {', '.join(METHODS)}")
+    if scheme.kind == "float":
+        return None
+    return method if METHODS[method].supports(scheme) else choose_method(scheme, MEASURED_WITH).name
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A scheme for a matrix, and as an option of a budget the bits of all its segments and the KL divergence that it
+    is predicted to cause, in nats per token."""
+
+    scheme: Scheme
+    option: Option
+
+
+def candidates(
+    checkpoint: Checkpoint, tensor: TensorPlan, schemes: Sequence[Scheme], sensitivity: NDArray[np.float64]
+) -> list[Candidate]:
+    """Measure schemes on a matrix.
+
+    Args:
+        checkpoint: Where its weights are read.
+        tensor: A matrix.
+        schemes: Any; the same one twice is measured once.
+        sensitivity: float64 (columns,); see `ggq.convert.sensitivity`.
+    """
+    sample = sample_weights(checkpoint, tensor)
+    return [
+        Candidate(
+            scheme,
+            Option(8 * geometry(scheme, tensor.shape).bytes, float(sensitivity @ column_errors(sample, scheme)) / 2),
+        )
+        for scheme in dict.fromkeys(schemes)
+    ]
+
+
+def sample_weights(checkpoint: Checkpoint, tensor: TensorPlan) -> NDArray[np.float32]:
+    """Runs of rows at equal distances, of about SAMPLE_WEIGHTS weights in all; the whole of a small matrix.
+
+    Returns:
+        float32 (rows, columns), finite: what is not counts as zero, and is refused when it is converted.
+    """
+    columns = tensor.shape[-1]
+    rows = int(np.prod(tensor.shape[:-1]))
+    runs = max(1, SAMPLE_WEIGHTS // (columns * TILE_ROWS))
+    if rows <= runs * TILE_ROWS:
+        parts = [checkpoint.read_rows(tensor.source, 0, rows)]
+    else:
+        starts = [i * (rows - TILE_ROWS) // max(1, runs - 1) for i in range(runs)]
+        parts = [checkpoint.read_rows(tensor.source, start, start + TILE_ROWS) for start in starts]
+    found = to_float32(np.concatenate(parts), FLOATS[tensor.source.dtype])
+    return np.nan_to_num(found, nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def column_errors(weights: NDArray[np.float32], scheme: Scheme) -> NDArray[np.float64]:
+    """The mean squared error of a scheme in each column.
+
+    Args:
+        weights: float32 (rows, columns).
+        scheme: Any.
+
+    Returns:
+        float64 (columns,).
+    """
+    if scheme.kind == "float":
+        decoded = to_float32(from_float32(weights, scheme.value), scheme.value)
+    else:
+        method = prepared(METHODS[MEASURED_WITH], weights, scheme)
+        decoded = decode(method.quantize(weights, scheme))
+    found: NDArray[np.float64] = np.square(weights - decoded).mean(axis=0, dtype=np.float64)
+    return found
