@@ -9,9 +9,23 @@ from pathlib import Path
 
 import pytest
 
+from ggq.format.scheme_names import BITS, GROUPS, SCHEMES
+
 ROOT = Path(__file__).resolve().parents[1]
 DEMO = ROOT / "ggq" / "demo"
 """The embedded checkpoint: a trained Llama of about a million parameters, always there."""
+
+ALL = bool(os.environ.get("GGQ_TEST_ALL"))
+"""Whether tests that run whole models take every scheme, which takes minutes more."""
+
+
+def models_schemes() -> list[str]:
+    """The schemes that whole models are run with: all bits, sizes of groups and forms, but one group for each of bits
+    and zero-point. The tests of single kernels have all of them."""
+    groups = [f"g{group}" if group else "row" for group in GROUPS]
+    crossed = [(f"q{bits}{zero}", i + 2 * (zero == "z")) for i, bits in enumerate(BITS) for zero in ("", "z")]
+    left_out = {f"{head}-{group}" for head, turn in crossed for group in groups if group != groups[turn % 4]}
+    return [name for name in SCHEMES if ALL or name not in left_out]
 
 
 def shared(*parts: str) -> Path:

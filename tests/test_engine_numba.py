@@ -20,11 +20,12 @@ from ggq.engine.numba_executor import NumbaExecutor
 from ggq.engine.tape import Run
 from ggq.errors import UnsupportedError, UsageError
 from ggq.format import open_reader
+from ggq.format.scheme import FLOAT_BYTES
 from ggq.models.decoder import build_tape
 from ggq.models.metadata import from_metadata
 from ggq.quant import SCHEMES
 from tests.small_models import CONFIGS, checkpoint, prompt, write_demo, write_ggq
-from tests.support import DEMO, shared
+from tests.support import DEMO, models_schemes, shared
 
 pytestmark = pytest.mark.kernels
 
@@ -80,7 +81,7 @@ def demo(files: dict[str, Path], name: str) -> Path:
     return files[name]
 
 
-@pytest.mark.parametrize("name", SCHEMES)
+@pytest.mark.parametrize("name", models_schemes())
 def test_logits_are_those_of_numpy_but_for_float32(files: dict[str, Path], name: str) -> None:
     got, want = both(demo(files, name), TOKENS, activations="float32", cache="f32")
     assert largest_difference(got, want) < FLOAT32_DRIFT
@@ -96,7 +97,7 @@ def test_biases_untied_and_stretched_models(config: str, tmp_path: Path) -> None
     assert largest_difference(got, want) < FLOAT32_DRIFT
 
 
-@pytest.mark.parametrize("name", [name for name in SCHEMES if name.startswith("q")])
+@pytest.mark.parametrize("name", [name for name in models_schemes() if name not in FLOAT_BYTES])
 def test_int8_activations_are_those_of_numpy_but_for_codes_on_the_edge(files: dict[str, Path], name: str) -> None:
     """Float32 drift of 1e-7 moves one int8 code in some 40,000 across an edge, and a token of this model has 3,200:
     nine tokens in ten, each a sequence of its own, have no such code and agree as float32 does. Three in four are

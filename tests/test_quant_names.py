@@ -13,8 +13,9 @@ from ggq.quant import SCHEMES, parse_scheme, scheme_name
 
 
 def test_names_converted_to() -> None:
-    assert len(SCHEMES) == len(set(SCHEMES)) == 3 + 6 * 2 * 4
+    assert len(SCHEMES) == len(set(SCHEMES)) == 3 + 6 * 2 * 4 + 5 + 4 + 9
     assert {"f32", "f16", "bf16", "q4-g32", "q4z-g64", "q8-row", "q2z-row", "q3-g128"} < set(SCHEMES)
+    assert {"q6-g32-s6", "q2m-g32-s6", "q3m-g64-s6", "ternary-g64", "c4-g64"} < set(SCHEMES)
 
 
 def test_a_name_says_how_numbers_are_stored() -> None:

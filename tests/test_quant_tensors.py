@@ -15,6 +15,7 @@ from ggq.quant import (
     METHODS,
     SCHEMES,
     check_segments,
+    choose_method,
     decode_tensor,
     default_method,
     encode_tensor,
@@ -26,6 +27,7 @@ from ggq.quant import (
     tensors,
     to_float32,
 )
+from ggq.quant.methods import prepared
 from tests.quant_oracle import bf16_bits
 
 
@@ -63,10 +65,12 @@ def test_the_type_of_the_source_does_not_matter(name: str) -> None:
 def test_a_stack_is_its_matrices_one_after_the_other(name: str) -> None:
     """S1.2."""
     scheme, weights = parse_scheme(name), normal(2, 3, 5, 33)
-    parts = [encode_tensor(matrix, scheme) for matrix in weights.reshape(6, 5, 33)]
+    method = None if scheme.kind == "float" else prepared(choose_method(scheme), weights.reshape(30, 33), scheme)
+    parts = [encode_tensor(matrix, scheme, method) for matrix in weights.reshape(6, 5, 33)]
     whole = encode_tensor(weights, scheme)
     assert {role: raw.tobytes() for role, raw in whole.items()} == {
-        role: b"".join(part[role].tobytes() for part in parts) for role in parts[0]
+        role: parts[0][role].tobytes() if role == "codebook" else b"".join(part[role].tobytes() for part in parts)
+        for role in parts[0]
     }
     decoded = decode_tensor(scheme, weights.shape, whole)
     assert decoded.shape == weights.shape

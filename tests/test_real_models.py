@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -11,17 +10,16 @@ import pytest
 import ggq
 from ggq.engine.loading import load
 from ggq.format import open_reader
-from ggq.quant import SCHEMES
-from tests.support import shared
+from tests.support import ALL, models_schemes, shared
 
 FLOAT32_DRIFT = 5e-6
 """How far float32 moves logits, relative to the largest: see tests/test_engine_numba.py."""
 
-ALL = bool(os.environ.get("GGQ_TEST_ALL"))
-"""Whether pylm is run with every scheme too, which takes minutes."""
+SOME = ("q2z-g64", "q4-g32", "q6-row", "q3m-g64-s6", "c3-g32-s6", "bf16")
+"""Schemes that the larger model is run with."""
 
-CASES = [("stories260k", name) for name in SCHEMES]
-CASES += [("pylm", name) for name in (SCHEMES if ALL else ("q2z-g64", "q4-g32", "q6-row", "bf16"))]
+CASES = [("stories260k", name) for name in models_schemes()]
+CASES += [("pylm", name) for name in (models_schemes() if ALL else SOME)]
 
 
 @pytest.mark.parametrize(("model", "scheme"), CASES)

@@ -26,7 +26,6 @@ OTHER_SHAPES = {"q4m-g16-s8": (2, 3, 139), "q3z-g32-s4": (3, 300), "c4-row-s6": 
 """Shapes of schemes that are to have more than one super-group, or two matrices."""
 
 MORE_SCHEMES = (
-    "q4m-g32",
     "q5m-row",
     "q4m-g16-s8",
     "q3z-g32-s4",

@@ -22,6 +22,10 @@ LARGEST_GROUP = 1 << 24
 SCHEMES: tuple[str, ...] = (
     *FLOAT_BYTES,
     *(f"q{bits}{zero}-{f'g{group}' if group else 'row'}" for zero in ("", "z") for bits in BITS for group in GROUPS),
+    *(f"q{bits}-g32-s6" for bits in BITS[:-1]),
+    *(f"q{bits}m-g32-s6" for bits in BITS[:-2]),
+    *("q4-g64-s6", "q3m-g64-s6", "q4m-g32", "ternary-g64", "binary-g64"),
+    *("c4-g64", "c4-g32-s6", "c3-g32-s6", "c2-g32-s6"),
 )
 """Names of the schemes that are converted to and tested."""
 
