@@ -18,7 +18,7 @@ import pytest
 from ggq.engine.loading import load, roles_to_names
 from ggq.engine.numba_executor import NumbaExecutor
 from ggq.engine.tape import Run
-from ggq.errors import UnsupportedError, UsageError
+from ggq.errors import FormatError, UnsupportedError, UsageError
 from ggq.format import open_reader
 from ggq.format.scheme import FLOAT_BYTES
 from ggq.models.decoder import build_tape
@@ -197,6 +197,30 @@ def test_a_group_that_no_kernel_has_is_refused(tmp_path: Path) -> None:
     config, path = CONFIGS["grouped"], tmp_path / "m.ggq"
     write_ggq(path, config, checkpoint(config), "q4-g16")
     with pytest.raises(UnsupportedError, match="no kernel multiplies groups of 16 columns"):
+        load(path)
+
+
+@pytest.mark.parametrize("name", ["c3-row", "c2-g32+order", "q4-g32-s6+scale+order"])
+def test_small_models_of_codebooks_and_transforms(name: str, tmp_path: Path) -> None:
+    """A table's memory must live as long as the tape: where little else is allocated, it is used again at once."""
+    config, path = CONFIGS["grouped"], tmp_path / "m.ggq"
+    write_ggq(path, config, checkpoint(config), name)
+    got, want = both(path, prompt(config, 20), activations="float32", cache="f32")
+    assert largest_difference(got, want) < FLOAT32_DRIFT
+
+
+@pytest.mark.parametrize("place", [2, -1])
+def test_an_order_of_columns_out_of_bounds_is_refused(tmp_path: Path, place: int) -> None:
+    """S10.3: kernels read the inputs that it names, those of padding columns too."""
+    config, path = {**CONFIGS["grouped"], "intermediate_size": 44}, tmp_path / "m.ggq"
+    write_ggq(path, config, checkpoint(config), "q4-g32+order")
+    with open_reader(path) as reader:
+        segment = reader.tensors["model.layers.0.mlp.down_proj.weight"].segments["input_order"]
+    data = bytearray(path.read_bytes())
+    order = np.frombuffer(data, "<u4", 64, segment.offset)
+    order[place] = 2**31
+    path.write_bytes(data)
+    with pytest.raises(FormatError, match=r"down_proj.*is column 2147483648; allowed are 0 to (43|63) \(S10.3\)"):
         load(path)
 
 

@@ -24,10 +24,11 @@ from ggq.engine.tape import (
     Tape,
     activation_group,
 )
-from ggq.errors import UnsupportedError
+from ggq.errors import FormatError, UnsupportedError
 from ggq.format import Reader
 from ggq.format.scheme import TABLE_LIMITS, Geometry, Scheme, round_up
 from ggq.quant.matrix import middle, subscale_offset
+from ggq.quant.transform import checked_order
 
 if TYPE_CHECKING:
     from ggq_kernels.calls import Heads, Int8Rows, Packed, Rows
@@ -83,6 +84,7 @@ class Weights:
 
         Raises:
             UnsupportedError: A scheme that no kernel multiplies.
+            FormatError: An order of columns that points outside.
         """
         from ggq_kernels.calls import Packed
 
@@ -96,6 +98,13 @@ class Weights:
             fix = "convert it to groups of 32, 64, 128 or a row"
             raise UnsupportedError(problem, path=self._reader.path, where=f"tensor {entry.name}", fix=fix)
         activations, step = activation_form(self._reader, entry)
+        if "input_order" in entry.segments:  # kernels read where it says, so its padding is looked at too
+            order = self._reader.segment(entry.name, "input_order").view("<u4")
+            try:
+                checked_order(order, sizes.columns)
+                checked_order(order, sizes.padded_columns)
+            except FormatError as error:
+                raise FormatError(error.problem, path=self._reader.path, where=f"tensor {entry.name}") from None
         return Packed(
             value="",
             bits=scheme.bits,
@@ -120,11 +129,12 @@ class Weights:
 
     def _table(self, role: str) -> int:
         """Address of a codebook's entries less the least possible one, as 16 unsigned bytes."""
-        entries = self._reader.segment(self._names[role], "codebook").view(np.int8)
-        table = np.zeros(16, np.uint8)
-        table[: entries.size] = entries.astype(np.int16) - TABLE_LIMITS[0]
-        self._kept[f"{role}/table"] = table
-        return int(table.ctypes.data)
+        key = f"{role}/table"
+        if key not in self._kept:  # once: rows of the tape hold the address
+            entries = self._reader.segment(self._names[role], "codebook").view(np.int8)
+            self._kept[key] = np.zeros(16, np.uint8)
+            self._kept[key][: entries.size] = entries.astype(np.int16) - TABLE_LIMITS[0]
+        return int(self._kept[key].ctypes.data)
 
     def vector(self, role: str) -> int:
         """Address of a one-dimensional tensor as float32, padded with zeros to whole register tiles."""
