@@ -20,7 +20,7 @@ from tests.support import DEMO, ROOT, run_ggq
 
 def test_the_table_and_the_file_agree(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "demo.ggq"
-    assert main(["convert", str(DEMO), str(out), "--keep", "layers.2.mlp.down=q2-row"]) == 0
+    assert main(["convert", str(DEMO), str(out), "--scheme", "q4-g32", "--keep", "layers.2.mlp.down=q2-row"]) == 0
     text = capsys.readouterr().out
     with open_reader(out) as reader:
         assert f"digest           {reader.digest.hex()}\n" in text

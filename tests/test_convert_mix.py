@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from ggq.cli.main import main
-from ggq.convert.candidates import candidates, column_errors, sample_weights
+from ggq.convert.candidates import candidates, column_errors, sample_weights, usual_sensitivity
 from ggq.convert.checkpoint import Checkpoint
 from ggq.convert.convert import convert, plan
 from ggq.convert.mix import LADDER, ladder
@@ -23,7 +23,7 @@ from ggq.errors import ConvertError, UsageError
 from ggq.format import open_reader
 from ggq.models.decoder import build_tape
 from ggq.quant import parse_scheme, scheme_name
-from tests.checkpoints import tiny
+from tests.checkpoints import replace_tensors, tiny
 from tests.support import DEMO
 
 
@@ -156,7 +156,7 @@ def test_dry_run_tells_the_prediction(tmp_path: Path, capsys: pytest.CaptureFixt
     assert main(["convert", source, "--dry-run", "--target-bpw", "4.5"]) == 0
     text = capsys.readouterr().out
     assert re.search(r"^divergence +about \S+ nats per token predicted$", text, re.MULTILINE)
-    assert main(["convert", source, "--dry-run"]) == 0
+    assert main(["convert", source, "--dry-run", "--scheme", "q4-g32"]) == 0
     assert "divergence" not in capsys.readouterr().out
 
 
@@ -208,3 +208,46 @@ def test_what_a_method_cannot_fill_is_filled_by_mse(tmp_path: Path) -> None:
     planned = plan(tiny(tmp_path / "m"), target_bpw=5.0, method="kmeans")
     found = {(tensor.scheme.kind, tensor.method) for tensor in planned.matrices}
     assert found <= {("codebook", "kmeans"), ("uniform", "mse"), ("float", "")} and ("uniform", "mse") in found
+
+
+@pytest.mark.parametrize("preset, bits", [("small", 3.3), ("balanced", 4.6), ("high", 6.6)])
+def test_presets_are_mixes_of_their_sizes(preset: str, bits: float) -> None:
+    planned = plan(DEMO, preset=preset)
+    assert bits - 0.02 < planned.bits_per_weight <= bits
+    assert {tensor.method for tensor in planned.matrices} == {"mse"}
+
+
+def test_a_text_changes_the_method_of_a_preset(tmp_path: Path) -> None:
+    source = tiny(tmp_path / "m")
+    assert {tensor.method for tensor in plan(source, preset="balanced").matrices} == {"mse"}
+    methods = {tensor.method for tensor in plan(source, preset="balanced", calibration=DEMO / "valid.txt").matrices}
+    assert "gptq" in methods and "mse" not in methods
+    assert {tensor.method for tensor in plan(source, preset="balanced", method="absmax").matrices} >= {"absmax"}
+    assert scheme_name(plan(source).recipe.scheme) == "q4-g32"
+
+
+@pytest.mark.parametrize("option", ["scheme", "embedding", "recipe", "target_bpw", "target_size"])
+def test_a_preset_excludes_what_it_decides(option: str) -> None:
+    with pytest.raises(UsageError, match=f"--preset and --{option}|--{option} and --preset".replace("_", "-")):
+        plan(DEMO, preset="small", **{option: 5.0 if option == "target_bpw" else "1MB"})  # type: ignore[arg-type]
+
+
+def test_an_unknown_preset_is_refused() -> None:
+    with pytest.raises(UsageError, match="unknown preset 'tiny'; allowed are small, balanced, high"):
+        plan(DEMO, preset="tiny")
+
+
+def test_a_model_that_computes_no_numbers_gets_a_usual_mix(tmp_path: Path) -> None:
+    source = tiny(tmp_path / "m", dtype="f32")
+    huge = np.full((44, 32), 3e38, np.float32)
+    replace_tensors(source / "model.safetensors", {"model.layers.1.mlp.up_proj.weight": huge})
+    planned = plan(source, target_bpw=6.0)
+    assert planned.bits_per_weight <= 6.0
+    bits = {tensor.role: tensor.scheme.bits for tensor in planned.matrices}
+    assert bits.pop("layers.1.mlp.up.weight") == 2  # lost under every scheme, and refused when it is converted
+    assert min(bits.values()) >= 4
+    with pytest.raises(ConvertError, match="tensor model.layers.1.mlp.up_proj.weight, .*too large"):
+        convert(source, tmp_path / "m.ggq", target_bpw=6.0)
+    ones = np.ones((8, 32), np.float32)
+    usual = [usual_sensitivity(ones, role).sum() for role in ("embedding.weight", "layers.0.mlp.up.weight")]
+    assert usual[0] == pytest.approx(30 * usual[1])

@@ -93,7 +93,7 @@ def test_the_compiled_encoder_leaves_bad_weights_to_the_reference(
         weights[40, 7] = bad
         replace_tensors(source / "model.safetensors", {name: weights})
         with pytest.raises(ConvertError, match=f"tensor {name}, rows 32 to 43: .*{message}"):
-            convert(source, tmp_path / "m.ggq", workers=2)
+            convert(source, tmp_path / "m.ggq", scheme="q4-g32", workers=2)
 
 
 def test_matrices_stored_one_after_the_other_are_placed_one_by_one(tmp_path: Path) -> None:
@@ -229,13 +229,13 @@ def test_known_leftovers_are_ignored_and_listed(tmp_path: Path) -> None:
         source / "model.safetensors",
         {names[0]: np.ones(4, np.float32), names[1]: np.zeros((320, 32), np.float16)},
     )
-    report = convert(source, tmp_path / "m.ggq")
+    report = convert(source, tmp_path / "m.ggq", scheme="q4-g32")
     assert sorted(report.ignored) == sorted(names)
     assert not {tensor.name for tensor in report.tensors} & set(names)
 
 
 def test_the_report_names_the_worst_tensors(tmp_path: Path) -> None:
-    report = convert(tiny(tmp_path / "m"), tmp_path / "m.ggq", keep=["layers.1.mlp.gate=q2-row"])
+    report = convert(tiny(tmp_path / "m"), tmp_path / "m.ggq", scheme="q4-g32", keep=["layers.1.mlp.gate=q2-row"])
     worst = report.worst(3)
     assert [tensor.scheme for tensor in worst] == ["q2-row", "q4-g32", "q4-g32"]
     assert worst[0].relative_rmse > worst[1].relative_rmse >= worst[2].relative_rmse > 0
@@ -255,7 +255,7 @@ def test_weights_that_are_no_numbers_are_refused_by_name_and_nothing_is_left(
     weights[40, 7] = bad
     replace_tensors(source / "model.safetensors", {name: weights})
     with pytest.raises(ConvertError, match=f"tensor {name}, {rows}: 1 of 384 weights are NaN or infinite"):
-        convert(source, tmp_path / "m.ggq", workers=2)
+        convert(source, tmp_path / "m.ggq", scheme="q4-g32", workers=2)
     assert [path.name for path in tmp_path.iterdir()] == ["m"]
 
 
@@ -263,7 +263,7 @@ def test_a_bad_norm_is_refused_by_name(tmp_path: Path) -> None:
     source = tiny(tmp_path / "m")
     replace_tensors(source / "model.safetensors", {"model.norm.weight": np.full(32, np.nan, np.float32)})
     with pytest.raises(ConvertError, match="tensor model.norm.weight: 32 of 32 weights are NaN"):
-        convert(source, tmp_path / "m.ggq")
+        convert(source, tmp_path / "m.ggq", scheme="q4-g32")
 
 
 def test_weights_too_large_for_the_scheme_are_refused_by_name(tmp_path: Path) -> None:

@@ -105,6 +105,14 @@ def convert(
             show_default=False,
         ),
     ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PRESET",
+            help="small, balanced or high: a mix of 3.3, 4.6 or 6.6 bits; takes minutes for a large model.",
+            show_default=False,
+        ),
+    ] = None,
     target_bpw: Annotated[
         float | None,
         typer.Option(
@@ -133,7 +141,8 @@ def convert(
     Ctrl-C. The result is the same for any number of workers.
 
     Example:
-        ggq convert ./my-model my-model.ggq --scheme q4-g32
+        ggq convert ./my-model my-model.ggq --preset balanced
+        ggq convert ./my-model my-model.ggq --target-size 3GiB --calibration text.txt --method gptq
         ggq convert HuggingFaceTB/SmolLM2-135M smol.ggq --scheme q4z-g64 --keep "down_proj=q6-g64"
         ggq convert ./my-model my-model.ggq --scheme q3-g64 --method gptq --calibration text.txt
     """
@@ -148,6 +157,7 @@ def convert(
         planned = plan(
             source,
             calibration=calibration,
+            statistics=statistics,
             told=told,
             scheme=scheme,
             method=method,
@@ -156,6 +166,7 @@ def convert(
             recipe=recipe,
             target_bpw=target_bpw,
             target_size=target_size,
+            preset=preset,
         )
     calibrated = make_calibration(planned, calibration, calibration_tokens, calibration_context, statistics)
     if dry_run:

@@ -17,6 +17,12 @@ from ggq.quant import parse_scheme
 DEFAULT_SCHEME = "q4-g32"
 """Of the body when nothing is said."""
 
+PRESETS = {"small": 3.3, "balanced": 4.6, "high": 6.6}
+"""Bits per weight of what one word asks for: mixes, as no single scheme does as well at any size (NOTES.md)."""
+
+CALIBRATED_WITH = "gptq"
+"""The method of a preset where there is a text; MEASURED_WITH is that of the others."""
+
 
 class Choices(TypedDict, total=False):
     """Keyword arguments that choose schemes and methods; None counts as left out.
@@ -31,6 +37,7 @@ class Choices(TypedDict, total=False):
         target_bpw: Bits per weight of all matrices, embedding, scales and padding included: the schemes are chosen so
             that the result has at most so many and differs least from the original. It takes `method` and `keep`.
         target_size: The same for the bytes of the file, such as "3GiB".
+        preset: A key of PRESETS, a target and a method.
     """
 
     scheme: str | None
@@ -40,6 +47,7 @@ class Choices(TypedDict, total=False):
     recipe: str | os.PathLike[str] | None
     target_bpw: float | None
     target_size: str | int | None
+    preset: str | None
 
 
 @dataclass(frozen=True)
@@ -57,8 +65,12 @@ class Wish:
     method: str = ""
 
 
-def read_choices(choices: Choices) -> Wish:
+def read_choices(choices: Choices, calibrated: bool = False) -> Wish:
     """What options ask for.
+
+    Args:
+        choices: The options.
+        calibrated: Whether there will be statistics of inputs.
 
     Raises:
         GGQError: One does not exist, contradicts another or cannot be used.
@@ -66,8 +78,13 @@ def read_choices(choices: Choices) -> Wish:
     check_choices(choices)
     keep = choices.get("keep") or ()
     target = parse_target(choices.get("target_bpw"), choices.get("target_size"))
+    preset, standard = choices.get("preset"), MEASURED_WITH
+    if preset is not None:
+        if preset not in PRESETS:
+            raise UsageError(f"unknown preset {preset!r}; allowed are {', '.join(PRESETS)}")
+        target, standard = Target(bits_per_weight=PRESETS[preset]), CALIBRATED_WITH if calibrated else MEASURED_WITH
     if target is not None:
-        method = choices.get("method") or MEASURED_WITH
+        method = choices.get("method") or standard
         floats = parse_scheme("f32")  # takes part in nothing: a target gives every matrix a scheme of its own
         rules = (replace(rule, method=rule.method or able(method, rule.scheme)) for rule in parse_rules(keep))
         return Wish(Recipe(floats, floats, tuple(rules)), target, method)
@@ -93,9 +110,10 @@ def check_choices(choices: Mapping[str, object]) -> None:
 
 
 EXCLUDED = {
-    "recipe": ("scheme", "method", "embedding", "target_bpw", "target_size"),
-    "target_bpw": ("scheme", "embedding", "target_size"),
-    "target_size": ("scheme", "embedding"),
+    "recipe": ("scheme", "method", "embedding", "target_bpw", "target_size", "preset"),
+    "target_bpw": ("scheme", "embedding", "target_size", "preset"),
+    "target_size": ("scheme", "embedding", "preset"),
+    "preset": ("scheme", "embedding"),
 }
 """Options that cannot be given beside another."""
 
@@ -103,4 +121,5 @@ _FIXES = {
     "recipe": "write it into the recipe file",
     "target_bpw": "with a target, --keep REGEX=SCHEME says what a matrix must have",
     "target_size": "with a target, --keep REGEX=SCHEME says what a matrix must have",
+    "preset": "with a preset, --keep REGEX=SCHEME says what a matrix must have",
 }

@@ -38,6 +38,7 @@ def plan(
     source: str | os.PathLike[str],
     *,
     calibration: str | os.PathLike[str] | None = None,
+    statistics: str | os.PathLike[str] | None = None,
     told: Callable[[str], None] | None = None,
     **choices: Unpack[Choices],
 ) -> Plan:
@@ -46,13 +47,14 @@ def plan(
     Args:
         source: A folder, or ORG/NAME or ORG/NAME@REVISION on the Hugging Face hub.
         calibration: A text to measure sensitivity on where a target is to be solved for; random tokens without it.
+        statistics: A file of them, which a preset chooses its method for.
         told: Called with what is being done while a target is solved for.
         choices: Schemes and methods; see `ggq.convert.choices.Choices`.
 
     Raises:
         GGQError: Whatever would make the conversion fail, as far as it shows before a weight is read.
     """
-    wish = read_choices(choices)
+    wish = read_choices(choices, calibration is not None or statistics is not None)
     planned = make_plan(find_source(source, _check_config), wish.recipe)
     return planned if wish.target is None else solve_target(planned, wish.target, wish.method, calibration, told)
 
@@ -93,7 +95,7 @@ def convert(
         GGQError: The checkpoint, an option or the place of the result cannot be used, or the disk is full.
     """
     check_workers(workers)
-    planned = plan(source, calibration=calibration, **choices)
+    planned = plan(source, calibration=calibration, statistics=statistics, **choices)
     return run(
         planned,
         Path(out),

@@ -46,6 +46,7 @@ def random_windows(vocabulary: int, context_length: int, first: int | None) -> N
     return windows
 
 
+@np.errstate(over="ignore", invalid="ignore", divide="ignore")  # who uses the result sees what is not finite
 def sensitivities(
     checkpoint: Checkpoint,
     sources: Mapping[str, SourceTensor],
