@@ -15,7 +15,7 @@ from ggq.format.scheme import TABLE_LIMITS, Scheme, round_up
 from ggq.quant import QuantizedMatrix, decode_tensor, pack
 from ggq.quant.matrix import padding_code, subscale_offset
 from ggq_kernels import calls
-from ggq_kernels.team import Team, aligned_zeros
+from ggq_kernels.threads import Team, aligned_zeros
 
 UNIT = 2.0**-24
 """Largest relative error of one float32 operation."""

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import ggq_kernels
-from ggq_kernels import compiled, limits
+from ggq_kernels import limits, store
 from ggq_kernels.calls import row
 from ggq_kernels.isa import ISA, TOKENS
 from tests.kernel_support import address, aligned, run
@@ -40,7 +40,7 @@ def test_listeners_are_not_told_of_what_is_ready() -> None:
     try:
         assert limits.read_memory.address == limits.read_memory.address != 0
         assert told in ([], ["read_memory"])  # "read_memory" when the cache was empty and no test ran before
-        before = len(compiled.compile_log)
-        assert limits.read_memory.address and len(told) < 2 and len(compiled.compile_log) == before
+        before = len(store.compile_log)
+        assert limits.read_memory.address and len(told) < 2 and len(store.compile_log) == before
     finally:
-        compiled.listeners.remove(told.append)
+        store.listeners.remove(told.append)

@@ -13,7 +13,8 @@ import pytest
 from ggq_kernels import calls
 from ggq_kernels.compiled import op
 from ggq_kernels.simd import read_i64, write_i64
-from ggq_kernels.team import SLEEPERS, Team, aligned_zeros, available_cores, fetch_add, take
+from ggq_kernels.team import SLEEPERS, fetch_add, take
+from ggq_kernels.threads import Team, aligned_zeros, available_cores
 from tests.kernel_support import Floats, address, count, output
 from tests.support import run_python
 
@@ -172,7 +173,8 @@ def test_one_team_in_two_python_threads_at_once(pair: Team) -> None:
 SETUP = """
 import os, signal
 import numpy as np
-from ggq_kernels.team import SLEEPERS, Team
+from ggq_kernels.team import SLEEPERS
+from ggq_kernels.threads import Team
 from tests.test_kernels_team import tape
 word = np.zeros(1, np.int64)
 team = Team(2)

@@ -259,7 +259,7 @@ class Binder:
         return widths
 
     def _allocate(self, size: int) -> int:
-        from ggq_kernels.team import aligned_zeros
+        from ggq_kernels.threads import aligned_zeros
 
         self.kept.append(aligned_zeros(size))
         return int(self.kept[-1].ctypes.data)

@@ -47,8 +47,8 @@ class NumbaExecutor:
         cache: str = "f16",
         max_rows: int = 512,
     ) -> None:
-        from ggq_kernels import attention, calls
-        from ggq_kernels.team import Team
+        from ggq_kernels import calls
+        from ggq_kernels.threads import Team
 
         self.tape, self._reader, self._words = tape, reader, calls.run_words
         self._team = Team(threads)
@@ -60,7 +60,7 @@ class NumbaExecutor:
         self._tape = self._binder.bind()
         self._logits = self._binder.array(tape.logits)
         page_bytes = tape.layers * calls.layer_bytes(cache, tape.kv_heads, tape.head_dim)
-        self._pool = PagePool(page_bytes, attention.PAGE)
+        self._pool = PagePool(page_bytes, calls.PAGE)
         self._sequences: dict[int, PagedSequence] = {}
         self._opened = 0
         self._rope = np.zeros((0, tape.head_dim), np.float32)

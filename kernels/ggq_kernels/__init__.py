@@ -11,9 +11,9 @@ from collections.abc import Callable
 
 def instruction_set() -> str:
     """The instruction set that the kernels are compiled for: "avx512-vnni", "avx2" or "generic"."""
-    from ggq_kernels.isa import ISA
+    from ggq_kernels import ready
 
-    return ISA
+    return str(ready.module("isa").ISA)
 
 
 def read_bandwidth(threads: int | None = None) -> float:
@@ -39,23 +39,21 @@ def warmup(progress: Callable[[int, int, str], None] | None = None) -> float:
     Returns:
         Seconds spent compiling; 0 when all were there.
     """
-    from ggq_kernels import activations, attention, compiled, embed, linear, team
+    from ggq_kernels import activations, attention, compiled, embed, encode_rows, linear, store, team
 
-    modules = (activations, attention, embed, linear)
+    modules = (activations, attention, embed, encode_rows, linear, team)
     ops = [op for module in modules for op in vars(module).values() if isinstance(op, compiled.Op)]
     ops = [op for op in ops if not op.name.endswith("_float32")]
-    before = len(compiled.compile_log)
+    before = len(store.compile_log)
     for i, op in enumerate(ops):
         if progress:
             progress(i, len(ops), op.name)
         assert op.address
-    helpers = team.Team(2)  # compiles its own two functions
-    helpers.close()
-    return sum(seconds for _, seconds in compiled.compile_log[before:])
+    return sum(seconds for _, seconds in store.compile_log[before:])
 
 
 def on_compile(tell: Callable[[str], None]) -> None:
     """Have `tell` called with a kernel's name before it is compiled; kernels that are only loaded are not told."""
-    from ggq_kernels.compiled import listeners
+    from ggq_kernels.store import listeners
 
     listeners.append(tell)

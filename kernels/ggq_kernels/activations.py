@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 from numba import float32, int64
 
 from ggq_kernels.compiled import inlined, op
@@ -37,7 +36,7 @@ from ggq_kernels.simd import (
     write_f32,
     zeros_i32,
 )
-from ggq_kernels.team import take
+from ggq_kernels.team import allocate, release, take
 
 # Operands of a row, as byte offsets.
 TOKEN_COUNT, SOURCE, SOURCE_STRIDE, OUT, OUT_STRIDE, WIDTH = 8, 16, 24, 32, 40, 48
@@ -124,18 +123,19 @@ def quantize(row: int, team: int) -> None:
     piece = columns if form == 1 else max(group, PIECE // group * group)
     pieces = (columns + piece - 1) // piece
     tiles, moved = (n + TOKENS - 1) // TOKENS, order != 0 or factors != 0
-    memory = np.empty(piece if moved else 1, np.float32)
+    memory = allocate(4 * piece if moved else 4)
     while True:
         job = take(team, 1)
         if job >= tiles * pieces:
+            release(memory)
             return
         first, start = job // pieces * TOKENS, job % pieces * piece
         width, stop = 1 if n - first == 1 else TOKENS, min(start + piece, columns)
         for t in range(width):
             x = source + (first + t) * stride + start * 4
             if moved:
-                transform_columns(source + (first + t) * stride, order, factors, start, stop, memory.ctypes.data)
-                x = memory.ctypes.data
+                transform_columns(source + (first + t) * stride, order, factors, start, stop, memory)
+                x = memory
             top = float32(read_f64(row + Q_STEP) * 127.0)
             if form == 1:
                 top = peak_of(x, columns)

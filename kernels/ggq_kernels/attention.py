@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 from numba import float32
 
 from ggq_kernels.compiled import inlined, op
@@ -40,7 +39,7 @@ from ggq_kernels.simd import (
     total,
     write_f32,
 )
-from ggq_kernels.team import take
+from ggq_kernels.team import allocate, release, take
 
 PAGE = 128
 """Positions of a page; also the block of scores that is held in the first-level cache."""
@@ -202,15 +201,16 @@ def attend_all(kind: Any, row: int, team: int) -> None:
     share, wide = read_i64(row + HEADS) // kv_heads, (dim + 15) // 16 * 16
     last = runs + (count - 1) * RUN_BYTES
     jobs = read_i64(last + RUN_JOBS) + (read_i64(last + RUN_TOKENS) * share + FLOAT_ROWS - 1) // FLOAT_ROWS * kv_heads
-    scratch = np.empty(FLOAT_ROWS * (dim + PAGE + wide + 2), np.float32)
+    scratch = allocate(4 * FLOAT_ROWS * (dim + PAGE + wide + 2))
     while True:
         job = take(team, 1)
         if job >= jobs:
+            release(scratch)
             return
         run = runs
         while run < last and job >= read_i64(run + RUN_BYTES + RUN_JOBS):
             run += RUN_BYTES
-        attend(kind, row, run, job - read_i64(run + RUN_JOBS), scratch.ctypes.data)
+        attend(kind, row, run, job - read_i64(run + RUN_JOBS), scratch)
 
 
 F16, F32 = VALUES["f16"], VALUES["f32"]

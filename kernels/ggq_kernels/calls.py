@@ -7,14 +7,18 @@ of the batch.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
-from ggq_kernels import activations, attention, embed, linear, steps
-from ggq_kernels.compiled import Op
-from ggq_kernels.isa import FLOAT_ROWS, TOKENS
-from ggq_kernels.planes import PLANES
-from ggq_kernels.team import ROW_BYTES
+from ggq_kernels import ready
+from ggq_kernels.widths import PLANES
+
+# Not imported: that would import Numba, which a process with saved kernels does without.
+activations, attention, embed = (ready.module(name) for name in ("activations", "attention", "embed"))
+linear, steps = ready.module("linear"), ready.module("steps")
+FLOAT_ROWS, TOKENS = ready.module("isa").FLOAT_ROWS, ready.module("isa").TOKENS
+PAGE, ROW_BYTES = attention.PAGE, ready.module("team").ROW_BYTES
 
 CACHE_BYTES = 192 * 1024
 """Activations of a block of tokens that shall stay in a core's second-level cache while it goes through its rows."""
@@ -23,6 +27,15 @@ CHUNK_BYTES = 128 * 1024
 waits long for the last of them."""
 MOST_ROWS = max(TOKENS, FLOAT_ROWS)
 """Rows that a buffer must have beyond the batch: the kernels compute whole register tiles of tokens."""
+
+
+class HasAddress(Protocol):
+    """A kernel, saved or not."""
+
+    @property
+    def address(self) -> int:
+        """Address of its machine code."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -119,7 +132,7 @@ class Packed:
         return words
 
 
-def row(kernel: Op, operands: dict[int, int]) -> np.ndarray:
+def row(kernel: HasAddress, operands: dict[int, int]) -> np.ndarray:
     """int64 (32,): the kernel's address and its operands by byte offset."""
     words = np.zeros(ROW_BYTES // 8, np.int64)
     words[0] = kernel.address
@@ -239,7 +252,7 @@ class Heads:
 def layer_bytes(kind: str, kv_heads: int, dim: int) -> int:
     """Bytes of one layer in a page of a cache of "f16" or "f32"."""
     wide = -(-dim // 16) * 16
-    return kv_heads * attention.PAGE * (dim + wide) * {"f16": 2, "f32": 4}[kind]
+    return kv_heads * PAGE * (dim + wide) * {"f16": 2, "f32": 4}[kind]
 
 
 def store_kv_row(

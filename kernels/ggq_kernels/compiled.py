@@ -1,65 +1,25 @@
-"""Compiling and caching: where machine code is kept, and how a kernel gets an address.
+"""Compiling: how a Python function becomes machine code, and how a kernel gets an address.
 
-Numba's cache key knows a function's own bytecode and not that of its callees, so the folder's name carries a digest
-of all sources of this package, of Numba's version and of the target; a change anywhere gives a new folder.
+Numba types a function and brings it into LLVM's language; the machine code is made from that, saved (store.py), and
+loaded as every later process loads it.
 """
 
 from __future__ import annotations
 
 import functools
-import hashlib
-import os
-import tempfile
-import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-import llvmlite
+import llvmlite.binding as llvm
 import numba
 from numba import types
-from numba.core import config
-from platformdirs import user_cache_dir
+from numba.core.registry import cpu_target
 
-from ggq_kernels.isa import CPU, FEATURES
+from ggq_kernels import store
 
 OP = types.void(types.int64, types.int64)
 """Signature of every operation of a tape: the address of its row, the address of the team's state."""
-
-
-def _digest() -> str:
-    state = hashlib.blake2b(digest_size=10)
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        state.update(path.name.encode() + b"\0" + path.read_bytes())
-    for part in (numba.__version__, llvmlite.__version__, CPU, *sorted(FEATURES)):
-        state.update(part.encode() + b"\0")
-    return state.hexdigest()
-
-
-def cache_folder() -> Path:
-    """Where this version's machine code lies: in NUMBA_CACHE_DIR where that is set, else in the user's cache folder,
-    else (where nothing can be written there) in a new temporary folder that nobody else can write to."""
-    folder = Path(os.environ.get("NUMBA_CACHE_DIR") or user_cache_dir("ggq")) / f"kernels-{_digest()}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        writable = os.access(folder, os.W_OK | os.X_OK)
-    except OSError:
-        writable = False
-    return folder if writable else Path(tempfile.mkdtemp(prefix="ggq-kernels-"))
-
-
-_FOLDER = cache_folder()
-
-
-class _Cached:
-    """Points Numba's cache at our folder while a function is decorated, and leaves the user's own setting alone."""
-
-    def __enter__(self) -> None:
-        self.before, config.CACHE_DIR = config.CACHE_DIR, str(_FOLDER)
-
-    def __exit__(self, *_: Any) -> None:
-        config.CACHE_DIR = self.before
 
 
 def inlined(function: Callable[..., Any]) -> Any:
@@ -67,72 +27,77 @@ def inlined(function: Callable[..., Any]) -> Any:
     return numba.njit(nogil=True, error_model="numpy")(function)
 
 
-class compiled:
-    """A cached function callable from Python, compiled or loaded on its first call; the GIL is released while it
-    runs."""
-
-    def __init__(self, signature: str) -> None:
-        self.signature = signature
-
-    def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        made: list[Any] = []
-
-        @functools.wraps(function)
-        def first_call(*arguments: Any) -> Any:
-            if not made:
-                with _LOCK, _Cached(), _Told(function.__name__) as told:
-                    made.append(numba.njit(self.signature, nogil=True, cache=True, error_model="numpy")(function))
-                    told.loaded = bool(made[0].stats.cache_hits)
-            return made[0](*arguments)
-
-        return first_call
-
-
-compile_log: list[tuple[str, float]] = []
-"""Name and seconds of each kernel that this process had to compile rather than load."""
-listeners: list[Callable[[str], None]] = []
-"""Called with the name of each kernel before it is compiled."""
-
-
-_LOCK = threading.RLock()
-
-
-class _Told:
-    """Tells listeners of a kernel that is being made ready, and logs it if it was compiled."""
-
-    def __init__(self, name: str) -> None:
-        self.name, self.loaded = name, False
-
-    def __enter__(self) -> _Told:
-        if listeners and not any(_FOLDER.glob(f"**/*.{self.name}-*.nbi")):
-            for listener in listeners:
-                listener(self.name)
-        self.start = time.perf_counter()
-        return self
-
-    def __exit__(self, kind: Any, *_: Any) -> None:
-        if kind is None and not self.loaded:
-            compile_log.append((self.name, time.perf_counter() - self.start))
-
-
 class Op:
-    """One operation of a tape: compiled, or loaded from the cache, when its address is first asked for."""
+    """A kernel that lives at an address: compiled, or loaded, when that is first asked for.
 
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self.function, self.name = function, function.__name__
+    Args:
+        function: What it computes, of int64 arguments.
+        signature: Numba's; that of an operation of a tape by default.
+    """
+
+    def __init__(self, function: Callable[..., Any], signature: Any = OP) -> None:
+        self.function, self.name, self.signature = function, function.__name__, signature
+        package, _, module = function.__module__.rpartition(".")
+        # The folder's name knows the sources of this package and no others: those are compiled in every process.
+        self._key = f"{module}.{self.name}" if package == "ggq_kernels" else ""
+        self._address = 0
         self._made: Any = None
         self.__doc__ = function.__doc__
 
     @property
     def address(self) -> int:
-        """Address of the machine code, void(int64 row, int64 team)."""
-        if self._made is None:
-            with _LOCK, _Cached(), _Told(self.name) as told:
-                self._made = numba.cfunc(OP, cache=True, nopython=True, error_model="numpy")(self.function)
-                told.loaded = bool(self._made.cache_hits)
-        return int(self._made.address)
+        """Address of the machine code, void(int64 row, int64 team) or as its signature says."""
+        if not self._address:
+            with store.LOCK:
+                self._address = self._address or (self._key and store.load_code(self._key)) or self._compile()
+        return self._address
+
+    @property
+    def form(self) -> tuple[int, bool]:
+        """How many arguments it takes, and whether it returns anything."""
+        return len(self.signature.args), self.signature.return_type != types.void
+
+    @functools.cached_property
+    def _call(self) -> Callable[..., Any]:
+        return store.callable_at(self.address, *self.form)
+
+    def __call__(self, *arguments: int) -> Any:
+        """Run it; the GIL is released meanwhile."""
+        return self._call(*arguments)
+
+    def _compile(self) -> int:
+        for listener in store.listeners:
+            listener(self.name)
+        start = time.perf_counter()
+        self._made = numba.cfunc(self.signature, nopython=True, error_model="numpy")(self.function)
+        address = int(self._made.address)
+        if self._key:
+            module = llvm.parse_assembly(self._made.inspect_llvm())
+            named = [item for items in (module.functions, module.global_variables) for item in items]
+            needed = [item.name for item in named if item.is_declaration and not item.name.startswith("llvm.")]
+            store.save_code(self._key, self._made.native_name, needed, _machine().emit_object(module))
+            address = store.load_code(self._key) or address
+        store.compile_log.append((self.name, time.perf_counter() - start))
+        return address
+
+
+@functools.cache
+def _machine() -> Any:
+    """LLVM's description of the target, as Numba makes it."""
+    _, cpu, features = cpu_target.target_context.codegen().magic_tuple()
+    target = llvm.Target.from_default_triple()
+    place = "static" if target.name.startswith("x86") else "default"
+    options = {"cpu": cpu, "features": features, "opt": 3, "reloc": place, "codemodel": "jitdefault", "jit": True}
+    return target.create_target_machine(**options)
 
 
 def op(function: Callable[..., Any]) -> Op:
     """Make an operation of `function(row, team)`; nothing is compiled yet."""
     return Op(function)
+
+
+def compiled(arguments: int, *, returns: bool = False) -> Callable[[Callable[..., Any]], Op]:
+    """Make a kernel that Python calls, of so many int64 arguments, that returns one or nothing; nothing is compiled
+    yet."""
+    signature = (types.int64 if returns else types.void)(*[types.int64] * arguments)
+    return lambda function: Op(function, signature)

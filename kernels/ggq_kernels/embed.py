@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 from numba import float32, int64
 
 from ggq_kernels.compiled import inlined, op
@@ -22,7 +21,7 @@ from ggq_kernels.steps import (
     M_ZEROS,
     expand_steps,
 )
-from ggq_kernels.team import take
+from ggq_kernels.team import allocate, release, take
 
 # Operands of a row, as byte offsets; MATRIX is the address of a descriptor (steps.py).
 TOKEN_COUNT, TOKEN_IDS, OUT, OUT_STRIDE, COLUMNS = 8, 16, 24, 32, 40
@@ -50,13 +49,14 @@ def embed_codes(row: int, team: int) -> None:
     width0, width1, padded = read_i64(row + WIDTH0), read_i64(row + WIDTH1), read_i64(row + PADDED)
     order, factors, table = read_i64(row + ORDER), read_i64(row + COLUMN_SCALE), read_i64(m + M_TABLE)
     zeros, minimums, groups = read_i64(m + M_ZEROS), read_i64(m + M_MINIMUMS), read_i64(m + M_GROUPS)
-    group, memory, point = read_i64(m + M_GROUP), np.empty(32, np.float32), float32(read_f64(m + M_MIDDLE))
+    group, steps, point = read_i64(m + M_GROUP), allocate(128), float32(read_f64(m + M_MIDDLE))
     while True:
         t = take(team, 1)
         if t >= n:
+            release(steps)
             return
         token = read_i64(ids + 8 * t)
-        tile, lane, steps = token // 16, token % 16, memory.ctypes.data
+        tile, lane = token // 16, token % 16
         low = read_i64(m + M_PLANE0) + tile * padded * 2 * width0
         high = read_i64(m + M_PLANE1) + tile * padded * 2 * width1
         for c in range(columns):
@@ -72,9 +72,9 @@ def embed_codes(row: int, team: int) -> None:
             elif width0 == 1:
                 number *= 2
             if minimums != 0:
-                value = memory[lane] * float32(number) - memory[16 + lane]
+                value = read_f32(steps + 4 * lane) * float32(number) - read_f32(steps + 64 + 4 * lane)
             else:
-                value = memory[lane] * (float32(number) - point)
+                value = read_f32(steps + 4 * lane) * (float32(number) - point)
             if factors != 0:
                 value *= read_f32(factors + 4 * c)
             place = c

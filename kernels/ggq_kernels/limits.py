@@ -13,7 +13,8 @@ from ggq_kernels.isa import TOKENS
 from ggq_kernels.linear import MANY, Q4
 from ggq_kernels.planes import BLOCK_BYTES, dot_bytes, sums_of, tile_sum
 from ggq_kernels.simd import add, load_f32, read_i64, splat_f32, total, write_f32
-from ggq_kernels.team import Team, aligned_zeros, take
+from ggq_kernels.team import take
+from ggq_kernels.threads import Team, aligned_zeros
 
 COUNT, SOURCE, SIZE, OUT = 8, 16, 24, 32
 PIECE = 1 << 18

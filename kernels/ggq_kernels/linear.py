@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 from numba.extending import overload
 
 from ggq_kernels.compiled import inlined, op
@@ -53,7 +52,7 @@ from ggq_kernels.simd import (
     tile_zeros,
 )
 from ggq_kernels.steps import M_PLANE0, M_PLANE1, M_SUB_LOWEST, M_TABLE, expand_steps
-from ggq_kernels.team import take
+from ggq_kernels.team import allocate, release, take
 
 AHEAD = 2048
 """Bytes by which codes are asked for in advance: 25.5 GB/s became 31.8 on two cores (512: 25.9, 1024: 30.9, 4096:
@@ -244,9 +243,9 @@ FLOAT32, WHOLE = (Tag("form", name) for name in PRODUCTS)
 
 @inlined
 def aligned_scratch(size: int) -> Any:
-    """Memory of a thread, float32, and the first address in it that is a multiple of 64."""
-    memory = np.empty(size // 4 + 16, np.float32)
-    return memory, (memory.ctypes.data + 63) // 64 * 64
+    """Memory of a thread, to be released, and the first address in it that is a multiple of 64."""
+    memory = allocate(size + 64)
+    return memory, (memory + 63) // 64 * 64
 
 
 @inlined
@@ -259,6 +258,7 @@ def linear_int8(codes: Any, row: int, team: int) -> None:
     while True:
         first = take(team, chunk)
         if first >= tiles:
+            release(memory)
             return
         last = min(first + chunk, tiles)
         for start in range(0, n, block):
@@ -273,7 +273,6 @@ def linear_int8(codes: Any, row: int, team: int) -> None:
                     multiply_many(codes, MANY, m, t, row, start, many, scratch)
                 if many < stop:
                     write(multiply_one(codes, m, t, row, many, scratch), m, t, row, many)
-    memory[0] = 0  # keeps it alive until here
 
 
 @inlined
@@ -286,6 +285,7 @@ def linear_float(form: Any, codes: Any, row: int, team: int) -> None:
     while True:
         first = take(team, chunk)
         if first >= tiles:
+            release(memory)
             return
         last = min(first + chunk, tiles)
         for start in range(0, n, block):
@@ -301,7 +301,6 @@ def linear_float(form: Any, codes: Any, row: int, team: int) -> None:
                     token += width
                 if token < stop:
                     write(product(form, codes, ONE, m, t, row, token, scratch), m, t, row, token)
-    memory[0] = 0
 
 
 Q1 = CODES[1]

@@ -32,9 +32,7 @@ from ggq_kernels.simd import (
     splat,
     store,
 )
-
-PLANES = {1: (1,), 2: (2,), 3: (2, 1), 4: (4,), 5: (4, 1), 6: (4, 2), 8: (8,)}
-"""Widths of a code's planes, low bits first (as ggq/format/scheme.py; a test keeps them equal)."""
+from ggq_kernels.widths import PLANES
 
 TABLE_BITS = (2, 3, 4)
 """Bits of codes that may stand for entries of a table."""

@@ -10,14 +10,10 @@ the kernel (futex on Linux, short sleeps elsewhere). It needs no OpenMP and surv
 
 from __future__ import annotations
 
-import os
 import platform
 import sys
-import threading
-import weakref
 from typing import Any
 
-import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
@@ -92,6 +88,18 @@ def wake_all(b: Any, address: Any) -> None:
         _futex(b, address, 129, I64(0x7FFFFFFF))  # FUTEX_WAKE_PRIVATE
 
 
+@primitive(types.int64, types.int64)
+def allocate(b: Any, size: Any) -> Any:
+    """Memory of so many bytes; arrays would need Numba's runtime, which a process with saved kernels does not have."""
+    return call(b, "malloc", I64, size)
+
+
+@primitive(types.void, types.int64)
+def release(b: Any, address: Any) -> None:
+    """Give memory back."""
+    call(b, "free", ir.VoidType(), address)
+
+
 @primitive(types.void, types.int64, types.int64, types.int64)
 def call_op(b: Any, address: Any, row: Any, team: Any) -> None:
     """Call the operation at an address."""
@@ -126,7 +134,7 @@ def next_epoch(team: int) -> None:
         wake_all(team + EPOCH)
 
 
-@compiled("void(int64)")
+@compiled(1)
 def serve(team: int) -> None:
     """A helper thread: join every operation that is still open when it is seen, until the row is 0."""
     seen = 0
@@ -150,7 +158,7 @@ def serve(team: int) -> None:
             return
 
 
-@compiled("void(int64, int64, int64, int64, int64)")
+@compiled(5)
 def lead(tape: int, first: int, last: int, team: int, threads: int) -> None:
     """Run rows first .. last - 1 of a tape with the helpers; a tape of 0 ends them."""
     for i in range(first, last):
@@ -168,64 +176,3 @@ def lead(tape: int, first: int, last: int, team: int, threads: int) -> None:
             while active != 0:
                 wait_while(team + ACTIVE, team + LEADER, active)
                 active = atomic_read(team + ACTIVE)
-
-
-class Team:
-    """Threads that run tapes together.
-
-    Args:
-        threads: How many, the caller's own included; more than the cores that this process may use are not started.
-    """
-
-    def __init__(self, threads: int | None = None) -> None:
-        cores = available_cores()
-        self.threads = max(1, min(threads or cores, cores))
-        self._lock = threading.Lock()
-        self._start()
-
-    def _start(self) -> None:
-        self._state = aligned_zeros(STATE_BYTES)
-        self.address = int(self._state.ctypes.data)
-        self._process = os.getpid()
-        for i in range(1, self.threads):
-            arguments = (self._state, self.address)
-            threading.Thread(target=_help, args=arguments, name=f"ggq-{i}", daemon=True).start()
-        # Also when nobody calls `close`: when the team is collected, and before the interpreter ends.
-        self._finish = weakref.finalize(self, _end, self._state, self.threads, self._process)
-
-    def run(self, tape: np.ndarray, first: int = 0, last: int | None = None) -> None:
-        """Run rows of a tape, int64 (n, ROW_BYTES / 8), C-contiguous; returns when all are done."""
-        last = len(tape) if last is None else last
-        if first >= last:
-            return
-        with self._lock:
-            if self._process != os.getpid():  # a forked child has none of the helper threads
-                self._start()
-            lead(tape.ctypes.data, first, last, self.address, self.threads)
-
-    def close(self) -> None:
-        """End the helper threads; what is run later is run by the caller alone."""
-        with self._lock:
-            self._finish()
-            self.threads = 1
-
-
-def _help(state: np.ndarray, address: int) -> None:
-    serve(address)  # holding `state` keeps the memory alive until this thread ends
-
-
-def _end(state: np.ndarray, threads: int, process: int) -> None:
-    if threads > 1 and process == os.getpid():
-        lead(0, 0, 1, state.ctypes.data, threads)
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def aligned_zeros(size: int, to: int = 64) -> np.ndarray:
-    """Zeroed uint8 (size,) whose address is a multiple of `to`."""
-    raw = np.zeros(size + to, np.uint8)
-    start = -raw.ctypes.data % to
-    return raw[start : start + size]

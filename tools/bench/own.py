@@ -25,7 +25,7 @@ from ggq.engine.loading import load
 from ggq.engine.tape import Buffer, Linear, Run, Tape
 from ggq.format import Writer, open_reader
 from ggq.quant import parse_scheme
-from ggq_kernels.team import Team
+from ggq_kernels.threads import Team
 
 SECONDS = 2.0
 """How long a matrix is measured, about."""
