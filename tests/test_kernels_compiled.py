@@ -15,24 +15,20 @@ from tests.support import ROOT, run_python
 pytestmark = pytest.mark.kernels
 
 COMPILE = """
-import json, warnings
+import json, sys, warnings
 warnings.simplefilter("error")
-from numba.core import config
-before = config.CACHE_DIR
 import numpy as np
-from ggq_kernels import activations, compiled, on_compile, team
+from ggq_kernels import calls, on_compile, store, threads
 told = []
 on_compile(told.append)
-address = activations.select.address
-again = activations.select.address
-two = team.Team(2)
-words = np.zeros((1, 32), np.int64)
-nothing = np.zeros(1, np.int64)
-words[0, :2] = address, nothing.ctypes.data
-two.run(words)
+two = threads.Team(2)
+source, out, nothing = np.arange(32, dtype=np.float32), np.zeros(32, np.float32), np.zeros(1, np.int64)
+one = np.ones(1, np.int64)
+here, there = (calls.Rows(array.ctypes.data, 128, 32) for array in (source, out))
+two.run(calls.select_row(one.ctypes.data, here, there, nothing.ctypes.data)[None])
 two.close()
-names = [name for name, seconds in compiled.compile_log if seconds > 0]
-print(json.dumps([sorted(names), sorted(told), config.CACHE_DIR == before, address == again != 0]))
+names = [name for name, seconds in store.compile_log if seconds > 0]
+print(json.dumps([sorted(names), sorted(told), "numba" in sys.modules, bool((out == source).all())]))
 """
 
 
@@ -44,17 +40,70 @@ def python(code: str, **environment: str) -> Any:
     return json.loads(done.stdout)
 
 
-def test_the_next_process_compiles_nothing(tmp_path: Path) -> None:
-    first = python(COMPILE, NUMBA_CACHE_DIR=str(tmp_path))
-    assert "select" in first[0] and first[0] == first[1] and first[2:] == [True, True]
-    folders = list(tmp_path.iterdir())
-    assert len(folders) == 1 and folders[0].name.startswith("kernels-")
-    assert list(folders[0].glob("**/*.nbi")) and list(folders[0].glob("**/*.nbc"))
-    assert python(COMPILE, NUMBA_CACHE_DIR=str(tmp_path)) == [[], [], True, True]
-    assert list(tmp_path.iterdir()) == folders
+def saved(folder: Path) -> list[Path]:
+    return sorted(folder.glob("kernels-*/*"))
 
 
-FOLDER = "import json\nfrom ggq_kernels.compiled import cache_folder\nprint(json.dumps(str(cache_folder())))"
+@pytest.fixture(scope="module")
+def warm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache folder in which three kernels are; copy it before changing anything."""
+    folder = tmp_path_factory.mktemp("warm")
+    assert python(COMPILE, NUMBA_CACHE_DIR=str(folder)) == [["lead", "select", "serve"]] * 2 + [True, True]
+    return folder
+
+
+def test_the_next_process_compiles_nothing_and_imports_no_numba(warm: Path) -> None:
+    files = saved(warm)
+    assert {"activations.select.kernel", "team.lead.kernel", "team.module"} <= {file.name for file in files}
+    assert python(COMPILE, NUMBA_CACHE_DIR=str(warm)) == [[], [], False, True]
+    assert saved(warm) == files
+
+
+@pytest.mark.parametrize("change", ["cut", "flip", "empty", "swap"])
+def test_a_damaged_file_is_made_anew(warm: Path, tmp_path: Path, change: str) -> None:
+    shutil.copytree(warm, tmp_path, dirs_exist_ok=True)
+    (folder,) = tmp_path.iterdir()
+    file = folder / "activations.select.kernel"
+    whole = file.read_bytes()
+    if change == "cut":
+        file.write_bytes(whole[: len(whole) // 2])
+    elif change == "flip":
+        file.write_bytes(whole[:-40] + bytes([whole[-40] ^ 1]) + whole[-39:])
+    elif change == "empty":
+        file.write_bytes(b"")
+    else:  # another kernel's file, whole in itself
+        shutil.copy(folder / "team.lead.kernel", file)
+    assert python(COMPILE, NUMBA_CACHE_DIR=str(tmp_path)) == [["select"], ["select"], True, True]
+    assert python(COMPILE, NUMBA_CACHE_DIR=str(tmp_path)) == [[], [], False, True]
+
+
+def test_a_folder_that_cannot_be_written_only_costs_time(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert python(COMPILE, NUMBA_CACHE_DIR=str(tmp_path / "file"))[3]
+
+
+def test_numba_works_beside_kernels_that_were_loaded_without_it(warm: Path) -> None:
+    """Its runtime's functions, which lead to abort() before it is imported, are its own again."""
+    code = (
+        COMPILE.replace("print(", "before = (")
+        + """
+import numba
+@numba.njit
+def fail(n):
+    if n > 2:
+        raise ValueError("three")
+    return np.ones(n).sum()
+assert fail(2) == 2
+try:
+    fail(3)
+except ValueError as error:
+    print(json.dumps(str(error)))
+"""
+    )
+    assert python(code, NUMBA_CACHE_DIR=str(warm)) == "three"
+
+
+FOLDER = "import json\nfrom ggq_kernels.store import cache_folder\nprint(json.dumps(str(cache_folder())))"
 
 
 def test_a_changed_source_has_another_folder(tmp_path: Path) -> None:
@@ -74,7 +123,7 @@ def test_the_users_cache_folder_is_used_when_none_is_set(tmp_path: Path) -> None
 
 
 def test_each_target_has_a_folder_and_an_instruction_set() -> None:
-    code = "import json\nfrom ggq_kernels.compiled import cache_folder\nfrom ggq_kernels.isa import ISA\n"
+    code = "import json\nfrom ggq_kernels.store import cache_folder\nfrom ggq_kernels.isa import ISA\n"
     code += "print(json.dumps([ISA, str(cache_folder())]))"
     targets = {"generic": "", "avx2": "+avx2,+fma,+f16c", "avx512-vnni": "+avx2,+fma,+f16c,+avx512f,+avx512vnni"}
     folders = set()
@@ -83,7 +132,8 @@ def test_each_target_has_a_folder_and_an_instruction_set() -> None:
         assert isa == name
         folders.add(folder)
     folders.add(python(code, NUMBA_CPU_NAME="nocona", NUMBA_CPU_FEATURES="")[1])
-    assert len(folders) == 4
+    folders.add(python(code, NUMBA_CPU_NAME="generic", NUMBA_CPU_FEATURES="", NUMBA_BOUNDSCHECK="1")[1])
+    assert len(folders) == 5
 
 
 # ---- machine code of targets that this machine may not have
