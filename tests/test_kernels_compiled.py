@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -59,8 +60,8 @@ def test_the_next_process_compiles_nothing_and_imports_no_numba(warm: Path) -> N
     assert saved(warm) == files
 
 
-@pytest.mark.parametrize("change", ["cut", "flip", "empty", "swap"])
-def test_a_damaged_file_is_made_anew(warm: Path, tmp_path: Path, change: str) -> None:
+@pytest.mark.parametrize("change", ["cut", "flip", "empty", "swap", "writable"])
+def test_a_file_that_is_damaged_or_that_others_can_write_is_made_anew(warm: Path, tmp_path: Path, change: str) -> None:
     shutil.copytree(warm, tmp_path, dirs_exist_ok=True)
     (folder,) = tmp_path.iterdir()
     file = folder / "activations.select.kernel"
@@ -71,9 +72,12 @@ def test_a_damaged_file_is_made_anew(warm: Path, tmp_path: Path, change: str) ->
         file.write_bytes(whole[:-40] + bytes([whole[-40] ^ 1]) + whole[-39:])
     elif change == "empty":
         file.write_bytes(b"")
+    elif change == "writable":
+        file.chmod(0o620)
     else:  # another kernel's file, whole in itself
         shutil.copy(folder / "team.lead.kernel", file)
     assert python(COMPILE, NUMBA_CACHE_DIR=str(tmp_path)) == [["select"], ["select"], True, True]
+    assert file.stat().st_mode & 0o777 == 0o600
     assert python(COMPILE, NUMBA_CACHE_DIR=str(tmp_path)) == [[], [], False, True]
 
 
@@ -115,6 +119,20 @@ def test_a_changed_source_has_another_folder(tmp_path: Path) -> None:
     with (copy / "planes.py").open("a") as source:
         source.write("# changed\n")
     assert python(code, NUMBA_CACHE_DIR="/cache") != here
+
+
+def test_a_new_folder_is_the_users_alone_and_the_oldest_others_go(tmp_path: Path) -> None:
+    for age in range(12):
+        folder = tmp_path / f"kernels-{age:020x}"
+        folder.mkdir()
+        (folder / "a.kernel").touch()
+        os.utime(folder, (1e9 - age, 1e9 - age))
+    (tmp_path / "kernels-mine").mkdir()
+    code = "import json\nfrom ggq_kernels.store import own_folder\nprint(json.dumps(str(own_folder())))"
+    own = Path(python(code, NUMBA_CACHE_DIR=str(tmp_path)))
+    assert own.stat().st_mode & 0o777 == 0o700
+    kept = [f"kernels-{age:020x}" for age in range(8)]
+    assert {path.name for path in tmp_path.iterdir()} == {*kept, own.name, "kernels-mine"}
 
 
 def test_the_users_cache_folder_is_used_when_none_is_set(tmp_path: Path) -> None:

@@ -1,8 +1,9 @@
 """Machine code of kernels on disk: saved once, loaded by llvmlite alone, so that a start needs no Numba.
 
-A folder's name is a digest of all that decides about the code: the sources of this package, the versions of Numba and
-llvmlite, the processor and its features, and the user's settings of Numba. A change anywhere gives a new folder. Each
-file begins with a digest of what follows; one that does not fit is as good as none, and the kernel is compiled anew.
+A folder's name is a digest of all that decides about the code: the sources of this package, the versions of Python,
+Numba and LLVM, the processor and its features, and the user's settings of Numba. A change anywhere gives a new folder,
+and the oldest ones are deleted. Each file begins with a digest of what follows; one that does not fit is as good as
+none, and the kernel is compiled anew. Files that another user owns or can write are not loaded: they are code.
 """
 
 from __future__ import annotations
@@ -13,8 +14,14 @@ import hashlib
 import importlib.util
 import json
 import os
+import platform
+import re
+import shutil
+import stat
+import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -43,7 +50,11 @@ UNREACHED = (
 """Functions of Numba's runtime that compiled code names where it raises an exception, which no kernel does. Without
 Numba they lead to abort()."""
 
+KEPT = 8
+"""Folders of other versions, processors and settings that are kept: those used last."""
+
 _DIGEST_BYTES = 16
+_DAY = 86400.0
 
 
 def _key() -> str:
@@ -58,7 +69,9 @@ def _key() -> str:
     if own.is_file():
         settings.append(own.read_text(encoding="utf-8", errors="replace"))
     features = llvm.get_host_cpu_features().flatten()
-    for part in (_numba_version(), llvmlite.__version__, llvm.get_host_cpu_name(), features, *settings):
+    python = f"{sys.implementation.name} {sys.version} {sys.platform} {platform.machine()}"
+    versions = python, _numba_version(), llvmlite.__version__, str(llvm.llvm_version_info)
+    for part in (*versions, llvm.get_host_cpu_name(), features, *settings):
         state.update(part.encode(errors="surrogateescape") + b"\0")
     return state.hexdigest()
 
@@ -71,21 +84,33 @@ def _numba_version() -> str:
 
 
 def cache_folder() -> Path:
-    """Where this version's machine code lies: in NUMBA_CACHE_DIR where that is set, else in the user's cache folder,
-    else (where nothing can be written there) in a new temporary folder that nobody else can write to."""
-    folder = Path(os.environ.get("NUMBA_CACHE_DIR") or user_cache_dir("ggq")) / f"kernels-{_key()}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        writable = os.access(folder, os.W_OK | os.X_OK)
-    except OSError:
-        writable = False
-    return folder if writable else Path(tempfile.mkdtemp(prefix="ggq-kernels-"))
+    """Where this version's machine code lies: in NUMBA_CACHE_DIR where that is set, else in the user's cache folder."""
+    return Path(os.environ.get("NUMBA_CACHE_DIR") or user_cache_dir("ggq")) / f"kernels-{_key()}"
 
 
 @functools.cache
 def own_folder() -> Path:
-    """The folder of this process."""
-    return cache_folder()
+    """The folder of this process; where nobody can write there, everything else works."""
+    folder = cache_folder()
+    try:
+        if folder.is_dir():
+            if time.time() - folder.stat().st_mtime > _DAY:
+                os.utime(folder)
+        else:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _forget_old(folder)
+    except OSError:
+        pass
+    return folder
+
+
+def _forget_old(folder: Path) -> None:
+    """Delete the other versions' folders that were not used for longest; another process that still uses one
+    compiles what it lacks."""
+    names = (path for path in folder.parent.iterdir() if re.fullmatch(r"kernels-[0-9a-f]{20}", path.name))
+    others = [path for path in names if path != folder and not path.is_symlink()]
+    for path in sorted(others, key=lambda path: path.stat().st_mtime, reverse=True)[KEPT:]:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def write(name: str, head: dict[str, Any], body: bytes = b"") -> None:
@@ -93,17 +118,22 @@ def write(name: str, head: dict[str, Any], body: bytes = b"") -> None:
     payload = json.dumps(head, separators=(",", ":")).encode() + b"\n" + body
     digest = hashlib.blake2b(name.encode() + b"\0" + payload, digest_size=_DIGEST_BYTES).digest()
     try:
-        with tempfile.NamedTemporaryFile(dir=own_folder(), delete=False) as file:
-            file.write(digest + payload)
-        os.replace(file.name, own_folder() / name)
+        number, unfinished = tempfile.mkstemp(dir=own_folder())  # mode 0600
+        try:
+            with os.fdopen(number, "wb") as file:
+                file.write(digest + payload)
+            os.replace(unfinished, own_folder() / name)
+        except OSError:
+            os.unlink(unfinished)
     except OSError:
         return
 
 
 def read(name: str) -> tuple[dict[str, Any], bytes] | None:
-    """What `write` has saved under a name; None when there is nothing or it is damaged."""
+    """What `write` has saved under a name; None when there is nothing, it is damaged, or somebody else's."""
     try:
-        data = (own_folder() / name).read_bytes()
+        with open(own_folder() / name, "rb") as file:
+            data = file.read() if _trusted(os.fstat(file.fileno())) else b""
     except OSError:
         return None
     digest, payload = data[:_DIGEST_BYTES], data[_DIGEST_BYTES:]
@@ -112,6 +142,13 @@ def read(name: str) -> tuple[dict[str, Any], bytes] | None:
     head, _, body = payload.partition(b"\n")
     found: dict[str, Any] = json.loads(head)
     return found, body
+
+
+def _trusted(status: os.stat_result) -> bool:
+    """Whether only this user, or the system's administrator, can have written a file."""
+    if not hasattr(os, "geteuid"):  # Windows: the user's cache folder is the user's alone
+        return True
+    return status.st_uid in (0, os.geteuid()) and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
 def save_code(kernel: str, symbol: str, needed: list[str], code: bytes) -> None:
