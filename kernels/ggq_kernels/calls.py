@@ -25,6 +25,8 @@ CACHE_BYTES = 192 * 1024
 CHUNK_BYTES = 128 * 1024
 """Bytes of weights, about, that a thread takes at a time: runs that short are still read at full speed, and nobody
 waits long for the last of them."""
+EVERY = 1 << 62
+"""More tokens than there are."""
 MOST_ROWS = max(TOKENS, FLOAT_ROWS)
 """Rows that a buffer must have beyond the batch: the kernels compute whole register tiles of tokens."""
 
@@ -110,7 +112,7 @@ class Packed:
 
     @property
     def plane1(self) -> int:
-        """Address of the second plane."""
+        """Address of the second plane, or of what follows the only one."""
         return self.codes + self.rows * self.columns * PLANES[self.bits][0] // 8 if self.bits in PLANES else 0
 
     def descriptor(self) -> np.ndarray:
@@ -169,6 +171,7 @@ def linear_row(
         linear.TOKEN_BLOCK: max(1, CACHE_BYTES // row_bytes // width) * width,
         linear.ADD: int(add),
         linear.COLUMNS: first.columns,
+        linear.FEW: few(first) if int8 else 0,
     }
     if isinstance(source, Int8Rows):
         operands |= {linear.X_GROUP: source.group, linear.X: source.codes}
@@ -176,6 +179,16 @@ def linear_row(
     else:
         operands |= {linear.X: source.address, linear.X_STRIDE: source.stride}
     return row(getattr(linear, f"linear_{name}"), operands)
+
+
+def few(matrix: Packed) -> int:
+    """Up to how many tokens codes are multiplied straight from their planes; with more, taking them out of these once
+    is less work (GOP/s of one core at 64 tokens, straight and not: q4-g32 216 and 206, q4-g128 215 and 231, q4z-g32 157
+    and 205, q6-g32 134 and 187; at 8 tokens: q2-g32 198 and 173, q5-g32 138 and 163)."""
+    plain = not (matrix.zeros or matrix.minimums or matrix.sub_bits or matrix.table) and len(PLANES[matrix.bits]) == 1
+    if plain and matrix.bits == 4 and matrix.group == linear.BLOCK:
+        return EVERY
+    return 2 * TOKENS if plain else TOKENS
 
 
 def quantize_row(tokens: int, source: Rows, out: Int8Rows, matrix: Packed) -> np.ndarray:

@@ -99,6 +99,12 @@ def expand_scales(
 
 
 @inlined
+def middle_of(m: int, lowest: int) -> Any:
+    """16 times what is subtracted from the numbers of a matrix without zero-points and minimums, less `lowest`."""
+    return subtract(splat_f32(float32(read_f64(m + M_MIDDLE))), splat_f32(float32(lowest)))
+
+
+@inlined
 def expand_steps(m: int, tile: int, piece: int, lowest: int, first: int, count: int, steps: int, offsets: int) -> None:
     """Write steps and offsets of pieces first .. first + count - 1 of a tile, 16 float32 each.
 
@@ -124,6 +130,6 @@ def expand_steps(m: int, tile: int, piece: int, lowest: int, first: int, count: 
                 left = ratio
                 zeros += 16
     else:
-        point = subtract(splat_f32(float32(read_f64(m + M_MIDDLE))), base)
+        point = middle_of(m, lowest)
         for i in range(0, count * 64, 64):
             store_f32(offsets + i, mul(load_f32(steps + i), point))
