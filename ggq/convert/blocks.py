@@ -17,6 +17,7 @@ from ggq.format.scheme import TILE_ROWS
 from ggq.quant import ErrorSum, Method, choose_method, decode_tensor, encode_tensor, to_float32
 from ggq.quant.matrix import geometry
 from ggq.quant.methods import Learner, block_weights, prepared, sample_rows
+from ggq.quant.methods.chain import keeping
 from ggq.quant.tiles import Segments, empty_segments, view_floats, view_matrix
 
 BLOCK_WEIGHTS = 1 << 20
@@ -50,7 +51,7 @@ class TensorJob:
     ) -> None:
         self.checkpoint, self.plan, self.work = checkpoint, plan, work or Work(plan.method)
         plain = plan.scheme.kind == "uniform" and not plan.scheme.subscale and not plan.scheme.transform
-        self.compiled = compiled and plain and self.work.method in COMPILED_METHODS
+        self.compiled = compiled and plain and self.work.change.nothing and self.work.method in COMPILED_METHODS
         self._method: Method | None = None
         self._learning = threading.Lock()
         self.sizes = geometry(plan.scheme, plan.shape)
@@ -60,7 +61,8 @@ class TensorJob:
         """Blocks of whole tiles that together are the tensor."""
         weights = BLOCK_WEIGHTS
         if self.work.method:
-            weights = block_weights(choose_method(self.plan.scheme, self.work.method)) or weights
+            method = self.work.rounding or choose_method(self.plan.scheme, self.work.method)
+            weights = block_weights(method) or weights
         step = max(1, weights // (self.sizes.columns * TILE_ROWS)) * TILE_ROWS
         for matrix in range(self.sizes.count):
             for start in range(0, self.sizes.rows, step):
@@ -87,10 +89,13 @@ class TensorJob:
         matrix, start, stop = block
         source, scheme = self.plan.source, self.plan.scheme
         first = matrix * self.sizes.rows
-        raw = self.checkpoint.read_rows(source, first + start, first + stop, reuse=True)
-        if self.compiled and (total := self._encode(raw, matrix, start // TILE_ROWS)) is not None:
-            return total
-        weights = to_float32(raw, FLOATS[source.dtype])
+        if self.work.change.nothing:
+            raw = self.checkpoint.read_rows(source, first + start, first + stop, reuse=True)
+            if self.compiled and (total := self._encode(raw, matrix, start // TILE_ROWS)) is not None:
+                return total
+            weights = to_float32(raw, FLOATS[source.dtype])
+        else:
+            weights = self.work.change.read(self.checkpoint, source, range(first + start, first + stop))
         if len(self.plan.shape) == 1:
             weights = weights[0]
         try:
@@ -111,17 +116,19 @@ class TensorJob:
             return None
         with self._learning:
             if self._method is None:
-                method = choose_method(self.plan.scheme, self.work.method)
-                if isinstance(method, Learner):
-                    method = prepared(method, self._sample(), self.plan.scheme, self.work.inputs)
+                work, scheme = self.work, self.plan.scheme
+                method = work.rounding or choose_method(scheme, work.method)
+                if scheme.transform and work.rounding is not None:
+                    method = keeping(method, self._sample(), scheme, work.inputs, work.scale, work.order)
+                elif isinstance(method, Learner):
+                    method = prepared(method, self._sample(), scheme, work.inputs)
                 self._method = method
         return self._method
 
     def _sample(self) -> NDArray[np.float32]:
         """Rows to learn from."""
         source, (rows, columns) = self.plan.source, (self.sizes.count * self.sizes.rows, self.sizes.columns)
-        picked = [self.checkpoint.read_rows(source, row, row + 1)[0] for row in sample_rows(rows, columns).tolist()]
-        return to_float32(np.stack(picked), FLOATS[source.dtype])
+        return self.work.change.read(self.checkpoint, source, sample_rows(rows, columns).tolist())
 
     def _encode(self, raw: NDArray[Any], matrix: int, tile: int) -> ErrorSum | None:
         """Encode a block where it lies in the tensor's segments; None where the reference has to say what is wrong."""

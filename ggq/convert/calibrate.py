@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -19,6 +19,9 @@ from ggq.quant.inputs import InputStatistics
 
 CHUNK_TOKENS = 2048
 """Tokens that go through a layer at once; with a feed-forward of 8192 each of its buffers takes 64 MiB."""
+
+SAMPLE_TOKENS = 512
+"""Tokens, about, whose inputs are kept as they are where a method wants samples."""
 
 MEMORY_BYTES = 512 << 20
 """Hidden states of all tokens up to this size are kept in memory, larger ones in a nameless temporary file."""
@@ -38,7 +41,7 @@ class Calibrator:
         sources: Its tensors by role.
         tape: The model.
         windows: int32 (windows, context), token ids.
-        wants_gram: Whether a matrix with this role wants X.T @ X too.
+        wants: What a matrix with this role wants besides numbers by column: of "gram" and "samples".
         told: Called with what is being done before each layer.
     """
 
@@ -48,11 +51,11 @@ class Calibrator:
         sources: Mapping[str, SourceTensor],
         tape: Tape,
         windows: NDArray[np.int32],
-        wants_gram: Callable[[str], bool],
+        wants: Callable[[str], Set[str]],
         told: Callable[[str], None] | None = None,
     ) -> None:
         self.checkpoint, self.sources, self.tape, self.windows = checkpoint, sources, tape, windows
-        self.wants_gram, self.told = wants_gram, told
+        self.wants, self.told = wants, told
 
     def layers(self) -> Generator[LayerStatistics, None, None]:
         """The statistics of each layer's matrices in the order of a forward pass, as soon as they are known.
@@ -86,8 +89,9 @@ class Calibrator:
 
     def _observe(self, sums: dict[str, Sums], op: Linear, x: NDArray[np.float32]) -> None:
         if op.weights[0] not in sums:
-            gram = any(self.wants_gram(role) for role in op.weights)
-            sums[op.weights[0]] = Sums(op.weights, x.shape[1], gram)
+            wants = frozenset[str]().union(*(self.wants(role) for role in op.weights))
+            every = -(-self.windows.size // SAMPLE_TOKENS)  # as in `sample_count`
+            sums[op.weights[0]] = Sums(op.weights, x.shape[1], "gram" in wants, every if "samples" in wants else 0)
         sums[op.weights[0]].add(x)
 
     def _weights(self, segment: Segment) -> LayerWeights:
@@ -124,11 +128,14 @@ class Sums:
     roles: tuple[str, ...]
     columns: int
     wants_gram: bool
+    every: int
+    """Of how many tokens one is kept as a sample; 0 for none."""
     count: int = 0
     largest: NDArray[np.float32] = field(init=False)
     total: NDArray[np.float64] = field(init=False)
     squares: NDArray[np.float64] = field(init=False)
     gram: NDArray[np.float32] | None = field(init=False)
+    samples: list[NDArray[np.float32]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.largest = np.zeros(self.columns, np.float32)
@@ -137,6 +144,8 @@ class Sums:
 
     def add(self, x: NDArray[np.float32]) -> None:
         """Count in float32 (tokens, columns)."""
+        if self.every:
+            self.samples.append(x[-self.count % self.every :: self.every].copy())
         self.count += len(x)
         with np.errstate(over="ignore", invalid="ignore"):
             self.largest = np.maximum(self.largest, np.maximum(x.max(axis=0), -x.min(axis=0)))
@@ -156,10 +165,17 @@ class Sums:
                 (self.total / self.count).astype(np.float32),
                 (self.squares / self.count).astype(np.float32),
                 self.gram,
+                np.concatenate(self.samples) if self.every else None,
             )
         self.gram = None
+        self.samples.clear()
         for role in self.roles:
             yield role, found
+
+
+def sample_count(tokens: int) -> int:
+    """How many of so many tokens are kept as samples."""
+    return -(-tokens // -(-tokens // SAMPLE_TOKENS))
 
 
 def read_float32(checkpoint: Checkpoint, source: SourceTensor, only: list[int] | None = None) -> NDArray[np.float32]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from ggq.convert.assets import TOKENIZER
 from ggq.convert.plan import Plan, TensorPlan
+from ggq.engine.windows import segments
 from ggq.errors import UsageError
 from ggq.models.decoder import build_tape
 from ggq.quant import choose_method
@@ -31,31 +32,36 @@ class Calibration:
         saved: Statistics that were there already.
         save_to: Where to keep new ones, or None.
         digest: Of the checkpoint's weights, where statistics are saved or were; else "".
-        grams: Roles of the matrices whose methods need products of columns.
+        wants: What each matrix's method wants besides numbers by column, by role: of "gram" and "samples".
     """
 
     text: CalibrationText | None
     saved: SavedStatistics | None
     save_to: Path | None
     digest: str
-    grams: frozenset[str]
+    wants: Mapping[str, frozenset[str]]
 
     @property
     def identity(self) -> list[str]:
         """What the statistics depend on besides the checkpoint: for the fingerprint of the conversion."""
         text = self.saved.origin.text if self.saved is not None else self.text.digest if self.text is not None else ""
-        return [text, *sorted(self.grams)]
+        return [text, *(f"{role} {name}" for role, names in self.wants.items() for name in sorted(names))]
 
 
-def uses_of(tensor: TensorPlan) -> str:
-    """What statistics a tensor's method has a use for: "", "vectors" or "gram"."""
-    return uses(choose_method(tensor.scheme, tensor.method)) if tensor.method else ""
+def uses_of(tensor: TensorPlan, activations: str) -> frozenset[str]:
+    """What statistics a tensor has a use for: see `ggq.quant.methods.uses`; static activations take samples."""
+    if not tensor.method:
+        return frozenset()
+    found = uses(choose_method(tensor.scheme, tensor.method))
+    return found | {"samples"} if activations == "static" else found
 
 
-def requires(tensor: TensorPlan) -> bool:
-    """Whether a tensor's method can do nothing without statistics."""
-    method = choose_method(tensor.scheme, tensor.method) if tensor.method else None
-    return isinstance(method, Calibrated) and method.requires
+def requires(tensor: TensorPlan, activations: str) -> bool:
+    """Whether a tensor can do nothing without statistics."""
+    if not tensor.method:
+        return False
+    method = choose_method(tensor.scheme, tensor.method)
+    return activations == "static" or (isinstance(method, Calibrated) and method.requires)
 
 
 def make_calibration(
@@ -82,12 +88,14 @@ def make_calibration(
         raise UsageError("a number of calibration tokens without a text", fix="give --calibration TEXT too")
     if context is not None and not 2 <= context <= plan.model.context_length:
         raise UsageError(f"a calibration context of {context} tokens: 2 to {plan.model.context_length} allowed")
-    wanted = [tensor for tensor in plan.tensors if uses_of(tensor)]
+    activations = plan.recipe.activations
+    wanted = [tensor for tensor in plan.tensors if uses_of(tensor, activations)]
     if text is None and statistics is None:
-        needy = next((tensor for tensor in wanted if requires(tensor)), None)
+        needy = next((tensor for tensor in wanted if requires(tensor, activations)), None)
         if needy is not None:
+            who = "static activations need" if activations == "static" else f"method {needy.method} needs"
             raise UsageError(
-                f"method {needy.method} needs calibration",
+                f"{who} calibration",
                 where=needy.name,
                 fix="give --calibration TEXT, a text like those that the model will see",
             )
@@ -104,27 +112,27 @@ def make_calibration(
     if text is not None:
         context = context or min(CONTEXT, plan.model.context_length)
         windows = read_windows(text, plan.assets[TOKENIZER], plan.tokens, context, tokens)
-    grams = frozenset(tensor.role for tensor in wanted if uses_of(tensor) == "gram")
+    wants = {tensor.role: uses_of(tensor, activations) - {"vectors"} for tensor in wanted}
     if statistics is None:
-        return Calibration(windows, None, None, "", grams)
+        return Calibration(windows, None, None, "", wants)
     path, digest = Path(statistics), checkpoint_digest(plan.checkpoint)
     if path.exists():
         saved = SavedStatistics(path, build_tape(plan.model))
         saved.check_origin(digest, None if windows is None else windows.digest)
-        saved.check_grams(grams)
-        return Calibration(None, saved, None, digest, grams)
+        saved.check_wanted(wants)
+        return Calibration(None, saved, None, digest, wants)
     if windows is None:
         raise UsageError("there are no statistics yet", path=path, fix="give --calibration TEXT too, to make them")
     if not path.absolute().parent.is_dir():
         raise UsageError(f"there is no folder {path.absolute().parent}", path=path, fix="make it first")
-    return Calibration(windows, None, path, digest, grams)
+    return Calibration(windows, None, path, digest, wants)
 
 
 @contextmanager
 def layer_statistics(
-    plan: Plan, calibration: Calibration, told: Callable[[str], None] | None = None
+    plan: Plan, calibration: Calibration | None, told: Callable[[str], None] | None = None
 ) -> Iterator[Iterator[LayerStatistics]]:
-    """The statistics of the model's layers in order, computed or read as they are asked for.
+    """The statistics of the model's layers in order, computed or read as they are asked for; none without calibration.
 
     Whatever happens, nothing but a finished file of statistics is left behind.
 
@@ -133,21 +141,24 @@ def layer_statistics(
         calibration: From `make_calibration` for this plan.
         told: Called with what is being done.
     """
+    tape = build_tape(plan.model)
+    if calibration is None:
+        yield iter([{}] * len(segments(tape)))
+        return
     from ggq.convert.calibrate import Calibrator
     from ggq.convert.statistics import Origin, save
 
-    tape = build_tape(plan.model)
     if calibration.saved is not None:
         yield calibration.saved.layers()
         return
     assert calibration.text is not None
+    text, wants = calibration.text, calibration.wants
     sources = {tensor.role: tensor.source for tensor in plan.tensors}
-    text, grams = calibration.text, calibration.grams
-    layers = Calibrator(plan.checkpoint, sources, tape, text.windows, grams.__contains__, told).layers()
-    with closing(layers):
+    calibrator = Calibrator(plan.checkpoint, sources, tape, text.windows, lambda role: wants.get(role, set()), told)
+    with closing(calibrator.layers()) as layers:
         if calibration.save_to is None:
             yield layers
             return
         origin = Origin(calibration.digest, text.digest, text.tokens, text.windows.shape[1])
-        with closing(save(calibration.save_to, origin, tape, grams, layers)) as saving:
+        with closing(save(calibration.save_to, origin, tape, wants, layers)) as saving:
             yield saving

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TypedDict
 
 from ggq.convert.candidates import MEASURED_WITH, able
-from ggq.convert.recipe import Recipe, make_recipe, parse_rules
+from ggq.convert.recipe import Recipe, check_activations, make_recipe, parse_rules
 from ggq.convert.recipe_file import read_recipe
 from ggq.convert.target import Target, parse_target
 from ggq.errors import UsageError
@@ -32,7 +32,9 @@ class Choices(TypedDict, total=False):
         method: Name of a method; by default the one that fits each scheme.
         embedding: Scheme of the embedding and the output; by default the body's, with at least 6 bits.
         keep: "REGEX=SCHEME" each: matrices whose names match get that scheme; the first that matches decides.
-        recipe: A recipe file (see `ggq.convert.recipe_file.read_recipe`) instead of the first three; `keep` comes
+        activations: How inputs are rounded to int8 when they are: "group" (a scale for some columns of a token, the
+            default), "token" (for all of them) or "static" (one for a matrix, from calibration).
+        recipe: A recipe file (see `ggq.convert.recipe_file.read_recipe`) instead of the others; `keep` comes
             before its rules.
         target_bpw: Bits per weight of all matrices, embedding, scales and padding included: the schemes are chosen so
             that the result has at most so many and differs least from the original. It takes `method` and `keep`.
@@ -44,6 +46,7 @@ class Choices(TypedDict, total=False):
     method: str | None
     embedding: str | None
     keep: Sequence[str] | None
+    activations: str | None
     recipe: str | os.PathLike[str] | None
     target_bpw: float | None
     target_size: str | int | None
@@ -91,7 +94,8 @@ def read_choices(choices: Choices, calibrated: bool = False) -> Wish:
     file = choices.get("recipe")
     if file is None:
         scheme = choices.get("scheme") or DEFAULT_SCHEME
-        return Wish(make_recipe(scheme, choices.get("method"), choices.get("embedding"), keep))
+        recipe = make_recipe(scheme, choices.get("method"), choices.get("embedding"), keep)
+        return Wish(replace(recipe, activations=check_activations(choices.get("activations") or "group")))
     recipe = read_recipe(file)
     return Wish(replace(recipe, rules=(*parse_rules(keep), *recipe.rules)))
 
@@ -110,7 +114,7 @@ def check_choices(choices: Mapping[str, object]) -> None:
 
 
 EXCLUDED = {
-    "recipe": ("scheme", "method", "embedding", "target_bpw", "target_size", "preset"),
+    "recipe": ("scheme", "method", "embedding", "activations", "target_bpw", "target_size", "preset"),
     "target_bpw": ("scheme", "embedding", "target_size", "preset"),
     "target_size": ("scheme", "embedding", "preset"),
     "preset": ("scheme", "embedding"),

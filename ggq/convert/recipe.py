@@ -10,10 +10,14 @@ from ggq.errors import GGQError, UsageError
 from ggq.format.scheme import COLUMN_STEP, ROW, Scheme, round_up
 from ggq.format.scheme_names import parse_filled
 from ggq.models.architecture import TensorSpec
-from ggq.quant import METHODS, choose_method, default_method, parse_scheme
+from ggq.quant import choose_method, default_method, parse_scheme
+from ggq.quant.methods import fills
 
 EMBEDDING_BITS = 6
 """The embedding and the output get at least this many bits unless told otherwise: with 4 the divergence triples."""
+
+ACTIVATIONS = ("group", "token", "static")
+"""Forms of int8 inputs: a scale for some columns of a token, for all of them, or one for a matrix, kept in the file."""
 
 EMBEDDING_ROLES = ("embedding.weight", "output.weight")
 
@@ -45,6 +49,7 @@ class Recipe:
         rules: The first that matches a matrix's name decides.
         method: Of every quantized tensor for which nothing else is said; None for each scheme's default.
         embedding_method: Of the embedding and the output; None for `method`.
+        activations: How inputs of quantized matrices are rounded to int8 when they are: "group", "token" or "static".
     """
 
     scheme: Scheme
@@ -52,6 +57,7 @@ class Recipe:
     rules: tuple[Rule, ...] = ()
     method: str | None = None
     embedding_method: str | None = None
+    activations: str = "group"
 
     def choose(self, spec: TensorSpec) -> tuple[Scheme, str]:
         """A tensor's scheme and method ("" where the scheme stores floats).
@@ -109,8 +115,10 @@ def make_recipe(
             raise UsageError(f"scheme {scheme} is filled by {filled}, and method {method} was asked for")
         method, other = filled, other or default_method(outer) or None
         rules = [replace(rule, method=rule.method or default_method(rule.scheme) or None) for rule in rules]
-    if embedding is None and outer.kind != "float" and method in METHODS and not METHODS[method].supports(outer):
-        other = default_method(outer)  # nobody asked for this scheme, so the method need not know it
+    if embedding is None and outer.kind != "float" and method is not None and not fills(outer, method):
+        # Nobody asked for this scheme, so the method need not know it; of "nf4+gptq" the second part may.
+        last = method.rpartition("+")[2]
+        other = last if fills(outer, last) else default_method(outer)
     recipe = Recipe(body, outer, tuple(rules), method, other)
     check_methods(recipe)
     return recipe
@@ -192,3 +200,14 @@ def check_rules(recipe: Recipe, specs: Sequence[TensorSpec]) -> None:
             )
         if all(len(spec.shape) < 2 for spec in found):
             raise UsageError(f"{rule.origin}: only norms and biases match, which stay f32", where=found[0].name)
+
+
+def check_activations(activations: str) -> str:
+    """Refuse a form of inputs that does not exist.
+
+    Raises:
+        UsageError: The forms that do.
+    """
+    if activations not in ACTIVATIONS:
+        raise UsageError(f"activations {activations!r}: {', '.join(ACTIVATIONS)} allowed")
+    return activations

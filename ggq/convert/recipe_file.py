@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ggq.convert.recipe import Recipe, Rule, check_methods, compile_pattern, embedding_scheme
+from ggq.convert.recipe import Recipe, Rule, check_activations, check_methods, compile_pattern, embedding_scheme
 from ggq.errors import FormatError, GGQError, UsageError
 from ggq.format.paths import os_error
 from ggq.models.fields import shown
@@ -19,7 +19,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-KEYS = ("scheme", "method", "embedding", "embedding_method", "rules")
+KEYS = ("scheme", "method", "embedding", "embedding_method", "activations", "rules")
 RULE_KEYS = ("match", "scheme", "method")
 
 LARGEST_RECIPE = 4 << 20
@@ -31,9 +31,9 @@ MOST_RULES = 1 << 14
 def read_recipe(path: str | os.PathLike[str]) -> Recipe:
     """Read a recipe file.
 
-    Its keys are `scheme`, `method`, `embedding`, `embedding_method` (strings, all but the first optional, with the
-    meaning of the options of `ggq convert`) and `rules`, an array of tables with `match` (a regular expression),
-    `scheme` and, if need be, `method`; the first rule that matches a matrix's name decides.
+    Its keys are `scheme`, `method`, `embedding`, `embedding_method`, `activations` (strings, all but the first
+    optional, with the meaning of the options of `ggq convert`) and `rules`, an array of tables with `match` (a regular
+    expression), `scheme` and, if need be, `method`; the first rule that matches a matrix's name decides.
 
     Raises:
         GGQError: The file cannot be read.
@@ -72,6 +72,8 @@ def recipe_text(recipe: Recipe) -> str:
     if recipe.embedding.kind != "float":
         method = recipe.embedding_method or recipe.method or default_method(recipe.embedding)
         lines.append(f"embedding_method = {_quoted(method)}")
+    if recipe.activations != "group":
+        lines.append(f"activations = {_quoted(recipe.activations)}")
     if recipe.rules:
         lines += ["rules = [", *(f"    {_rule_text(rule, recipe.method)}," for rule in recipe.rules), "]"]
     return "\n".join(lines) + "\n"
@@ -105,6 +107,7 @@ def _recipe(document: Mapping[str, Any], path: Path) -> Recipe:
         tuple(_rule(rule, number, path) for number, rule in enumerate(rules, 1)),
         _text(document, "method", path, None) if "method" in document else None,
         _text(document, "embedding_method", path, None) if "embedding_method" in document else None,
+        check_activations(_text(document, "activations", path, None)) if "activations" in document else "group",
     )
     check_methods(recipe, str(path))
     return recipe

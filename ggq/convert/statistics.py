@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -13,7 +13,7 @@ import numpy as np
 from blake3 import blake3
 from numpy.typing import NDArray
 
-from ggq.convert.calibrate import LayerStatistics
+from ggq.convert.calibrate import LayerStatistics, sample_count
 from ggq.convert.checkpoint import Checkpoint
 from ggq.convert.json_input import load_object
 from ggq.convert.safetensors_header import SafetensorsFile, SourceTensor, read_header
@@ -25,7 +25,11 @@ from ggq.quant.inputs import InputStatistics
 
 FORMAT = "ggq-statistics-1"
 VECTORS = ("absolute_maximum", "mean", "mean_square")
-GRAM = "gram"
+MATRICES = ("gram", "samples")
+"""What is kept where a method wants it."""
+
+Wants = Mapping[str, Set[str]]
+"""Which of MATRICES a matrix with a role wants."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,7 @@ def checkpoint_digest(checkpoint: Checkpoint) -> str:
 
 
 def save(
-    path: Path, origin: Origin, tape: Tape, with_gram: Iterable[str], layers: Iterable[LayerStatistics]
+    path: Path, origin: Origin, tape: Tape, wants: Wants, layers: Iterable[LayerStatistics]
 ) -> Generator[LayerStatistics, None, None]:
     """Hand statistics on and write them down as they pass; the file gets its name when the last has passed.
 
@@ -86,21 +90,21 @@ def save(
         path: The file to write; until then it is PATH.partial, which is removed when anything fails.
         origin: What they are made from.
         tape: The model.
-        with_gram: Roles whose gram is kept.
+        wants: What is kept of each matrix's inputs besides numbers by column.
         layers: From a `Calibrator`.
 
     Raises:
         GGQError: The file cannot be written.
     """
-    grams, partial = set(with_gram), path.with_name(path.name + ".partial")
+    partial = path.with_name(path.name + ".partial")
     inputs = shared_inputs(tape)
     try:
         with partial.open("wb") as file:
-            file.write(_header(origin, [each for segment in inputs for each in segment], grams))
+            file.write(_header(origin, [each for segment in inputs for each in segment], wants))
             left = iter(inputs)
             for found in layers:  # no zip: it would hold on to a layer's grams while the next one's are made
                 for each in next(left):
-                    _write(file, found[each.roles[0]], bool(grams & set(each.roles)))
+                    _write(file, found[each.roles[0]], kept_of(each, wants))
                 yield found
                 del found
             file.flush()
@@ -112,15 +116,17 @@ def save(
         partial.unlink(missing_ok=True)
 
 
-def _write(file: BinaryIO, statistics: InputStatistics, with_gram: bool) -> None:
-    for name in VECTORS:
-        file.write(getattr(statistics, name).astype("<f4").data)
-    if with_gram:
-        assert statistics.gram is not None
-        file.write(np.ascontiguousarray(statistics.gram, "<f4").data)
+def kept_of(shared: SharedInput, wants: Wants) -> list[str]:
+    """What is kept of an input besides numbers by column."""
+    return [name for name in MATRICES if any(name in wants.get(role, ()) for role in shared.roles)]
 
 
-def _header(origin: Origin, inputs: list[SharedInput], grams: set[str]) -> bytes:
+def _write(file: BinaryIO, statistics: InputStatistics, kept: list[str]) -> None:
+    for name in (*VECTORS, *kept):
+        file.write(np.ascontiguousarray(getattr(statistics, name), "<f4").data)
+
+
+def _header(origin: Origin, inputs: list[SharedInput], wants: Wants) -> bytes:
     """A safetensors header for these tensors, one after the other."""
     notes = {
         "format": FORMAT,
@@ -132,9 +138,9 @@ def _header(origin: Origin, inputs: list[SharedInput], grams: set[str]) -> bytes
     entries: dict[str, object] = {"__metadata__": notes}
     end = 0
     for each in inputs:
+        sizes = {"gram": each.columns, "samples": sample_count(origin.tokens)}
         shapes = {name: [each.columns] for name in VECTORS}
-        if grams & set(each.roles):
-            shapes[GRAM] = [each.columns, each.columns]
+        shapes |= {name: [sizes[name], each.columns] for name in kept_of(each, wants)}
         for name, shape in shapes.items():
             start, end = end, end + 4 * int(np.prod(shape))
             entries[f"{each.roles[0]}.{name}"] = {"dtype": "F32", "shape": shape, "data_offsets": [start, end]}
@@ -176,8 +182,9 @@ class SavedStatistics:
         for each in (each for segment in self.inputs for each in segment):
             for name in VECTORS:
                 self._check(f"{each.roles[0]}.{name}", (each.columns,))
-            if f"{each.roles[0]}.{GRAM}" in self.tensors:
-                self._check(f"{each.roles[0]}.{GRAM}", (each.columns, each.columns))
+            for name, rows in (("gram", each.columns), ("samples", sample_count(self.origin.tokens))):
+                if f"{each.roles[0]}.{name}" in self.tensors:
+                    self._check(f"{each.roles[0]}.{name}", (rows, each.columns))
 
     def _check(self, name: str, shape: tuple[int, ...]) -> None:
         found = self.tensors.get(name)
@@ -205,21 +212,22 @@ class SavedStatistics:
                 fix="remove the file to calibrate anew, or give another name",
             )
 
-    def check_grams(self, wanted: Iterable[str]) -> None:
-        """Refuse statistics without a gram that a method needs.
+    def check_wanted(self, wants: Wants) -> None:
+        """Refuse statistics without something that a method needs.
 
         Raises:
-            ConvertError: The first tensor whose gram is missing.
+            ConvertError: What is missing first.
         """
-        grams = set(wanted)
         for each in (each for segment in self.inputs for each in segment):
-            if grams & set(each.roles) and f"{each.roles[0]}.{GRAM}" not in self.tensors:
-                raise ConvertError(
-                    "saved without the products of input columns that the method needs",
-                    path=self.path,
-                    where=each.roles[0],
-                    fix="calibrate anew: remove the file or give another name",
-                )
+            for name in kept_of(each, wants):
+                if f"{each.roles[0]}.{name}" not in self.tensors:
+                    what = "the products of input columns" if name == "gram" else "the samples of inputs"
+                    raise ConvertError(
+                        f"saved without {what} that the method needs",
+                        path=self.path,
+                        where=each.roles[0],
+                        fix="calibrate anew: remove the file or give another name",
+                    )
 
     def layers(self) -> Iterator[LayerStatistics]:
         """The statistics of each layer's matrices, as `Calibrator.layers` gives them."""
@@ -227,10 +235,10 @@ class SavedStatistics:
             yield {role: found for each in segment for found in [self._read(each)] for role in each.roles}
 
     def _read(self, each: SharedInput) -> InputStatistics:
-        gram = self.tensors.get(f"{each.roles[0]}.{GRAM}")
         largest, mean, square = (self._numbers(self.tensors[f"{each.roles[0]}.{name}"]) for name in VECTORS)
-        products = None if gram is None else self._numbers(gram)
-        return InputStatistics(self.origin.tokens, largest, mean, square, products)
+        found = [self.tensors.get(f"{each.roles[0]}.{name}") for name in MATRICES]
+        gram, samples = (None if tensor is None else self._numbers(tensor) for tensor in found)
+        return InputStatistics(self.origin.tokens, largest, mean, square, gram, samples)
 
     def _numbers(self, tensor: SourceTensor) -> NDArray[np.float32]:
         try:

@@ -19,6 +19,7 @@ class InputStatistics:
         mean: float32 (columns,).
         mean_square: float32 (columns,); 0 only for a column that was 0 for every token.
         gram: float32 (columns, columns), X.T @ X / count, or None where no method asks for it.
+        samples: float32 (some tokens, columns), the inputs themselves at equal distances, or None likewise.
     """
 
     count: int
@@ -26,6 +27,7 @@ class InputStatistics:
     mean: NDArray[np.float32]
     mean_square: NDArray[np.float32]
     gram: NDArray[np.float32] | None = None
+    samples: NDArray[np.float32] | None = None
 
     @property
     def columns(self) -> int:
@@ -54,6 +56,7 @@ class InputStatistics:
             mean=self.mean * scale,
             mean_square=self.mean_square * scale * scale,
             gram=gram,
+            samples=None if self.samples is None else self.samples * scale,
         )
 
     def ordered(self, order: NDArray[np.uint32]) -> InputStatistics:
@@ -64,4 +67,5 @@ class InputStatistics:
             mean=self.mean[order],
             mean_square=self.mean_square[order],
             gram=None if self.gram is None else self.gram[np.ix_(order, order)],
+            samples=None if self.samples is None else self.samples[:, order],
         )

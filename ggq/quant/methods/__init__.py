@@ -2,75 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
-
-import numpy as np
-from numpy.typing import NDArray
+from dataclasses import replace
 
 from ggq.errors import ConvertError
 from ggq.format.scheme import Scheme
 from ggq.format.scheme_names import scheme_name
-from ggq.quant.inputs import InputStatistics
-from ggq.quant.matrix import QuantizedMatrix
 from ggq.quant.methods.absmax import AbsMax
+from ggq.quant.methods.awq import Awq
 from ggq.quant.methods.binary import Binary
+from ggq.quant.methods.chain import Chain
 from ggq.quant.methods.clip import Clip
 from ggq.quant.methods.gptq import Gptq
 from ggq.quant.methods.hqq import HQQ
 from ggq.quant.methods.kmeans import KMeans
 from ggq.quant.methods.min_max import MinMax
 from ggq.quant.methods.mse import Mse
-from ggq.quant.methods.nf4 import NF4
+from ggq.quant.methods.nf4 import NF4, NF4_TABLE
+from ggq.quant.methods.order import Order
+from ggq.quant.methods.protocol import Calibrated, Learner, Method, block_weights, prepared, sample_rows, uses
+from ggq.quant.methods.smoothquant import SmoothQuant
 from ggq.quant.methods.ternary import Ternary
+from ggq.quant.methods.transform import Transform
 from ggq.quant.methods.zero_point import ZeroPoint
-
-SAMPLE_WEIGHTS = 1 << 20
-"""Weights, about, from which a method learns what all rows of a tensor share."""
-
-
-class Method(Protocol):
-    """A way to choose codes and scales. Rows are quantized independently of each other, so they may come in blocks."""
-
-    name: str
-
-    def supports(self, scheme: Scheme) -> bool:
-        """Whether the method can fill this scheme."""
-        ...
-
-    def quantize(self, weights: NDArray[np.float32], scheme: Scheme) -> QuantizedMatrix:
-        """Quantize float32 (rows, columns), finite, to a scheme that `supports` accepts."""
-        ...
-
-
-@runtime_checkable
-class Learner(Protocol):
-    """A method for which the rows of a tensor share something, such as a codebook or what is known of their inputs: it
-    is learnt before the first."""
-
-    def prepare(self, sample: NDArray[np.float32], scheme: Scheme, inputs: InputStatistics | None = None) -> Method:
-        """The method that quantizes this tensor's rows, independently of each other.
-
-        Args:
-            sample: float32 (rows, columns): rows at equal distances (`sample_rows`), or all of them.
-            scheme: One that `supports` accepts.
-            inputs: What is known of the tensor's inputs, or None.
-        """
-        ...
-
-
-@runtime_checkable
-class Calibrated(Learner, Protocol):
-    """A method that has a use for statistics of a matrix's inputs.
-
-    uses: "vectors" for those by column, "gram" for products of columns too.
-    requires: Whether it can do nothing without them.
-    block_weights: Weights of the rows that it likes to get at once, about.
-    """
-
-    uses: str
-    requires: bool
-    block_weights: int
-
 
 METHODS: dict[str, Method] = {
     "absmax": AbsMax(),
@@ -88,6 +41,17 @@ METHODS: dict[str, Method] = {
 """Every method, by name; the first that supports a scheme is its default."""
 
 
+TRANSFORMS: dict[str, Transform] = {
+    "awq": Awq(),
+    "smoothquant": SmoothQuant(),
+    "order": Order(),
+}
+"""What may come before a method in a chain such as `order+awq+gptq`."""
+
+FOLLOWERS = {"awq": "clip"}
+"""What rounds behind a transform when the chain ends with it; elsewhere the scheme's default method."""
+
+
 def default_method(scheme: Scheme) -> str:
     """Name of the method that fills a scheme unless another is asked for; "" for floats, which need none."""
     return next((name for name, method in METHODS.items() if method.supports(scheme)), "")
@@ -96,44 +60,79 @@ def default_method(scheme: Scheme) -> str:
 def choose_method(scheme: Scheme, name: str | None = None) -> Method:
     """The method of this name, or the scheme's default.
 
+    Args:
+        scheme: A scheme of codes.
+        name: A name of METHODS, or names joined by "+": transforms, then one of METHODS that rounds; "nf4" or "kmeans"
+            before another method of METHODS says where its codebook comes from.
+
     Raises:
         ConvertError: No such method, or one that cannot fill the scheme.
     """
     name = default_method(scheme) if name is None else name
-    if name not in METHODS:
-        raise ConvertError(f"unknown method {name!r}; allowed are {', '.join(METHODS)}")
-    if not METHODS[name].supports(scheme):
+    parts = name.split("+")
+    for part in parts:
+        if part not in METHODS and part not in TRANSFORMS:
+            raise ConvertError(f"unknown method {part!r}; allowed are {', '.join([*METHODS, *TRANSFORMS])}")
+    chosen = _chain(scheme, name, parts)
+    if not chosen.supports(scheme):
         able = [other for other, method in METHODS.items() if method.supports(scheme)]
+        if scheme.transform:
+            able = [each for each, found in TRANSFORMS.items() if scheme.transform <= {found.kind}]
         raise ConvertError(
             f"method {name} cannot fill scheme {scheme_name(scheme)}",
             fix=f"use {', '.join(able)} or another scheme" if able else None,
         )
-    return METHODS[name]
+    return chosen
 
 
-def prepared(
-    method: Method, sample: NDArray[np.float32], scheme: Scheme, inputs: InputStatistics | None = None
-) -> Method:
-    """What quantizes the rows of one tensor: what a method learnt from a sample of them, or the method itself.
-
-    Weights of the sample that are not finite count as 0; whoever quantizes their row refuses them.
-    """
-    if not isinstance(method, Learner):
-        return method
-    return method.prepare(np.where(np.isfinite(sample), sample, np.float32(0)), scheme, inputs)
+def fills(scheme: Scheme, name: str) -> bool:
+    """Whether there is such a method and it can fill a scheme."""
+    try:
+        choose_method(scheme, name)
+    except ConvertError:
+        return False
+    return True
 
 
-def block_weights(method: Method) -> int:
-    """Weights of the rows that a method likes to get at once, about; 0 where it does not care."""
-    return method.block_weights if isinstance(method, Calibrated) else 0
+def _chain(scheme: Scheme, name: str, parts: list[str]) -> Method:
+    """The method that names joined by "+" stand for."""
+    found = [part for part in parts if part in TRANSFORMS]
+    rest = [part for part in parts if part not in TRANSFORMS]
+    plain = replace(scheme, transform=frozenset())
+    if parts != found + rest or len(set(parts)) < len(parts):
+        raise ConvertError(f"method {name}: transforms come first, each once", fix="write order+awq+gptq, for example")
+    if not rest:
+        rest = [FOLLOWERS.get(found[-1]) or default_method(plain)]
+    rounding = METHODS[rest[-1]]
+    if rest[:-1]:
+        if rest[0] not in ("nf4", "kmeans") or len(rest) > 2 or not isinstance(rounding, Mse | Gptq):
+            raise ConvertError(
+                f"method {name}: only one method can round",
+                fix="write transforms and one method, as in awq+gptq, or where a codebook comes from, as in nf4+gptq",
+            )
+        codebook = NF4_TABLE if rest[0] == "nf4" else None
+        rounding = replace(rounding, codebook=codebook)
+        if not METHODS[rest[0]].supports(plain):
+            rounding = METHODS[rest[0]]  # whose refusal says why
+    if not found and not rest[:-1]:
+        return rounding
+    return Chain(name, tuple(TRANSFORMS[part] for part in found), rounding, METHODS[default_method(plain)])
 
 
-def uses(method: Method) -> str:
-    """What statistics of inputs a method has a use for: "", "vectors" or "gram"."""
-    return method.uses if isinstance(method, Calibrated) else ""
-
-
-def sample_rows(rows: int, columns: int) -> NDArray[np.int64]:
-    """Numbers of the rows of a tensor that a method learns from: at equal distances, about SAMPLE_WEIGHTS weights."""
-    count = min(rows, max(1, SAMPLE_WEIGHTS // columns))
-    return np.arange(count, dtype=np.int64) * rows // count
+__all__ = [
+    "FOLLOWERS",
+    "METHODS",
+    "TRANSFORMS",
+    "Calibrated",
+    "Chain",
+    "Learner",
+    "Method",
+    "Transform",
+    "block_weights",
+    "choose_method",
+    "default_method",
+    "fills",
+    "prepared",
+    "sample_rows",
+    "uses",
+]

@@ -20,7 +20,7 @@ class Clip(Mse):
     """
 
     name = "clip"
-    uses = "gram"
+    uses = frozenset({"gram"})
     requires = True
 
     def metric(self, scheme: Scheme, shape: tuple[int, ...]) -> Metric:

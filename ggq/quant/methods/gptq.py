@@ -63,7 +63,7 @@ class Gptq:
     """
 
     name = "gptq"
-    uses = "gram"
+    uses = frozenset({"gram"})
     requires = True
     block_weights = 1 << 24
     """Rows go together in large blocks: the work of Python is for each column, whatever the rows."""

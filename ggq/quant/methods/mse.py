@@ -29,7 +29,7 @@ class Mse:
     """
 
     name = "mse"
-    uses = "vectors"
+    uses = frozenset({"vectors"})
     requires = False
     block_weights = 1 << 20
 
