@@ -38,7 +38,9 @@ def calibrated(folder: Path, windows: np.ndarray, gram: bool = True) -> LayerSta
     sources = {tensor.role: tensor.source for tensor in planned.tensors}
     tape = build_tape(planned.model)
     found: dict[str, object] = {}
-    for layer in Calibrator(planned.checkpoint, sources, tape, windows, lambda role: gram).layers():
+    for layer in Calibrator(
+        planned.checkpoint, sources, tape, windows, lambda role: {"gram", "samples"} if gram else set()
+    ).layers():
         found.update(layer)
     return found  # type: ignore[return-value]
 
@@ -79,8 +81,13 @@ def test_statistics_are_those_of_a_direct_computation(
         assert np.allclose(statistics.mean, x.mean(axis=0), rtol=0, atol=limit)
         assert np.allclose(statistics.mean_square, np.square(x).mean(axis=0), rtol=1e-4, atol=0)
         assert statistics.gram is not None
+        assert statistics.samples is not None and np.allclose(statistics.samples, x, rtol=0, atol=limit)
         gram = x.T @ x / len(x)
         assert np.abs(statistics.gram - gram).max() < 2e-5 * np.abs(gram).max()
+    monkeypatch.setattr(calibrate, "SAMPLE_TOKENS", 30)
+    some = calibrated(folder, windows)["layers.1.mlp.down.weight"].samples
+    assert some is not None and len(some) == calibrate.sample_count(70) == 24
+    assert np.allclose(some, exact["layers.1.mlp.down.weight"][::3], rtol=0, atol=1e-4)
     for shared in (("q", "k", "v"), ("gate", "up")):
         block = "attention" if "q" in shared else "mlp"
         assert len({id(found[f"layers.1.{block}.{name}.weight"]) for name in shared}) == 1
@@ -89,7 +96,7 @@ def test_statistics_are_those_of_a_direct_computation(
 def test_a_gram_is_kept_only_where_it_is_wanted(tmp_path: Path) -> None:
     folder = tiny(tmp_path / "m")
     windows = np.arange(20, dtype=np.int32).reshape(2, 10)
-    assert all(statistics.gram is None for statistics in calibrated(folder, windows, gram=False).values())
+    assert all(each.gram is each.samples is None for each in calibrated(folder, windows, gram=False).values())
 
 
 def test_no_layers_weights_or_grams_outlive_it(tmp_path: Path) -> None:
@@ -99,7 +106,7 @@ def test_no_layers_weights_or_grams_outlive_it(tmp_path: Path) -> None:
     planned = plan(DEMO)
     sources = {tensor.role: tensor.source for tensor in planned.tensors}
     windows = np.zeros((1, 8), np.int32)
-    layers = Calibrator(planned.checkpoint, sources, build_tape(planned.model), windows, lambda role: True).layers()
+    layers = Calibrator(planned.checkpoint, sources, build_tape(planned.model), windows, lambda role: {"gram"}).layers()
     before: list[weakref.ref] = []  # type: ignore[type-arg]
     for found in layers:
         gc.collect()

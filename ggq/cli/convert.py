@@ -47,7 +47,7 @@ def convert(
         str | None,
         typer.Option(
             metavar="METHOD",
-            help="How codes and scales are chosen; by default as fits the scheme.",
+            help="How codes and scales are chosen, such as mse, gptq or awq+gptq; by default as fits the scheme.",
             show_default=False,
         ),
     ] = None,
@@ -72,6 +72,14 @@ def convert(
         typer.Option(
             metavar="FILE.toml",
             help="Schemes and methods from a recipe file, such as `ggq inspect --recipe` prints.",
+            show_default=False,
+        ),
+    ] = None,
+    activations: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FORM",
+            help="How inputs are rounded to int8: group (the default), token, or static (needs calibration).",
             show_default=False,
         ),
     ] = None,
@@ -163,6 +171,7 @@ def convert(
             method=method,
             embedding=embedding,
             keep=keep,
+            activations=activations,
             recipe=recipe,
             target_bpw=target_bpw,
             target_size=target_size,

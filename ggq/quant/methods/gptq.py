@@ -29,6 +29,9 @@ DAMPING = 0.01
 BLOCK_COLUMNS = 128
 """Columns whose errors reach later columns with one matrix product."""
 
+STRIP = 16
+"""Columns of a block whose errors reach each other one by one, and later columns of the block with one product."""
+
 STATIC_GROUP = 512
 """Groups larger than this get their steps from the weights as they were: a whole row can't be known at its start."""
 
@@ -215,16 +218,18 @@ def round_block(
         grid: Of these rows.
         groups: (k,), the group of each column in the grid.
     """
-    # Columns as rows of memory: each step reads and writes one run of bytes.
-    goal = np.ascontiguousarray(target.T)
+    # Columns as rows of memory: each step reads and writes runs of bytes.
+    goal, exact = np.ascontiguousarray(target.T), np.ascontiguousarray(weights.T)
     codes = np.empty(goal.shape, np.uint8)
     errors = np.empty_like(goal)
-    for k in range(len(goal)):
-        if k:
-            goal[k] += own[:k, k] @ errors[:k]
-        column = goal[k][:, None]
-        group = int(groups[k])
-        code = grid.nearest(column, group)
-        errors[k] = weights[:, k] - grid.values(code, group)[:, 0]
-        codes[k] = code[:, 0]
+    for start in range(0, len(goal), STRIP):
+        strip = slice(start, min(start + STRIP, len(goal)))
+        goal[strip] += own[:start, strip].T @ errors[:start]
+        for k in range(strip.start, strip.stop):
+            group = int(groups[k])
+            code = grid.nearest(goal[k][:, None], group)
+            errors[k] = exact[k] - grid.values(code, group)[:, 0]
+            codes[k] = code[:, 0]
+            # No matrix product for so little: BLAS would wake its threads for each column.
+            goal[k + 1 : strip.stop] += own[k, k + 1 : strip.stop, None] * errors[k]
     return codes.T, errors.T

@@ -27,6 +27,10 @@ CHUNK_WEIGHTS = 1 << 17
 BLOCK_CHUNK_WEIGHTS = 1 << 20
 """The same with products of columns: BLAS wants larger matrices."""
 
+SMALL_PRODUCT = 1 << 18
+"""Multiplications up to which OpenBLAS does not call its other threads. These products come by the thousand, and while
+another program takes a core, each call would wait for a thread that is not running: 20 times as long."""
+
 TRIALS = 12
 """Trial steps between those of REACH."""
 
@@ -219,7 +223,17 @@ class Metric:
         """(rows, groups, group) times the metric: the inner product with another y is then (metric(x) * y).sum()."""
         if self.blocks is None:
             return x * self.energy
-        return np.matmul(x.transpose(1, 0, 2), self.blocks).transpose(1, 0, 2)
+        out = np.empty_like(x)
+        rows, groups, group = x.shape
+        step = max(1, SMALL_PRODUCT // group**2)
+        whole = rows // step * step
+        for part in (slice(0, whole), slice(whole, rows)):
+            if part.start < part.stop:
+                some, there = (
+                    each[part].reshape(-1, min(step, part.stop - part.start), groups, group) for each in (x, out)
+                )
+                np.matmul(some.transpose(2, 0, 1, 3), self.blocks[:, None], out=there.transpose(2, 0, 1, 3))
+        return out
 
     def part(self, groups: slice) -> Metric:
         """The metric of some groups."""

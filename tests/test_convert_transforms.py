@@ -1,0 +1,245 @@
+"""Transforms in a conversion: the function stays the same before anything is rounded, folded or kept."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from safetensors.numpy import save_file
+
+import ggq
+from ggq.convert.calibration import make_calibration
+from ggq.convert.changes import Change
+from ggq.convert.convert import plan
+from ggq.convert.stages import Work, stages
+from ggq.engine.windows import Segment, WindowRun
+from ggq.errors import ConvertError, UsageError
+from ggq.format import open_reader
+from ggq.models.decoder import build_tape
+from ggq.quant.inputs import InputStatistics
+from tests.checkpoints import numbers, tiny
+from tests.small_models import CONFIGS, checkpoint
+from tests.support import DEMO, run_ggq
+
+TEXT = "".join(f"def f{i}(a, b):\n    return a * {i} + b\n\n" for i in range(400))
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    path = tmp_path / "text.txt"
+    path.write_text(TEXT)
+    return path
+
+
+def model(folder: Path, name: str) -> Path:
+    """A checkpoint of one of CONFIGS with a few large columns in its norms, and the tokenizer of a tiny one."""
+    tiny(folder)
+    config = {**CONFIGS[name], "vocab_size": 320}
+    (folder / "config.json").write_text(json.dumps(config))
+    tensors = checkpoint(config)
+    for key, values in tensors.items():
+        if key.endswith("layernorm.weight"):
+            values[::7] *= 8 if "post_attention" in key else 3
+        if key.endswith(("down_proj.weight", "q_proj.weight")):
+            values[:, ::3] *= 4
+            values /= 2
+    save_file(tensors, folder / "model.safetensors")
+    return folder
+
+
+def works(folder: Path, text: Path | None, **options: Any) -> dict[str, Work]:
+    planned = plan(folder, **options)
+    calibration = None if text is None else make_calibration(planned, text, 1000, 32)
+    found: dict[str, Work] = {}
+    for _, some in stages(planned, calibration, set()):
+        found.update(some)
+    return found
+
+
+def logits(folder: Path, found: dict[str, Work]) -> NDArray[np.float32]:
+    """What the model computes from weights as they are before rounding."""
+    planned = plan(folder)
+    tensors = {}
+    for tensor in planned.tensors:
+        rows = range(tensor.shape[0] if len(tensor.shape) > 1 else 1)
+        change = found[tensor.name].change if tensor.name in found else Change()
+        tensors[tensor.role] = change.read(planned.checkpoint, tensor.source, rows).reshape(tensor.shape)
+    tape = build_tape(planned.model)
+    windows = np.random.default_rng(1).integers(3, 300, (3, 20))
+    whole = Segment("", tape.ops, frozenset({tape.logits}))
+    return WindowRun(tape, 20, tensors.__getitem__).run(whole, windows, {})[tape.logits]
+
+
+@pytest.mark.parametrize("method", ["awq", "smoothquant", "order+mse", "order+awq", "awq+order+mse"])
+@pytest.mark.parametrize("name", ["grouped", "biased", "stretched"])
+def test_folding_leaves_the_function_unchanged(tmp_path: Path, text: Path, name: str, method: str) -> None:
+    folder = model(tmp_path / "m", name)
+    found = works(folder, text, method=method, scheme="q3-g16")  # 2 or 3 groups in each row
+    changed = {name: work.change.sides for name, work in found.items() if not work.change.nothing}
+    kinds = {each for work in found.values() for each in str(work.notes.get("transforms", "")).split("+")}
+    assert kinds - {""} and kinds - {""} <= set(method.split("+")) and changed
+    if "order" not in method:
+        assert changed["model.layers.1.input_layernorm.weight"] == "columns"
+    exact = logits(folder, {})
+    assert np.abs(logits(folder, found) - exact).max() < 2e-5 * np.abs(exact).max()
+
+
+@pytest.mark.parametrize(
+    "scheme, method",
+    [
+        ("q8-g32+scale", "awq"),
+        ("q6-g16+order", "order"),
+        ("q6-g16+order", "order+gptq"),
+        ("q6-g16+scale+order", "order+awq"),
+        ("q6-g16+scale+order", "awq+order+mse"),
+        ("q6-g16+order", "order+awq"),  # the scale is folded
+    ],
+)
+def test_kept_transforms_leave_the_function_unchanged(tmp_path: Path, text: Path, scheme: str, method: str) -> None:
+    folder, out = model(tmp_path / "m", "biased"), tmp_path / "m.ggq"
+    options = {"calibration": text, "calibration_tokens": 1000, "calibration_context": 32, "embedding": "q8-g32"}
+    if "+scale" not in scheme:
+        options["embedding"] = scheme
+    if "awq" in method and "+" not in options["embedding"]:
+        options["embedding"] = "f32"
+    ggq.convert(folder, out, scheme=scheme, method=method, **options)
+    plain = tmp_path / "plain.ggq"
+    bare = scheme.split("+")[0]
+    ggq.convert(folder, plain, scheme=bare, embedding=bare)
+    exact = logits(folder, {})
+    errors: list[float] = []
+    for path in (out, plain):
+        with ggq.load(path, interpreter="numpy", activations="float32", cache="f32") as opened:
+            windows = np.random.default_rng(1).integers(3, 300, (3, 20))
+            found = np.stack([opened.logits(window) for window in windows])
+            errors.append(np.abs(found - exact).max() / np.abs(exact).max())
+    assert errors[0] < 2.5 * errors[1] < 0.7
+    with open_reader(out) as reader:
+        assert not reader.verify()
+        name = "model.layers.0.self_attn.q_proj.weight"
+        kept = {"input_scale": "+scale" in scheme, "input_order": "+order" in scheme}
+        segments = reader.tensors[name].segments
+        assert {role: role in segments for role in kept} == kept
+        if "+order" in scheme:
+            order = np.asarray(reader.segment(name, "input_order")).view("<u4")[:32]
+            assert sorted(order) == list(range(32))
+            kept = reader.tensors[name].attributes.get("transforms", "")
+            assert (np.diff(order.astype(int)) != 1).any() == ("order" in str(kept))
+        if "+scale" in scheme:
+            scale = np.asarray(reader.segment(name, "input_scale")).view("<f4")[:32]
+            assert scale.std() > 0.01 and (scale > 0).all()
+
+
+def test_the_bytes_do_not_depend_on_workers(tmp_path: Path, text: Path) -> None:
+    folder = model(tmp_path / "m", "grouped")
+    options = {"scheme": "q3-g32", "method": "order+awq+gptq", "calibration": text, "calibration_tokens": 1000}
+    for workers in (1, 3):
+        ggq.convert(folder, tmp_path / f"{workers}.ggq", workers=workers, calibration_context=64, **options)
+    assert (tmp_path / "1.ggq").read_bytes() == (tmp_path / "3.ggq").read_bytes()
+
+
+def test_order_needs_no_calibration(tmp_path: Path) -> None:
+    folder = model(tmp_path / "m", "grouped")
+    found = works(folder, None, method="order", scheme="q3-g16")
+    downs = [work for name, work in found.items() if "down_proj" in name]
+    assert any(work.notes.get("transforms") == "order" and work.change.column_order is not None for work in downs)
+    exact = logits(folder, {})
+    assert np.abs(logits(folder, found) - exact).max() < 2e-5 * np.abs(exact).max()
+
+
+def test_what_is_not_quantized_is_folded_too_and_disagreement_is_left_alone(tmp_path: Path, text: Path) -> None:
+    folder = model(tmp_path / "m", "grouped")
+    found = works(folder, text, method="awq", scheme="q4-g32", keep=["k_proj=bf16"])
+    key = found["model.layers.0.self_attn.k_proj.weight"]
+    query = found["model.layers.0.self_attn.q_proj.weight"]
+    assert key.method == "" and np.array_equal(key.change.column_scale, query.change.column_scale)
+    exact = logits(folder, {})
+    assert np.abs(logits(folder, found) - exact).max() < 2e-5 * np.abs(exact).max()
+    recipe = tmp_path / "recipe.toml"
+    rules = '[{ match = "up_proj", scheme = "q4-g32", method = "mse" }]'
+    recipe.write_text(f'scheme = "q4-g32"\nmethod = "awq"\nrules = {rules}\n')
+    found = works(folder, text, recipe=recipe)
+    assert found["model.layers.0.mlp.gate_proj.weight"].change.column_scale is None
+    assert found["model.layers.0.self_attn.q_proj.weight"].change.column_scale is not None
+
+
+@pytest.mark.parametrize("form", ["token", "static"])
+def test_forms_of_activations_are_kept_with_each_matrix(tmp_path: Path, text: Path, form: str) -> None:
+    folder, out = model(tmp_path / "m", "biased"), tmp_path / "m.ggq"
+    options: dict[str, Any] = {} if form == "token" else {"calibration": text, "calibration_tokens": 1000}
+    ggq.convert(folder, out, scheme="q8-row", activations=form, **options)
+    with open_reader(out) as reader:
+        attributes = {name: entry.attributes for name, entry in reader.tensors.items()}
+        recipe = str(reader.metadata["quantization.recipe"])
+    assert f'activations = "{form}"' in recipe
+    query, key = (attributes[f"model.layers.0.self_attn.{name}_proj.weight"] for name in "qk")
+    assert query["activations"] == form and "activations" not in attributes["model.norm.weight"]
+    assert "activations" not in attributes["model.embed_tokens.weight"]  # only looked up
+    assert attributes["lm_head.weight"]["activations"] == form
+    assert ("activation_step" in query) == (form == "static")
+    if form == "static":
+        assert query["activation_step"] == key["activation_step"] > 0
+    with ggq.load(out, interpreter="numpy") as opened:
+        exact = logits(folder, {})[0]
+        found = opened.logits(np.random.default_rng(1).integers(3, 300, (3, 20))[0])
+    assert 1e-4 < np.abs(found - exact).max() / np.abs(exact).max() < 0.3
+
+
+def test_static_activations_fall_back_to_tokens(tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, real = model(tmp_path / "m", "grouped"), InputStatistics.trouble
+    bad = property(lambda self: "made up" if self.columns == 44 else "")
+    monkeypatch.setattr(InputStatistics, "trouble", bad)
+    found = works(folder, text, scheme="q8-row", activations="static", method="smoothquant")
+    monkeypatch.setattr(InputStatistics, "trouble", real)
+    down, up = (found[f"model.layers.0.mlp.{name}_proj.weight"] for name in ("down", "up"))
+    assert up.notes["activations"] == "static" and "fallback" not in up.notes
+    assert down.notes == {"fallback": "no statistics: made up", "activations": "token"}
+    assert down.method == "absmax" and down.change.nothing
+
+
+def test_wrong_options_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="activations 'row': group, token, static allowed"):
+        plan(DEMO, activations="row")
+    with pytest.raises(UsageError, match="static activations need calibration"):
+        ggq.convert(DEMO, tmp_path / "m.ggq", activations="static")
+    with pytest.raises(ConvertError, match=r"method gptq\+awq: transforms come first, each once"):
+        plan(DEMO, method="gptq+awq")
+    with pytest.raises(ConvertError, match=r"method awq\+awq: transforms come first, each once"):
+        plan(DEMO, method="awq+awq")
+    with pytest.raises(ConvertError, match=r"method mse\+gptq: only one method can round"):
+        plan(DEMO, method="mse+gptq")
+    with pytest.raises(ConvertError, match="unknown method 'magic'; allowed are absmax, .*gptq, awq, smoothquant"):
+        plan(DEMO, method="order+magic")
+    with pytest.raises(ConvertError, match=r"method mse cannot fill scheme q4-g32\+scale\nuse awq, smoothquant or"):
+        plan(DEMO, method="mse", scheme="q4-g32+scale")
+    with pytest.raises(ConvertError, match=r"method nf4\+gptq cannot fill scheme q4-g32"):
+        plan(DEMO, method="nf4+gptq", scheme="q4-g32")
+
+
+def test_a_codebook_comes_from_the_method_before(tmp_path: Path, text: Path) -> None:
+    from ggq.quant.methods.nf4 import NF4_TABLE
+
+    folder, out = model(tmp_path / "m", "grouped"), tmp_path / "m.ggq"
+    ggq.convert(folder, out, scheme="c4-g32", method="nf4+gptq", calibration=text, calibration_tokens=1000)
+    with open_reader(out) as reader:
+        name = "model.layers.0.mlp.up_proj.weight"
+        assert reader.tensors[name].attributes["method"] == "nf4+gptq"
+        assert np.array_equal(np.asarray(reader.segment(name, "codebook")).view(np.int8), NF4_TABLE)
+        assert reader.tensors["model.embed_tokens.weight"].attributes["method"] == "gptq"
+
+
+def test_the_command_line(tmp_path: Path, text: Path) -> None:
+    folder, out = tiny(tmp_path / "m"), tmp_path / "m.ggq"
+    result = run_ggq(
+        "convert", folder, out, "--scheme", "q8-row", "--method", "smoothquant", "--activations", "static",
+        "--calibration", text, "--calibration-tokens", "600", "--calibration-context", "60",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    with open_reader(out) as reader:
+        entry = reader.tensors["model.layers.0.mlp.up_proj.weight"]
+        assert entry.attributes["activations"] == "static" and entry.attributes["method"] == "smoothquant"
+    assert numbers(folder / "model.safetensors", "model.norm.weight").shape == (32,)
