@@ -171,3 +171,23 @@ def test_inspect_prints_a_recipe_that_makes_the_same_file(tmp_path: Path, capsys
     convert(source, second, recipe=written(tmp_path, text))
     with open_reader(first) as a, open_reader(second) as b:
         assert a.digest == b.digest
+
+
+def test_a_scheme_may_say_its_method(tmp_path: Path) -> None:
+    text = 'scheme = "nf4-g64"\nrules = [{ match = "down", scheme = "q6-g32" }, { match = "up", scheme = "nf4-g32" }]\n'
+    recipe = read_recipe(written(tmp_path, text))
+    found = [
+        (scheme_name(scheme), method) for spec in (EMBEDDING, UP, DOWN) for scheme, method in [recipe.choose(spec)]
+    ]
+    assert found == [("q6-g64", "absmax"), ("c4-g32", "nf4"), ("q6-g32", "absmax")]
+    assert recipe_text(read_recipe(written(tmp_path, recipe_text(recipe)))) == recipe_text(recipe)
+    with pytest.raises(UsageError, match="scheme nf4-g64 is filled by nf4, and method mse was asked for"):
+        read_recipe(written(tmp_path, 'scheme = "nf4-g64"\nmethod = "mse"\n'))
+
+
+def test_a_recipe_file_says_how_inputs_are_rounded(tmp_path: Path) -> None:
+    recipe = read_recipe(written(tmp_path, 'scheme = "q8-row"\nmethod = "smoothquant"\nactivations = "static"\n'))
+    assert recipe.activations == "static"
+    assert read_recipe(written(tmp_path, recipe_text(recipe))).activations == "static"
+    with pytest.raises(UsageError, match="activations 'some': group, token, static allowed"):
+        read_recipe(written(tmp_path, 'scheme = "q8-row"\nactivations = "some"\n'))

@@ -12,17 +12,19 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 import ggq
+from ggq.cli.main import main
 from ggq.convert.calibration import make_calibration
-from ggq.convert.changes import Change
+from ggq.convert.changes import read_changed
 from ggq.convert.convert import plan
 from ggq.convert.stages import Work, stages
 from ggq.engine.windows import Segment, WindowRun
 from ggq.errors import ConvertError, UsageError
 from ggq.format import open_reader
 from ggq.models.decoder import build_tape
+from ggq.quant.change import Change
 from ggq.quant.inputs import InputStatistics
 from tests.checkpoints import numbers, tiny
-from tests.small_models import CONFIGS, checkpoint
+from tests.small_models import CONFIGS, checkpoint, write_ggq
 from tests.support import DEMO, run_ggq
 
 TEXT = "".join(f"def f{i}(a, b):\n    return a * {i} + b\n\n" for i in range(400))
@@ -67,7 +69,8 @@ def logits(folder: Path, found: dict[str, Work]) -> NDArray[np.float32]:
     for tensor in planned.tensors:
         rows = range(tensor.shape[0] if len(tensor.shape) > 1 else 1)
         change = found[tensor.name].change if tensor.name in found else Change()
-        tensors[tensor.role] = change.read(planned.checkpoint, tensor.source, rows).reshape(tensor.shape)
+        read = read_changed(planned.checkpoint, tensor.source, change, rows)
+        tensors[tensor.role] = read.reshape(tensor.shape)
     tape = build_tape(planned.model)
     windows = np.random.default_rng(1).integers(3, 300, (3, 20))
     whole = Segment("", tape.ops, frozenset({tape.logits}))
@@ -243,3 +246,73 @@ def test_the_command_line(tmp_path: Path, text: Path) -> None:
         entry = reader.tensors["model.layers.0.mlp.up_proj.weight"]
         assert entry.attributes["activations"] == "static" and entry.attributes["method"] == "smoothquant"
     assert numbers(folder / "model.safetensors", "model.norm.weight").shape == (32,)
+
+
+def test_both_interpreters_compute_what_the_untransformed_model_does(tmp_path: Path, text: Path) -> None:
+    folder = model(tmp_path / "m", "biased")
+    found, planned = works(folder, text, method="order+awq", scheme="q3-g16"), plan(folder)
+    config = json.loads((folder / "config.json").read_text())
+    changed: dict[str, NDArray[np.float32]] = {}
+    for tensor in planned.tensors:
+        rows = range(tensor.shape[0] if len(tensor.shape) > 1 else 1)
+        read = read_changed(planned.checkpoint, tensor.source, found[tensor.name].change, rows)
+        changed[tensor.name] = read.reshape(tensor.shape)
+    assert not all(work.change.nothing for work in found.values())
+    path = write_ggq(tmp_path / "folded.ggq", config, changed)
+    exact = logits(folder, {})
+    windows = np.random.default_rng(1).integers(3, 300, (3, 20))
+    for interpreter in ("numpy", "numba"):
+        with ggq.load(path, interpreter=interpreter, activations="float32", cache="f32") as opened:
+            folded = np.stack([opened.logits(window) for window in windows])
+        assert np.abs(folded - exact).max() < 1e-4 * np.abs(exact).max(), interpreter
+
+
+@pytest.mark.parametrize("scheme", ["q8-g32", "q8-g32+scale+order"])
+def test_both_interpreters_agree_on_a_converted_model(tmp_path: Path, text: Path, scheme: str) -> None:
+    folder, out = model(tmp_path / "m", "grouped"), tmp_path / "m.ggq"
+    ggq.convert(
+        folder, out, scheme=scheme, method="order+awq", embedding="f32", activations="static", calibration=text,
+        calibration_tokens=1000, calibration_context=32,
+    )  # fmt: skip
+    tokens, found = np.random.default_rng(1).integers(3, 300, 20), {}
+    for interpreter in ("numpy", "numba"):
+        with ggq.load(out, interpreter=interpreter) as opened:
+            found[interpreter] = opened.logits(tokens)
+    assert np.abs(found["numpy"] - found["numba"]).max() < 0.02 * np.abs(found["numpy"]).max()
+
+
+def test_what_was_folded_is_undone_by_compare(tmp_path: Path, text: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, out = model(tmp_path / "m", "biased"), tmp_path / "m.ggq"
+    options = {"calibration": text, "calibration_tokens": 1000, "calibration_context": 32}
+    ggq.convert(folder, out, scheme="q8-g16", method="order+awq", **options)
+    assert main(["compare", str(out), str(folder), "--json"]) == 0
+    found = {each["name"]: each["relative_rmse"] for each in json.loads(capsys.readouterr().out)["tensors"]}
+    with open_reader(out) as reader:
+        attributes = {name: entry.attributes for name, entry in reader.tensors.items()}
+    folded = {each["folded"] for each in attributes.values() if "folded" in each}
+    assert folded == {"columns", "rows and columns"}
+    for name, error in found.items():
+        assert error < 0.02 and ("norm" not in name or error < 1e-6), name
+    assert main(["inspect", str(out), "--tensors"]) == 0
+    line = next(each for each in capsys.readouterr().out.splitlines() if "layers.0.mlp.up_proj.weight" in each)
+    assert "order+awq" in line and "folded" in line
+
+
+@pytest.mark.parametrize("method", ["awq", "awq+gptq", "smoothquant+mse"])
+def test_targets_take_chains_and_forms_of_activations(tmp_path: Path, text: Path, method: str) -> None:
+    folder = model(tmp_path / "m", "grouped")
+    found = works(folder, text, target_bpw=5, method=method, activations="static")
+    query = found["model.layers.0.self_attn.q_proj.weight"]
+    assert query.notes["activations"] == "static" and query.method == method
+    assert any("transforms" in work.notes for work in found.values())
+    exact = logits(folder, {})
+    assert np.abs(logits(folder, found) - exact).max() < 2e-5 * np.abs(exact).max()
+
+
+def test_a_preset_takes_chains_and_forms_of_activations(tmp_path: Path) -> None:
+    folder = model(tmp_path / "m", "grouped")
+    planned = plan(folder, preset="balanced", method="awq+gptq", activations="token")
+    assert {tensor.method for tensor in planned.tensors if len(tensor.shape) > 1} == {"awq+gptq"}
+    assert planned.recipe.activations == "token"
+    with pytest.raises(ConvertError, match=r"method gptq\+awq: transforms come first"):
+        plan(folder, target_bpw=4.5, method="gptq+awq")

@@ -72,6 +72,7 @@ def compare(
 
     The error is relative: the root of the mean squared difference over that of B's numbers, and the same in decibels
     (SQNR). The largest is that of any one number. Every tensor is decoded block by block, so memory stays small.
+    Scales and orders that a method has folded into neighbours are undone first.
 
     Example:
         ggq compare model-q4.ggq ./my-model --worst 10

@@ -126,10 +126,11 @@ def _print_tensors(reader: Reader) -> None:
             scheme_label(tensor),
             size(_bytes(tensor)),
             _error(tensor),
+            _done(tensor),
         ]
         for tensor in reader.tensors.values()
     ]
-    table(("tensor", "shape", "scheme", "size", "relative error"), rows, right=(3, 4))
+    table(("tensor", "shape", "scheme", "size", "relative error", "method"), rows, right=(3, 4))
 
 
 def _bytes(tensor: TensorEntry) -> int:
@@ -139,6 +140,18 @@ def _bytes(tensor: TensorEntry) -> int:
 def _error(tensor: TensorEntry) -> str:
     error = tensor.attributes.get("relative_rmse")
     return f"{error:.2%}" if isinstance(error, float) else ""
+
+
+def _done(tensor: TensorEntry) -> str:
+    """The method, and what its attributes tell besides (spec/metadata.md)."""
+    text = {key: one_line(value) for key, value in tensor.attributes.items() if isinstance(value, str)}
+    parts = [text.get("method", "")]
+    if "transforms" in text and text["transforms"] not in parts[0]:
+        parts.append(f"transforms {text['transforms']}")
+    parts += [f"{text['folded']} folded"] if "folded" in text else []
+    parts += [f"activations {text['activations']}"] if "activations" in text else []
+    parts += [f"fell back: {text['fallback']}"] if "fallback" in text else []
+    return ", ".join(part for part in parts if part)
 
 
 def _document(reader: Reader, tensors: bool) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ggq.convert.changes import read_changed
 from ggq.convert.checkpoint import FLOATS, Checkpoint
 from ggq.convert.plan import TensorPlan
 from ggq.convert.stages import Work
@@ -95,7 +96,7 @@ class TensorJob:
                 return total
             weights = to_float32(raw, FLOATS[source.dtype])
         else:
-            weights = self.work.change.read(self.checkpoint, source, range(first + start, first + stop))
+            weights = read_changed(self.checkpoint, source, self.work.change, range(first + start, first + stop))
         if len(self.plan.shape) == 1:
             weights = weights[0]
         try:
@@ -128,7 +129,7 @@ class TensorJob:
     def _sample(self) -> NDArray[np.float32]:
         """Rows to learn from."""
         source, (rows, columns) = self.plan.source, (self.sizes.count * self.sizes.rows, self.sizes.columns)
-        return self.work.change.read(self.checkpoint, source, sample_rows(rows, columns).tolist())
+        return read_changed(self.checkpoint, source, self.work.change, sample_rows(rows, columns).tolist())
 
     def _encode(self, raw: NDArray[Any], matrix: int, tile: int) -> ErrorSum | None:
         """Encode a block where it lies in the tensor's segments; None where the reference has to say what is wrong."""

@@ -12,11 +12,10 @@ from ggq.convert.budget import Option
 from ggq.convert.checkpoint import FLOATS, Checkpoint
 from ggq.convert.plan import TensorPlan
 from ggq.convert.recipe import EMBEDDING_ROLES
-from ggq.errors import ConvertError
 from ggq.format.scheme import TILE_ROWS, Scheme
 from ggq.quant import METHODS, choose_method, decode, from_float32, to_float32
 from ggq.quant.matrix import geometry
-from ggq.quant.methods import prepared
+from ggq.quant.methods import fills, method_parts, prepared
 
 SAMPLE_WEIGHTS = 1 << 15
 """Weights of a matrix, about, on which errors are measured: the error of a scheme varies little from row to row."""
@@ -32,11 +31,10 @@ def able(method: str, scheme: Scheme) -> str | None:
     Raises:
         ConvertError: No such method, or a scheme that neither fills.
     """
-    if method not in METHODS:
-        raise ConvertError(f"unknown method {method!r}; allowed are {', '.join(METHODS)}")
+    method_parts(method)
     if scheme.kind == "float":
         return None
-    return method if METHODS[method].supports(scheme) else choose_method(scheme, MEASURED_WITH).name
+    return method if fills(scheme, method) else choose_method(scheme, MEASURED_WITH).name
 
 
 LARGEST_LOSS = 1e3

@@ -82,6 +82,7 @@ def read_choices(choices: Choices, calibrated: bool = False) -> Wish:
     keep = choices.get("keep") or ()
     target = parse_target(choices.get("target_bpw"), choices.get("target_size"))
     preset, standard = choices.get("preset"), MEASURED_WITH
+    activations = check_activations(choices.get("activations") or "group")
     if preset is not None:
         if preset not in PRESETS:
             raise UsageError(f"unknown preset {preset!r}; allowed are {', '.join(PRESETS)}")
@@ -90,12 +91,12 @@ def read_choices(choices: Choices, calibrated: bool = False) -> Wish:
         method = choices.get("method") or standard
         floats = parse_scheme("f32")  # takes part in nothing: a target gives every matrix a scheme of its own
         rules = (replace(rule, method=rule.method or able(method, rule.scheme)) for rule in parse_rules(keep))
-        return Wish(Recipe(floats, floats, tuple(rules)), target, method)
+        return Wish(Recipe(floats, floats, tuple(rules), activations=activations), target, method)
     file = choices.get("recipe")
     if file is None:
         scheme = choices.get("scheme") or DEFAULT_SCHEME
         recipe = make_recipe(scheme, choices.get("method"), choices.get("embedding"), keep)
-        return Wish(replace(recipe, activations=check_activations(choices.get("activations") or "group")))
+        return Wish(replace(recipe, activations=activations))
     recipe = read_recipe(file)
     return Wish(replace(recipe, rules=(*parse_rules(keep), *recipe.rules)))
 

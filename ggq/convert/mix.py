@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 import numpy as np
@@ -149,7 +149,14 @@ def _recipe(base: Recipe, method: str, tensors: Sequence[TensorPlan], schemes: M
         Rule(re.compile(_pattern([tensor.name for tensor in group])), scheme, able(method, scheme), "mixed precision")
         for (_, scheme), group in places.items()
     ]
-    return Recipe(body, embedding, (*base.rules, *rules), able(method, body), able(method, embedding))
+    return replace(
+        base,
+        scheme=body,
+        embedding=embedding,
+        rules=(*base.rules, *rules),
+        method=able(method, body),
+        embedding_method=able(method, embedding),
+    )
 
 
 def _commonest(tensors: Sequence[TensorPlan], schemes: Mapping[str, Scheme]) -> Scheme | None:

@@ -107,20 +107,63 @@ def make_recipe(
         UsageError: An unknown scheme, a regular expression that does not compile, a method where nothing is quantized.
         ConvertError: An unknown method, or one that cannot fill a scheme.
     """
-    body, filled = parse_filled(scheme)
-    outer, other = (embedding_scheme(body), None) if embedding is None else parse_filled(embedding)
-    rules = list(parse_rules(keep))
-    if filled is not None:  # the name of the body's scheme says the method of the body and of nothing else
-        if method not in (None, filled):
-            raise UsageError(f"scheme {scheme} is filled by {filled}, and method {method} was asked for")
-        method, other = filled, other or default_method(outer) or None
+    return complete_recipe(
+        named_scheme(scheme, method),
+        method,
+        None if embedding is None else named_scheme(embedding),
+        parse_rules(keep),
+    )
+
+
+Named = tuple[Scheme, str | None]
+"""A scheme, and the method that was named for it or by it."""
+
+
+def named_scheme(name: str, method: str | None = None) -> Named:
+    """The scheme of a name, and the method: the one that the name says, as "nf4-g64" does, or the one asked for.
+
+    Raises:
+        UsageError: No such scheme, or the two methods contradict each other.
+    """
+    scheme, filled = parse_filled(name)
+    if filled is not None and method is not None and filled not in method.split("+"):
+        raise UsageError(f"scheme {name} is filled by {filled}, and method {method} was asked for")
+    return scheme, method or filled
+
+
+def complete_recipe(
+    body: Named,
+    method: str | None,
+    outer: Named | None,
+    rules: Sequence[Rule],
+    activations: str = "group",
+    origin: str = "",
+) -> Recipe:
+    """The recipe with what was left open filled in.
+
+    Args:
+        body: Of the body's matrices.
+        method: What was asked for everywhere; None for each scheme's default.
+        outer: Of the embedding and the output; None for the body's scheme with EMBEDDING_BITS or more.
+        rules: As in `Recipe`.
+        activations: As in `Recipe`.
+        origin: For messages; see `check_methods`.
+
+    Raises:
+        UsageError: A method where nothing is quantized.
+        ConvertError: An unknown method, or one that cannot fill a scheme.
+    """
+    scheme, own = body
+    embedding, other = (embedding_scheme(scheme), None) if outer is None else outer
+    if own != method:  # the name of the body's scheme says the method of the body and of nothing else
+        other = other or default_method(embedding) or None
         rules = [replace(rule, method=rule.method or default_method(rule.scheme) or None) for rule in rules]
-    if embedding is None and outer.kind != "float" and method is not None and not fills(outer, method):
+    if outer is None and other is None and embedding.kind != "float" and own and not fills(embedding, own):
         # Nobody asked for this scheme, so the method need not know it; of "nf4+gptq" the second part may.
-        last = method.rpartition("+")[2]
-        other = last if fills(outer, last) else default_method(outer)
-    recipe = Recipe(body, outer, tuple(rules), method, other)
-    check_methods(recipe)
+        last = own.rpartition("+")[2]
+        other = last if fills(embedding, last) else default_method(embedding)
+    recipe = Recipe(scheme, embedding, tuple(rules), own, other, activations)
+    check_methods(recipe, origin)
     return recipe
 
 

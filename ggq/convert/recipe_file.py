@@ -8,11 +8,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ggq.convert.recipe import Recipe, Rule, check_activations, check_methods, compile_pattern, embedding_scheme
+from ggq.convert.recipe import (
+    Named,
+    Recipe,
+    Rule,
+    check_activations,
+    compile_pattern,
+    complete_recipe,
+    embedding_scheme,
+    named_scheme,
+)
 from ggq.errors import FormatError, GGQError, UsageError
 from ggq.format.paths import os_error
 from ggq.models.fields import shown
-from ggq.quant import default_method, parse_scheme, scheme_name
+from ggq.quant import default_method, scheme_name
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -96,21 +105,21 @@ def _quoted(text: str) -> str:
 
 def _recipe(document: Mapping[str, Any], path: Path) -> Recipe:
     _check_keys(document, KEYS, ("scheme",), path, None)
-    scheme = _scheme(document, "scheme", path, None)
-    embedding = _scheme(document, "embedding", path, None) if "embedding" in document else embedding_scheme(scheme)
+    body = _scheme(document, "scheme", "method", path, None)
+    outer = _scheme(document, "embedding", "embedding_method", path, None) if "embedding" in document else None
+    if outer is None and "embedding_method" in document:
+        outer = embedding_scheme(body[0]), _text(document, "embedding_method", path, None)
     rules = document.get("rules", [])
     if not isinstance(rules, list) or len(rules) > MOST_RULES:
         raise UsageError(f"an array of up to {MOST_RULES} tables expected", path=path, where="rules")
-    recipe = Recipe(
-        scheme,
-        embedding,
-        tuple(_rule(rule, number, path) for number, rule in enumerate(rules, 1)),
+    return complete_recipe(
+        body,
         _text(document, "method", path, None) if "method" in document else None,
-        _text(document, "embedding_method", path, None) if "embedding_method" in document else None,
+        outer,
+        [_rule(rule, number, path) for number, rule in enumerate(rules, 1)],
         check_activations(_text(document, "activations", path, None)) if "activations" in document else "group",
+        str(path),
     )
-    check_methods(recipe, str(path))
-    return recipe
 
 
 def _rule(rule: Any, number: int, path: Path) -> Rule:
@@ -120,8 +129,7 @@ def _rule(rule: Any, number: int, path: Path) -> Rule:
     _check_keys(rule, RULE_KEYS, ("match", "scheme"), path, where)
     pattern = _text(rule, "match", path, where)
     origin = f"{path}: {where} ({shown(pattern)})"
-    method = _text(rule, "method", path, where) if "method" in rule else None
-    return Rule(compile_pattern(pattern, origin), _scheme(rule, "scheme", path, where), method, origin)
+    return Rule(compile_pattern(pattern, origin), *_scheme(rule, "scheme", "method", path, where), origin)
 
 
 _RULE = 'write { match = "down_proj", scheme = "q6-g32" }'
@@ -146,10 +154,12 @@ def _text(table: Mapping[str, Any], key: str, path: Path, where: str | None) -> 
     return value
 
 
-def _scheme(table: Mapping[str, Any], key: str, path: Path, where: str | None) -> Any:
+def _scheme(table: Mapping[str, Any], key: str, method: str, path: Path, where: str | None) -> Named:
+    """The scheme of a key, and the method of another key or of the scheme's name."""
     name = _text(table, key, path, where)
+    asked = _text(table, method, path, where) if method in table else None
     try:
-        return parse_scheme(name)
+        return named_scheme(name, asked)
     except GGQError as error:
         place = f"{where}: {key}" if where else key
         raise type(error)(error.problem, path=path, where=place, fix=error.fix) from None

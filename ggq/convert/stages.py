@@ -9,13 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ggq.convert.calibration import Calibration, layer_statistics, requires, uses_of
-from ggq.convert.changes import Change
 from ggq.convert.plan import Plan, TensorPlan
 from ggq.convert.transforms import Layer
 from ggq.engine.windows import roles, segments
 from ggq.models.decoder import build_tape
 from ggq.models.folding import Site, sites
 from ggq.quant import choose_method
+from ggq.quant.change import Change
 from ggq.quant.inputs import InputStatistics
 from ggq.quant.methods import METHODS, Calibrated, Chain, Method
 
@@ -102,9 +102,8 @@ def work(tensor: TensorPlan, layer: Layer, activations: str, places: list[Site])
     FALLBACK; its notes say so.
     """
     role, method = tensor.role, method_of(tensor)
-    change, notes = layer.changes.get(role, Change()), dict[str, str | float]()
-    if not change.nothing:
-        notes["folded"] = change.sides
+    change = layer.changes.get(role, Change())
+    notes: dict[str, str | float] = {**change.attributes()}
     if method is None:
         return Work("", change=change, notes=notes)
     name, rounding = tensor.method, method.rounding if isinstance(method, Chain) else method

@@ -8,11 +8,12 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from ggq.convert.changes import Change
+from ggq.convert.changes import read_changed
 from ggq.convert.checkpoint import Checkpoint
 from ggq.convert.plan import TensorPlan
 from ggq.models.folding import Site
 from ggq.quant import choose_method, default_method
+from ggq.quant.change import Change
 from ggq.quant.inputs import InputStatistics
 from ggq.quant.methods import METHODS, Chain, Transform
 from ggq.quant.methods.chain import composed, transformed_inputs
@@ -111,7 +112,7 @@ class Layer:
         tensor = self.tensors[role]
         rows = tensor.shape[0]
         picked = np.unique(np.linspace(0, rows - 1, min(rows, SEARCH_ROWS)).astype(np.int64))
-        weights = self.changes.get(role, Change()).read(self.checkpoint, tensor.source, picked)
+        weights = read_changed(self.checkpoint, tensor.source, self.changes.get(role, Change()), picked.tolist())
         plain = replace(tensor.scheme, transform=frozenset())
         rounder = METHODS[default_method(plain)]
         return Consumer(Stored(rounder, scale, order).transformed(weights), plain, rounder)

@@ -16,6 +16,7 @@ from ggq.errors import UnsupportedError, UsageError
 from ggq.format import Reader
 from ggq.format.summary import scheme_label, summarize
 from ggq.quant import Error, ErrorSum
+from ggq.quant.change import read_change
 from ggq.quant.tensors import decoded_blocks
 
 
@@ -61,13 +62,14 @@ class FileWeights:
         return scheme_label(self.reader.tensors[name])
 
     def blocks(self, name: str) -> Iterator[NDArray[np.float32]]:
-        """See `Weights`."""
+        """See `Weights`; what was folded into a tensor is undone, so that it compares with the checkpoint's."""
         entry = self.reader.tensors[name]
         if entry.scheme is None:
             raise undecodable(self.reader, entry)
-        segments = segments_of(self.reader, entry)
-        for _, _, block in decoded_blocks(entry.scheme, entry.shape, entry.scheme.geometry(entry.shape), segments):
-            yield block
+        change = read_change(entry.attributes, entry.shape, f"{self.reader.path}: tensor {name}")
+        segments, sizes = segments_of(self.reader, entry), entry.scheme.geometry(entry.shape)
+        blocks = (block for _, _, block in decoded_blocks(entry.scheme, entry.shape, sizes, segments))
+        yield from blocks if change.nothing else change.undo(blocks, sizes.count * sizes.rows)
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,9 @@ TRANSFORMS: dict[str, Transform] = {
 FOLLOWERS = {"awq": "clip"}
 """What rounds behind a transform when the chain ends with it; elsewhere the scheme's default method."""
 
+CODEBOOKS = ("nf4", "kmeans")
+"""Methods that may come before another one that rounds, to say where its codebook comes from."""
+
 
 def default_method(scheme: Scheme) -> str:
     """Name of the method that fills a scheme unless another is asked for; "" for floats, which need none."""
@@ -69,11 +72,7 @@ def choose_method(scheme: Scheme, name: str | None = None) -> Method:
         ConvertError: No such method, or one that cannot fill the scheme.
     """
     name = default_method(scheme) if name is None else name
-    parts = name.split("+")
-    for part in parts:
-        if part not in METHODS and part not in TRANSFORMS:
-            raise ConvertError(f"unknown method {part!r}; allowed are {', '.join([*METHODS, *TRANSFORMS])}")
-    chosen = _chain(scheme, name, parts)
+    chosen = _chain(scheme, name, *method_parts(name))
     if not chosen.supports(scheme):
         able = [other for other, method in METHODS.items() if method.supports(scheme)]
         if scheme.transform:
@@ -94,22 +93,36 @@ def fills(scheme: Scheme, name: str) -> bool:
     return True
 
 
-def _chain(scheme: Scheme, name: str, parts: list[str]) -> Method:
-    """The method that names joined by "+" stand for."""
+def method_parts(name: str) -> tuple[list[str], list[str]]:
+    """The transforms of a method's name, and the methods behind them.
+
+    Raises:
+        ConvertError: No such method, or names joined in a way that means nothing.
+    """
+    parts = name.split("+")
+    for part in parts:
+        if part not in METHODS and part not in TRANSFORMS:
+            raise ConvertError(f"unknown method {part!r}; allowed are {', '.join([*METHODS, *TRANSFORMS])}")
     found = [part for part in parts if part in TRANSFORMS]
     rest = [part for part in parts if part not in TRANSFORMS]
-    plain = replace(scheme, transform=frozenset())
     if parts != found + rest or len(set(parts)) < len(parts):
         raise ConvertError(f"method {name}: transforms come first, each once", fix="write order+awq+gptq, for example")
+    if len(rest) > 2 or (len(rest) == 2 and not (rest[0] in CODEBOOKS and isinstance(METHODS[rest[1]], Mse | Gptq))):
+        raise ConvertError(
+            f"method {name}: only one method can round",
+            fix="write transforms and one method, as in awq+gptq, or where a codebook comes from, as in nf4+gptq",
+        )
+    return found, rest
+
+
+def _chain(scheme: Scheme, name: str, found: list[str], rest: list[str]) -> Method:
+    """The method that transforms and the methods behind them are together."""
+    plain = replace(scheme, transform=frozenset())
     if not rest:
         rest = [FOLLOWERS.get(found[-1]) or default_method(plain)]
     rounding = METHODS[rest[-1]]
     if rest[:-1]:
-        if rest[0] not in ("nf4", "kmeans") or len(rest) > 2 or not isinstance(rounding, Mse | Gptq):
-            raise ConvertError(
-                f"method {name}: only one method can round",
-                fix="write transforms and one method, as in awq+gptq, or where a codebook comes from, as in nf4+gptq",
-            )
+        assert isinstance(rounding, Mse | Gptq)  # as method_parts has seen to
         codebook = NF4_TABLE if rest[0] == "nf4" else None
         rounding = replace(rounding, codebook=codebook)
         if not METHODS[rest[0]].supports(plain):
@@ -132,6 +145,7 @@ __all__ = [
     "choose_method",
     "default_method",
     "fills",
+    "method_parts",
     "prepared",
     "sample_rows",
     "uses",

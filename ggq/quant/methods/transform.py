@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from ggq.format.scheme import Scheme
 from ggq.quant.inputs import InputStatistics
-from ggq.quant.matrix import QuantizedMatrix, geometry
+from ggq.quant.matrix import QuantizedMatrix
 from ggq.quant.reference import decode
+from ggq.quant.transform import with_transform
 
 Floats = NDArray[np.float32]
 
@@ -126,18 +127,13 @@ class Stored:
 
     def quantize(self, weights: Floats, scheme: Scheme) -> QuantizedMatrix:
         """Choose scales and codes, and add the transform."""
-        plain = replace(scheme, transform=frozenset())
-        matrix, columns = self.method.quantize(self.transformed(weights), plain), weights.shape[1]
-        padded = geometry(scheme, weights.shape).padded_columns
+        matrix = self.method.quantize(self.transformed(weights), replace(scheme, transform=frozenset()))
         scale = order = None
         if "scale" in scheme.transform:
-            scale = np.zeros(padded, np.float32)
-            scale[:columns] = 1 if self.scale is None else 1 / self.scale
+            scale = np.ones(weights.shape[1], np.float32) if self.scale is None else (1 / self.scale).astype(np.float32)
         if "order" in scheme.transform:
-            order = np.arange(padded, dtype=np.uint32)
-            if self.order is not None:
-                order[:columns] = self.order
-        return replace(matrix, scheme=scheme, input_scale=scale, input_order=order)
+            order = (np.arange(weights.shape[1]) if self.order is None else self.order).astype(np.uint32)
+        return with_transform(matrix, scale, order)
 
 
 def product_errors(shared: SharedInputs, scale: Floats | None = None, order: NDArray[np.int64] | None = None) -> float:
