@@ -13,14 +13,14 @@ import pytest
 from ggq_kernels import calls
 from ggq_kernels.compiled import op
 from ggq_kernels.simd import read_i64, write_i64
-from ggq_kernels.team import SLEEPERS, fetch_add, take
+from ggq_kernels.team import COUNT, SLEEPERS, fetch_add, take
 from ggq_kernels.threads import Team, aligned_zeros, available_cores
 from tests.kernel_support import Floats, address, count, output
 from tests.support import run_python
 
 pytestmark = pytest.mark.kernels
 
-ADDED, ITEMS = 8, 16
+ADDED, ITEMS, SEEN, HELPERS = 8, 16, 24, 32
 
 
 @pytest.fixture(autouse=True)
@@ -70,6 +70,26 @@ def test_each_item_is_done_once_and_rows_in_order(threads: int) -> None:
     team.run(tape(word, 5, -1, 7), first=1, last=2)
     assert word[0] == 2 * (2 * (2 * 3 + 1000) + 1)
     team.close()
+
+
+@op
+def count_helpers(row, team):
+    """Add to the word at HELPERS for each thread beyond the first that computes this row."""
+    if fetch_add(read_i64(row + SEEN), 1) > 0:
+        fetch_add(read_i64(row + HELPERS), 1)
+    while True:  # a helper that may join has the time for it
+        if fetch_add(read_i64(row + SEEN), 0) > 1 or take(team, 1) > 1_000_000:
+            return
+
+
+@pytest.mark.parametrize("tokens, joined", [(1, 0), (2, 1)])
+def test_a_row_of_few_tokens_is_the_leaders_alone(pair: Team, tokens: int, joined: int) -> None:
+    if pair.threads < 2:
+        pytest.skip("needs two cores")
+    number, seen, helpers = count(tokens), np.zeros(1, np.int64), np.zeros(1, np.int64)
+    operands = {COUNT: address(number), SEEN: address(seen), HELPERS: address(helpers)}
+    pair.run(np.stack([calls.row(count_helpers, operands, alone=1)]))
+    assert helpers[0] == joined
 
 
 def test_no_more_threads_than_cores() -> None:

@@ -18,13 +18,15 @@ from ggq_kernels.widths import PLANES
 activations, attention, embed = (ready.module(name) for name in ("activations", "attention", "embed"))
 linear, steps = ready.module("linear"), ready.module("steps")
 FLOAT_ROWS, TOKENS = ready.module("isa").FLOAT_ROWS, ready.module("isa").TOKENS
-PAGE, ROW_BYTES = attention.PAGE, ready.module("team").ROW_BYTES
+PAGE, ROW_BYTES, ALONE = attention.PAGE, ready.module("team").ROW_BYTES, ready.module("team").ALONE
 
 CACHE_BYTES = 192 * 1024
 """Activations of a block of tokens that shall stay in a core's second-level cache while it goes through its rows."""
 CHUNK_BYTES = 128 * 1024
 """Bytes of weights, about, that a thread takes at a time: runs that short are still read at full speed, and nobody
 waits long for the last of them."""
+SMALL = 2048
+"""Columns of one token that a thread is done with sooner than another has joined."""
 EVERY = 1 << 62
 """More tokens than there are."""
 MOST_ROWS = max(TOKENS, FLOAT_ROWS)
@@ -134,10 +136,10 @@ class Packed:
         return words
 
 
-def row(kernel: HasAddress, operands: dict[int, int]) -> np.ndarray:
-    """int64 (32,): the kernel's address and its operands by byte offset."""
+def row(kernel: HasAddress, operands: dict[int, int], alone: int = 0) -> np.ndarray:
+    """int64 (32,): the kernel's address and its operands by byte offset; up to `alone` tokens are not worth sharing."""
     words = np.zeros(ROW_BYTES // 8, np.int64)
-    words[0] = kernel.address
+    words[0], words[ALONE // 8] = kernel.address, alone
     for offset, value in operands.items():
         words[offset // 8] = value
     return words
@@ -198,7 +200,7 @@ def quantize_row(tokens: int, source: Rows, out: Int8Rows, matrix: Packed) -> np
     operands |= {a.WIDTH: out.columns, a.Q_GROUP: out.group, a.Q_SCALE: out.scales, a.Q_OFFSET: out.offsets}
     operands |= {a.Q_ORDER: matrix.order, a.Q_FACTORS: matrix.column_scale}
     operands |= {a.Q_FORM: ("group", "token", "static").index(matrix.activations)}
-    words = row(a.quantize, operands)
+    words = row(a.quantize, operands, alone=int(out.columns <= SMALL))
     words.view(np.float64)[a.Q_STEP // 8] = matrix.activation_step
     return words
 
@@ -206,7 +208,7 @@ def quantize_row(tokens: int, source: Rows, out: Int8Rows, matrix: Packed) -> np
 def transform_row(tokens: int, source: Rows, out: Rows, matrix: Packed) -> np.ndarray:
     """out = the columns of source in the matrix's order, times its factors."""
     operands = {activations.Q_ORDER: matrix.order, activations.Q_FACTORS: matrix.column_scale}
-    return row(activations.transform, _map(tokens, source, out) | {activations.WIDTH: out.width} | operands)
+    return row(activations.transform, _map(tokens, source, out) | {activations.WIDTH: out.width} | operands, alone=1)
 
 
 def _map(tokens: int, source: Rows, out: Rows) -> dict[int, int]:
@@ -218,7 +220,7 @@ def _map(tokens: int, source: Rows, out: Rows) -> dict[int, int]:
 def norm_row(tokens: int, source: Rows, out: Rows, weight: int, epsilon: int) -> np.ndarray:
     """RMS norm; `weight` and `epsilon` are addresses of padded float32 and of a float64."""
     operands = {activations.N_WEIGHT: weight, activations.N_EPSILON: epsilon}
-    return row(activations.rms_norm, _map(tokens, source, out) | operands)
+    return row(activations.rms_norm, _map(tokens, source, out) | operands, alone=1)
 
 
 def rope_row(tokens: int, buffer: Rows, heads: int, layout: str, table: int, positions: int) -> np.ndarray:
@@ -226,17 +228,19 @@ def rope_row(tokens: int, buffer: Rows, heads: int, layout: str, table: int, pos
     operands = {activations.R_HEADS: heads, activations.R_DIM: buffer.width // heads}
     operands |= {activations.R_TABLE: table, activations.R_POSITIONS: positions}
     kernel = {"half": activations.rope_half, "pairs": activations.rope_pairs}[layout]
-    return row(kernel, _map(tokens, buffer, buffer) | operands)
+    return row(kernel, _map(tokens, buffer, buffer) | operands, alone=1)
 
 
 def gate_row(tokens: int, gate: Rows, up: Rows, out: Rows) -> np.ndarray:
     """out = silu(gate) * up; gate and up have one stride."""
-    return row(activations.gate_silu, _map(tokens, gate, out) | {activations.G_UP: up.address})
+    return row(
+        activations.gate_silu, _map(tokens, gate, out) | {activations.G_UP: up.address}, alone=int(out.width <= SMALL)
+    )
 
 
 def select_row(tokens: int, source: Rows, out: Rows, rows: int) -> np.ndarray:
     """out[i] = source[rows[i]]; `rows` is the address of int64 row numbers."""
-    return row(activations.select, _map(tokens, source, out) | {activations.S_ROWS: rows})
+    return row(activations.select, _map(tokens, source, out) | {activations.S_ROWS: rows}, alone=1)
 
 
 def embed_row(tokens: int, ids: int, matrix: Packed, descriptor: np.ndarray, out: Rows) -> np.ndarray:
@@ -244,11 +248,11 @@ def embed_row(tokens: int, ids: int, matrix: Packed, descriptor: np.ndarray, out
     operands = {embed.TOKEN_COUNT: tokens, embed.TOKEN_IDS: ids, embed.OUT: out.address, embed.OUT_STRIDE: out.stride}
     operands |= {embed.COLUMNS: out.width, embed.PLANE0: matrix.codes}
     if matrix.value:
-        return row(getattr(embed, f"embed_{matrix.value}"), operands)
+        return row(getattr(embed, f"embed_{matrix.value}"), operands, alone=1)
     widths = (*PLANES[matrix.bits], 0)
     operands |= {embed.MATRIX: descriptor.ctypes.data, embed.WIDTH0: widths[0], embed.WIDTH1: widths[1]}
     operands |= {embed.PADDED: matrix.columns, embed.ORDER: matrix.order, embed.COLUMN_SCALE: matrix.column_scale}
-    return row(embed.embed_codes, operands)
+    return row(embed.embed_codes, operands, alone=1)
 
 
 @dataclass(frozen=True)
@@ -282,7 +286,7 @@ def store_kv_row(
     }
     operands |= {a.KV_HEADS: sizes.kv_heads, a.DIM: sizes.dim, a.LAYER_OFFSET: sizes.layer_offset}
     operands |= {a.POSITIONS: positions, a.TABLES: tables}
-    return row({"f16": a.store_kv_f16, "f32": a.store_kv_f32}[kind], operands)
+    return row({"f16": a.store_kv_f16, "f32": a.store_kv_f32}[kind], operands, alone=1)
 
 
 def attention_row(kind: str, run_count: int, runs: int, query: Rows, out: Rows, sizes: Heads, scale: int) -> np.ndarray:

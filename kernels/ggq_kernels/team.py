@@ -30,7 +30,11 @@ LEADER = 256  # 1 while the leader sleeps on ACTIVE
 ROW = 320  # address of the open operation's row, 0 to end
 STATE_BYTES = 384
 ROW_BYTES = 256
-"""Bytes of a tape row: the kernel's address, then up to 31 operands, all int64."""
+"""Bytes of a tape row: the kernel's address, then up to 30 operands and ALONE, all int64."""
+COUNT = 8
+"""Where a row holds the address of the number of tokens."""
+ALONE = ROW_BYTES - 8
+"""Where a row holds up to how many tokens the leader computes it alone: opening it to others would take longer."""
 
 _SPINS = 20000  # about 0.4 ms: longer than an operation without work for all, or than choosing a token
 _FUTEX_NUMBER = {"x86_64": 202, "aarch64": 98}
@@ -165,12 +169,15 @@ def lead(tape: int, first: int, last: int, team: int, threads: int) -> None:
         row = tape + i * ROW_BYTES if tape != 0 else 0
         atomic_write(team + NEXT, 0)
         atomic_write(team + ROW, row)
-        if threads > 1:
+        shared = threads > 1
+        if row != 0 and read_i64(row + ALONE) > 0:
+            shared = shared and read_i64(read_i64(row + COUNT)) > read_i64(row + ALONE)
+        if shared:
             next_epoch(team)
         if row == 0:
             return  # left open, so that every helper sees it
         call_op(read_i64(row), row, team)
-        if threads > 1:
+        if shared:
             fetch_add(team + EPOCH, 1)
             active = atomic_read(team + ACTIVE)
             while active != 0:
