@@ -10,9 +10,8 @@ import numpy as np
 from ggq.engine.executor import Executor
 from ggq.engine.file import undecodable
 from ggq.engine.model import Model
-from ggq.engine.numpy_interpreter import NumpyExecutor
+from ggq.engine.prefault import map_pages
 from ggq.engine.sampling import whole
-from ggq.engine.stored import StoredWeight, read_stored
 from ggq.engine.tape import Tape
 from ggq.errors import ModelError, UsageError
 from ggq.format import Reader, open_reader
@@ -128,6 +127,8 @@ def default_cache(reader: Reader) -> str:
 
 def numpy_executor(reader: Reader, tape: Tape, names: Mapping[str, str], activations: str, cache: str) -> Executor:
     """The slow reference."""
+    from ggq.engine.numpy_interpreter import NumpyExecutor
+    from ggq.engine.stored import StoredWeight, read_stored
 
     def weight(role: str) -> StoredWeight:
         return read_stored(reader, reader.tensors[names[role]])
@@ -141,5 +142,6 @@ def numba_executor(
     """The kernels; numba is imported here and not before."""
     from ggq.engine.numba_executor import NumbaExecutor
 
+    map_pages(reader)
     executor: Executor = NumbaExecutor(tape, reader, names, threads=threads, activations=activations, cache=cache)
     return executor
