@@ -14,7 +14,7 @@ from ggq.engine.generation import Answer, Memory, Timing, as_tokens, run
 from ggq.engine.options import SAMPLING, Options, check_names
 from ggq.engine.sampling import Sampler, resolve, whole
 from ggq.engine.tape import Run
-from ggq.engine.tokenizer import TOKENIZER, load_tokenizer
+from ggq.engine.tokenizer import TOKENIZER, load_tokenizer, set_up
 from ggq.errors import UnsupportedError, UsageError
 from ggq.format import Reader
 from ggq.models.config import ModelConfig
@@ -22,6 +22,8 @@ from ggq.models.config import ModelConfig
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from typing_extensions import Unpack
+
+    from ggq.engine.quick_tokenizer import QuickTokenizer
 
 MAX_TOKENS = 256
 """Tokens to generate when nobody says."""
@@ -188,7 +190,7 @@ class Model:
             prompt.encode()
         except UnicodeEncodeError:
             raise UsageError("the prompt is not Unicode text") from None
-        return list(self.tokenizer.encode(prompt, add_special_tokens=begin).ids)
+        return list(self._tokenizer_for(prompt).encode(prompt, add_special_tokens=begin).ids)
 
     def logits(self, token_ids: Sequence[int]) -> np.ndarray:
         """The logits after each token of a text.
@@ -236,7 +238,28 @@ class Model:
     def _decode(self, ids: Sequence[int]) -> str:
         if TOKENIZER not in self.reader.assets:
             return ""  # the tokens are there all the same
-        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
+        if self._whole or self._quick is None:
+            return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
+        return self._quick.decode(ids)
+
+    @cached_property
+    def _quick(self) -> QuickTokenizer | None:
+        from ggq.engine.quick_tokenizer import read
+
+        return read(self.reader.assets[TOKENIZER].read()) if TOKENIZER in self.reader.assets else None
+
+    @property
+    def _whole(self) -> bool:
+        """Whether the tokenizer was loaded whole."""
+        return "tokenizer" in self.__dict__
+
+    def _tokenizer_for(self, text: str) -> Tokenizer:
+        """The whole tokenizer, or what a first short text needs of it."""
+        if self._whole or self._quick is None:
+            return self.tokenizer
+        metadata, path = self.reader.metadata, self.reader.path
+        first = metadata.get("tokenizer.bos_id")
+        return self._quick.encoder(text, first, lambda made: set_up(made, metadata, path)) or self.tokenizer
 
     def _tokens(self, ids: Sequence[int]) -> np.ndarray:
         """Token ids as a run wants them, each checked before it is narrowed to 32 bits."""

@@ -44,12 +44,17 @@ def load_tokenizer(
             "the file holds no tokenizer", path=path, where=TOKENIZER, fix="Pass token ids instead of text."
         )
     tokenizer = parse(assets[TOKENIZER].read(), path)
+    set_up(tokenizer, metadata, path)
+    return tokenizer
+
+
+def set_up(tokenizer: Tokenizer, metadata: Mapping[str, object], path: str | os.PathLike[str] | None) -> None:
+    """Have it cut and fill nothing, and begin texts as the metadata says."""
     tokenizer.no_truncation()
     tokenizer.no_padding()
     add_bos = metadata.get("tokenizer.add_bos")
     if add_bos is not None:
         begin_with(tokenizer, metadata.get("tokenizer.bos_id") if add_bos is True else None, add_bos is True, path)
-    return tokenizer
 
 
 def parse(data: bytes, path: str | os.PathLike[str] | None) -> Tokenizer:
