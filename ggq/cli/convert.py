@@ -39,7 +39,7 @@ def convert(
         str | None,
         typer.Option(
             metavar="SCHEME",
-            help="Of the layers, q4-g32 unless told: f32, f16, bf16 or q{2,3,4,5,6,8}[z|m]-{g32,g64,g128,row}[-s6] ...",
+            help="Of the layers: f32, f16, bf16 or q{2,3,4,5,6,8}[z|m]-{g32,g64,g128,row}[-s6] ...",
             show_default=False,
         ),
     ] = None,
@@ -117,7 +117,7 @@ def convert(
         str | None,
         typer.Option(
             metavar="PRESET",
-            help="small, balanced or high: a mix of 3.3, 4.6 or 6.6 bits; takes minutes for a large model.",
+            help="small, balanced or high: a mix of 3.3, 4.6 or 6.6 bits; balanced where no scheme is named.",
             show_default=False,
         ),
     ] = None,
@@ -149,7 +149,7 @@ def convert(
     Ctrl-C. The result is the same for any number of workers.
 
     Example:
-        ggq convert ./my-model my-model.ggq --preset balanced
+        ggq convert ./my-model my-model.ggq
         ggq convert ./my-model my-model.ggq --target-size 3GiB --calibration text.txt --method gptq
         ggq convert HuggingFaceTB/SmolLM2-135M smol.ggq --scheme q4z-g64 --keep "down_proj=q6-g64"
         ggq convert ./my-model my-model.ggq --scheme q3-g64 --method gptq --calibration text.txt

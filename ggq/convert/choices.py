@@ -15,10 +15,12 @@ from ggq.errors import UsageError
 from ggq.quant import parse_scheme
 
 DEFAULT_SCHEME = "q4-g32"
-"""Of the body when nothing is said."""
+"""Of the body where the scheme of the embedding is named and no other."""
 
 PRESETS = {"small": 3.3, "balanced": 4.6, "high": 6.6}
 """Bits per weight of what one word asks for: mixes, as no single scheme does as well at any size (NOTES.md)."""
+
+DEFAULT_PRESET = "balanced"
 
 CALIBRATED_WITH = "gptq"
 """The method of a preset where there is a text; MEASURED_WITH is that of the others."""
@@ -39,7 +41,7 @@ class Choices(TypedDict, total=False):
         target_bpw: Bits per weight of all matrices, embedding, scales and padding included: the schemes are chosen so
             that the result has at most so many and differs least from the original. It takes `method` and `keep`.
         target_size: The same for the bytes of the file, such as "3GiB".
-        preset: A key of PRESETS, a target and a method.
+        preset: A key of PRESETS, a target and a method; "balanced" where none of this is given.
     """
 
     scheme: str | None
@@ -83,6 +85,8 @@ def read_choices(choices: Choices, calibrated: bool = False) -> Wish:
     target = parse_target(choices.get("target_bpw"), choices.get("target_size"))
     preset, standard = choices.get("preset"), MEASURED_WITH
     activations = check_activations(choices.get("activations") or "group")
+    if preset is None and target is None and not any(choices.get(name) for name in ("scheme", "embedding", "recipe")):
+        preset = DEFAULT_PRESET
     if preset is not None:
         if preset not in PRESETS:
             raise UsageError(f"unknown preset {preset!r}; allowed are {', '.join(PRESETS)}")
