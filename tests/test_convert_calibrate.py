@@ -157,7 +157,9 @@ def test_texts_that_cannot_be_used(tmp_path: Path, content: str | None, tokens: 
     if content is not None:
         path.write_text(content)
     with pytest.raises(ggq.GGQError, match=message):
-        ggq.convert(DEMO, tmp_path / "m.ggq", method="mse", calibration=path, calibration_tokens=tokens)
+        ggq.convert(
+            DEMO, tmp_path / "m.ggq", scheme="q4-g32", method="mse", calibration=path, calibration_tokens=tokens
+        )
     assert not list(tmp_path.glob("*.ggq*"))
 
 
@@ -165,7 +167,7 @@ def test_calibration_that_nobody_needs_or_nobody_gives_is_refused(tmp_path: Path
     with pytest.raises(UsageError, match="method gptq needs calibration\ngive --calibration TEXT"):
         ggq.convert(DEMO, tmp_path / "m.ggq", method="gptq")
     with pytest.raises(UsageError, match="nothing to calibrate: method absmax has no use for statistics"):
-        ggq.convert(DEMO, tmp_path / "m.ggq", calibration=text)
+        ggq.convert(DEMO, tmp_path / "m.ggq", scheme="q4-g32", calibration=text)
     with pytest.raises(UsageError, match="a number of calibration tokens without a text"):
         ggq.convert(DEMO, tmp_path / "m.ggq", method="mse", calibration_tokens=5)
     with pytest.raises(UsageError, match="a calibration context of 5000 tokens: 2 to 512 allowed"):

@@ -30,7 +30,7 @@ STEPS: tuple[tuple[str, list[str]], ...] = (
 OWN_MODEL = """\
 With a model of your own, a folder with config.json, tokenizer.json and *.safetensors or a name on the Hugging Face Hub:
 
-  ggq convert FOLDER_OR_NAME model.ggq --scheme q4-g32
+  ggq convert FOLDER_OR_NAME model.ggq
   ggq run model.ggq -p "Once upon a time"
   ggq chat model.ggq"""
 
