@@ -17,9 +17,6 @@ from ggq.quant.matrix import QuantizedMatrix, geometry, padding_code
 
 Segments = dict[str, NDArray[np.uint8]]
 
-QUAD_BYTES = 4
-"""Bytes of one row in one unit; they are handled as one uint32, since no operation below carries from byte to byte."""
-
 
 @dataclass(frozen=True, eq=False)
 class MatrixView:
