@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from ggq_kernels.isa import CPU, FEATURES, ISA
+from ggq_kernels.threads import available_cores
+from ggq_kernels.together import share
 from tests.support import ROOT, run_python
 
 pytestmark = pytest.mark.kernels
@@ -105,6 +107,28 @@ except ValueError as error:
 """
     )
     assert python(code, NUMBA_CACHE_DIR=str(warm)) == "three"
+
+
+TOGETHER = """
+import json
+from ggq_kernels import store, together
+together.START = 0.0
+keys = ["activations.select", "activations.gate_silu"]
+together.compile_missing(keys)
+print(json.dumps([[name for name, _ in store.compile_log], [store.is_saved(key) for key in keys]]))
+"""
+
+
+@pytest.mark.skipif(available_cores() < 2, reason="two processes on one processor save nothing")
+def test_a_second_process_compiles_half(tmp_path: Path) -> None:
+    assert python(TOGETHER, NUMBA_CACHE_DIR=str(tmp_path)) == [["select"], [True, True]]
+    assert python(TOGETHER, NUMBA_CACHE_DIR=str(tmp_path)) == [[], [True, True]]
+
+
+def test_halves_take_about_as_long_and_little_is_not_worth_a_process() -> None:
+    keys = ["linear.linear_q4_int8", "linear.linear_q6_int8", "attention.attention_f16", "team.lead", "team.serve"]
+    assert share(keys) == ([keys[0], keys[2]], [keys[1], *keys[3:]])
+    assert share(keys[3:]) == (keys[3:], [])
 
 
 FOLDER = "import json\nfrom ggq_kernels.store import cache_folder\nprint(json.dumps(str(cache_folder())))"

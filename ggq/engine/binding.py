@@ -226,9 +226,12 @@ class Binder:
             Gate: self._gate,
             Select: self._select,
         }
-        for op in self._tape.ops:
-            makers[type(op)](op)
-        return np.ascontiguousarray(np.stack(self.rows))
+        with self._calls.addresses_later() as kernels:
+            for op in self._tape.ops:
+                makers[type(op)](op)
+        tape = np.ascontiguousarray(np.stack(self.rows))
+        tape[:, 0] = self._calls.addresses(kernels)
+        return tape
 
     def buffer(self, buffer: Buffer) -> Rows:
         """The memory of a buffer."""

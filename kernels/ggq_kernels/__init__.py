@@ -6,6 +6,7 @@ the machine.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 
@@ -34,22 +35,24 @@ def warmup(progress: Callable[[int, int, str], None] | None = None) -> float:
     """Compile, or find compiled, every kernel that a model with int8 activations may need.
 
     Args:
-        progress: Called before each kernel: how many are ready, how many there are, its name.
+        progress: Called before each kernel that this process compiles: how many are ready, how many there are, its
+            name.
 
     Returns:
         Seconds spent compiling; 0 when all were there.
     """
-    from ggq_kernels import activations, attention, compiled, embed, encode_rows, linear, store, team
+    from ggq_kernels import activations, attention, compiled, embed, encode_rows, linear, store, team, together
 
     modules = (activations, attention, embed, encode_rows, linear, team)
     ops = [op for module in modules for op in vars(module).values() if isinstance(op, compiled.Op)]
     ops = [op for op in ops if not op.name.endswith("_float32")]
-    before = len(store.compile_log)
-    for i, op in enumerate(ops):
-        if progress:
-            progress(i, len(ops), op.name)
+    missing, start = [op.key for op in ops if not store.is_saved(op.key)], time.perf_counter()
+    if progress:
+        store.listeners.append(lambda name: progress(sum(store.is_saved(op.key) for op in ops), len(ops), name))
+    together.compile_missing(missing)
+    for op in ops:
         assert op.address
-    return sum(seconds for _, seconds in store.compile_log[before:])
+    return time.perf_counter() - start if missing else 0.0
 
 
 def on_compile(tell: Callable[[str], None]) -> None:

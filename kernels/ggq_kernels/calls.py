@@ -6,12 +6,15 @@ of the batch.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
-from ggq_kernels import ready
+from ggq_kernels import ready, store
 from ggq_kernels.widths import PLANES
 
 # Not imported: that would import Numba, which a process with saved kernels does without.
@@ -136,10 +139,39 @@ class Packed:
         return words
 
 
+_waiting: ContextVar[list[HasAddress] | None] = ContextVar("waiting", default=None)
+
+
+@contextmanager
+def addresses_later() -> Iterator[list[HasAddress]]:
+    """Rows that are made meanwhile hold 0 for their kernel; the list names their kernels in the same order."""
+    kernels: list[HasAddress] = []
+    token = _waiting.set(kernels)
+    try:
+        yield kernels
+    finally:
+        _waiting.reset(token)
+
+
+def addresses(kernels: list[HasAddress]) -> list[int]:
+    """Addresses of kernels; what must be compiled for it is compiled by two processes at once."""
+    keys = [kernel.key for kernel in kernels if isinstance(kernel, ready.Kernel)]
+    if not all(map(store.is_saved, dict.fromkeys(keys))):
+        from ggq_kernels.together import compile_missing
+
+        compile_missing(keys)
+    return [kernel.address for kernel in kernels]
+
+
 def row(kernel: HasAddress, operands: dict[int, int], alone: int = 0) -> np.ndarray:
     """int64 (32,): the kernel's address and its operands by byte offset; up to `alone` tokens are not worth sharing."""
     words = np.zeros(ROW_BYTES // 8, np.int64)
-    words[0], words[ALONE // 8] = kernel.address, alone
+    waiting = _waiting.get()
+    if waiting is None:
+        words[0] = kernel.address
+    else:
+        waiting.append(kernel)
+    words[ALONE // 8] = alone
     for offset, value in operands.items():
         words[offset // 8] = value
     return words

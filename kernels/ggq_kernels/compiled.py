@@ -40,7 +40,7 @@ class Op:
         self.function, self.name, self.signature = function, function.__name__, signature
         package, _, module = function.__module__.rpartition(".")
         # The folder's name knows the sources of this package and no others: those are compiled in every process.
-        self._key = f"{module}.{self.name}" if package == "ggq_kernels" else ""
+        self.key = f"{module}.{self.name}" if package == "ggq_kernels" else ""
         self._address = 0
         self._made: Any = None
         self.__doc__ = function.__doc__
@@ -50,7 +50,7 @@ class Op:
         """Address of the machine code, void(int64 row, int64 team) or as its signature says."""
         if not self._address:
             with store.LOCK:
-                self._address = self._address or (self._key and store.load_code(self._key)) or self._compile()
+                self._address = self._address or (self.key and store.load_code(self.key)) or self._compile()
         return self._address
 
     @property
@@ -72,12 +72,12 @@ class Op:
         start = time.perf_counter()
         self._made = numba.cfunc(self.signature, nopython=True, error_model="numpy")(self.function)
         address = int(self._made.address)
-        if self._key:
+        if self.key:
             module = llvm.parse_assembly(self._made.inspect_llvm())
             named = [item for items in (module.functions, module.global_variables) for item in items]
             needed = [item.name for item in named if item.is_declaration and not item.name.startswith("llvm.")]
-            store.save_code(self._key, self._made.native_name, needed, _machine().emit_object(module))
-            address = store.load_code(self._key) or address
+            store.save_code(self.key, self._made.native_name, needed, _machine().emit_object(module))
+            address = store.load_code(self.key) or address
         store.compile_log.append((self.name, time.perf_counter() - start))
         return address
 

@@ -85,6 +85,7 @@ class Kernel:
 
     def __init__(self, module: str, name: str, arguments: int, returns: bool) -> None:
         self.module, self.name, self._form = module, name, (arguments, returns)
+        self.key = f"{module}.{name}"
         self._address = 0
 
     @property
@@ -92,7 +93,7 @@ class Kernel:
         """Address of the machine code."""
         if not self._address:
             with store.LOCK:
-                saved = store.load_code(f"{self.module}.{self.name}")
+                saved = store.load_code(self.key)
                 self._address = saved or getattr(MODULES[self.module](), self.name).address
         return self._address
 
