@@ -16,6 +16,7 @@ from ggq.cli.main import main
 from ggq.convert.calibration import make_calibration
 from ggq.convert.changes import read_changed
 from ggq.convert.convert import plan
+from ggq.convert.pipeline import memory_estimate
 from ggq.convert.stages import Work, stages
 from ggq.engine.windows import Segment, WindowRun
 from ggq.errors import ConvertError, UsageError
@@ -316,3 +317,14 @@ def test_a_preset_takes_chains_and_forms_of_activations(tmp_path: Path) -> None:
     assert planned.recipe.activations == "token"
     with pytest.raises(ConvertError, match=r"method gptq\+awq: transforms come first"):
         plan(folder, target_bpw=4.5, method="gptq+awq")
+
+
+def test_the_estimate_of_memory_counts_calibration(tmp_path: Path, text: Path) -> None:
+    folder = tiny(tmp_path / "wide", shape=(512, 1, 8, 2, 4096, 320))
+    found = []
+    for method in ("mse", "clip", "gptq", "awq+gptq"):
+        planned = plan(folder, method=method)
+        calibration = make_calibration(planned, text, 1000, 32)
+        found.append(memory_estimate(planned, 2, calibration) - memory_estimate(planned, 2))
+    assert sorted(found) == found and len(set(found)) == 4
+    assert found[1] - found[0] > 4 * 4096**2 and found[2] > 24 * 4096**2

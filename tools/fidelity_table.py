@@ -66,6 +66,12 @@ q4-g32-s6 gptq: --scheme q4-g32-s6 --method gptq --calibration {calibration}
 q4-g64 gptq: --scheme q4-g64 --method gptq --calibration {calibration}
 q3-g32-s6 gptq: --scheme q3-g32-s6 --method gptq --calibration {calibration}
 q2m-g32-s4 gptq: --scheme q2m-g32-s4 --method gptq --calibration {calibration}
+q4-g64 awq: --scheme q4-g64 --method awq --calibration {calibration}
+q4-g64 awq+gptq: --scheme q4-g64 --method awq+gptq --calibration {calibration}
+q3-g32-s6 awq+gptq: --scheme q3-g32-s6 --method awq+gptq --calibration {calibration}
+q8-row per token: --scheme q8-row --activations token
+q8-row smoothquant per token: --scheme q8-row --method smoothquant --activations token --calibration {calibration}
+q8-row smoothquant static: --scheme q8-row --method smoothquant --activations static --calibration {calibration}
 mix {bits}: --target-bpw {bits}
 mix {bits} gptq: --target-bpw {bits} --method gptq --calibration {calibration}
 """

@@ -15,6 +15,7 @@ from ggq.cli.output import pairs, print_json, printable, quantity, size, table
 from ggq.errors import UsageError
 
 if TYPE_CHECKING:
+    from ggq.convert.calibration import Calibration
     from ggq.convert.pipeline import Progress
     from ggq.convert.plan import Plan
     from ggq.convert.report import Report
@@ -182,7 +183,7 @@ def convert(
         if out is not None:
             check_output(planned, out, force=force or resume)
             check_disk(planned, out)
-        _show_plan(planned, out, threads, as_json)
+        _show_plan(planned, calibrated, out, threads, as_json)
         return 0
     assert out is not None
     try:
@@ -208,12 +209,12 @@ def convert(
     return 0
 
 
-def _show_plan(plan: Plan, out: Path | None, workers: int, as_json: bool) -> None:
+def _show_plan(plan: Plan, calibration: Calibration | None, out: Path | None, workers: int, as_json: bool) -> None:
     from ggq.convert.pipeline import memory_estimate
     from ggq.convert.plan import plan_document
     from ggq.convert.preflight import free_bytes
 
-    memory, free = memory_estimate(plan, workers), None if out is None else free_bytes(out)
+    memory, free = memory_estimate(plan, workers, calibration), None if out is None else free_bytes(out)
     if as_json:
         print_json({**plan_document(plan), "workers": workers, "peak_memory": memory, "disk_free": free})
         return

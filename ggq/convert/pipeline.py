@@ -43,10 +43,15 @@ Progress = Callable[[int, int, str], None]
 """Called with the source bytes done, the source bytes in all, and the name of the tensor that is waited for."""
 
 
-def memory_estimate(plan: Plan, workers: int) -> int:
+def memory_estimate(plan: Plan, workers: int, calibration: Calibration | None = None) -> int:
     """Bytes of memory that a conversion will take at most, about."""
     assets = 8 * sum(len(data) for data in plan.assets.values())  # tokenizer.json as Python objects
-    return BASE_BYTES + assets + WORKER_BYTES * workers + _budget(plan) + KEPT_BYTES
+    more = 0
+    if calibration is not None:
+        from ggq.convert.calibration_memory import calibration_bytes
+
+        more = calibration_bytes(plan, calibration, workers)
+    return BASE_BYTES + assets + WORKER_BYTES * workers + _budget(plan) + KEPT_BYTES + more
 
 
 def write_tensors(

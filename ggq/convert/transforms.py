@@ -23,6 +23,9 @@ from ggq.quant.methods.transform import Consumer, SharedInputs, Stored
 SEARCH_ROWS = 512
 """Rows of a matrix, at most, that a search of a transform looks at."""
 
+SEARCH_WEIGHTS = 1 << 20
+"""Their weights, at most, about: each trial multiplies them with the products of all columns."""
+
 Floats = NDArray[np.float32]
 
 
@@ -110,8 +113,9 @@ class Layer:
 
     def _consumer(self, role: str, scale: Floats | None, order: NDArray[np.int64] | None) -> Consumer:
         tensor = self.tensors[role]
-        rows = tensor.shape[0]
-        picked = np.unique(np.linspace(0, rows - 1, min(rows, SEARCH_ROWS)).astype(np.int64))
+        rows, columns = tensor.shape
+        count = min(rows, SEARCH_ROWS, max(1, SEARCH_WEIGHTS // columns))
+        picked = np.unique(np.linspace(0, rows - 1, count).astype(np.int64))
         weights = read_changed(self.checkpoint, tensor.source, self.changes.get(role, Change()), picked.tolist())
         plain = replace(tensor.scheme, transform=frozenset())
         rounder = METHODS[default_method(plain)]

@@ -190,7 +190,9 @@ def make_feedback(inputs: InputStatistics, span: int) -> Feedback:
     lower = np.linalg.cholesky(damped)
     del damped
     upper = lower[::-1, ::-1]
-    return Feedback(order, np.asarray(upper / upper.diagonal(), np.float32))
+    factor = np.empty((columns, columns), np.float32)
+    np.divide(upper, upper.diagonal(), out=factor, casting="same_kind")
+    return Feedback(order, factor)
 
 
 def settled(weights: NDArray[np.float32], ahead: NDArray[np.float32], own: NDArray[np.float32]) -> NDArray[np.float32]:

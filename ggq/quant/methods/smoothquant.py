@@ -9,7 +9,7 @@ from ggq.quant.methods.awq import normalized
 from ggq.quant.methods.transform import Floats, SharedInputs
 from ggq.quant.reference import decode
 
-STRENGTHS = np.arange(0, 21) / 20
+STRENGTHS = np.arange(0, 11) / 10
 """Migration strengths that are tried."""
 
 LARGEST_GROUP = 128
@@ -51,12 +51,11 @@ def rounded_error(shared: SharedInputs, scale: Floats | None) -> float:
     assert inputs is not None and inputs.samples is not None
     x = inputs.samples if scale is None else inputs.samples / scale
     largest = inputs.absolute_maximum if scale is None else inputs.absolute_maximum / scale
-    for consumer in shared.consumers:
+    for consumer, exact in zip(shared.consumers, shared.products, strict=True):
         weights = consumer.weights if scale is None else consumer.weights * scale
         rounded = decode(consumer.rounder.quantize(weights, consumer.scheme))
         group = activation_columns(consumer.scheme.group, shared.columns, shared.activations)
         step = largest.max() / 127 if shared.activations == "static" else None
-        exact = inputs.samples @ consumer.weights.T
         error = round_inputs(x, group, step) @ rounded.T - exact
         total += float(np.square(error, dtype=np.float64).sum() / max(np.square(exact, dtype=np.float64).sum(), 1e-30))
     return total
@@ -89,14 +88,13 @@ def static_step(shared: SharedInputs) -> float:
     """
     inputs = shared.inputs
     assert inputs is not None and inputs.samples is not None
-    exact = [inputs.samples @ consumer.weights.T for consumer in shared.consumers]
     best, step = np.inf, 0.0
     for clip in CLIPS:
         trial = float(inputs.absolute_maximum.max()) * clip / 127
         moved = round_inputs(inputs.samples, shared.columns, trial)
         error = sum(
             float(np.square(moved @ consumer.weights.T - product, dtype=np.float64).sum())
-            for consumer, product in zip(shared.consumers, exact, strict=True)
+            for consumer, product in zip(shared.consumers, shared.products, strict=True)
         )
         if error < best:
             best, step = error, trial

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -69,6 +70,17 @@ class SharedInputs:
     def columns(self) -> int:
         """How many inputs there are."""
         return len(self.source)
+
+    @cached_property
+    def sizes(self) -> list[float]:
+        """The mean square of each consumer's products, summed over its rows."""
+        return [max(square(consumer.weights, self.inputs), 1e-30) for consumer in self.consumers]
+
+    @cached_property
+    def products(self) -> list[Floats]:
+        """Each consumer's products with the samples, before anything is rounded."""
+        assert self.inputs is not None and self.inputs.samples is not None
+        return [self.inputs.samples @ consumer.weights.T for consumer in self.consumers]
 
     def alike(self, numbers: NDArray[np.floating], largest: bool = False) -> NDArray[np.float64]:
         """The mean (or the largest) of numbers (columns,) over the inputs of each row, for each input."""
@@ -140,7 +152,7 @@ def product_errors(shared: SharedInputs, scale: Floats | None = None, order: NDA
     """What rounding under a transform does to the products: the mean square of their error, as a share of the products'
     own, summed over consumers; without statistics that of the weights."""
     total = 0.0
-    for consumer in shared.consumers:
+    for consumer, size in zip(shared.consumers, shared.sizes, strict=True):
         stored = Stored(consumer.rounder, scale, order)
         rounded = decode(consumer.rounder.quantize(stored.transformed(consumer.weights), consumer.scheme))
         if scale is not None:
@@ -149,7 +161,7 @@ def product_errors(shared: SharedInputs, scale: Floats | None = None, order: NDA
             back = np.empty_like(rounded)
             back[:, order] = rounded
             rounded = back
-        total += square(rounded - consumer.weights, shared.inputs) / max(square(consumer.weights, shared.inputs), 1e-30)
+        total += square(rounded - consumer.weights, shared.inputs) / size
     return total
 
 
