@@ -91,13 +91,6 @@ def test_a_first_token_that_only_the_tokenizer_knows(folder: Path) -> None:
     assert (found(folder).bos, found(folder).add_bos) == (2, True)
 
 
-def test_cores_that_share_a_unit_count_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    pairs = {0: "0,4", 4: "0,4", 1: "1,5", 5: "1,5"}
-    monkeypatch.setattr("os.sched_getaffinity", lambda process: {0, 1, 4}, raising=False)
-    monkeypatch.setattr(machine, "_siblings", pairs.__getitem__)
-    assert machine.physical_cores() == 2
-
-
 def test_peak_memory_grows_with_what_is_held() -> None:
     before = machine.peak_memory()
     held = bytearray(before + (64 << 20))

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from ggq_kernels.cores import physical_cores
 from ggq_kernels.isa import CPU, FEATURES, ISA
-from ggq_kernels.threads import available_cores
 from ggq_kernels.together import share
 from tests.support import ROOT, run_python
 
@@ -119,7 +119,7 @@ print(json.dumps([[name for name, _ in store.compile_log], [store.is_saved(key) 
 """
 
 
-@pytest.mark.skipif(available_cores() < 2, reason="two processes on one processor save nothing")
+@pytest.mark.skipif(physical_cores() < 2, reason="two processes on one processor save nothing")
 def test_a_second_process_compiles_half(tmp_path: Path) -> None:
     assert python(TOGETHER, NUMBA_CACHE_DIR=str(tmp_path)) == [["select"], [True, True]]
     assert python(TOGETHER, NUMBA_CACHE_DIR=str(tmp_path)) == [[], [True, True]]

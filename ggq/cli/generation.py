@@ -27,7 +27,7 @@ SEED = Annotated[int | None, typer.Option(help="The same text again for the same
 STOP = Annotated[
     list[str] | None, typer.Option("--stop", metavar="TEXT", help="End before this text; may be repeated.")
 ]
-THREADS = Annotated[int | None, typer.Option(help="Threads; all cores without it.", min=1)]
+THREADS = Annotated[int | None, typer.Option(help="Threads; one for each core without it.", min=1)]
 ACTIVATIONS = Annotated[str, typer.Option(help="int8 (fast) or float32 (exact).")]
 INTERPRETER = Annotated[str, typer.Option(hidden=True)]
 

@@ -15,7 +15,7 @@ from ggq.convert.choices import Choices, read_choices
 from ggq.convert.fingerprint import fingerprint
 from ggq.convert.folder import Folder
 from ggq.convert.hub import find_source
-from ggq.convert.machine import peak_memory, physical_cores
+from ggq.convert.machine import peak_memory
 from ggq.convert.mix import solve_target
 from ggq.convert.pipeline import Progress, write_tensors
 from ggq.convert.plan import Plan, make_plan
@@ -162,6 +162,8 @@ def check_workers(workers: int | None) -> int:
         UsageError: Less than one, or more than any machine has use for.
     """
     if workers is None:
+        from ggq_kernels.cores import physical_cores
+
         return min(physical_cores(), MOST_WORKERS)
     if not 1 <= workers <= MOST_WORKERS:
         raise UsageError(f"{workers} workers: 1 to {MOST_WORKERS} allowed")

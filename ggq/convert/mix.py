@@ -16,7 +16,6 @@ from ggq.convert.assets import TOKENIZER
 from ggq.convert.budget import solve
 from ggq.convert.calibration_text import read_windows
 from ggq.convert.candidates import able, candidates
-from ggq.convert.machine import physical_cores
 from ggq.convert.plan import Plan, TensorPlan, with_recipe
 from ggq.convert.recipe import EMBEDDING_ROLES, Recipe, Rule, fit_group
 from ggq.convert.sensitivity import CONTEXT, WINDOWS, random_windows, sensitivities
@@ -113,6 +112,8 @@ def mix(
     free = [tensor for tensor in planned.matrices if tensor not in fixed]
     if told is not None:
         told("measuring schemes")
+    from ggq_kernels.cores import physical_cores
+
     with ThreadPoolExecutor(physical_cores()) as pool:
         ladders = list(pool.map(lambda t: candidates(planned.checkpoint, t, ladder(t), sensitivity[t.role]), free))
     left = budget - sum(8 * tensor.bytes for tensor in fixed)

@@ -36,7 +36,7 @@ def load(
 
     Args:
         path: A .ggq file.
-        threads: Threads of the kernels; all cores unless told.
+        threads: Threads of the kernels; one for each physical core unless told.
         activations: "int8" (fast) or "float32" (exact) where they meet quantized matrices.
         cache: Float type of the key-value cache, "f16" or "f32"; by default "f32" only for a model kept in f32 whole.
         interpreter: "numba", or "numpy", the slow reference.

@@ -27,7 +27,7 @@ class NumbaExecutor:
         tape: The model.
         reader: The file, which must stay open.
         roles: Tensor names by role.
-        threads: Threads of the kernels; every core that this process may use unless told, and never more than those.
+        threads: Threads of the kernels; one for each core unless told; never more than processors.
         activations: "int8" rounds activations per group where they meet quantized matrices; "float32" does not.
         cache: Float type of the key-value cache, "f16" or "f32".
         max_rows: Most tokens that are computed together; memory grows with it.

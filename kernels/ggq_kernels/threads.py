@@ -9,6 +9,7 @@ import weakref
 import numpy as np
 
 from ggq_kernels import ready
+from ggq_kernels.cores import available_cores, physical_cores
 
 team = ready.module("team")
 
@@ -17,12 +18,12 @@ class Team:
     """Threads that run tapes together.
 
     Args:
-        threads: How many, the caller's own included; more than the cores that this process may use are not started.
+        threads: How many, the caller's own included; by default one for each physical core. More than the processors
+            that this process may use are not started.
     """
 
     def __init__(self, threads: int | None = None) -> None:
-        cores = available_cores()
-        self.threads = max(1, min(threads or cores, cores))
+        self.threads = max(1, min(threads or physical_cores(), available_cores()))
         self._lock = threading.Lock()
         self._start()
 
@@ -60,11 +61,6 @@ def _help(state: np.ndarray, address: int) -> None:
 def _end(state: np.ndarray, threads: int, process: int) -> None:
     if threads > 1 and process == os.getpid():
         team.lead(0, 0, 1, state.ctypes.data, threads)
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def aligned_zeros(size: int, to: int = 64) -> np.ndarray:

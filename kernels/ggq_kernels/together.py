@@ -11,8 +11,8 @@ import sys
 from collections.abc import Sequence
 
 from ggq_kernels import store
+from ggq_kernels.cores import physical_cores
 from ggq_kernels.ready import module
-from ggq_kernels.threads import available_cores
 
 SECONDS = {"linear_": 6.0, "attention_": 4.0, "embed_codes": 2.0, "encode_": 2.0}
 """About what kernels take, by the beginning of their names; others take OTHERS."""
@@ -25,7 +25,7 @@ def compile_missing(keys: Sequence[str]) -> None:
     """Have kernels, "module.name" each, compiled that are not saved, if there are two processors for it; what fails, or
     is not done here, is left to whoever wants the kernel's address."""
     mine, others = share([key for key in keys if not store.is_saved(key)])
-    if not others or available_cores() < 2 or not os.access(store.own_folder(), os.W_OK) or not _can_start():
+    if not others or physical_cores() < 2 or not os.access(store.own_folder(), os.W_OK) or not _can_start():
         return
     code = (
         f"import sys; sys.path[:] = {sys.path!r}; from ggq_kernels.together import compile_all; compile_all({others!r})"
