@@ -117,8 +117,8 @@ class Layer:
         count = min(rows, SEARCH_ROWS, max(1, SEARCH_WEIGHTS // columns))
         picked = np.unique(np.linspace(0, rows - 1, count).astype(np.int64))
         weights = read_changed(self.checkpoint, tensor.source, self.changes.get(role, Change()), picked.tolist())
-        plain = replace(tensor.scheme, transform=frozenset())
-        rounder = METHODS[default_method(plain)]
+        plain, method = replace(tensor.scheme, transform=frozenset()), choose_method(tensor.scheme, tensor.method)
+        rounder = method.plain if isinstance(method, Chain) else METHODS[default_method(plain)]
         return Consumer(Stored(rounder, scale, order).transformed(weights), plain, rounder)
 
     def _fold(self, site: Site, kind: str, found: NDArray) -> None:

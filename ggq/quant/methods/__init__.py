@@ -51,6 +51,9 @@ TRANSFORMS: dict[str, Transform] = {
 FOLLOWERS = {"awq": "clip"}
 """What rounds behind a transform when the chain ends with it; elsewhere the scheme's default method."""
 
+EIGHT_BITS = 8
+"""Bits at which a search for steps gains nothing over the plain method."""
+
 CODEBOOKS = ("nf4", "kmeans")
 """Methods that may come before another one that rounds, to say where its codebook comes from."""
 
@@ -129,7 +132,11 @@ def _chain(scheme: Scheme, name: str, found: list[str], rest: list[str]) -> Meth
             rounding = METHODS[rest[0]]  # whose refusal says why
     if not found and not rest[:-1]:
         return rounding
-    return Chain(name, tuple(TRANSFORMS[part] for part in found), rounding, METHODS[default_method(plain)])
+    # A transform found for plain rounding does not suit steps that are searched for: it takes care of ranges that the
+    # search cuts off anyway (NOTES.md).
+    searched = isinstance(rounding, Mse | Gptq) and plain.bits < EIGHT_BITS
+    plainer = METHODS["mse" if searched else default_method(plain)]
+    return Chain(name, tuple(TRANSFORMS[part] for part in found), rounding, plainer)
 
 
 __all__ = [

@@ -18,18 +18,11 @@ from numpy.typing import NDArray
 from ggq.format.scheme import Scheme
 from ggq.quant.inputs import InputStatistics
 from ggq.quant.matrix import QuantizedMatrix
+from ggq.quant.methods.protocol import Method, prepared
 from ggq.quant.reference import decode
 from ggq.quant.transform import with_transform
 
 Floats = NDArray[np.float32]
-
-
-class Rounder(Protocol):
-    """What rounds weights in a search: a method that has learnt what it needs."""
-
-    def quantize(self, weights: Floats, scheme: Scheme) -> QuantizedMatrix:
-        """See `ggq.quant.methods.Method`."""
-        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +37,7 @@ class Consumer:
 
     weights: Floats
     scheme: Scheme
-    rounder: Rounder
+    rounder: Method
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +68,14 @@ class SharedInputs:
     def sizes(self) -> list[float]:
         """The mean square of each consumer's products, summed over its rows."""
         return [max(square(consumer.weights, self.inputs), 1e-30) for consumer in self.consumers]
+
+    def vectors(self, scale: Floats | None, order: NDArray[np.int64] | None) -> InputStatistics | None:
+        """Numbers by column of the inputs in an order, and then divided by a scale."""
+        if self.inputs is None:
+            return None
+        found = replace(self.inputs, gram=None, samples=None)
+        found = found if order is None else found.ordered(order.astype(np.uint32))
+        return found if scale is None else found.scaled((1 / scale).astype(np.float32))
 
     @cached_property
     def products(self) -> list[Floats]:
@@ -128,7 +129,7 @@ class Stored:
         order: int64 (columns,), the column at each stored place, or None.
     """
 
-    method: Rounder
+    method: Method
     scale: Floats | None = None
     order: NDArray[np.int64] | None = None
 
@@ -153,8 +154,9 @@ def product_errors(shared: SharedInputs, scale: Floats | None = None, order: NDA
     own, summed over consumers; without statistics that of the weights."""
     total = 0.0
     for consumer, size in zip(shared.consumers, shared.sizes, strict=True):
-        stored = Stored(consumer.rounder, scale, order)
-        rounded = decode(consumer.rounder.quantize(stored.transformed(consumer.weights), consumer.scheme))
+        weights = Stored(consumer.rounder, scale, order).transformed(consumer.weights)
+        rounder = prepared(consumer.rounder, weights, consumer.scheme, shared.vectors(scale, order))
+        rounded = decode(rounder.quantize(weights, consumer.scheme))
         if scale is not None:
             rounded = rounded / scale
         if order is not None:
