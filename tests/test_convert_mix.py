@@ -237,6 +237,7 @@ def test_an_unknown_preset_is_refused() -> None:
         plan(DEMO, preset="tiny")
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # what the test is about
 def test_a_model_that_computes_no_numbers_gets_a_usual_mix(tmp_path: Path) -> None:
     source = tiny(tmp_path / "m", dtype="f32")
     huge = np.full((44, 32), 3e38, np.float32)
