@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ggq.quant.methods.transform import SharedInputs, product_errors
+from ggq.quant.methods.transform import SharedInputs, best_trial, product_errors
 
 EXPONENTS = np.arange(1, 21) / 20
 """Exponents that are tried; 0 leaves things as they are."""
@@ -33,13 +33,8 @@ class Awq:
         """The scale; None where no exponent is better than 0."""
         assert shared.inputs is not None
         size = np.sqrt(shared.alike(shared.inputs.mean_square))
-        best, scale = product_errors(shared), None
-        for exponent in EXPONENTS:
-            trial = normalized(size**exponent)
-            error = product_errors(shared, trial)
-            if error < best:
-                best, scale = error, trial
-        return scale
+        trials = (normalized(size**exponent) for exponent in EXPONENTS)
+        return best_trial(trials, lambda scale: product_errors(shared, scale))
 
 
 def normalized(scale: NDArray[np.float64]) -> NDArray[np.float32]:

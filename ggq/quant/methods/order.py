@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ggq.quant.methods.transform import SharedInputs, product_errors
+from ggq.quant.methods.transform import SharedInputs, best_trial, product_errors
 
 
 class Order:
@@ -30,13 +30,9 @@ class Order:
         if shared.inputs is not None:
             energy = shared.alike(shared.inputs.mean_square)
             keys += [energy, energy * spread]
-        best, order = product_errors(shared), None
-        for key in keys:
-            trial = sorted_columns(key, shared)
-            error = product_errors(shared, order=trial)
-            if error < best:
-                best, order = error, trial
-        return order
+        return best_trial(
+            (sorted_columns(key, shared) for key in keys), lambda order: product_errors(shared, order=order)
+        )
 
 
 def sorted_columns(key: NDArray[np.float64], shared: SharedInputs) -> NDArray[np.int64]:

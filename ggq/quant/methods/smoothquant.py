@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ggq.quant.methods.awq import normalized
-from ggq.quant.methods.transform import Floats, SharedInputs
+from ggq.quant.methods.transform import Floats, SharedInputs, best_trial
 from ggq.quant.reference import decode
 
 STRENGTHS = np.arange(0, 11) / 10
@@ -36,13 +36,8 @@ class SmoothQuant:
         assert shared.inputs is not None
         largest = np.maximum(shared.alike(shared.inputs.absolute_maximum, largest=True), 1e-5)
         weight = np.maximum(shared.magnitudes(), 1e-5)
-        best, scale = rounded_error(shared, None), None
-        for strength in STRENGTHS:
-            trial = normalized(largest**strength / weight ** (1 - strength))
-            error = rounded_error(shared, trial)
-            if error < best:
-                best, scale = error, trial
-        return scale
+        trials = (normalized(largest**strength / weight ** (1 - strength)) for strength in STRENGTHS)
+        return best_trial(trials, lambda scale: rounded_error(shared, scale))
 
 
 def rounded_error(shared: SharedInputs, scale: Floats | None) -> float:

@@ -7,10 +7,10 @@ or the matrix keeps it (schemes with `+scale` or `+order`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,7 @@ from ggq.quant.reference import decode
 from ggq.quant.transform import with_transform
 
 Floats = NDArray[np.float32]
+Trial = TypeVar("Trial", bound=NDArray)
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,6 +148,16 @@ class Stored:
         if "order" in scheme.transform:
             order = (np.arange(weights.shape[1]) if self.order is None else self.order).astype(np.uint32)
         return with_transform(matrix, scale, order)
+
+
+def best_trial(trials: Iterable[Trial], error: Callable[[Trial | None], float]) -> Trial | None:
+    """The trial of least error; None where none has less than leaving things as they are."""
+    best, found = error(None), None
+    for trial in trials:
+        now = error(trial)
+        if now < best:
+            best, found = now, trial
+    return found
 
 
 def product_errors(shared: SharedInputs, scale: Floats | None = None, order: NDArray[np.int64] | None = None) -> float:
