@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 
 from tools.make_model import make_model
 
+TEXT = "".join(f"def f{i}(a, b):\n    return a * {i} + b\n\n" for i in range(400))
+"""Something to calibrate on."""
+
 TINY = (32, 2, 4, 2, 44, 320)
 """Hidden size, layers, heads, kv heads, feed-forward size (no multiple of 16), vocabulary."""
 

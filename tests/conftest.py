@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import settings
+
+from tests.checkpoints import TEXT
 
 # Seeded, without deadlines: a shared machine's pauses are not failures, and a failure must come back.
 settings.register_profile("ggq", derandomize=True, deadline=None)
@@ -15,3 +19,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.name.startswith("test_kernels"):
             item.add_marker("kernels")
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    """A file to calibrate on."""
+    path = tmp_path / "text.txt"
+    path.write_text(TEXT)
+    return path

@@ -20,17 +20,8 @@ from ggq.errors import ConvertError, FormatError, UsageError
 from ggq.format import open_reader
 from ggq.format.scheme import Scheme
 from ggq.models.decoder import build_tape
-from tests.checkpoints import numbers, replace_tensors, tiny, write_safetensors
+from tests.checkpoints import TEXT, numbers, replace_tensors, tiny, write_safetensors
 from tests.support import DEMO, run_ggq
-
-TEXT = "".join(f"def f{i}(a, b):\n    return a * {i} + b\n\n" for i in range(400))
-
-
-@pytest.fixture
-def text(tmp_path: Path) -> Path:
-    path = tmp_path / "text.txt"
-    path.write_text(TEXT)
-    return path
 
 
 def calibrated(folder: Path, windows: np.ndarray, gram: bool = True) -> LayerStatistics:

@@ -28,15 +28,6 @@ from tests.checkpoints import numbers, tiny
 from tests.small_models import CONFIGS, checkpoint, write_ggq
 from tests.support import DEMO, run_ggq
 
-TEXT = "".join(f"def f{i}(a, b):\n    return a * {i} + b\n\n" for i in range(400))
-
-
-@pytest.fixture
-def text(tmp_path: Path) -> Path:
-    path = tmp_path / "text.txt"
-    path.write_text(TEXT)
-    return path
-
 
 def model(folder: Path, name: str) -> Path:
     """A checkpoint of one of CONFIGS with a few large columns in its norms, and the tokenizer of a tiny one."""
