@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ggq.convert import blocks, pipeline
+from ggq.convert import blocks, candidates, pipeline
 from ggq.convert.blocks import TensorJob
 from ggq.convert.checkpoint import Checkpoint
 from ggq.convert.convert import convert, plan
@@ -76,6 +76,27 @@ def test_the_compiled_encoder_writes_the_same_segments(
             for key, value in slow.tensors[name].attributes.items():  # sums in another order may round the other way
                 same = pytest.approx(value, rel=2e-4) if isinstance(value, float) else value
                 assert entry.attributes[key] == same
+
+
+@pytest.mark.kernels
+@pytest.mark.parametrize("scheme", ["q3-g32-s6", "c4-g32", "ternary-g32", "q4-row", "q4z-g32"])
+def test_the_compiled_search_writes_the_same_file(tmp_path: Path, scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = tiny(tmp_path / "m")
+    digests = set()
+    for least in (candidates.SEARCHED_WEIGHTS, 0):
+        monkeypatch.setattr(candidates, "SEARCHED_WEIGHTS", least)
+        digests.add(convert(source, tmp_path / f"{least}.ggq", scheme=scheme, method="mse", workers=3).digest)
+    assert len(digests) == 1
+
+
+@pytest.mark.kernels
+def test_the_compiled_search_finds_the_same_mix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = tiny(tmp_path / "m")
+    digests = set()
+    for least in (candidates.SEARCHED_WEIGHTS, 0):
+        monkeypatch.setattr(candidates, "SEARCHED_WEIGHTS", least)
+        digests.add(convert(source, tmp_path / f"{least}.ggq", target_bpw=5.0).digest)
+    assert len(digests) == 1
 
 
 @pytest.mark.kernels

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,8 @@ from ggq.quant import ErrorSum, Method, choose_method, decode_tensor, encode_ten
 from ggq.quant.matrix import geometry
 from ggq.quant.methods import Learner, block_weights, prepared, sample_rows
 from ggq.quant.methods.chain import keeping
+from ggq.quant.methods.kmeans import KMeans
+from ggq.quant.methods.mse import Mse
 from ggq.quant.tiles import Segments, empty_segments, view_floats, view_matrix
 
 BLOCK_WEIGHTS = 1 << 20
@@ -39,6 +42,7 @@ class TensorJob:
         plan: What becomes of the tensor.
         work: What calibration adds to that; None for nothing.
         compiled: Whether the compiled encoder does what it can do; it finds the same codes, a dozen times as fast.
+        searched: Whether compiled code searches for steps where it can; it finds the same.
         segments: Memory for the segments, of their lengths; memory of their own by default.
     """
 
@@ -48,11 +52,13 @@ class TensorJob:
         plan: TensorPlan,
         work: Work | None = None,
         compiled: bool = False,
+        searched: bool = False,
         segments: Segments | None = None,
     ) -> None:
         self.checkpoint, self.plan, self.work = checkpoint, plan, work or Work(plan.method)
         plain = plan.scheme.kind == "uniform" and not plan.scheme.subscale and not plan.scheme.transform
         self.compiled = compiled and plain and self.work.change.nothing and self.work.method in COMPILED_METHODS
+        self.searched = searched
         self._method: Method | None = None
         self._learning = threading.Lock()
         self.sizes = geometry(plan.scheme, plan.shape)
@@ -119,6 +125,8 @@ class TensorJob:
             if self._method is None:
                 work, scheme = self.work, self.plan.scheme
                 method = work.rounding or choose_method(scheme, work.method)
+                if self.searched and isinstance(method, Mse | KMeans):
+                    method = replace(method, compiled=True)
                 if scheme.transform and work.rounding is not None:
                     method = keeping(method, self._sample(), scheme, work.inputs, work.scale, work.order)
                 elif isinstance(method, Learner):

@@ -13,15 +13,26 @@ from ggq.convert.checkpoint import FLOATS, Checkpoint
 from ggq.convert.plan import TensorPlan
 from ggq.convert.recipe import EMBEDDING_ROLES
 from ggq.format.scheme import TILE_ROWS, Scheme
-from ggq.quant import METHODS, choose_method, decode, from_float32, to_float32
+from ggq.quant import choose_method, from_float32, to_float32
 from ggq.quant.matrix import geometry
-from ggq.quant.methods import fills, method_parts, prepared
+from ggq.quant.methods import fills, method_parts, quick
+from ggq.quant.methods.mse import Mse
+from ggq.quant.methods.search import diagonal_metric, quick_steps
+from ggq.quant.reference import by_groups
 
 SAMPLE_WEIGHTS = 1 << 15
 """Weights of a matrix, about, on which errors are measured: the error of a scheme varies little from row to row."""
 
-MEASURED_WITH = "mse"
+MEASURED_WITH = Mse.name
 """The method that errors are measured with where it can fill a scheme. Others err in like proportion."""
+
+SEARCHED_WEIGHTS = 1 << 20
+"""Weights of a model from which on loading the compiled search, a tenth of a second, pays."""
+
+
+def searched(weights: int) -> bool:
+    """Whether the search in a model of so many weights is compiled code's."""
+    return weights >= SEARCHED_WEIGHTS
 
 
 def able(method: str, scheme: Scheme) -> str | None:
@@ -54,7 +65,12 @@ class Candidate:
 
 
 def candidates(
-    checkpoint: Checkpoint, tensor: TensorPlan, schemes: Sequence[Scheme], sensitivity: NDArray[np.float64]
+    checkpoint: Checkpoint,
+    tensor: TensorPlan,
+    schemes: Sequence[Scheme],
+    sensitivity: NDArray[np.float64],
+    *,
+    compiled: bool = False,
 ) -> list[Candidate]:
     """Measure schemes on a matrix.
 
@@ -64,6 +80,7 @@ def candidates(
         schemes: Any; the same one twice is measured once.
         sensitivity: float64 (columns,); see `ggq.convert.sensitivity`. Numbers that are not finite, from weights or
             activations that are not, are replaced by what is usual.
+        compiled: Whether compiled code does what it can do; it finds the same errors.
     """
     sample = sample_weights(checkpoint, tensor)
     if not np.isfinite(sensitivity).all():
@@ -71,7 +88,10 @@ def candidates(
     return [
         Candidate(
             scheme,
-            Option(8 * geometry(scheme, tensor.shape).bytes, _loss(sensitivity, column_errors(sample, scheme))),
+            Option(
+                8 * geometry(scheme, tensor.shape).bytes,
+                _loss(sensitivity, column_errors(sample, scheme, compiled=compiled)),
+            ),
         )
         for scheme in dict.fromkeys(schemes)
     ]
@@ -110,12 +130,13 @@ def sample_weights(checkpoint: Checkpoint, tensor: TensorPlan) -> NDArray[np.flo
 
 
 @np.errstate(over="ignore", invalid="ignore")
-def column_errors(weights: NDArray[np.float32], scheme: Scheme) -> NDArray[np.float64]:
+def column_errors(weights: NDArray[np.float32], scheme: Scheme, *, compiled: bool = False) -> NDArray[np.float64]:
     """The mean squared error of a scheme in each column.
 
     Args:
         weights: float32 (rows, columns).
         scheme: Any.
+        compiled: As for `candidates`.
 
     Returns:
         float64 (columns,), infinite where weights are too large for the scheme.
@@ -123,7 +144,13 @@ def column_errors(weights: NDArray[np.float32], scheme: Scheme) -> NDArray[np.fl
     if scheme.kind == "float":
         decoded = to_float32(from_float32(weights, scheme.value), scheme.value)
     else:
-        method = prepared(METHODS[MEASURED_WITH], weights, scheme)
-        decoded = decode(method.quantize(weights, scheme))
+        method, x = Mse(compiled=compiled).prepare(weights, scheme), by_groups(weights, scheme)
+        if compiled and quick.able(scheme, method.codebook):
+            squares = np.zeros(x.shape[1:], np.float64)
+            quick_steps(x, diagonal_metric(None, geometry(scheme, weights.shape)), scheme, method.codebook, squares)
+            return np.nan_to_num(squares.reshape(-1)[: weights.shape[1]] / len(weights), nan=np.inf)
+        grid = method.grid(weights, scheme)
+        codes = grid.nearest(x.reshape(len(weights), -1))
+        decoded = grid.values(codes)[:, : weights.shape[1]]
     found = np.square(weights - decoded, dtype=np.float64).mean(axis=0)
     return np.nan_to_num(found, nan=np.inf)

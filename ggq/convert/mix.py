@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ggq.convert.assets import TOKENIZER
 from ggq.convert.budget import solve
 from ggq.convert.calibration_text import read_windows
-from ggq.convert.candidates import able, candidates
+from ggq.convert.candidates import able, candidates, searched
 from ggq.convert.plan import Plan, TensorPlan, with_recipe
 from ggq.convert.recipe import EMBEDDING_ROLES, Recipe, Rule, fit_group
 from ggq.convert.sensitivity import CONTEXT, WINDOWS, random_windows, sensitivities
@@ -114,8 +114,13 @@ def mix(
         told("measuring schemes")
     from ggq_kernels.cores import physical_cores
 
+    compiled = searched(planned.weights)
     with ThreadPoolExecutor(physical_cores()) as pool:
-        ladders = list(pool.map(lambda t: candidates(planned.checkpoint, t, ladder(t), sensitivity[t.role]), free))
+        ladders = list(
+            pool.map(
+                lambda t: candidates(planned.checkpoint, t, ladder(t), sensitivity[t.role], compiled=compiled), free
+            )
+        )
     left = budget - sum(8 * tensor.bytes for tensor in fixed)
     options = [[candidate.option for candidate in each] for each in ladders]
     chosen = solve(options, left)

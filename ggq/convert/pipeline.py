@@ -9,6 +9,7 @@ from contextlib import closing
 
 from ggq.convert.blocks import Block, TensorJob
 from ggq.convert.calibration import Calibration
+from ggq.convert.candidates import searched
 from ggq.convert.checkpoint import FLOATS
 from ggq.convert.plan import Plan, TensorPlan
 from ggq.convert.stages import Work, stages
@@ -120,7 +121,8 @@ def _write_stage(
     while waiting or flying:
         while waiting and _fits(waiting[0][0], taken, budget, len(flying)):
             segments = memory.take(geometry(waiting[0][0].scheme, waiting[0][0].shape))
-            job = TensorJob(plan.checkpoint, *waiting.popleft(), plan.weights >= COMPILED_WEIGHTS, segments)
+            quick = plan.weights >= COMPILED_WEIGHTS, searched(plan.weights)
+            job = TensorJob(plan.checkpoint, *waiting.popleft(), *quick, segments)
             taken += job.plan.bytes
             flying.append((job, [(block, pool.submit(job.convert, block)) for block in job.blocks()]))
         job, blocks = flying.popleft()

@@ -41,9 +41,21 @@ def warmup(progress: Callable[[int, int, str], None] | None = None) -> float:
     Returns:
         Seconds spent compiling; 0 when all were there.
     """
-    from ggq_kernels import activations, attention, compiled, embed, encode_rows, linear, store, team, together
+    from ggq_kernels import (
+        activations,
+        attention,
+        compiled,
+        embed,
+        encode_rows,
+        linear,
+        lloyd,
+        search_rows,
+        store,
+        team,
+        together,
+    )
 
-    modules = (activations, attention, embed, encode_rows, linear, team)
+    modules = (activations, attention, embed, encode_rows, linear, lloyd, search_rows, team)
     ops = [op for module in modules for op in vars(module).values() if isinstance(op, compiled.Op)]
     ops = [op for op in ops if not op.name.endswith("_float32")]
     missing, start = [op.key for op in ops if not store.is_saved(op.key)], time.perf_counter()

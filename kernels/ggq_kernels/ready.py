@@ -50,6 +50,18 @@ def _linear() -> ModuleType:
     return linear
 
 
+def _lloyd() -> ModuleType:
+    from ggq_kernels import lloyd
+
+    return lloyd
+
+
+def _search_rows() -> ModuleType:
+    from ggq_kernels import search_rows
+
+    return search_rows
+
+
 def _steps() -> ModuleType:
     from ggq_kernels import steps
 
@@ -69,6 +81,8 @@ MODULES: dict[str, Callable[[], ModuleType]] = {
     "encode_rows": _encode_rows,
     "isa": _isa,
     "linear": _linear,
+    "lloyd": _lloyd,
+    "search_rows": _search_rows,
     "steps": _steps,
     "team": _team,
 }

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ggq.format.scheme import TABLE_LIMITS, Scheme
-from ggq.quant.grid import fit_grid
+from ggq.quant.grid import fit_grid, inverse_of
 from ggq.quant.matrix import QuantizedMatrix
 from ggq.quant.reference import by_groups
 
@@ -19,6 +20,7 @@ ROUNDS = 100
 """Most rounds of Lloyd's algorithm."""
 
 
+@dataclass(frozen=True, eq=False)
 class KMeans:
     """A codebook with levels of least squared error, for steps taken from the extreme weight of each group.
 
@@ -28,14 +30,15 @@ class KMeans:
 
     Args:
         codebook: int8 (2**bits,), what was learnt; None to learn it from the rows that are quantized.
+        compiled: Whether compiled code learns; it finds the same.
 
     Source: Lloyd 1982, Least squares quantization in PCM; SqueezeLLM (Kim et al. 2023, arXiv 2306.07629) for weights.
     """
 
     name = "kmeans"
 
-    def __init__(self, codebook: NDArray[np.int8] | None = None) -> None:
-        self.codebook = codebook
+    codebook: NDArray[np.int8] | None = None
+    compiled: bool = False
 
     def supports(self, scheme: Scheme) -> bool:
         """Whether this method can fill the scheme: a codebook."""
@@ -44,7 +47,8 @@ class KMeans:
     def prepare(self, sample: NDArray[np.float32], scheme: Scheme, inputs: Any = None) -> KMeans:
         """The method with a codebook learnt from some rows; see `Learner.prepare`."""
         groups = by_groups(sample, scheme)
-        return KMeans(fit_codebook(groups, extreme_steps(groups), scheme.bits))
+        found = fit_codebook(groups, extreme_steps(groups), scheme.bits, compiled=self.compiled)
+        return replace(self, codebook=found)
 
     def quantize(self, weights: NDArray[np.float32], scheme: Scheme) -> QuantizedMatrix:
         """Choose scales and codes, and the codebook if none was learnt.
@@ -60,12 +64,17 @@ class KMeans:
 
 
 def learnt_codebook(
-    codebook: NDArray[np.int8] | None, sample: NDArray[np.float32], scheme: Scheme, inputs: Any = None
+    codebook: NDArray[np.int8] | None,
+    sample: NDArray[np.float32],
+    scheme: Scheme,
+    inputs: Any = None,
+    *,
+    compiled: bool = False,
 ) -> NDArray[np.int8] | None:
     """The codebook of a method: the one it has, one fitted to a sample where the scheme needs one, or None."""
     if codebook is not None or scheme.kind != "codebook":
         return codebook
-    return KMeans().prepare(sample, scheme, inputs).codebook
+    return KMeans(compiled=compiled).prepare(sample, scheme, inputs).codebook
 
 
 def extreme_steps(groups: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -79,30 +88,46 @@ def extreme_steps(groups: NDArray[np.float32]) -> NDArray[np.float32]:
     return extreme
 
 
-def fit_codebook(groups: NDArray[np.float32], steps: NDArray[np.float32], bits: int) -> NDArray[np.int8]:
+def fit_codebook(
+    groups: NDArray[np.float32], steps: NDArray[np.float32], bits: int, *, compiled: bool = False
+) -> NDArray[np.int8]:
     """Lloyd's levels for weights in steps, deterministic: int8 (2**bits,), ascending, no two the same.
 
     Args:
         groups: float32 (rows, groups, group).
         steps: float32 (rows, groups), such that all weights lie between the limits of a table.
         bits: Of a code.
+        compiled: Whether compiled code does the work; it finds the same levels.
     """
     least, most = TABLE_LIMITS
     bins = (most + 1 - least) * BINS_PER_STEP
-    inverse = np.where(steps == 0, np.float32(0), 1 / np.where(steps == 0, np.float32(1), steps))
-    places = np.rint((groups * inverse[:, :, None] - least) * BINS_PER_STEP).astype(np.int64)
-    weight = np.broadcast_to((steps.astype(np.float64) ** 2)[:, :, None], groups.shape)
-    mass = np.bincount(np.clip(places, 0, bins).ravel(), weight.ravel(), bins + 1).astype(np.float64)
-    centres = _lloyd(mass, np.arange(bins + 1, dtype=np.float64) / BINS_PER_STEP + least, 1 << bits)
+    with np.errstate(over="ignore"):
+        inverse = inverse_of(steps)
+    inverse[np.isinf(inverse)] = 0  # weights so small count for nothing
+    weight = np.square(steps, dtype=np.float64)
+    if compiled:
+        from ggq_kernels.codebook import histogram
+
+        mass: NDArray[np.float64] = histogram(groups, inverse, weight, least, BINS_PER_STEP, bins)
+    else:
+        places = np.rint((groups * inverse[:, :, None] - least) * BINS_PER_STEP).astype(np.int64)
+        each = np.broadcast_to(weight[:, :, None], groups.shape)
+        mass = np.bincount(np.clip(places, 0, bins).ravel(), each.ravel(), bins + 1).astype(np.float64)
+    centres = _lloyd(mass, np.arange(bins + 1, dtype=np.float64) / BINS_PER_STEP + least, 1 << bits, compiled)
     return _distinct(np.clip(np.rint(centres), least, most).astype(np.int64))
 
 
-def _lloyd(mass: NDArray[np.float64], places: NDArray[np.float64], count: int) -> NDArray[np.float64]:
+def _lloyd(mass: NDArray[np.float64], places: NDArray[np.float64], count: int, compiled: bool) -> NDArray[np.float64]:
     """Centres that are each the mean of the mass nearer to it than to another; ascending."""
     # Below, sums from the left: the mass and the moment of a stretch are differences of two of them.
     masses, moments = (np.append(0, np.cumsum(each)) for each in (mass, mass * places))
     spread = np.append(0, np.cumsum(np.cbrt(mass)))  # Panter and Dite: the best density of levels, about
     centres = np.interp((np.arange(count) + 0.5) / count * spread[-1], spread[1:], places)
+    if compiled:
+        from ggq_kernels.codebook import lloyd
+
+        found: NDArray[np.float64] = lloyd(masses, moments, places, centres, ROUNDS)
+        return found
     for _ in range(ROUNDS):
         edges = np.searchsorted(places, (centres[1:] + centres[:-1]) / 2)
         ends = np.concatenate([[0], edges, [len(places)]])

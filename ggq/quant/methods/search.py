@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ggq.format.scheme import Geometry, Scheme
-from ggq.quant.grid import Grid, fit_grid
+from ggq.quant.grid import Grid, fit_grid, nearest_entries
 from ggq.quant.matrix import geometry, largest_code
+from ggq.quant.methods import quick
 from ggq.quant.reference import by_groups, level_table
 
 Floats = NDArray[np.float32]
@@ -52,9 +53,17 @@ TURNS = 2
 TURNS_TWO_LEVEL = 3
 """The same for two-level scales, where rounding a step moves it further."""
 
+LANES = 16
+"""Sums of a group run over so many columns side by side, so that compiled code can add in the same order."""
+
 
 def best_grid(
-    weights: Floats, scheme: Scheme, metric: Metric | None = None, codebook: NDArray[np.int8] | None = None
+    weights: Floats,
+    scheme: Scheme,
+    metric: Metric | None = None,
+    codebook: NDArray[np.int8] | None = None,
+    *,
+    compiled: bool = False,
 ) -> Grid:
     """The grid whose nearest codes have about the least squared error.
 
@@ -63,6 +72,7 @@ def best_grid(
         scheme: A scheme of codes without transforms.
         metric: How errors count, of all groups of a row; None for all columns the same.
         codebook: int8 (2**bits,), only with kind "codebook".
+        compiled: Whether compiled code does what it can do; it finds the same grid.
 
     Returns:
         The grid of all rows.
@@ -75,7 +85,7 @@ def best_grid(
     count = max(1, chunk // sizes.padded_columns)
     for start in range(0, sizes.rows, count):
         rows = slice(start, min(start + count, sizes.rows))
-        steps[rows], found = search_rows(by_groups(weights[rows], scheme), metric, scheme, codebook)
+        steps[rows], found = search_rows(by_groups(weights[rows], scheme), metric, scheme, codebook, compiled=compiled)
         if shifts is not None and found is not None:
             shifts[rows] = found
     return wished_grid(steps, shifts, scheme, codebook)
@@ -91,7 +101,12 @@ def wished_grid(steps: Floats, shifts: Floats | None, scheme: Scheme, codebook: 
 
 
 def search_rows(
-    x: Floats, metric: Metric, scheme: Scheme, codebook: NDArray[np.int8] | None = None
+    x: Floats,
+    metric: Metric,
+    scheme: Scheme,
+    codebook: NDArray[np.int8] | None = None,
+    *,
+    compiled: bool = False,
 ) -> tuple[Floats, Floats | None]:
     """Wished steps, and zero-points or minimums, of some rows.
 
@@ -99,8 +114,10 @@ def search_rows(
         x: float32 (rows, groups, group).
         metric: How errors count.
         scheme: A scheme of codes.
-        codebook: As in `best_grid`.
+        codebook, compiled: As in `best_grid`.
     """
+    if compiled and metric.blocks is None and quick.able(scheme, codebook):
+        return quick_steps(x, metric, scheme, codebook), None
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         if scheme.zero == "minimum":
             found: tuple[Floats, Floats | None] = _with_minimum(x, metric, scheme)
@@ -108,7 +125,35 @@ def search_rows(
             found = _with_zero_point(x, metric, scheme)
         else:
             found = _symmetric(x, metric, scheme, codebook), None
-    return _stored_best(x, metric, scheme, codebook, *found) if scheme.subscale else found
+        if not scheme.subscale:
+            return found
+        if scheme.zero == "none":
+            return _stored_steps(x, metric, scheme, codebook, found[0]), None
+        return _stored_best(x, metric, scheme, *found)
+
+
+def quick_steps(
+    x: Floats,
+    metric: Metric,
+    scheme: Scheme,
+    codebook: NDArray[np.int8] | None,
+    squares: NDArray[np.float64] | None = None,
+) -> Floats:
+    """Steps as `search_rows` finds them, by compiled code.
+
+    Args:
+        x, metric, scheme, codebook: As there; what `quick.able` accepts, under a metric by column.
+        squares: See `quick.search`.
+    """
+    turns = TURNS, TURNS_TWO_LEVEL + 1
+    return quick.search(x, metric.energy, scheme, codebook, numerators(scheme, codebook), turns, squares)
+
+
+def numerators(scheme: Scheme, codebook: NDArray[np.int8] | None = None) -> Floats:
+    """What trials stretch the extreme weight of a group to, in steps, where there are no shifts."""
+    table = level_table(scheme, codebook)[: scheme.codes]
+    ends = {float(table.min()), float(table.max())} if table.min() != -table.max() else {float(table.max())}
+    return np.array([end * stretch for end in sorted(ends) for stretch in trials(scheme)], np.float32)
 
 
 def trials(scheme: Scheme) -> list[float]:
@@ -125,36 +170,21 @@ def rounding(scheme: Scheme, codebook: NDArray[np.int8] | None = None) -> Roundi
         return lambda t: np.where(t >= 0, high, low)
     if scheme.kind != "codebook":
         return lambda t: np.clip(np.rint(t, out=t), low, high, out=t)
-    # Entries are whole numbers, so halfway marks are multiples of a half: a table by halves rounds exactly.
-    halves = np.arange(2 * int(low) - 1, 2 * int(high) + 2) / 2 + 0.25
-    entries = np.unique(table)
-    nearest = entries[np.abs(halves[:, None] - entries).argmin(axis=1)].astype(np.float32)
-    first = 2 * low - 1
-
-    def round_to_entries(t: Floats) -> Floats:
-        t *= 2
-        t -= first
-        np.clip(t, 0, len(nearest) - 1, out=t)
-        return nearest[t.astype(np.int16)]
-
-    return round_to_entries
+    return lambda t: table.take(nearest_entries(t, table))
 
 
 def _symmetric(x: Floats, metric: Metric, scheme: Scheme, codebook: NDArray[np.int8] | None) -> Floats:
     """Steps where there is nothing else: the trial with the largest (sum h x q)**2 / sum h q**2."""
-    table = level_table(scheme, codebook)[: scheme.codes]
     rounded = rounding(scheme, codebook)
     high, low = x.max(axis=2), x.min(axis=2)
     extreme = np.where(high >= -low, high, low)
-    ends = {float(table.min()), float(table.max())} if table.min() != -table.max() else {float(table.max())}
     hx = metric(x)
     best, step = np.zeros_like(extreme), np.zeros_like(extreme)
-    for end in sorted(ends):
-        for stretch in trials(scheme):
-            inverse = np.where(extreme == 0, np.float32(0), np.float32(end * stretch) / extreme)
-            score, fitted = _score(hx, metric, rounded(x * inverse[:, :, None]))
-            better = score > best
-            best, step = np.where(better, score, best), np.where(better, fitted, step)
+    for numerator in numerators(scheme, codebook):
+        inverse = np.where(extreme == 0, np.float32(0), numerator / extreme)
+        score, fitted = _score(hx, metric, rounded(x * inverse[:, :, None]))
+        better = score > best
+        best, step = np.where(better, score, best), np.where(better, fitted, step)
     for _ in range(TURNS):
         inverse = np.where(step == 0, np.float32(0), 1 / step)
         score, fitted = _score(hx, metric, rounded(x * inverse[:, :, None]))
@@ -165,10 +195,18 @@ def _symmetric(x: Floats, metric: Metric, scheme: Scheme, codebook: NDArray[np.i
 
 def _score(hx: Floats, metric: Metric, levels: Floats) -> tuple[Floats, Floats]:
     """What levels q under their best step take off the error, (sum h x q)**2 / sum h q**2, and that step."""
-    product = np.einsum("rgc,rgc->rg", hx, levels)
-    square = np.einsum("rgc,rgc->rg", metric(levels), levels)
+    product, square = lane_sums(hx * levels), lane_sums(metric(levels) * levels)
     fitted = np.where(square > 0, product / square, np.float32(0))
     return fitted * product, fitted
+
+
+def lane_sums(terms: Floats) -> Floats:
+    """Sums of float32 along the last axis, a multiple of LANES, always in the same order."""
+    lanes: Floats = np.add.reduce(terms.reshape(*terms.shape[:-1], -1, LANES), axis=-2)
+    while lanes.shape[-1] > 1:
+        half = lanes.shape[-1] // 2
+        lanes = lanes[..., :half] + lanes[..., half:]
+    return lanes[..., 0]
 
 
 def _with_zero_point(x: Floats, metric: Metric, scheme: Scheme) -> tuple[Floats, Floats]:
@@ -273,8 +311,7 @@ class _Line:
     def fit(self, q: Floats) -> tuple[Floats, Floats, Floats]:
         """Step, minimum (-t) and score; with `below` the minimum is not negative."""
         hq = self.metric(q)
-        sq, sqq = hq.sum(axis=2), np.einsum("rgc,rgc->rg", hq, q)
-        sxq = np.einsum("rgc,rgc->rg", self.hx, q)
+        sq, sqq, sxq = lane_sums(hq), lane_sums(hq * q), lane_sums(self.hx * q)
         determinant = self.total * sqq - sq * sq
         sound = determinant > 1e-6 * self.total * sqq
         step = np.where(sound, (self.total * sxq - self.total_x * sq) / determinant, 0)
@@ -289,7 +326,7 @@ class _Line:
 
     def minimum(self, q: Floats, step: Floats) -> Floats:
         """The best minimum when the step is given."""
-        shift = (self.total_x - step * self.metric(q).sum(axis=2)) / self.total
+        shift = (self.total_x - step * lane_sums(self.metric(q))) / self.total
         found = np.where(self.total > 0, -shift, 0)
         return (np.maximum(found, 0) if self.below else found).astype(np.float32)
 
@@ -297,7 +334,7 @@ class _Line:
 def _line(x: Floats, metric: Metric, scheme: Scheme) -> _Line:
     hx = metric(x)
     total = np.broadcast_to(metric.total, x.shape[:2])
-    return _Line(hx, metric, total, hx.sum(axis=2), scheme.subscale > 0)
+    return _Line(hx, metric, total, lane_sums(hx), scheme.subscale > 0)
 
 
 def _codes(x: Floats, step: Floats, minimum: Floats, levels: np.float32) -> Floats:
@@ -332,45 +369,54 @@ def _with_minimum(x: Floats, metric: Metric, scheme: Scheme) -> tuple[Floats, Fl
     return step, minimum
 
 
-def _stored_best(
-    x: Floats,
-    metric: Metric,
-    scheme: Scheme,
-    codebook: NDArray[np.int8] | None,
-    steps: Floats,
-    shifts: Floats | None,
-) -> tuple[Floats, Floats | None]:
+def _stored_steps(
+    x: Floats, metric: Metric, scheme: Scheme, codebook: NDArray[np.int8] | None, steps: Floats
+) -> Floats:
     """Refit what two-level scales can store: codes on the stored grid, best steps for them, stored again.
 
     Of all turns each row keeps the one with the least error, that of the stored grid.
     """
+    hx = metric(x)
+    best, kept = np.full(len(x), np.inf), steps.copy()
+    for _ in range(TURNS_TWO_LEVEL + 1):
+        grid = fit_grid(steps, scheme, codebook=codebook)
+        codes = grid.nearest(x.reshape(len(x), -1))
+        levels, difference = grid.table[codes].reshape(x.shape), grid.values(codes).reshape(x.shape) - x
+        error = _row_sums(lane_sums(metric(difference) * difference))
+        better = error < best
+        best = np.where(better, error, best)
+        kept[better] = steps[better]
+        steps = _score(hx, metric, levels)[1]
+    return kept
+
+
+def _row_sums(errors: Floats) -> NDArray[np.float64]:
+    """Sums of each row's groups, from the first to the last."""
+    return np.cumsum(errors, axis=1, dtype=np.float64)[:, -1]
+
+
+def _stored_best(
+    x: Floats, metric: Metric, scheme: Scheme, steps: Floats, shifts: Floats | None
+) -> tuple[Floats, Floats | None]:
+    """The same with zero-points or minimums."""
     flat, line = x.reshape(len(x), -1), _line(x, metric, scheme)
-    best = np.full(len(x), np.inf, np.float32)
-    kept, kept_shifts = steps.copy(), None if shifts is None else shifts.copy()
-    for turn in range(TURNS_TWO_LEVEL + 1):
-        grid = wished_grid(steps, shifts, scheme, codebook)
+    assert shifts is not None
+    best, kept, kept_shifts = np.full(len(x), np.inf), steps.copy(), shifts.copy()
+    for _ in range(TURNS_TWO_LEVEL + 1):
+        grid = wished_grid(steps, shifts, scheme)
         codes = grid.nearest(flat)
         if scheme.zero == "minimum":
-            assert shifts is not None
             shifts = line.minimum(codes.reshape(x.shape).astype(np.float32), grid.step)
             grid = wished_grid(steps, shifts, scheme)
             codes = grid.nearest(flat)
         difference = grid.values(codes).reshape(x.shape) - x
-        error = np.einsum("rgc,rgc->r", metric(difference), difference)
+        error = _row_sums(lane_sums(metric(difference) * difference))
         better = error < best
         best = np.where(better, error, best)
-        kept[better] = steps[better]
-        if shifts is not None and kept_shifts is not None:
-            kept_shifts[better] = shifts[better]
-        if turn == TURNS_TWO_LEVEL:
-            break
+        kept[better], kept_shifts[better] = steps[better], shifts[better]
         levels = grid.table[codes].reshape(x.shape)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            if scheme.zero == "minimum":
-                steps, shifts, _ = line.fit(levels)
-            elif scheme.zero == "code":
-                assert shifts is not None
-                steps = _score(line.hx, metric, levels - shifts[:, :, None])[1]
-            else:
-                steps = _score(line.hx, metric, levels)[1]
+        if scheme.zero == "minimum":
+            steps, shifts, _ = line.fit(levels)
+        else:
+            steps = _score(line.hx, metric, levels - shifts[:, :, None])[1]
     return kept, kept_shifts

@@ -1,0 +1,261 @@
+"""The search for steps, and what codes under given steps lose, row by row: bit for bit what the NumPy reference finds.
+
+All arithmetic is float32 and never fused; sums run over 16 lanes, 16 columns after 16 columns, and then over the lanes,
+as `ggq.quant.methods.search.lane_sums` has it. One thread takes one block of rows; the caller runs several at once.
+
+Rounding to levels is one of two kinds: whole numbers between two limits, or a table of entries with the halfway marks
+between them, the levels being the first entry and what is gained at each mark.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import float32, types
+
+from ggq_kernels.compiled import compiled, inlined
+from ggq_kernels.encode_rows import F16, inverse_or_zero
+from ggq_kernels.isa import load_f16, store_values
+from ggq_kernels.simd import (
+    F32x16,
+    Tag,
+    TagType,
+    add,
+    constant,
+    largest,
+    load,
+    load_f32,
+    maximum,
+    mul,
+    negative,
+    primitive,
+    read_f32,
+    read_i64,
+    round_even,
+    splat,
+    splat_f32,
+    store,
+    store_f32,
+    subtract,
+    total,
+    write_f32,
+)
+
+WHOLE, TABLE = Tag("rounding", "whole"), Tag("rounding", "table")
+
+SUPER = 8
+"""Groups that share an upper scale where scales have two levels."""
+
+# Operands, as byte offsets: the weights, what errors count by column, and how they are rounded;
+X, ENERGY, ROWS, GROUPS, GROUP, ENTRIES, MARKS = range(0, 56, 8)
+# the trials, scratch of a row's weights, and the result by group;
+NUMERATORS, TRIALS, TURNS, WEIGHTED, STEPS = range(56, 96, 8)
+# how steps are stored, scratch of a row's groups (with at least 16 zeros behind them), and where squares of errors are
+# added.
+SUB_BITS, OFFSET, STORED_TURNS, WISHED, STORED, INVERSES, COLUMNS, REACH, WORDS = range(96, 168, 8)
+
+
+@primitive(F32x16, None, F32x16, types.int64, types.int64)
+def rounded(b: Any, kind: TagType, _: Any, t: Any, entries: Any, marks: Any) -> Any:
+    """Weights in steps to levels in steps; NaN stays NaN under whole levels and is the first entry of a table.
+
+    Args: entries: Address of float32: the two limits; or the first entry, then for each mark the mark and what is
+        gained where t is larger. marks: How many there are.
+    """
+    if kind.values[0] == "whole":
+        # The limits are whole, so it is the same to clip before rounding; and 2**22 is not passed then.
+        low, high = (splat(b, F32x16.ir, load(b, entries, F32x16.ir.element, 4, 4 * i)) for i in range(2))
+        t = b.select(b.fcmp_ordered(">", low, t), low, t)
+        t = b.select(b.fcmp_ordered("<", high, t), high, t)
+        return round_even(b, t)
+    start = splat(b, F32x16.ir, load(b, entries, F32x16.ir.element, 4))
+    nothing, before = constant(F32x16.ir, 0.0), b.block
+    body, after = b.append_basic_block("mark"), b.append_basic_block("rounded")
+    end = b.add(entries, b.mul(marks, ir.Constant(marks.type, 8)))
+    b.branch(body)
+    b.position_at_end(body)
+    at, level = b.phi(entries.type), b.phi(F32x16.ir)
+    mark, gain = (splat(b, F32x16.ir, load(b, at, F32x16.ir.element, 4, 4 + 4 * i)) for i in range(2))
+    raised = b.fadd(level, b.select(b.fcmp_ordered(">", t, mark), gain, nothing))
+    following = b.add(at, ir.Constant(at.type, 8))
+    for phi, begin, now in ((at, entries, following), (level, start, raised)):
+        phi.add_incoming(begin, before)
+        phi.add_incoming(now, body)
+    b.cbranch(b.icmp_unsigned("<", following, end), body, after)
+    b.position_at_end(after)
+    return raised
+
+
+@primitive(types.void, types.int64, F32x16)
+def add_squares(b: Any, address: Any, x: Any) -> None:
+    """Add the squares of 16 float32 to 16 float64 at an address."""
+    wide = ir.VectorType(ir.DoubleType(), 16)
+    exact = b.fpext(x, wide)
+    store(b, b.fadd(load(b, address, wide, 8), b.fmul(exact, exact)), address, 8)
+
+
+@primitive(F32x16, F32x16, types.float32, types.float32, types.float32)
+def sub_scale(b: Any, exact: Any, reach: Any, low: Any, high: Any) -> Any:
+    """Steps of an upper scale rounded to whole numbers within two; none to zero that is nearer to one at its
+    group's farthest level."""
+    nothing, one = constant(F32x16.ir, 0.0), constant(F32x16.ir, 1.0)
+    low, high, reach = (splat(b, F32x16.ir, each) for each in (low, high, reach))
+    size = b.select(b.fcmp_ordered("<", exact, nothing), b.fneg(exact), exact)
+    code = round_even(b, exact)
+    far = b.fcmp_ordered(">", b.fmul(size, reach), constant(F32x16.ir, 0.5))
+    sign = b.select(b.fcmp_ordered("<", exact, nothing), b.fneg(one), one)
+    code = b.select(b.and_(b.fcmp_ordered("==", code, nothing), far), sign, code)
+    code = b.select(b.fcmp_ordered(">", low, code), low, code)
+    return b.select(b.fcmp_ordered("<", high, code), high, code)
+
+
+@primitive(F32x16, F32x16)
+def first_half(b: Any, x: Any) -> Any:
+    """The first 8 lanes, and zeros."""
+    lanes = ir.Constant(ir.VectorType(ir.IntType(32), 16), [*range(SUPER), *range(16, 32 - SUPER)])
+    return b.shuffle_vector(x, constant(F32x16.ir, 0.0), lanes)
+
+
+@inlined
+def score(kind: Any, words: int, x: int, weighted: int, energy: int, inverse: float) -> tuple[float, float]:
+    """Of a group's nearest levels q: sum of h x q and sum of h q q."""
+    entries, marks, group = read_i64(words + ENTRIES), read_i64(words + MARKS), read_i64(words + GROUP)
+    factor = splat_f32(inverse)
+    product = square = splat_f32(float32(0.0))
+    for at in range(0, 4 * group, 64):
+        q = rounded(kind, mul(load_f32(x + at), factor), entries, marks)
+        product = add(product, mul(load_f32(weighted + at), q))
+        square = add(square, mul(mul(q, load_f32(energy + at)), q))
+    return total(product), total(square)
+
+
+@inlined
+def search_group(kind: Any, words: int, x: int, energy: int) -> float:
+    """The step of a group of which the nearest levels q have the largest (sum h x q)**2 / sum h q**2."""
+    group, weighted, nothing = read_i64(words + GROUP), read_i64(words + WEIGHTED), float32(0.0)
+    trials, turns = read_i64(words + TRIALS), read_i64(words + TURNS)
+    high, low = load_f32(x), negative(load_f32(x))
+    for at in range(0, 4 * group, 64):
+        value = load_f32(x + at)
+        high, low = maximum(high, value), maximum(low, negative(value))
+        store_f32(weighted + at, mul(value, load_f32(energy + at)))
+    top, bottom = largest(high), largest(low)
+    extreme = top if top >= bottom else -bottom
+    best = step = nothing
+    for trial in range(trials + turns):
+        inverse = nothing
+        if trial < trials:
+            if extreme != nothing:
+                inverse = read_f32(read_i64(words + NUMERATORS) + 4 * trial) / extreme
+        elif step != nothing:
+            inverse = float32(1.0) / step
+        product, square = score(kind, words, x, weighted, energy, inverse)
+        fitted = product / square if square > nothing else nothing
+        if fitted * product > best:
+            best, step = fitted * product, fitted
+    return step
+
+
+@inlined
+def store_steps(words: int) -> None:
+    """A row's wished steps as they can be stored, and their inverses (as in `ggq.quant.grid.fit_grid`)."""
+    wished, stored, inverses = read_i64(words + WISHED), read_i64(words + STORED), read_i64(words + INVERSES)
+    groups, bits, offset = read_i64(words + GROUPS), read_i64(words + SUB_BITS), read_i64(words + OFFSET)
+    nothing = splat_f32(float32(0.0))
+    for at in range(0, 4 * groups, 4 * SUPER):  # what is written beyond a super-group is overwritten by the next
+        steps = first_half(load_f32(wished + at))
+        if bits == 0:
+            store_values(F16, stored + at, steps)
+            steps = add(load_f16(stored + at), nothing)  # of both zeros, the positive one
+        else:
+            top, bottom = largest(steps), largest(negative(steps))
+            last = -offset if offset != 0 else (1 << bits) - 1
+            store_values(F16, stored + at, splat_f32((top if top >= bottom else -bottom) * (float32(1.0) / last)))
+            upper = add(load_f16(stored + at), nothing)
+            exact = mul(steps, inverse_or_zero(upper))
+            code = sub_scale(exact, read_f32(words + REACH), float32(-offset), float32((1 << bits) - 1 - offset))
+            steps = mul(upper, code)
+        store_f32(stored + at, steps)
+        store_f32(inverses + at, inverse_or_zero(steps))
+
+
+@inlined
+def fit_group(kind: Any, words: int, g: int, x: int, energy: int) -> tuple[float, float]:
+    """For nearest levels q of a group's stored step: the best step for them, and the sum of h (step q - x)**2."""
+    entries, marks, group = read_i64(words + ENTRIES), read_i64(words + MARKS), read_i64(words + GROUP)
+    step = splat_f32(read_f32(read_i64(words + STORED) + 4 * g))
+    inverse = splat_f32(read_f32(read_i64(words + INVERSES) + 4 * g))
+    product = square = error = splat_f32(float32(0.0))
+    for at in range(0, 4 * group, 64):
+        value, h = load_f32(x + at), load_f32(energy + at)
+        q = rounded(kind, mul(value, inverse), entries, marks)
+        product = add(product, mul(mul(value, h), q))
+        square = add(square, mul(mul(q, h), q))
+        difference = subtract(mul(step, q), value)
+        error = add(error, mul(mul(difference, h), difference))
+    bottom = total(square)
+    return total(product) / bottom if bottom > float32(0.0) else float32(0.0), total(error)
+
+
+@inlined
+def add_errors(kind: Any, words: int, row: int) -> None:
+    """Add the squares of the errors under a row's stored steps by column."""
+    entries, marks, group = read_i64(words + ENTRIES), read_i64(words + MARKS), read_i64(words + GROUP)
+    for g in range(read_i64(words + GROUPS)):
+        step = splat_f32(read_f32(read_i64(words + STORED) + 4 * g))
+        inverse = splat_f32(read_f32(read_i64(words + INVERSES) + 4 * g))
+        for at in range(4 * group * g, 4 * group * (g + 1), 64):
+            value = load_f32(row + at)
+            q = rounded(kind, mul(value, inverse), entries, marks)
+            add_squares(read_i64(words + COLUMNS) + 2 * at, subtract(mul(step, q), value))
+
+
+@inlined
+def search(kind: Any, words: int) -> None:
+    """See `search_whole`."""
+    groups, group, wished = read_i64(words + GROUPS), read_i64(words + GROUP), read_i64(words + WISHED)
+    for r in range(read_i64(words + ROWS)):
+        row, steps = read_i64(words + X) + 4 * group * groups * r, read_i64(words + STEPS) + 4 * groups * r
+        for g in range(groups):
+            step = search_group(kind, words, row + 4 * group * g, read_i64(words + ENERGY) + 4 * group * g)
+            write_f32(steps + 4 * g, step)
+            write_f32(wished + 4 * g, step)
+        best = np.inf
+        for _ in range(read_i64(words + STORED_TURNS)):
+            store_steps(words)
+            error = 0.0
+            for g in range(groups):
+                x, energy = row + 4 * group * g, read_i64(words + ENERGY) + 4 * group * g
+                refitted, more = fit_group(kind, words, g, x, energy)
+                error += more
+                # The wish that was stored is needed until the row's error is known: it waits beside what it became.
+                write_f32(read_i64(words + INVERSES) + 4 * g, read_f32(wished + 4 * g))
+                write_f32(wished + 4 * g, refitted)
+            if error < best:
+                best = error
+                for g in range(groups):
+                    write_f32(steps + 4 * g, read_f32(read_i64(words + INVERSES) + 4 * g))
+        if read_i64(words + COLUMNS) != 0:
+            for g in range(groups):
+                write_f32(wished + 4 * g, read_f32(steps + 4 * g))
+            store_steps(words)
+            add_errors(kind, words, row)
+
+
+@compiled(1)
+def search_whole(words: int) -> None:
+    """The step of each group, from operands at an address, where levels are whole numbers.
+
+    Trial steps and turns in which the best is refitted; of steps that are stored by super-groups, turns of storing and
+    refitting besides, of which each row keeps the best. Where there is room for it, squares of the errors that are
+    made are added up by column.
+    """
+    search(WHOLE, words)
+
+
+@compiled(1)
+def search_table(words: int) -> None:
+    """The same where levels are entries of a table."""
+    search(TABLE, words)
