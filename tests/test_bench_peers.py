@@ -54,6 +54,12 @@ def test_all_that_is_asked_must_be_reached(row: Row, reached: bool) -> None:
     assert "80% of 20.0 GB/s" in line(result)
 
 
+def test_shares_of_each_round_are_preferred() -> None:
+    """The bandwidth of a shared machine changes between rounds: a round's share is of its own bandwidth."""
+    ours = [{"tok_s": 1.0, "read_gb_s": 9.0, "bandwidth_gb_s": b, "bandwidth_share": 9 / b} for b in (10, 10, 20)]
+    assert found(Row("decode", "tok_s", 1.0), ours)["bandwidth_share"] == 0.9
+
+
 def test_a_row_may_compare_ours_with_ours() -> None:
     row = Row("batch", "many", 5.0, against="one")
     result = found(row, rounds("many", 60, one=10))

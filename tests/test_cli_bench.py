@@ -79,12 +79,14 @@ class Recorder:
 
 def test_what_is_timed() -> None:
     recorder = Recorder()
-    times = measure(recorder, np.arange(5, dtype=np.int32), prompt=5, generate=2, repeat=3)
+    between: list[int] = []
+    times = measure(recorder, np.arange(5, dtype=np.int32), 5, 2, 3, lambda: between.append(recorder.count))
     prefill, step = list(range(5)), [[0], [1]]
     assert [tokens for _, tokens, _ in recorder.passes] == [prefill] * 4 + step * 4
     assert {wanted for _, _, wanted in recorder.passes} == {"last"}
     assert recorder.open == set()
     assert recorder.count == 8  # each run on an empty sequence
+    assert between == [5, 6, 7, 8]  # memory is read around each decoding run
     assert (len(times.prefill), len(times.decode)) == (3, 3)
 
 

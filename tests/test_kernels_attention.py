@@ -42,15 +42,16 @@ class Layers:
     ) -> list[np.ndarray]:
         """Store keys and values of (sequence, queries, keys, values), each float32 (tokens, heads * dim); attend."""
         q, k, v = (np.concatenate([run[i] for run in batch]) for i in (1, 2, 3))
-        n, first = len(q), 0
-        runs: list[tuple[int, int, int, int]] = []
+        n, first, jobs = len(q), 0, 0
+        runs: list[tuple[int, int, int, int, int]] = []
         tables: list[int] = []
         positions: list[int] = []
         for sequence, queries, keys, values in batch:
             paged, tokens = self.sequences[sequence], len(queries)
             self.pool.reserve(paged, paged.length + tokens)
-            runs.append((first, tokens, paged.length, address(paged.table)))
-            tables += [address(paged.table)] * tokens
+            runs.append((first, tokens, paged.length, paged.address, jobs))
+            tables += [paged.address] * tokens
+            jobs += calls.attention_jobs(tokens, self.heads, self.kv_heads)
             positions += range(paged.length, paged.length + tokens)
             paged.length, first = paged.length + tokens, first + tokens
             for store, new in ((self.keys, keys), (self.values, values)):
@@ -58,7 +59,7 @@ class Layers:
                 store[sequence] = np.concatenate([store[sequence], rounded])
         query, key, value, out = Floats(q), Floats(k), Floats(v), output(n, q.shape[1])
         sizes = calls.Heads(self.heads, self.kv_heads, self.dim, layer * self.pool.page_bytes // self.layers)
-        words = calls.run_words(runs, self.heads // self.kv_heads, self.kv_heads)
+        words = np.array(runs, np.int64)
         scale, rows_count, run_count = np.array([self.scale * math.log2(math.e)]), count(n), count(len(runs))
         of_token = np.array(positions, np.int64), np.array(tables, np.int64)
         store_row = calls.store_kv_row(

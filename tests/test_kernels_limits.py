@@ -28,6 +28,14 @@ def test_speeds_are_numbers_of_this_machine() -> None:
     assert 0.1 < limits.integer_peak(1, repeat=1) < 100_000
 
 
+def test_a_memory_reader_can_be_asked_again() -> None:
+    reader = limits.MemoryReader(2, size=1 << 22)
+    try:
+        assert [len(reader.rates(count)) for count in (1, 3)] == [1, 3]
+    finally:
+        reader.close()
+
+
 def test_the_package_names_its_instruction_set() -> None:
     assert TOKENS == {"avx512-vnni": 8}.get(ISA, 4)
     # Asked twice, since importing a module of the same name would replace the function.

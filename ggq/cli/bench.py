@@ -5,7 +5,8 @@ from __future__ import annotations
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from math import prod
 from typing import Annotated, Any, NamedTuple
@@ -24,6 +25,8 @@ from ggq.format import Reader, TensorEntry
 
 SEED = 20
 """Of the random token ids."""
+READS = 8
+"""Passes over memory between two decoding runs."""
 
 
 def bench(
@@ -56,7 +59,9 @@ def bench(
             )
             raise UsageError(problem, fix="Give a smaller --prompt or --generate.")
         tokens = np.random.default_rng(SEED).integers(0, model.config.vocabulary_size, max(prompt, generate))
-        times = measure(model.executor, tokens.astype(np.int32), prompt, generate, repeat)
+        used = getattr(model.executor, "threads", 1)
+        with memory_rates(used, interpreter) as (rates, read):
+            times = measure(model.executor, tokens.astype(np.int32), prompt, generate, repeat, read)
         traffic = work(model.reader)
         document = {
             "file": model.reader.path,
@@ -70,10 +75,11 @@ def bench(
             "repeat": repeat,
             "activations": activations,
             "interpreter": interpreter,
+            "bandwidth_gb_s": statistics.median(rates) if rates else None,
+            "bandwidth_share": None,
         }
-        used = getattr(model.executor, "threads", 1)
     document.update(_machine(used, interpreter))
-    if document["bandwidth_gb_s"] is not None:
+    if rates:
         document["bandwidth_share"] = document["read_gb_s"] / document["bandwidth_gb_s"]
     if as_json:
         print_json(document)
@@ -104,7 +110,34 @@ class Work(NamedTuple):
     bytes: int
 
 
-def measure(executor: Executor, tokens: np.ndarray, prompt: int, generate: int, repeat: int) -> Times:
+@contextmanager
+def memory_rates(threads: int, interpreter: str) -> Iterator[tuple[list[float], Callable[[], None]]]:
+    """A growing list of GB/s at which memory was read, and a function that reads it some more times.
+
+    On a shared machine the bandwidth changes from second to second, so it is measured between the runs that are held
+    against it, and the median counts on both sides.
+    """
+    rates: list[float] = []
+    if interpreter != "numba":
+        yield rates, lambda: None
+        return
+    from ggq_kernels.limits import MemoryReader
+
+    reader = MemoryReader(threads)
+    try:
+        yield rates, lambda: rates.extend(reader.rates(READS))
+    finally:
+        reader.close()
+
+
+def measure(
+    executor: Executor,
+    tokens: np.ndarray,
+    prompt: int,
+    generate: int,
+    repeat: int,
+    between: Callable[[], None] = lambda: None,
+) -> Times:
     """Time an executor on token ids, int32 (at least the larger of prompt and generate,).
 
     Args:
@@ -113,6 +146,7 @@ def measure(executor: Executor, tokens: np.ndarray, prompt: int, generate: int, 
         prompt: Tokens of a prefill.
         generate: Tokens of a decoding run, one pass each.
         repeat: Runs of each, after one that warms up.
+        between: Called before and after each decoding run.
     """
 
     def prefill(sequence: int) -> None:
@@ -125,7 +159,12 @@ def measure(executor: Executor, tokens: np.ndarray, prompt: int, generate: int, 
     first = _time(executor, prefill)
     prefills = [_time(executor, prefill) for _ in range(repeat)]
     _time(executor, decode)
-    return Times(first, prefills, [_time(executor, decode) for _ in range(repeat)])
+    between()
+    decodes = []
+    for _ in range(repeat):
+        decodes.append(_time(executor, decode))
+        between()
+    return Times(first, prefills, decodes)
 
 
 def _time(executor: Executor, call: Callable[[int], None]) -> float:
@@ -172,14 +211,13 @@ def figures(times: Times, traffic: Work, prompt: int, generate: int) -> dict[str
 
 
 def _machine(threads: int, interpreter: str) -> dict[str, Any]:
-    """What it ran on; the memory's bandwidth is measured in the same run, as shared machines change."""
-    document: dict[str, Any] = {"threads": threads, "isa": None, "bandwidth_gb_s": None, "bandwidth_share": None}
+    """What it ran on."""
+    document: dict[str, Any] = {"threads": threads, "isa": None}
     packages = ["ggq", "numpy"]
     if interpreter == "numba":
         import ggq_kernels
 
         document["isa"] = ggq_kernels.instruction_set()
-        document["bandwidth_gb_s"] = ggq_kernels.read_bandwidth(threads)
         packages += ["numba", "llvmlite"]
     document["versions"] = {"python": platform.python_version(), **{name: version(name) for name in packages}}
     return document

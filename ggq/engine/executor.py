@@ -63,7 +63,8 @@ def check_runs(tape: Tape, runs: Sequence[Run], length: Callable[[int], int]) ->
         if run.sequence in seen:
             raise UsageError(f"sequence {run.sequence} occurs twice in one batch")
         seen.add(run.sequence)
-        for token in (int(tokens.min()), int(tokens.max())):
+        extremes = (tokens[0],) if tokens.size == 1 else (tokens.min(), tokens.max())
+        for token in map(int, extremes):
             if not 0 <= token < tape.vocabulary_size:
                 raise UsageError(f"token id {token} is outside the vocabulary, 0 to {tape.vocabulary_size - 1} allowed")
         total = length(run.sequence) + tokens.size
@@ -73,6 +74,8 @@ def check_runs(tape: Tape, runs: Sequence[Run], length: Callable[[int], int]) ->
 
 def pieces(runs: Sequence[Run], rows: int) -> list[list[Run]]:
     """Cut a batch into consecutive ones of at most `rows` tokens; the wanted rows stay the same, in their order."""
+    if sum(len(run.tokens) for run in runs) <= rows:
+        return [list(runs)]
     batches: list[list[Run]] = [[]]
     room = rows
     for run in runs:
@@ -90,13 +93,16 @@ def pieces(runs: Sequence[Run], rows: int) -> list[list[Run]]:
     return batches
 
 
-def wanted_rows(runs: Sequence[Run]) -> np.ndarray:
-    """int64 indices, into the rows of the batch, of those whose logits are wanted."""
-    rows: list[np.ndarray] = []
-    start = 0
+def wanted_count(run: Run) -> int:
+    """How many logit rows are wanted of a run."""
+    return {"all": len(run.tokens), "last": 1, "none": 0}[run.logits]
+
+
+def wanted_rows(runs: Sequence[Run]) -> list[int]:
+    """Indices, into the rows of the batch, of those whose logits are wanted."""
+    rows: list[int] = []
+    end = 0
     for run in runs:
-        end = start + len(run.tokens)
-        first = {"all": start, "last": end - 1, "none": end}[run.logits]
-        rows.append(np.arange(first, end, dtype=np.int64))
-        start = end
-    return np.concatenate(rows) if rows else np.zeros(0, dtype=np.int64)
+        end += len(run.tokens)
+        rows.extend(range(end - wanted_count(run), end))
+    return rows

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ggq.engine.binding import Batch, Binder, Step, Weights
-from ggq.engine.executor import check_runs, pieces, wanted_rows
+from ggq.engine.executor import check_runs, pieces, wanted_count, wanted_rows
 from ggq.engine.pages import PagedSequence, PagePool
 from ggq.engine.tape import Run, Tape
 from ggq.errors import UsageError
@@ -50,7 +50,7 @@ class NumbaExecutor:
         from ggq_kernels import calls
         from ggq_kernels.threads import Team
 
-        self.tape, self._reader, self._words = tape, reader, calls.run_words
+        self.tape, self._reader, self._jobs = tape, reader, calls.attention_jobs
         self._team = Team(threads)
         self.threads = self._team.threads
         wanted = max(1, min(max_rows, LOGIT_BYTES // (4 * tape.vocabulary_size)))
@@ -84,7 +84,7 @@ class NumbaExecutor:
         """See `Executor.forward`."""
         check_runs(self.tape, runs, self.length)
         rows = self._rows["tokens"]
-        if len(wanted_rows(runs)) > self._rows["wanted"]:
+        if sum(map(wanted_count, runs)) > self._rows["wanted"]:
             rows = min(rows, self._rows["wanted"])
         results = [self._forward(part) for part in pieces(runs, rows)]
         return results[0] if len(results) == 1 else np.concatenate(results)
@@ -122,21 +122,20 @@ class NumbaExecutor:
 
     def _describe(self, runs: Sequence[Run]) -> int:
         """Tell the kernels of a batch; the number of wanted rows."""
-        batch, first = self._batch, 0
-        described = []
-        for run in runs:
+        batch, first, jobs = self._batch, 0, 0
+        for i, run in enumerate(runs):
             sequence, count = self._sequences[run.sequence], len(run.tokens)
-            start, rows = sequence.length, slice(first, first + len(run.tokens))
+            start, rows = sequence.length, slice(first, first + count)
             self._pool.reserve(sequence, start + count)
             self._extend_rope(start + count)
             batch.ids[rows] = run.tokens
-            batch.positions[rows] = np.arange(start, start + count)
-            batch.tables[rows] = sequence.table.ctypes.data
-            described.append((first, count, start, int(sequence.table.ctypes.data)))
+            batch.positions[rows] = start if count == 1 else np.arange(start, start + count)
+            batch.tables[rows] = sequence.address
+            batch.runs[i] = first, count, start, sequence.address, jobs
             first += count
+            jobs += self._jobs(count, self.tape.heads, self.tape.kv_heads)
         wanted = wanted_rows(runs)
         batch.wanted[: len(wanted)] = wanted
-        batch.runs[: len(runs)] = self._words(described, self.tape.heads // self.tape.kv_heads, self.tape.kv_heads)
         batch.counts[:] = first, len(wanted), len(runs)
         return len(wanted)
 

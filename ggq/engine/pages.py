@@ -11,11 +11,19 @@ ALIGNMENT = 64
 
 @dataclass
 class PagedSequence:
-    """One sequence: the tokens it holds and the addresses of its pages, int64, as the kernels read them."""
+    """One sequence: the tokens it holds and its pages.
+
+    Args:
+        length: Tokens.
+        pages: Addresses of its pages.
+        table: The same as int64, as the kernels read them.
+        address: Of the table.
+    """
 
     length: int = 0
     pages: list[int] = field(default_factory=list)
-    table: np.ndarray = field(default_factory=lambda: np.zeros(8, np.int64))
+    table: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    address: int = 0
 
 
 class PagePool:
@@ -34,12 +42,13 @@ class PagePool:
     def reserve(self, sequence: PagedSequence, length: int) -> None:
         """Give a sequence the pages that `length` tokens need."""
         needed = -(-length // self.positions)
+        if needed <= len(sequence.pages):
+            return
         while len(sequence.pages) < needed:
             sequence.pages.append(self._page())
         if needed > len(sequence.table):
-            grown = np.zeros(max(needed, 2 * len(sequence.table)), np.int64)
-            grown[: len(sequence.table)] = sequence.table
-            sequence.table = grown
+            sequence.table = np.zeros(max(8, needed, 2 * len(sequence.table)), np.int64)
+            sequence.address = int(sequence.table.ctypes.data)
         sequence.table[: len(sequence.pages)] = sequence.pages
 
     def release(self, sequence: PagedSequence) -> None:

@@ -26,8 +26,7 @@ PAGE, ROW_BYTES, ALONE = attention.PAGE, ready.module("team").ROW_BYTES, ready.m
 CACHE_BYTES = 192 * 1024
 """Activations of a block of tokens that shall stay in a core's second-level cache while it goes through its rows."""
 CHUNK_BYTES = 128 * 1024
-"""Bytes of weights, about, that a thread takes at a time: runs that short are still read at full speed, and nobody
-waits long for the last of them."""
+"""Bytes of weights, about, that a thread takes at most where it goes through them again for each block of tokens."""
 SMALL = 2048
 """Columns of one token that a thread is done with sooner than another has joined."""
 EVERY = 1 << 62
@@ -201,7 +200,9 @@ def linear_row(
         linear.TOKEN_COUNT: tokens,
         linear.MATRICES: table.ctypes.data,
         linear.TILES: tiles,
-        linear.CHUNK: max(1, min(CHUNK_BYTES // tile_bytes, tiles // (8 * threads))),
+        linear.CHUNK: max(1, CHUNK_BYTES // tile_bytes),
+        linear.SHARES: threads + threads // 2,
+        linear.LEAST: max(1, tiles // (8 * threads)),
         linear.TOKEN_BLOCK: max(1, CACHE_BYTES // row_bytes // width) * width,
         linear.ADD: int(add),
         linear.COLUMNS: first.columns,
@@ -337,11 +338,6 @@ def attention_row(kind: str, run_count: int, runs: int, query: Rows, out: Rows, 
     return row({"f16": a.attention_f16, "f32": a.attention_f32}[kind], operands)
 
 
-def run_words(runs: list[tuple[int, int, int, int]], share: int, kv_heads: int) -> np.ndarray:
-    """int64 (runs, 5) from (first row, tokens, tokens before them, address of the page table); `share` is heads /
-    kv_heads."""
-    words, jobs = np.zeros((len(runs), attention.RUN_BYTES // 8), np.int64), 0
-    for target, run in zip(words, runs):
-        target[:] = [*run, jobs]
-        jobs += -(-run[1] * share // FLOAT_ROWS) * kv_heads
-    return words
+def attention_jobs(tokens: int, heads: int, kv_heads: int) -> int:
+    """Work items of a run of tokens; a run's words (attention.py, RUN_FIRST ...) end with those before it."""
+    return -(-tokens * (heads // kv_heads) // FLOAT_ROWS) * kv_heads

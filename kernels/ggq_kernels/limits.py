@@ -54,32 +54,47 @@ def multiply(row: int, team: int) -> None:
         write_f32(out, tile_sum(acc))
 
 
-def _best(team: Team, tape: np.ndarray, repeat: int) -> float:
+class MemoryReader:
+    """Reads a buffer beyond every cache, pass by pass, so that it can take turns with what is held against it.
+
+    Args:
+        threads: All cores unless told.
+        size: Bytes of the buffer, BUFFER_BYTES unless told.
+    """
+
+    def __init__(self, threads: int | None = None, size: int | None = None) -> None:
+        self._size = size or BUFFER_BYTES
+        self._team, self._buffer, self._out = Team(threads), aligned_zeros(self._size), np.zeros(16, np.float32)
+        self._buffer[::4096] = 1  # pages of the kernel's one zero page would be read from cache
+        operands = {SOURCE: self._buffer.ctypes.data, SIZE: self._size, OUT: self._out.ctypes.data}
+        self._tape = np.stack([row(read_memory, operands)])
+
+    def rates(self, passes: int) -> list[float]:
+        """GB/s of each of some passes, after one that warms up."""
+        return [self._size / seconds / 1e9 for seconds in _seconds(self._team, self._tape, passes)]
+
+    def close(self) -> None:
+        """End the threads."""
+        self._team.close()
+
+
+def _seconds(team: Team, tape: np.ndarray, repeat: int) -> list[float]:
     team.run(tape)
     seconds = []
     for _ in range(repeat):
         start = time.perf_counter()
         team.run(tape)
         seconds.append(time.perf_counter() - start)
-    return min(seconds)
+    return seconds
 
 
 def read_bandwidth(threads: int | None = None, repeat: int = 5, size: int | None = None) -> float:
-    """GB/s at which so many threads together read memory: the best of some passes over a buffer beyond every cache.
-
-    Args:
-        threads: All cores unless told.
-        repeat: Passes.
-        size: Bytes of the buffer, BUFFER_BYTES unless told.
-    """
-    size = size or BUFFER_BYTES
-    team, buffer, out = Team(threads), aligned_zeros(size), np.zeros(16, np.float32)
-    buffer[::4096] = 1  # pages of the kernel's one zero page would be read from cache
-    operands = {SOURCE: buffer.ctypes.data, SIZE: size, OUT: out.ctypes.data}
+    """GB/s at which so many threads together read memory: the best of some passes; see `MemoryReader`."""
+    reader = MemoryReader(threads, size)
     try:
-        return size / _best(team, np.stack([row(read_memory, operands)]), repeat) / 1e9
+        return max(reader.rates(repeat))
     finally:
-        team.close()
+        reader.close()
 
 
 def integer_peak(threads: int | None = None, repeat: int = 5) -> float:
@@ -88,7 +103,7 @@ def integer_peak(threads: int | None = None, repeat: int = 5) -> float:
     team, buffer, out, count = Team(threads), aligned_zeros(8192), np.zeros(16, np.float32), 64
     operands = {SOURCE: buffer.ctypes.data, SIZE: count, OUT: out.ctypes.data}
     try:
-        seconds = _best(team, np.stack([row(multiply, operands)]), repeat)
+        seconds = min(_seconds(team, np.stack([row(multiply, operands)]), repeat))
         return count * (1 << 14) * 16 * 32 * TOKENS * 2 / seconds / 1e9
     finally:
         team.close()

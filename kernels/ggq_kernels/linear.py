@@ -65,7 +65,7 @@ from ggq_kernels.steps import (
     expand_steps,
     middle_of,
 )
-from ggq_kernels.team import allocate, release, take
+from ggq_kernels.team import allocate, release, seen, take
 
 AHEAD = 2048
 """Bytes by which codes are asked for in advance: 25.5 GB/s became 31.8 on two cores (512: 25.9, 1024: 30.9, 4096:
@@ -76,7 +76,7 @@ MANY, ONE, FLOAT_MANY = Tag("tokens", TOKENS), Tag("tokens", 1), Tag("tokens", F
 
 # Operands of a row, as byte offsets; all kernels of this file have the same.
 TOKEN_COUNT, MATRICES, TILES, CHUNK, TOKEN_BLOCK, ADD = 8, 16, 24, 32, 40, 48
-COLUMNS, X_GROUP, X, X_SCALE, X_OFFSET, X_STRIDE, FEW = range(56, 112, 8)
+COLUMNS, X_GROUP, X, X_SCALE, X_OFFSET, X_STRIDE, FEW, SHARES, LEAST = range(56, 128, 8)
 # Words of one matrix descriptor behind those of steps.py; descriptors follow each other, M_END is the first tile of the
 # next.
 M_OUT, M_STRIDE, M_BIAS, M_START, M_END, M_BYTES = range(M_SUB_LOWEST + 8, M_SUB_LOWEST + 56, 8)
@@ -292,18 +292,29 @@ def aligned_scratch(size: int) -> Any:
 
 
 @inlined
+def take_tiles(row: int, team: int, n: int) -> Any:
+    """First and last (excluded) of the tiles that a thread computes next: a part of what is left, so that it reads
+    long runs of memory and yet all are done together; few enough to stay in cache where they are gone through again."""
+    tiles = read_i64(row + TILES)
+    most = read_i64(row + CHUNK) if n > read_i64(row + TOKEN_BLOCK) else tiles
+    size = (tiles - seen(team)) // read_i64(row + SHARES)  # whoever else takes some meanwhile, it is a good size
+    size = max(min(size, most), read_i64(row + LEAST))
+    first = take(team, size)
+    return first, min(first + size, tiles)
+
+
+@inlined
 def linear_int8(codes: Any, row: int, team: int) -> None:
     """Take tiles of all matrices of this operation until none is left; see the module's docstring."""
-    n, tiles, chunk = read_i64(read_i64(row + TOKEN_COUNT)), read_i64(row + TILES), read_i64(row + CHUNK)
+    n = read_i64(read_i64(row + TOKEN_COUNT))
     block, width, few = read_i64(row + TOKEN_BLOCK), tag_value(MANY), read_i64(row + FEW)
     whole = n if n % width == 1 else (n + width - 1) // width * width
     memory, scratch = aligned_scratch(PANEL * 20 + (min(block, whole) + width) * 64)
     while True:
-        first = take(team, chunk)
-        if first >= tiles:
+        first, last = take_tiles(row, team, n)
+        if first >= last:
             release(memory)
             return
-        last = min(first + chunk, tiles)
         for start in range(0, n, block):
             stop = min(start + block, whole)
             many = start + (stop - start) // width * width
@@ -324,16 +335,15 @@ def linear_int8(codes: Any, row: int, team: int) -> None:
 @inlined
 def linear_float(form: Any, codes: Any, row: int, team: int) -> None:
     """The same with float32 activations."""
-    n, tiles, chunk = read_i64(read_i64(row + TOKEN_COUNT)), read_i64(row + TILES), read_i64(row + CHUNK)
+    n = read_i64(read_i64(row + TOKEN_COUNT))
     block, width = read_i64(row + TOKEN_BLOCK), tag_value(FLOAT_MANY)
     whole = n if n % width == 1 else (n + width - 1) // width * width
     memory, scratch = aligned_scratch(PANEL * 4)
     while True:
-        first = take(team, chunk)
-        if first >= tiles:
+        first, last = take_tiles(row, team, n)
+        if first >= last:
             release(memory)
             return
-        last = min(first + chunk, tiles)
         for start in range(0, n, block):
             stop = min(start + block, whole)
             m = read_i64(row + MATRICES)

@@ -118,6 +118,12 @@ def take(team: int, count: int) -> int:
 
 
 @inlined
+def seen(team: int) -> int:
+    """The first work item that nobody had taken when this thread looked."""
+    return read_i64(team + NEXT)
+
+
+@inlined
 def wait_while(address: int, sleepers: int, old: int) -> None:
     """Return once the word at an address is no longer `old`: spin, then sleep, counted among the sleepers."""
     for _ in range(_SPINS):

@@ -52,7 +52,8 @@ def summary(found: Found, row: Row) -> dict[str, Any]:
             result[key] = number
     bandwidth, peak = median(found.ours, "bandwidth_gb_s"), median(found.ours, "peak_gop_s")
     if bandwidth and "read_gb_s" in result:
-        result |= {"bandwidth_gb_s": bandwidth, "bandwidth_share": result["read_gb_s"] / bandwidth}
+        share = median(found.ours, "bandwidth_share") or result["read_gb_s"] / bandwidth
+        result |= {"bandwidth_gb_s": bandwidth, "bandwidth_share": share}
     operations = result.get("prefill_gop_s") or result.get("gop_s")
     if peak and operations:
         result |= {"peak_gop_s": peak, "peak_share": operations / peak}
