@@ -5,11 +5,11 @@ from __future__ import annotations
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from importlib.metadata import version
 from math import prod
-from typing import Annotated, Any, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import numpy as np
 import typer
@@ -19,9 +19,13 @@ from ggq.cli.generation import ACTIVATIONS, FILE, INTERPRETER, THREADS
 from ggq.cli.output import one_line, pairs, print_json, size
 from ggq.engine.executor import Executor
 from ggq.engine.loading import load
+from ggq.engine.memory import memory_beside
 from ggq.engine.tape import Run
 from ggq.errors import UsageError
 from ggq.format import Reader, TensorEntry
+
+if TYPE_CHECKING:
+    from ggq_kernels.limits import MemoryReader
 
 SEED = 20
 """Of the random token ids."""
@@ -60,8 +64,8 @@ def bench(
             raise UsageError(problem, fix="Give a smaller --prompt or --generate.")
         tokens = np.random.default_rng(SEED).integers(0, model.config.vocabulary_size, max(prompt, generate))
         used = getattr(model.executor, "threads", 1)
-        with memory_rates(used, interpreter) as (rates, read):
-            times = measure(model.executor, tokens.astype(np.int32), prompt, generate, repeat, read)
+        between = Between(file, used if interpreter == "numba" else 0)
+        times = measure(model.executor, tokens.astype(np.int32), prompt, generate, repeat, between)
         traffic = work(model.reader)
         document = {
             "file": model.reader.path,
@@ -75,11 +79,12 @@ def bench(
             "repeat": repeat,
             "activations": activations,
             "interpreter": interpreter,
-            "bandwidth_gb_s": statistics.median(rates) if rates else None,
+            "memory_bytes": between.memory,
+            "bandwidth_gb_s": statistics.median(between.rates) if between.rates else None,
             "bandwidth_share": None,
         }
     document.update(_machine(used, interpreter))
-    if rates:
+    if between.rates:
         document["bandwidth_share"] = document["read_gb_s"] / document["bandwidth_gb_s"]
     if as_json:
         print_json(document)
@@ -110,24 +115,31 @@ class Work(NamedTuple):
     bytes: int
 
 
-@contextmanager
-def memory_rates(threads: int, interpreter: str) -> Iterator[tuple[list[float], Callable[[], None]]]:
-    """A growing list of GB/s at which memory was read, and a function that reads it some more times.
+class Between:
+    """What is measured between decoding runs: called, it notes the memory held and reads memory some times.
 
-    On a shared machine the bandwidth changes from second to second, so it is measured between the runs that are held
+    On a shared machine the bandwidth changes from second to second, so it is measured in turns with what is held
     against it, and the median counts on both sides.
-    """
-    rates: list[float] = []
-    if interpreter != "numba":
-        yield rates, lambda: None
-        return
-    from ggq_kernels.limits import MemoryReader
 
-    reader = MemoryReader(threads)
-    try:
-        yield rates, lambda: rates.extend(reader.rates(READS))
-    finally:
-        reader.close()
+    Args:
+        file: The model's.
+        threads: That read; 0 for none.
+    """
+
+    def __init__(self, file: Path, threads: int) -> None:
+        self._file, self._threads = file, threads
+        self._reader: MemoryReader | None = None
+        self.memory: int | None = None
+        self.rates: list[float] = []
+
+    def __call__(self) -> None:
+        if not self.rates:  # later the buffer that is read would count
+            self.memory = memory_beside(self._file)
+        if self._threads:
+            from ggq_kernels.limits import MemoryReader
+
+            self._reader = self._reader or MemoryReader(self._threads)
+            self.rates += self._reader.rates(READS)
 
 
 def measure(
@@ -233,6 +245,7 @@ def _print(document: dict[str, Any]) -> None:
             ("model", one_line(document["name"] or document["file"])),
             ("prefill", f"{document['prefill_tok_s']:.1f} tokens/s ({document['prompt']}), {_gop(document)} GOP/s"),
             ("decode", f"{document['decode_tok_s']:.1f} tokens/s ({document['generate']}), {reads}"),
+            ("memory", f"{size(document['memory_bytes'])} beside the file" if document["memory_bytes"] else "unknown"),
             ("load", f"{document['load_s']:.3f} s; first token after {document['first_token_s']:.3f} s"),
             (
                 "spread",
