@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Generator, Iterator, Mapping, Set
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -14,7 +15,7 @@ from ggq.convert.checkpoint import FLOATS, Checkpoint
 from ggq.convert.safetensors_header import SourceTensor
 from ggq.engine.tape import Buffer, Embed, Linear, Tape
 from ggq.engine.windows import Segment, WindowRun, roles, segments
-from ggq.quant import to_float32
+from ggq.quant.floats import widen
 from ggq.quant.inputs import InputStatistics
 
 CHUNK_TOKENS = 2048
@@ -26,8 +27,8 @@ SAMPLE_TOKENS = 512
 MEMORY_BYTES = 512 << 20
 """Hidden states of all tokens up to this size are kept in memory, larger ones in a nameless temporary file."""
 
-READ_WEIGHTS = 1 << 22
-"""Weights that are converted to float32 at once."""
+READ_WEIGHTS = 1 << 20
+"""Weights that a thread converts to float32 at once."""
 
 LayerStatistics = Mapping[str, InputStatistics]
 """Statistics by the role of a matrix; those that share an input share the record."""
@@ -189,15 +190,24 @@ def read_float32(checkpoint: Checkpoint, source: SourceTensor, only: list[int] |
     columns = source.shape[-1]
     count = 1 if len(source.shape) == 1 else source.shape[0]
     out = np.empty((count, columns), np.float32) if only is None else np.zeros((count, columns), np.float32)
+
+    def read(start: int, stop: int) -> None:
+        widen(checkpoint.read_rows(source, start, stop, reuse=True), FLOATS[source.dtype], out[start:stop])
+
+    if only is not None:
+        for row in only:
+            read(row, row + 1)
+        return out.reshape(source.shape)
     step = max(1, READ_WEIGHTS // columns)
-    for start in range(0, count, step):
-        stop = min(start + step, count)
-        block = to_float32(checkpoint.read_rows(source, start, stop), FLOATS[source.dtype])
-        if only is None:
-            out[start:stop] = block
-        else:
-            rows = np.array([row for row in only if start <= row < stop], np.intp)
-            out[rows] = block[rows - start]
+    parts = [(start, min(start + step, count)) for start in range(0, count, step)]
+    if len(parts) == 1:
+        read(*parts[0])
+    else:
+        from ggq_kernels.cores import physical_cores
+
+        with ThreadPoolExecutor(min(physical_cores(), len(parts))) as pool:
+            for _ in pool.map(lambda part: read(*part), parts):
+                pass
     return out.reshape(source.shape)
 
 

@@ -25,7 +25,7 @@ from ggq.engine.backward import BackwardRun
 from ggq.engine.tape import Tape
 from ggq.engine.windows import Buffers, Segment, WindowRun, segments
 
-WINDOWS, CONTEXT = 8, 64
+WINDOWS, CONTEXT = 4, 64
 """Windows of random tokens, and tokens of each."""
 
 SEED = 20260101
@@ -70,7 +70,7 @@ def sensitivities(
     parts = segments(tape)
     parts[-1] = replace(parts[-1], kept=frozenset({tape.logits}))
     tokens = {int(token) for token in np.unique(windows)}
-    states: list[list[Buffers]] = [[{} for _ in windows]]  # by segment, by window
+    states: list[Buffers] = [{}]  # by segment
 
     def visit(segment: Segment, doing: str) -> WindowRun:
         if told is not None:
@@ -79,20 +79,24 @@ def sensitivities(
         return WindowRun(tape, windows.shape[1], weights.__getitem__)
 
     for segment in parts[:-1]:
-        run = visit(segment, "running")
-        states.append([run.run(segment, window[None], state) for window, state in zip(windows, states[-1])])
+        states.append(visit(segment, "running").run(segment, windows, states[-1]))
     traces = Traces()
-    slopes: list[Buffers] = []
+    slopes: Buffers = {}
     generator = np.random.Generator(np.random.PCG64(SEED))
-    for number in reversed(range(len(parts))):
-        segment, run = parts[number], visit(parts[number], "measuring")
-        for window, state in enumerate(states.pop()):
-            ids = windows[window][None]
-            back = BackwardRun(run, lambda role, source, slope, window=window: traces.add(window, role, source, slope))  # type: ignore[misc]
-            if len(slopes) <= window:
-                logits = run.run(segment, ids, state)[tape.logits]
-                slopes.append({tape.logits: score(logits, generator)})
-            slopes[window] = back.back(segment, ids, state, slopes[window])
+
+    def meet(role: str, source: NDArray[Any], slope: NDArray[np.float32]) -> None:
+        shape = windows.shape
+        for window, each in enumerate(zip(source.reshape(*shape, *source.shape[1:]), slope.reshape(*shape, -1))):
+            traces.add(window, role, *each)
+
+    for segment in reversed(parts):
+        run, state = visit(segment, "measuring"), states.pop()
+        if not slopes:
+            logits = run.run(segment, windows, state)[tape.logits]
+            for each in logits:  # the wide numbers of one window at a time
+                each[...] = score(each, generator)
+            slopes = {tape.logits: logits}
+        slopes = BackwardRun(run, meet).back(segment, windows, state, slopes)
     return {role: total / windows.size for role, total in traces.totals.items()}
 
 

@@ -30,6 +30,14 @@ def to_float32(raw: NDArray[Any], dtype: str) -> NDArray[np.float32]:
     return raw.astype(np.float32, copy=False)
 
 
+def widen(raw: NDArray[Any], dtype: str, out: NDArray[np.float32]) -> None:
+    """`to_float32` into memory that is there: an array of the same shape."""
+    if dtype == "bf16":
+        np.left_shift(raw, 16, out=out.view(np.uint32), dtype=np.uint32)
+    else:
+        out[...] = raw
+
+
 def from_float32(numbers: NDArray[np.float32], dtype: str) -> NDArray[Any]:
     """float32 numbers rounded to a float type, to nearest, halves to even.
 

@@ -3,8 +3,8 @@
 All arithmetic is float32 and never fused; sums run over 16 lanes, 16 columns after 16 columns, and then over the lanes,
 as `ggq.quant.methods.search.lane_sums` has it. One thread takes one block of rows; the caller runs several at once.
 
-Rounding to levels is one of two kinds: whole numbers between two limits, or a table of entries with the halfway marks
-between them, the levels being the first entry and what is gained at each mark.
+Rounding to levels is one of three kinds: to whole numbers between two limits; by sign to one of two; or to the entries
+of a table, whole numbers too, the levels being the first entry and what is gained at each mark halfway between two.
 """
 
 from __future__ import annotations
@@ -19,17 +19,22 @@ from ggq_kernels.compiled import compiled, inlined
 from ggq_kernels.encode_rows import F16, inverse_or_zero
 from ggq_kernels.isa import load_f16, store_values
 from ggq_kernels.simd import (
+    I8,
+    I32,
+    I64,
     F32x16,
     Tag,
     TagType,
     add,
     constant,
+    join,
     largest,
     load,
     load_f32,
     maximum,
     mul,
     negative,
+    pick,
     primitive,
     read_f32,
     read_i64,
@@ -43,7 +48,10 @@ from ggq_kernels.simd import (
     write_f32,
 )
 
-WHOLE, TABLE = Tag("rounding", "whole"), Tag("rounding", "table")
+WHOLE, SIGN, TABLE = Tag("rounding", "whole"), Tag("rounding", "sign"), Tag("rounding", "table")
+
+STEP = 32
+"""Columns that a table rounds at a time."""
 
 SUPER = 8
 """Groups that share an upper scale where scales have two levels."""
@@ -54,38 +62,82 @@ X, ENERGY, ROWS, GROUPS, GROUP, ENTRIES, MARKS = range(0, 56, 8)
 NUMERATORS, TRIALS, TURNS, WEIGHTED, STEPS = range(56, 96, 8)
 # how steps are stored, scratch of a row's groups (with at least 16 zeros behind them), and where squares of errors are
 # added.
-SUB_BITS, OFFSET, STORED_TURNS, WISHED, STORED, INVERSES, COLUMNS, REACH, WORDS = range(96, 168, 8)
+SUB_BITS, OFFSET, STORED_TURNS, WISHED, STORED, INVERSES, COLUMNS, REACH, FOUND, WORDS = range(96, 176, 8)
 
 
 @primitive(F32x16, None, F32x16, types.int64, types.int64)
-def rounded(b: Any, kind: TagType, _: Any, t: Any, entries: Any, marks: Any) -> Any:
-    """Weights in steps to levels in steps; NaN stays NaN under whole levels and is the first entry of a table.
+def level(b: Any, kind: TagType, _: Any, t: Any, limits: Any, found: Any) -> Any:
+    """Weights in steps to levels in steps; NaN stays NaN under whole levels.
 
-    Args: entries: Address of float32: the two limits; or the first entry, then for each mark the mark and what is
-        gained where t is larger. marks: How many there are.
+    Args: limits: Address of two float32, the least level and the largest. found: Where a table's levels lie, which
+        `look_up_levels` has written.
     """
-    if kind.values[0] == "whole":
-        # The limits are whole, so it is the same to clip before rounding; and 2**22 is not passed then.
-        low, high = (splat(b, F32x16.ir, load(b, entries, F32x16.ir.element, 4, 4 * i)) for i in range(2))
-        t = b.select(b.fcmp_ordered(">", low, t), low, t)
-        t = b.select(b.fcmp_ordered("<", high, t), high, t)
-        return round_even(b, t)
-    start = splat(b, F32x16.ir, load(b, entries, F32x16.ir.element, 4))
-    nothing, before = constant(F32x16.ir, 0.0), b.block
-    body, after = b.append_basic_block("mark"), b.append_basic_block("rounded")
-    end = b.add(entries, b.mul(marks, ir.Constant(marks.type, 8)))
+    if kind.values[0] == "table":
+        return load(b, found, F32x16.ir, 4)
+    low, high = (splat(b, F32x16.ir, load(b, limits, F32x16.ir.element, 4, 4 * i)) for i in range(2))
+    if kind.values[0] == "sign":
+        return b.select(b.fcmp_ordered(">=", t, constant(F32x16.ir, 0.0)), high, low)
+    # The limits are whole, so it is the same to clip before rounding; and 2**22 is not passed then.
+    t = b.select(b.fcmp_ordered(">", low, t), low, t)
+    return round_even(b, b.select(b.fcmp_ordered("<", high, t), high, t))
+
+
+_BYTES = ir.VectorType(I8, STEP)
+
+
+@primitive(types.void, types.int64, F32x16, types.int64, types.int64, types.int64)
+def look_up(b: Any, x: Any, inverse: Any, entries: Any, marks: Any, found: Any) -> None:
+    """Write the entries nearest to 32 weights times an inverse step as float32.
+
+    Marks are whole numbers of halves: t is beyond one if its halves, rounded up, are. They fit bytes, and the table is
+    gone through 32 columns at a time; with floats it took twice as long.
+
+    Args: x: Address of the weights. entries: Of int8: the first entry, then for each mark its halves and what is gained
+        beyond it. marks: How many there are. found: Where to write.
+    """
+    wide, halves = ir.VectorType(I32, 16), []
+    for part in range(2):
+        t = b.fmul(load(b, x, F32x16.ir, 4, 64 * part), inverse)
+        t = b.fadd(t, t)
+        least, most = constant(F32x16.ir, -128.0), constant(F32x16.ir, 127.0)
+        t = b.select(b.fcmp_ordered(">", t, least), t, least)
+        t = b.select(b.fcmp_ordered("<", t, most), t, most)
+        r = round_even(b, t)
+        r = b.select(b.fcmp_ordered("<", r, t), b.fadd(r, constant(F32x16.ir, 1.0)), r)
+        halves.append(b.trunc(b.fptosi(r, wide), ir.VectorType(I8, 16)))
+    up = join(b, *halves)
+    start, before = splat(b, _BYTES, load(b, entries, I8, 1)), b.block
+    body, after = b.append_basic_block("mark"), b.append_basic_block("levels")
+    end = b.add(entries, b.mul(marks, I64(2)))
     b.branch(body)
     b.position_at_end(body)
-    at, level = b.phi(entries.type), b.phi(F32x16.ir)
-    mark, gain = (splat(b, F32x16.ir, load(b, at, F32x16.ir.element, 4, 4 + 4 * i)) for i in range(2))
-    raised = b.fadd(level, b.select(b.fcmp_ordered(">", t, mark), gain, nothing))
-    following = b.add(at, ir.Constant(at.type, 8))
-    for phi, begin, now in ((at, entries, following), (level, start, raised)):
+    at, now = b.phi(entries.type), b.phi(_BYTES)
+    mark, gain = (splat(b, _BYTES, load(b, at, I8, 1, 1 + i)) for i in range(2))
+    raised = b.add(now, b.select(b.icmp_signed(">", up, mark), gain, constant(_BYTES, 0)))
+    following = b.add(at, I64(2))
+    for phi, begin, then in ((at, entries, following), (now, start, raised)):
         phi.add_incoming(begin, before)
-        phi.add_incoming(now, body)
+        phi.add_incoming(then, body)
     b.cbranch(b.icmp_unsigned("<", following, end), body, after)
     b.position_at_end(after)
-    return raised
+    for part in range(2):
+        levels = b.sitofp(pick(b, raised, range(16 * part, 16 * part + 16)), F32x16.ir)
+        store(b, levels, b.add(found, I64(64 * part)))
+
+
+@inlined
+def look_up_levels(kind: Any, words: int, x: int, inverse: Any, columns: int) -> None:
+    """Write the levels of so many columns where `level` finds them, and some more if they are no multiple of STEP."""
+    if is_table(kind):
+        found = read_i64(words + FOUND)
+        for at in range(0, 4 * columns, 4 * STEP):
+            look_up(x + at, inverse, read_i64(words + ENTRIES), read_i64(words + MARKS), found + at)
+
+
+@primitive(types.boolean, None)
+def is_table(b: Any, kind: TagType, _: Any) -> Any:
+    """Whether levels are entries of a table, known while code is generated."""
+    return ir.IntType(1)(kind.values[0] == "table")
 
 
 @primitive(types.void, types.int64, F32x16)
@@ -121,11 +173,12 @@ def first_half(b: Any, x: Any) -> Any:
 @inlined
 def score(kind: Any, words: int, x: int, weighted: int, energy: int, inverse: float) -> tuple[float, float]:
     """Of a group's nearest levels q: sum of h x q and sum of h q q."""
-    entries, marks, group = read_i64(words + ENTRIES), read_i64(words + MARKS), read_i64(words + GROUP)
+    limits, found, group = read_i64(words + ENTRIES), read_i64(words + FOUND), read_i64(words + GROUP)
     factor = splat_f32(inverse)
     product = square = splat_f32(float32(0.0))
+    look_up_levels(kind, words, x, factor, group)
     for at in range(0, 4 * group, 64):
-        q = rounded(kind, mul(load_f32(x + at), factor), entries, marks)
+        q = level(kind, mul(load_f32(x + at), factor), limits, found + at)
         product = add(product, mul(load_f32(weighted + at), q))
         square = add(square, mul(mul(q, load_f32(energy + at)), q))
     return total(product), total(square)
@@ -184,13 +237,14 @@ def store_steps(words: int) -> None:
 @inlined
 def fit_group(kind: Any, words: int, g: int, x: int, energy: int) -> tuple[float, float]:
     """For nearest levels q of a group's stored step: the best step for them, and the sum of h (step q - x)**2."""
-    entries, marks, group = read_i64(words + ENTRIES), read_i64(words + MARKS), read_i64(words + GROUP)
+    limits, found, group = read_i64(words + ENTRIES), read_i64(words + FOUND), read_i64(words + GROUP)
     step = splat_f32(read_f32(read_i64(words + STORED) + 4 * g))
     inverse = splat_f32(read_f32(read_i64(words + INVERSES) + 4 * g))
     product = square = error = splat_f32(float32(0.0))
+    look_up_levels(kind, words, x, inverse, group)
     for at in range(0, 4 * group, 64):
         value, h = load_f32(x + at), load_f32(energy + at)
-        q = rounded(kind, mul(value, inverse), entries, marks)
+        q = level(kind, mul(value, inverse), limits, found + at)
         product = add(product, mul(mul(value, h), q))
         square = add(square, mul(mul(q, h), q))
         difference = subtract(mul(step, q), value)
@@ -202,14 +256,16 @@ def fit_group(kind: Any, words: int, g: int, x: int, energy: int) -> tuple[float
 @inlined
 def add_errors(kind: Any, words: int, row: int) -> None:
     """Add the squares of the errors under a row's stored steps by column."""
-    entries, marks, group = read_i64(words + ENTRIES), read_i64(words + MARKS), read_i64(words + GROUP)
+    limits, found, group = read_i64(words + ENTRIES), read_i64(words + FOUND), read_i64(words + GROUP)
     for g in range(read_i64(words + GROUPS)):
         step = splat_f32(read_f32(read_i64(words + STORED) + 4 * g))
         inverse = splat_f32(read_f32(read_i64(words + INVERSES) + 4 * g))
-        for at in range(4 * group * g, 4 * group * (g + 1), 64):
-            value = load_f32(row + at)
-            q = rounded(kind, mul(value, inverse), entries, marks)
-            add_squares(read_i64(words + COLUMNS) + 2 * at, subtract(mul(step, q), value))
+        x, columns = row + 4 * group * g, read_i64(words + COLUMNS) + 8 * group * g
+        look_up_levels(kind, words, x, inverse, group)
+        for at in range(0, 4 * group, 64):
+            value = load_f32(x + at)
+            q = level(kind, mul(value, inverse), limits, found + at)
+            add_squares(columns + 2 * at, subtract(mul(step, q), value))
 
 
 @inlined
@@ -253,6 +309,12 @@ def search_whole(words: int) -> None:
     made are added up by column.
     """
     search(WHOLE, words)
+
+
+@compiled(1)
+def search_sign(words: int) -> None:
+    """The same where there are two levels, for the signs."""
+    search(SIGN, words)
 
 
 @compiled(1)

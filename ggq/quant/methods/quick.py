@@ -56,11 +56,9 @@ def search(
 
 def _levels(scheme: Scheme, codebook: NDArray[np.int8] | None) -> Any:
     """What weights in steps are rounded to, as the kernels have it."""
-    from ggq_kernels.search import table_levels, whole_levels
+    from ggq_kernels.search import sign_levels, table_levels, whole_levels
 
-    table = level_table(scheme, codebook)[: scheme.codes]
-    if scheme.kind == "binary":  # from zero on
-        return table_levels(table, np.nextafter(np.zeros(1, np.float32), np.float32(-1)))
-    if scheme.kind == "codebook":
-        return table_levels(table, (table[1:] + table[:-1]) / 2)
-    return whole_levels(float(table[0]), float(table[-1]))
+    if codebook is not None:
+        return table_levels(codebook)
+    table = level_table(scheme)[: scheme.codes]
+    return (sign_levels if scheme.kind == "binary" else whole_levels)(float(table[0]), float(table[-1]))
