@@ -50,12 +50,13 @@ def warmup(progress: Callable[[int, int, str], None] | None = None) -> float:
         linear,
         lloyd,
         search_rows,
+        shift_rows,
         store,
         team,
         together,
     )
 
-    modules = (activations, attention, embed, encode_rows, linear, lloyd, search_rows, team)
+    modules = (activations, attention, embed, encode_rows, linear, lloyd, search_rows, shift_rows, team)
     ops = [op for module in modules for op in vars(module).values() if isinstance(op, compiled.Op)]
     ops = [op for op in ops if not op.name.endswith("_float32")]
     missing, start = [op.key for op in ops if not store.is_saved(op.key)], time.perf_counter()

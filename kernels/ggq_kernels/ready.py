@@ -62,6 +62,12 @@ def _search_rows() -> ModuleType:
     return search_rows
 
 
+def _shift_rows() -> ModuleType:
+    from ggq_kernels import shift_rows
+
+    return shift_rows
+
+
 def _steps() -> ModuleType:
     from ggq_kernels import steps
 
@@ -83,6 +89,7 @@ MODULES: dict[str, Callable[[], ModuleType]] = {
     "linear": _linear,
     "lloyd": _lloyd,
     "search_rows": _search_rows,
+    "shift_rows": _shift_rows,
     "steps": _steps,
     "team": _team,
 }

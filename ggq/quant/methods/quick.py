@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ggq.format.scheme import Scheme
-from ggq.quant.matrix import subscale_offset
+from ggq.quant.matrix import largest_code, subscale_offset
 from ggq.quant.reference import level_table
 
 Floats = NDArray[np.float32]
@@ -51,6 +51,30 @@ def search(
     reach = float(np.abs(level_table(scheme, codebook)).max())
     stored = Stored(scheme.subscale, subscale_offset(scheme), reach, turns[1])
     found: Floats = search_rows(x, energy, _levels(scheme, codebook), numerators, turns[0], stored, squares)
+    return found
+
+
+def search_shifts(
+    x: Floats, energy: Floats, totals: Floats, scheme: Scheme, trials: Floats, turns: int
+) -> tuple[Floats, Floats]:
+    """The best step of each group, and its zero-point or minimum.
+
+    Args:
+        x, energy: As for `search`.
+        totals: float32 (groups,), the sums of energy.
+        scheme: One with zero-points or minimums.
+        trials: float32 (trials, 2); see `ggq_kernels.shift.search`.
+        turns: How often the best is refitted.
+
+    Returns:
+        float32 (rows, groups) each.
+    """
+    from ggq_kernels.shift import search as search_rows
+
+    minimum, below = scheme.zero == "minimum", scheme.subscale > 0
+    last = largest_code(scheme)
+    found: tuple[Floats, Floats]
+    found = search_rows(x, energy, totals, trials, turns, last, minimum=minimum, below=below)
     return found
 
 

@@ -116,13 +116,14 @@ def search_rows(
         scheme: A scheme of codes.
         codebook, compiled: As in `best_grid`.
     """
-    if compiled and metric.blocks is None and quick.able(scheme, codebook):
+    compiled = compiled and metric.blocks is None
+    if compiled and quick.able(scheme, codebook):
         return quick_steps(x, metric, scheme, codebook), None
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         if scheme.zero == "minimum":
-            found: tuple[Floats, Floats | None] = _with_minimum(x, metric, scheme)
+            found: tuple[Floats, Floats | None] = _with_minimum(x, metric, scheme, compiled)
         elif scheme.zero == "code":
-            found = _with_zero_point(x, metric, scheme)
+            found = _with_zero_point(x, metric, scheme, compiled)
         else:
             found = _symmetric(x, metric, scheme, codebook), None
         if not scheme.subscale:
@@ -209,9 +210,13 @@ def lane_sums(terms: Floats) -> Floats:
     return lanes[..., 0]
 
 
-def _with_zero_point(x: Floats, metric: Metric, scheme: Scheme) -> tuple[Floats, Floats]:
+def _with_zero_point(x: Floats, metric: Metric, scheme: Scheme, compiled: bool) -> tuple[Floats, Floats]:
     """Steps and whole zero-points."""
     levels = np.float32(largest_code(scheme))
+    # Over how many steps the range is spread, and how many of these are cut off.
+    tried = [(levels * np.float32(stretch), levels * np.float32(max(stretch - 1, 0))) for stretch in trials(scheme)]
+    if compiled:
+        return quick.search_shifts(x, metric.energy, metric.total, scheme, np.array(tried, np.float32), TURNS)
     high, low = x.max(axis=2, initial=0), x.min(axis=2, initial=0)
     span, hx = high - low, metric(x)
     best, step, zero = np.zeros_like(high), np.zeros_like(high), np.zeros_like(high)
@@ -221,11 +226,10 @@ def _with_zero_point(x: Floats, metric: Metric, scheme: Scheme) -> tuple[Floats,
         np.rint(t, out=t)
         return np.clip(t, -offset[:, :, None], (levels - offset)[:, :, None], out=t)
 
-    for stretch in trials(scheme):
-        inverse = np.where(span == 0, np.float32(0), levels * np.float32(stretch) / span)
-        cut = levels * np.float32(max(stretch - 1, 0))
+    for spread, cut in tried:
+        inverse = np.where(span == 0, np.float32(0), spread / span)
         middle = np.floor(-low * inverse - cut / 2)
-        ends = [np.rint(-low * inverse), np.rint(-low * inverse - cut)] if stretch > 1 else []
+        ends = [np.rint(-low * inverse), np.rint(-low * inverse - cut)] if cut > 0 else []
         for offset in (middle, middle + 1, *ends):
             offset = np.clip(offset, 0, levels)
             score, fitted = _score(hx, metric, levels_of(inverse, offset))
@@ -345,15 +349,17 @@ def _codes(x: Floats, step: Floats, minimum: Floats, levels: np.float32) -> Floa
     return np.clip(t, 0, levels, out=t)
 
 
-def _with_minimum(x: Floats, metric: Metric, scheme: Scheme) -> tuple[Floats, Floats]:
+def _with_minimum(x: Floats, metric: Metric, scheme: Scheme, compiled: bool) -> tuple[Floats, Floats]:
     """Steps and float minimums."""
+    tried = [(stretch, cut) for stretch in trials(scheme) for cut in (CUTS if stretch > 1 else (0.5,))]
+    if compiled:
+        return quick.search_shifts(x, metric.energy, metric.total, scheme, np.array(tried, np.float32), TURNS)
     levels, line = np.float32(largest_code(scheme)), _line(x, metric, scheme)
     high, low = x.max(axis=2), x.min(axis=2)
     if line.below:
         low = np.minimum(low, 0)
     best = np.full_like(high, -np.inf)
     step, minimum = np.zeros_like(high), np.zeros_like(high)
-    tried = [(stretch, cut) for stretch in trials(scheme) for cut in (CUTS if stretch > 1 else (0.5,))]
     for stretch, cut in tried:
         span = (high - low) / np.float32(stretch)
         start = -low - ((high - low) - span) * np.float32(cut)
