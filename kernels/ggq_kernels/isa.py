@@ -88,19 +88,23 @@ SIGNED = 8 if ISA == "avx2" else 9
 """Codes of at least so many bits are multiplied as signed bytes, less 128: AVX2 has room for |code| up to 128 only."""
 
 
-def _quads(b: Any, sums: list[Any] | None, signed: bool, codes: list[Any], x: Any, m: int, count: int) -> list[Any]:
+def _quads(
+    b: Any, sums: list[Any] | None, form: tuple[bool, bool], codes: list[Any], x: Any, at: int, m: int, count: int
+) -> list[Any]:
     """Products of `count` quads of columns for m tokens, added to `sums`: two halves of 8 rows for each token.
-
-    Unsigned codes give pairs of products in 16-bit words. Signed ones give 32-bit sums: |code| times the activation
-    with the code's sign, since pmaddubsw wants one unsigned operand, widened at once.
 
     Assembly, because LLVM regroups the additions and hoists the loads and the unpacking, and then spills: 131 GOP/s
     became 200 on one core. pmaddubsw saturates beyond 2**15, which `_safe_words` and SIGNED keep away from.
 
     Args:
+        form: Whether pairs of products (16-bit words) are widened to 32-bit sums at once; whether codes are signed:
+            then |code| is multiplied by the activation with the code's sign, since pmaddubsw wants an unsigned operand.
         codes: An address, where the quads follow each other in 64 bytes each; or the two halves of the only one.
+        x, at: Address of the activations, and bytes behind it at which those of the first quad lie: a number in the
+            assembly, since LLVM computes an address for each quad otherwise (7 instructions of 105 at 4 bits).
     """
-    kind = _HALF_SUMS if signed else _HALF_WORDS
+    wide, signed = form
+    kind = _HALF_SUMS if wide else _HALF_WORDS
     loads, tied = len(codes) == 1, sums or []
     extra = 2 + (2 if loads else 0) + (2 if signed else 0)
     first, spread = (f"${2 * m + k}" for k in range(2))
@@ -115,24 +119,23 @@ def _quads(b: Any, sums: list[Any] | None, signed: bool, codes: list[Any], x: An
         if signed:
             lines += [f"vpabsb {halves[h]}, {sizes[h]}" for h in range(2)]
         for i in range(m):
-            lines.append(f"vpbroadcastd {4 * (q * m + i)}({address}), {spread}")
+            lines.append(f"vpbroadcastd {at + 4 * (q * m + i)}({address}), {spread}")
             for h, part in enumerate((first, spread)):
                 total, factor = f"${2 * i + h}", spread
-                target = total if empty and not signed else part
+                target = total if empty else part
                 if signed:
                     lines.append(f"vpsignb {halves[h]}, {spread}, {part}")
                     factor = part
-                lines.append(f"vpmaddubsw {factor}, {sizes[h]}, {target}")
-                if signed:
-                    target = total if empty else part
+                lines.append(f"vpmaddubsw {factor}, {sizes[h]}, {part if wide else target}")
+                if wide:
                     lines.append(f"vpmaddwd {ones}, {part}, {target}")
             if not empty:
-                add = "vpaddd" if signed else "vpaddw"
+                add = "vpaddd" if wide else "vpaddw"
                 lines += [f"{add} {part}, ${2 * i + h}, ${2 * i + h}" for h, part in enumerate((first, spread))]
         empty = False
     result = ir.LiteralStructType([kind] * (2 * m) + [_HALF_BYTES] * extra)
-    values = [*codes, x, *([constant(_HALF_WORDS, 1)] if signed else []), *tied]
-    places = ["=&x"] * (2 * m + extra) + ["r" if loads else "x"] * len(codes) + ["r"] + ["x"] * signed
+    values = [*codes, x, *([constant(_HALF_WORDS, 1)] if wide else []), *tied]
+    places = ["=&x"] * (2 * m + extra) + ["r" if loads else "x"] * len(codes) + ["r"] + ["x"] * wide
     places += [str(k) for k in range(len(tied))]
     function = ir.FunctionType(result, [v.type for v in values])
     out = b.asm(function, "\n".join(lines), ",".join(places), values, False)
@@ -152,59 +155,71 @@ def _safe_words(bits: int) -> int:
 
 class Products:
     """Sums of a tile of tokens while code is generated: 32-bit at once, or 16-bit words that are widened before they
-    overflow."""
+    overflow. (Codebooks of 64 tokens, widened by LLVM's own instructions: 363 a block, 124 of them on the stack.)"""
 
     def __init__(self, b: Any, bits: int, sums: list[Any]) -> None:
         self.b, self.sums = b, sums
-        self.signed = bits >= SIGNED
+        signed = bits >= SIGNED
+        words = 1 if signed else _safe_words(bits)
+        self.form = words == 1, signed
         self.words: list[Any] | None = None
         self.room = 0
-        self.limit = 0 if ISA != "avx2" else 8 if self.signed else min(8, _safe_words(bits))
+        self.limit = 8 if words == 1 else min(8, words)
 
-    def dot(self, u8: Any, x: Any) -> None:
-        """Add the products of a quad of columns: 64 codes, and for each token the 4 activations at x + 4 * token."""
+    def dot(self, u8: Any, x: Any, at: int) -> None:
+        """Add the products of a quad of columns: 64 codes, and for each token the 4 activations at x + at + 4 *
+        token."""
         b, m = self.b, len(self.sums)
         if ISA == "avx2":
             halves = [pick(b, u8, range(32)), pick(b, u8, range(32, 64))]
-            self.words = _quads(b, self.words, self.signed, halves, x, m, 1)
+            self.start()
+            self.words = _quads(b, self.words, self.form, halves, x, at, m, 1)
             self.room += 1
             if self.room == self.limit:
                 self.flush()
             return
         product = _vpdpbusd if ISA == "avx512-vnni" else _widening
         for i in range(m):
-            self.sums[i] = product(b, self.sums[i], u8, load(b, x, I32, 4, 4 * i))
+            self.sums[i] = product(b, self.sums[i], u8, load(b, x, I32, 4, at + 4 * i))
 
     def dot_bytes(self, codes: Any, x: Any, quads: int) -> None:
         """The same of so many quads whose codes lie at an address, 64 bytes each."""
         b, m = self.b, len(self.sums)
         if ISA != "avx2":
             for q in range(quads):
-                self.dot(load(b, codes, _BYTES, 64, 64 * q), b.add(x, I64(4 * m * q)))
+                self.dot(load(b, codes, _BYTES, 64, 64 * q), x, 4 * m * q)
             return
         for q in range(0, quads, self.limit):
-            at = [b.add(codes, I64(64 * q))], b.add(x, I64(4 * m * q))
-            self.words = _quads(b, None, self.signed, *at, m, min(self.limit, quads - q))
+            at = [b.add(codes, I64(64 * q))]
+            self.start()
+            self.words = _quads(b, self.words, self.form, at, x, 4 * m * q, m, min(self.limit, quads - q))
             self.flush()
+
+    def start(self) -> None:
+        """Go on from the sums where they are added up in 32 bits."""
+        if self.form[0] and self.words is None:
+            self.words = [pick(self.b, v, range(8 * h, 8 * h + 8)) for v in self.sums for h in range(2)]
 
     def flush(self) -> None:
         """Widen what the 16-bit words hold."""
         if self.words is not None:
             for i in range(len(self.sums)):
                 halves = self.words[2 * i : 2 * i + 2]
-                wide = join(self.b, *halves) if self.signed else _add_pairs(self.b, halves)
-                self.sums[i] = self.b.add(self.sums[i], wide)
+                wide = self.form[0]
+                self.sums[i] = join(self.b, *halves) if wide else self.b.add(self.sums[i], _add_pairs(self.b, halves))
         self.words, self.room = None, 0
 
 
 # ---- a table of 16 bytes
 
-_HAS_SHUFFLE = "avx512bw" in FEATURES or ISA == "avx2"
+SHUFFLES = "avx512bw" in FEATURES or ISA == "avx2"
+"""Whether bytes can be looked up in one instruction, whose index is bits 0 to 3 of a byte, provided that bit 7 is
+0."""
 
 
 def look_up(b: Any, table: Any, codes: Any) -> Any:
     """64 entries of a table of 16 bytes (<16 x i8>) for codes below 16 (<64 x i8>)."""
-    if not _HAS_SHUFFLE:  # bytes cannot be shuffled by a vector: the entries are picked one by one
+    if not SHUFFLES:  # bytes cannot be shuffled by a vector: the entries are picked one by one
         found = constant(_BYTES, 0)
         for k in range(16):
             entry = splat(b, _BYTES, b.extract_element(table, I32(k)))

@@ -93,10 +93,15 @@ def prefetch_ahead(codes: Any, tokens: Any, plane0: int, plane1: int) -> None:
 
 
 @inlined
+def one_point(m: int) -> bool:
+    """Whether all offsets are the same multiple of their steps."""
+    return read_i64(m + M_ZEROS) | read_i64(m + M_MINIMUMS) == 0
+
+
+@inlined
 def plain_scales(m: int, piece: int) -> bool:
     """Whether a piece's step is an f16 number as it is stored, and its offset a multiple of it."""
-    extra = read_i64(m + M_ZEROS) | read_i64(m + M_MINIMUMS) | read_i64(m + M_SUB_WIDTH0)
-    return extra == 0 and read_i64(m + M_GROUP) == piece
+    return one_point(m) and read_i64(m + M_SUB_WIDTH0) == 0 and read_i64(m + M_GROUP) == piece
 
 
 @inlined
@@ -109,7 +114,7 @@ def multiply_packed(codes: Any, tokens: Any, m: int, tile: int, row: int, token:
     x = read_i64(row + X) + token * columns
     x_scale = read_i64(row + X_SCALE) + token * pieces * 4
     x_offset = read_i64(row + X_OFFSET) + token * pieces * 4
-    steps, offsets, plain = scratch, scratch + PANEL * 2, plain_scales(m, piece)
+    steps, offsets, plain = scratch, 0 if one_point(m) else scratch + PANEL * 2, plain_scales(m, piece)
     scale, point = read_i64(m + M_SCALES) + tile * pieces * 32, middle_of(m, lowest(codes))
     total = tile_zeros(tokens)
     if plain and piece == BLOCK:  # the same without memory between steps and an inner loop: a quarter faster
@@ -140,10 +145,10 @@ def multiply_packed(codes: Any, tokens: Any, m: int, tile: int, row: int, token:
                 x += BLOCK * width
             if plain:
                 step = load_f16(scale)
-                offset = mul(step, point)
                 scale += 32
             else:
-                step, offset = load_f32(steps + i * 64), load_f32(offsets + i * 64)
+                step = load_f32(steps + i * 64)
+            offset = mul(step, point) if offsets == 0 else load_f32(offsets + i * 64)
             total = scale_add(total, acc, step, x_scale)
             total = outer_add(total, offset, x_offset)
             x_scale += 4 * width

@@ -12,7 +12,7 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 
-from ggq_kernels.isa import SIGNED, Products, look_up
+from ggq_kernels.isa import SHUFFLES, SIGNED, Products, look_up
 from ggq_kernels.simd import (
     FLOAT,
     I8,
@@ -77,14 +77,36 @@ class _Block:
         self.bits, tabled = codes.values
         self.table = load(b, table, ir.VectorType(I8, 16), 1) if tabled else None
         self.units: dict[tuple[int, int], Any] = {}
+        self.pairs: dict[int, Any] = {}
 
     def unit(self, plane: int, index: int) -> Any:
         if (plane, index) not in self.units:
             self.units[plane, index] = load(self.b, self.addresses[plane], _BYTES, 64, 64 * index)
         return self.units[plane, index]
 
+    def pair(self, q: int) -> Any:
+        """3-bit codes of quads q and q + 2, in the low and the high half of each byte; bits 3 and 7 are 0.
+
+        The third bits of both are brought to their places by a table: 23 instructions instead of 37 for eight quads."""
+        if q not in self.pairs:
+            four = _field(self.b, self.unit(1, 0), q // 4 * 4, 4, 0)
+            places = [(n >> q % 4 & 1) << 2 | (n >> q % 4 + 2 & 1) << 6 for n in range(16)]
+            third = look_up(self.b, ir.Constant(ir.VectorType(I8, 16), places), four)
+            low = self.b.bitcast(self.unit(0, q // 4), _WORDS)
+            low = self.b.lshr(low, constant(_WORDS, 2)) if q % 4 else low
+            low = self.b.and_(self.b.bitcast(low, _BYTES), constant(_BYTES, 0x33))
+            self.pairs[q] = self.b.or_(low, third)
+        return self.pairs[q]
+
     def quad(self, q: int) -> Any:
         """Columns 4q .. 4q + 3, as 64 bytes (4 for each row)."""
+        if self.bits == 3 and SHUFFLES:
+            high, pair = q // 2 % 2 == 1, self.pair(q - q // 2 % 2 * 2)
+            if self.table is None:
+                return _field(self.b, pair, 4 * high, 4, 0)
+            if high:  # no mask: what comes to bit 7 was bit 3
+                pair = self.b.bitcast(self.b.lshr(self.b.bitcast(pair, _WORDS), constant(_WORDS, 4)), _BYTES)
+            return look_up(self.b, self.table, pair)
         value, at = None, 1 if self.bits == 1 else 0
         for plane, width in enumerate(PLANES[self.bits]):
             runs = 8 // width
@@ -111,7 +133,7 @@ def dot_block(
     block = _Block(b, codes, (plane0, plane1), table)
     products = Products(b, span(codes), [b.extract_value(acc, i) for i in range(tile.m)])
     for q in range(BLOCK // 4):
-        products.dot(block.signed_quad(q), b.add(x, I64(4 * q * tile.m)))
+        products.dot(block.signed_quad(q), x, 4 * q * tile.m)
     products.flush()
     return rows(b, tile, lambda i: products.sums[i])
 

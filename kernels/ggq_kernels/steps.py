@@ -19,24 +19,35 @@ from ggq_kernels.compiled import inlined
 from ggq_kernels.isa import load_f16
 from ggq_kernels.simd import (
     I8,
+    I16,
     I32,
+    I64,
     F32x16,
     I32x16,
+    Tag,
+    TagType,
+    constant,
     fma,
     load,
     load_f32,
     mul,
+    multiply_add,
     primitive,
     read_f64,
     read_i64,
     splat,
     splat_f32,
+    store,
     store_f32,
     subtract,
 )
+from ggq_kernels.widths import PLANES
 
 SUPERGROUP = 8
 """Groups that share the scale of their sub-scales (as ggq/format/scheme.py; a test keeps them equal)."""
+
+FOUR, SIX, EIGHT = (Tag("widths", *PLANES[bits]) for bits in (4, 6, 8))
+"""Sub-scales of so many bits."""
 
 # Words of a matrix descriptor that say how its scales are stored, as byte offsets; the rest are linear.py's.
 M_PLANE0, M_PLANE1, M_TABLE = 0, 8, 16
@@ -57,6 +68,31 @@ def load_field(b: Any, address: Any, first: Any, width: Any) -> Any:
     v = b.lshr(v, splat(b, I32x16.ir, b.trunc(first, I32)))
     mask = b.sub(b.shl(I32(1), b.trunc(width, I32)), I32(1))
     return b.sitofp(b.and_(v, splat(b, I32x16.ir, mask)), F32x16.ir)
+
+
+@primitive(types.void, None, F32x16, F32x16, types.int64, types.int64, types.int64)
+def expand_supergroup(b: Any, widths: TagType, _: Any, upper: Any, lowest: Any, low: Any, high: Any, out: Any) -> None:
+    """Write the scales of eight groups that begin at an edge of both planes: upper * (sub-scale - lowest), exactly."""
+    bytes16, words8 = ir.VectorType(I8, 16), ir.VectorType(I16, 8)
+
+    def field(at: Any, group: int, width: int, to: int) -> Any:
+        """Sub-scales' bits of a group out of their plane, moved to bit `to`: bytes shifted as words, then masked."""
+        v, move = load(b, at, bytes16, 1, group * width // 8 * 16), group * width % 8 - to
+        if move:
+            words = b.bitcast(v, words8)
+            v = (b.lshr if move > 0 else b.shl)(words, constant(words8, abs(move)))
+            v = b.bitcast(v, bytes16)
+        return v if width == 8 else b.and_(v, constant(bytes16, ((1 << width) - 1) << to))
+
+    base = b.fneg(b.fmul(upper, lowest))
+    for group in range(SUPERGROUP):
+        at = 0
+        value = None
+        for plane, width in zip((low, high), widths.values):
+            part = field(plane, group, width, at)
+            value, at = part if value is None else b.or_(value, part), at + width
+        number = b.sitofp(b.zext(value, I32x16.ir), F32x16.ir)
+        store(b, multiply_add(b, number, upper, base), b.add(out, I64(64 * group)))
 
 
 @inlined
@@ -85,7 +121,17 @@ def expand_scales(
     low += tile * ((groups * width + 7) // 8) * 16
     high += tile * ((groups * more + 7) // 8) * 16
     lowest, factor = splat_f32(float32(sub_lowest)), splat_f32(float32(1 << width))
-    for i in range(count):
+    whole = count // SUPERGROUP * SUPERGROUP if ratio == 1 and group % SUPERGROUP == 0 else 0
+    for i in range(0, whole, SUPERGROUP):
+        scale, at = load_f16(upper + (group >> 3) * 32), group * width // 8 * 16
+        if width == 8:
+            expand_supergroup(EIGHT, scale, lowest, low + at, 0, out + i * 64)
+        elif more == 0:
+            expand_supergroup(FOUR, scale, lowest, low + at, 0, out + i * 64)
+        else:
+            expand_supergroup(SIX, scale, lowest, low + at, high + group * more // 8 * 16, out + i * 64)
+        group += SUPERGROUP
+    for i in range(whole, count):
         at = group * width
         sub = load_field(low + (at >> 3) * 16, at & 7, width)
         if more != 0:
@@ -108,7 +154,8 @@ def middle_of(m: int, lowest: int) -> Any:
 def expand_steps(m: int, tile: int, piece: int, lowest: int, first: int, count: int, steps: int, offsets: int) -> None:
     """Write steps and offsets of pieces first .. first + count - 1 of a tile, 16 float32 each.
 
-    A piece is `piece` columns, a part of a group. Int8 products subtract `lowest` from the numbers beforehand.
+    A piece is `piece` columns, a part of a group. Int8 products subtract `lowest` from the numbers beforehand. Where
+    offsets are the same multiple of all steps, `offsets` may be 0: nothing is written there.
     """
     groups, ratio = read_i64(m + M_GROUPS), read_i64(m + M_GROUP) // piece
     place, zeros, minimums = (tile, groups, ratio, first, count), read_i64(m + M_ZEROS), read_i64(m + M_MINIMUMS)
@@ -129,7 +176,7 @@ def expand_steps(m: int, tile: int, piece: int, lowest: int, first: int, count: 
             if left == 0:
                 left = ratio
                 zeros += 16
-    else:
+    elif offsets != 0:
         point = middle_of(m, lowest)
         for i in range(0, count * 64, 64):
             store_f32(offsets + i, mul(load_f32(steps + i), point))
