@@ -16,13 +16,14 @@ from ggq.quant import SCHEMES, encode_tensor, parse_scheme, unpack
 from ggq.quant.reference import level_table, minimum_sizes, step_sizes
 from ggq_kernels import calls, planes, steps
 from ggq_kernels.isa import FLOAT_ROWS, TOKENS
-from ggq_kernels.linear import M_BYTES, M_END, M_START
+from ggq_kernels.linear import M_BYTES, M_END, M_START, WIDE_PANEL
 from tests.kernel_support import FORMS, Floats, Matrix, address, coded, count, gamma, matrix, product, run
 
 pytestmark = pytest.mark.kernels
 
 QUANTIZED = list(dict.fromkeys([*(name for name in SCHEMES if name not in FLOAT_BYTES), *FORMS]))
 WHOLE = ["f32", "f16", "bf16"]
+LEVELS = ("q4m-g32-s6", "q4z-g128-s6", "q4-g256-s6", "q3-g64-s8", "q8m-g64-s8", "ternary-g32-s4", "c3-g64-s6")
 BIT_SIZES = (2, 3, 4, 5, 6, 8)
 
 
@@ -151,6 +152,12 @@ def int8_terms(m: Matrix, x: np.ndarray) -> np.ndarray:
     return np.asarray((np.abs(first) + np.abs(second)).sum(axis=2))
 
 
+def int8_gamma(m: Matrix) -> float:
+    """What a sum of `int8_terms` may be off by; see the next test."""
+    groups = m.packed.columns // activation_group(m.scheme)
+    return gamma(2 * groups + 4 + 3 * bool(m.scheme.subscale or m.packed.minimums))
+
+
 @pytest.mark.parametrize("name", QUANTIZED)
 def test_int8_products_are_within_float32_sums_of_groups(name: str) -> None:
     """int8 sums are exact. The scales' product, or the offset, is rounded and multiplied (2 roundings, of a step of two
@@ -159,7 +166,6 @@ def test_int8_products_are_within_float32_sums_of_groups(name: str) -> None:
     scheme, rng = parse_scheme(name), np.random.default_rng(list(name.encode()))
     matrices = [random_matrix(rng, scheme, rows, 172) for rows in (37, 16)]
     biases = [rng.standard_normal(37).astype(np.float32), None]
-    groups = matrices[0].packed.columns // activation_group(scheme)
     for n in (1, TOKENS + 1, 2 * TOKENS + 3):
         x = (rng.standard_normal((n, 172)) * 10.0 ** rng.integers(-3, 4, (n, 1))).astype(np.float32)
         before = [rng.standard_normal((n, len(m.weights))).astype(np.float32) for m in matrices]
@@ -169,10 +175,23 @@ def test_int8_products_are_within_float32_sums_of_groups(name: str) -> None:
                 bias = np.zeros(1) if (given := biases[i]) is None else given
                 base = np.zeros(1) if add_to is None else before[i]
                 expected = round_activations(x, activation_group(scheme)) @ m.weights.T + bias + base
-                bound = gamma(2 * groups + 4 + 3 * bool(scheme.subscale or m.packed.minimums)) * (
-                    int8_terms(m, x) + np.abs(bias) + np.abs(base)
-                )
+                bound = int8_gamma(m) * (int8_terms(m, x) + np.abs(bias) + np.abs(base))
                 assert (np.abs(result - expected) <= bound).all()
+
+
+@pytest.mark.parametrize("name", LEVELS)
+def test_super_groups_whole_and_not(name: str) -> None:
+    """Whole super-groups are expanded at once, the rest group by group: here two and three groups of 32, then more
+    columns than a panel has, whose ends are within super-groups of 8 x 256; few tokens and many give the same bits."""
+    scheme, rng = parse_scheme(name), np.random.default_rng(list(name.encode()))
+    for columns in (19 * 32, WIDE_PANEL + 11 * 32):
+        m = random_matrix(rng, scheme, 16, columns)
+        x = rng.standard_normal((2 * TOKENS + 1, columns)).astype(np.float32)
+        expected = round_activations(x, activation_group(scheme)) @ m.weights.T
+        [got] = product([m], x, int8=True)
+        assert (np.abs(got - expected) <= int8_gamma(m) * int8_terms(m, x)).all()
+        for rows in (slice(0, 1), slice(1, 1 + TOKENS)):
+            np.testing.assert_array_equal(product([m], x[rows], int8=True)[0], got[rows])
 
 
 def weight_terms(m: Matrix) -> np.ndarray:

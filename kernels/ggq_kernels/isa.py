@@ -157,8 +157,8 @@ class Products:
     """Sums of a tile of tokens while code is generated: 32-bit at once, or 16-bit words that are widened before they
     overflow. (Codebooks of 64 tokens, widened by LLVM's own instructions: 363 a block, 124 of them on the stack.)"""
 
-    def __init__(self, b: Any, bits: int, sums: list[Any]) -> None:
-        self.b, self.sums = b, sums
+    def __init__(self, b: Any, bits: int, sums: list[Any], fresh: bool) -> None:
+        self.b, self.sums, self.fresh = b, sums, fresh
         signed = bits >= SIGNED
         words = 1 if signed else _safe_words(bits)
         self.form = words == 1, signed
@@ -196,8 +196,8 @@ class Products:
             self.flush()
 
     def start(self) -> None:
-        """Go on from the sums where they are added up in 32 bits."""
-        if self.form[0] and self.words is None:
+        """Go on from the sums where they are added up in 32 bits and have been begun."""
+        if self.form[0] and self.words is None and not self.fresh:
             self.words = [pick(self.b, v, range(8 * h, 8 * h + 8)) for v in self.sums for h in range(2)]
 
     def flush(self) -> None:
@@ -207,7 +207,7 @@ class Products:
                 halves = self.words[2 * i : 2 * i + 2]
                 wide = self.form[0]
                 self.sums[i] = join(self.b, *halves) if wide else self.b.add(self.sums[i], _add_pairs(self.b, halves))
-        self.words, self.room = None, 0
+        self.words, self.room, self.fresh = None, 0, False
 
 
 # ---- a table of 16 bytes

@@ -72,6 +72,8 @@ AHEAD = 2048
 28.4)."""
 PANEL = 1024
 """Columns that are expanded at a time: 16 KiB of bytes, which stay in a first-level cache with the activations."""
+WIDE_PANEL = 4096
+"""The same of steps and offsets alone, 16 KiB at groups of 32."""
 MANY, ONE, FLOAT_MANY = Tag("tokens", TOKENS), Tag("tokens", 1), Tag("tokens", FLOAT_ROWS)
 
 # Operands of a row, as byte offsets; all kernels of this file have the same.
@@ -114,13 +116,13 @@ def multiply_packed(codes: Any, tokens: Any, m: int, tile: int, row: int, token:
     x = read_i64(row + X) + token * columns
     x_scale = read_i64(row + X_SCALE) + token * pieces * 4
     x_offset = read_i64(row + X_OFFSET) + token * pieces * 4
-    steps, offsets, plain = scratch, 0 if one_point(m) else scratch + PANEL * 2, plain_scales(m, piece)
+    steps, offsets, plain = scratch, 0 if one_point(m) else scratch + WIDE_PANEL * 2, plain_scales(m, piece)
     scale, point = read_i64(m + M_SCALES) + tile * pieces * 32, middle_of(m, lowest(codes))
     total = tile_zeros(tokens)
     if plain and piece == BLOCK:  # the same without memory between steps and an inner loop: a quarter faster
         for _ in range(blocks):
             prefetch_ahead(codes, tokens, plane0, plane1)
-            acc = dot_block(codes, sums_of(tokens), plane0, plane1, table, x)
+            acc = dot_block(codes, tokens, plane0, plane1, table, x)
             step = load_f16(scale)
             total = scale_add(total, acc, step, x_scale)
             total = outer_add(total, mul(step, point), x_offset)
@@ -131,10 +133,23 @@ def multiply_packed(codes: Any, tokens: Any, m: int, tile: int, row: int, token:
             x_offset += 4 * width
             scale += 32
         return total
-    for start in range(0, columns, PANEL):
-        count = min(PANEL, columns - start) // piece
+    for start in range(0, columns, WIDE_PANEL):
+        count = min(WIDE_PANEL, columns - start) // piece
         if not plain:
             expand_steps(m, tile, piece, lowest(codes), start // piece, count, steps, offsets)
+        if piece == BLOCK and width == 1:  # without the inner loop, again
+            for i in range(0, count * 64, 64):
+                prefetch_ahead(codes, tokens, plane0, plane1)
+                acc = dot_block(codes, tokens, plane0, plane1, table, x)
+                step = load_f32(steps + i)
+                total = scale_add(total, acc, step, x_scale)
+                total = outer_add(total, mul(step, point) if offsets == 0 else load_f32(offsets + i), x_offset)
+                plane0 += plane0_bytes(codes)
+                plane1 += plane1_bytes(codes)
+                x += BLOCK * width
+                x_scale += 4 * width
+                x_offset += 4 * width
+            continue
         for i in range(count):
             acc = sums_of(tokens)
             for _ in range(piece // BLOCK):
@@ -180,7 +195,7 @@ def multiply_panel(codes: Any, many: Any, total: Any, row: int, token: int, star
     x_scale, x_offset = read_i64(row + X_SCALE) + place, read_i64(row + X_OFFSET) + place
     if piece == BLOCK:  # without the inner loop nothing but the totals is spilled
         for _ in range(start, stop, BLOCK):
-            total = scale_add(total, dot_bytes(codes, sums_of(many), quads, x), load_f32(steps), x_scale)
+            total = scale_add(total, dot_bytes(codes, many, quads, x), load_f32(steps), x_scale)
             total = outer_add(total, load_f32(offsets), x_offset)
             quads += BLOCK_BYTES
             x += BLOCK * width

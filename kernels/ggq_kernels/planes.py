@@ -121,29 +121,40 @@ class _Block:
         return self.b.xor(value, constant(_BYTES, 128)) if self.bits >= SIGNED else value
 
 
-@primitive(lambda codes, acc, *_: acc, None, None, types.int64, types.int64, types.int64, types.int64)
+def _sums(codes: TagType, acc: Tile | TagType, *_: Any) -> Tile:
+    return acc if isinstance(acc, Tile) else Tile(I32x16, acc.values[0])
+
+
+def _products(b: Any, codes: TagType, kind: Tile | TagType, acc: Any) -> Products:
+    """What to add products to: sums, or nothing yet where a tag of tokens is given."""
+    fresh, m = not isinstance(kind, Tile), _sums(codes, kind).m
+    sums = [ir.Constant(I32x16.ir, None) if fresh else b.extract_value(acc, i) for i in range(m)]
+    return Products(b, span(codes), sums, fresh)
+
+
+@primitive(_sums, None, None, types.int64, types.int64, types.int64, types.int64)
 def dot_block(
-    b: Any, codes: TagType, tile: Tile, _: Any, acc: Any, plane0: Any, plane1: Any, table: Any, x: Any
+    b: Any, codes: TagType, kind: Tile | TagType, _: Any, acc: Any, plane0: Any, plane1: Any, table: Any, x: Any
 ) -> Any:
     """row i += 16 rows and 32 columns . activations of token i, straight from the planes.
 
-    `plane0`, `plane1` are the addresses of the block in each plane, `table` that of 16 entries; `x` holds int8 (8, M,
-    4): quads of columns, tokens, columns.
+    `acc` are sums, or the tag of tokens where there are none yet. `plane0`, `plane1` are the addresses of the block in
+    each plane, `table` that of 16 entries; `x` holds int8 (8, M, 4): quads of columns, tokens, columns.
     """
-    block = _Block(b, codes, (plane0, plane1), table)
-    products = Products(b, span(codes), [b.extract_value(acc, i) for i in range(tile.m)])
+    tile, block = _sums(codes, kind), _Block(b, codes, (plane0, plane1), table)
+    products = _products(b, codes, kind, acc)
     for q in range(BLOCK // 4):
         products.dot(block.signed_quad(q), x, 4 * q * tile.m)
     products.flush()
     return rows(b, tile, lambda i: products.sums[i])
 
 
-@primitive(lambda codes, acc, *_: acc, None, None, types.int64, types.int64)
-def dot_bytes(b: Any, codes: TagType, tile: Tile, _: Any, acc: Any, quads: Any, x: Any) -> Any:
+@primitive(_sums, None, None, types.int64, types.int64)
+def dot_bytes(b: Any, codes: TagType, kind: Tile | TagType, _: Any, acc: Any, quads: Any, x: Any) -> Any:
     """The same, of a block that `unpack_block` has written to `quads`."""
-    products = Products(b, span(codes), [b.extract_value(acc, i) for i in range(tile.m)])
+    products = _products(b, codes, kind, acc)
     products.dot_bytes(quads, x, BLOCK // 4)
-    return rows(b, tile, lambda i: products.sums[i])
+    return rows(b, _sums(codes, kind), lambda i: products.sums[i])
 
 
 @primitive(types.void, None, types.int64, types.int64, types.int64, types.int64)

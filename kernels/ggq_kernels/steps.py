@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import Any
 
 from llvmlite import ir
-from numba import float32, types
+from numba import float32, int64, types
 
 from ggq_kernels.compiled import inlined
 from ggq_kernels.isa import load_f16
@@ -163,7 +163,7 @@ def expand_steps(m: int, tile: int, piece: int, lowest: int, first: int, count: 
     expand_scales(read_i64(m + M_SCALES), read_i64(m + M_SUB0), read_i64(m + M_SUB1), m, sub_lowest, place, steps)
     if minimums != 0:
         low, high = read_i64(m + M_MINIMUM_SUB0), read_i64(m + M_MINIMUM_SUB1)
-        expand_scales(minimums, low, high, m, 0, place, offsets)
+        expand_scales(minimums, low, high, m, int64(0), place, offsets)  # a literal 0 would be compiled anew
         if lowest != 0:
             for i in range(0, count * 64, 64):
                 store_f32(offsets + i, subtract(load_f32(offsets + i), mul(load_f32(steps + i), base)))
