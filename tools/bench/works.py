@@ -65,7 +65,7 @@ def speed(shape: str, scheme: str, prefill: float, decode: float, share: float =
         path = bench.quantized(shape, scheme)
         warm(path)
         options = ["--prompt", PROMPT, "--generate", GENERATE, "--threads", bench.threads, "--repeat", 1, "--json"]
-        return {**bench.ggq("bench", path, *options), **bench.own("limits", bench.threads)}
+        return {**bench.own("limits", bench.threads), **bench.ggq("bench", path, *options)}
 
     def peer(bench: Bench) -> dict[str, Any]:
         path = bench.gguf(shape, scheme)
