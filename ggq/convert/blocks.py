@@ -20,6 +20,7 @@ from ggq.quant import ErrorSum, Method, choose_method, decode_tensor, encode_ten
 from ggq.quant.matrix import geometry
 from ggq.quant.methods import Learner, block_weights, prepared, sample_rows
 from ggq.quant.methods.chain import keeping
+from ggq.quant.methods.gptq import Gptq
 from ggq.quant.methods.kmeans import KMeans
 from ggq.quant.methods.mse import Mse
 from ggq.quant.tiles import Segments, empty_segments, view_floats, view_matrix
@@ -42,7 +43,7 @@ class TensorJob:
         plan: What becomes of the tensor.
         work: What calibration adds to that; None for nothing.
         compiled: Whether the compiled encoder does what it can do; it finds the same codes, a dozen times as fast.
-        searched: Whether compiled code searches for steps where it can; it finds the same.
+        searched: Whether compiled code searches for steps and codebooks where it can; it finds the same.
         segments: Memory for the segments, of their lengths; memory of their own by default.
     """
 
@@ -125,7 +126,7 @@ class TensorJob:
             if self._method is None:
                 work, scheme = self.work, self.plan.scheme
                 method = work.rounding or choose_method(scheme, work.method)
-                if self.searched and isinstance(method, Mse | KMeans):
+                if self.searched and isinstance(method, Mse | KMeans | Gptq):
                     method = replace(method, compiled=True)
                 if scheme.transform and work.rounding is not None:
                     method = keeping(method, self._sample(), scheme, work.inputs, work.scale, work.order)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from ggq.convert.candidates import searched
 from ggq.convert.changes import read_changed
 from ggq.convert.checkpoint import Checkpoint
 from ggq.convert.plan import TensorPlan
@@ -17,6 +18,7 @@ from ggq.quant.change import Change
 from ggq.quant.inputs import InputStatistics
 from ggq.quant.methods import METHODS, Chain, Transform
 from ggq.quant.methods.chain import composed, transformed_inputs
+from ggq.quant.methods.mse import Mse
 from ggq.quant.methods.smoothquant import static_step
 from ggq.quant.methods.transform import Consumer, SharedInputs, Stored
 
@@ -119,6 +121,8 @@ class Layer:
         weights = read_changed(self.checkpoint, tensor.source, self.changes.get(role, Change()), picked.tolist())
         plain, method = replace(tensor.scheme, transform=frozenset()), choose_method(tensor.scheme, tensor.method)
         rounder = method.plain if isinstance(method, Chain) else METHODS[default_method(plain)]
+        if isinstance(rounder, Mse):
+            rounder = replace(rounder, compiled=searched(rows * columns))
         return Consumer(Stored(rounder, scale, order).transformed(weights), plain, rounder)
 
     def _fold(self, site: Site, kind: str, found: NDArray) -> None:

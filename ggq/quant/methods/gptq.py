@@ -61,6 +61,7 @@ class Gptq:
     Args:
         inputs: Statistics of the columns with their gram, without trouble.
         codebook: int8 (2**bits,), for schemes with one; None to fit one to the rows that are quantized.
+        compiled: Whether compiled code searches for steps where it can; it finds the same.
 
     Source: Frantar et al. 2022, GPTQ: Accurate Post-Training Quantization for Generative Pre-trained Transformers.
     """
@@ -73,6 +74,7 @@ class Gptq:
 
     inputs: InputStatistics | None = None
     codebook: NDArray[np.int8] | None = None
+    compiled: bool = False
 
     def supports(self, scheme: Scheme) -> bool:
         """Whether this method can fill the scheme: all codes."""
@@ -80,7 +82,8 @@ class Gptq:
 
     def prepare(self, sample: NDArray[np.float32], scheme: Scheme, inputs: InputStatistics | None = None) -> Gptq:
         """The method with what all rows share; see `Learner.prepare`."""
-        return replace(self, inputs=inputs, codebook=learnt_codebook(self.codebook, sample, scheme, inputs))
+        codebook = learnt_codebook(self.codebook, sample, scheme, inputs, compiled=self.compiled)
+        return replace(self, inputs=inputs, codebook=codebook)
 
     def quantize(self, weights: NDArray[np.float32], scheme: Scheme) -> QuantizedMatrix:
         """Choose grids and codes.
@@ -90,8 +93,8 @@ class Gptq:
             scheme: One that `supports` accepts.
         """
         assert self.inputs is not None and self.inputs.gram is not None
-        codebook = learnt_codebook(self.codebook, weights, scheme, self.inputs)
-        work = _Work(weights, scheme, codebook, self.inputs)
+        codebook = learnt_codebook(self.codebook, weights, scheme, self.inputs, compiled=self.compiled)
+        work = _Work(weights, scheme, codebook, self.inputs, self.compiled)
         work.run()
         return work.grid().matrix(work.codes, (weights.shape[0], weights.shape[1]))
 
@@ -105,16 +108,19 @@ class _Work:
         scheme: Scheme,
         codebook: NDArray[np.int8] | None,
         inputs: InputStatistics,
+        compiled: bool,
     ) -> None:
         rows, columns = weights.shape
-        self.weights, self.scheme, self.codebook = weights, scheme, codebook
+        self.weights, self.scheme, self.codebook, self.compiled = weights, scheme, codebook, compiled
         self.sizes = geometry(scheme, (rows, columns))
         self.span = self.sizes.group * (SUPER_GROUP if scheme.subscale else 1)
         self.feedback = feedback(inputs, self.span)
         self.metric = diagonal_metric(inputs.mean_square, self.sizes)
         self.codes = np.zeros((rows, self.sizes.padded_columns), np.uint8)
         self.errors = np.zeros((rows, columns), np.float32)
-        self.static = best_grid(weights, scheme, self.metric, codebook) if self.span > STATIC_GROUP else None
+        self.static = None
+        if self.span > STATIC_GROUP:
+            self.static = best_grid(weights, scheme, self.metric, codebook, compiled=compiled)
         self.steps = np.zeros((rows, self.sizes.groups), np.float32)
         self.shifts = np.zeros_like(self.steps) if scheme.zero in ("code", "minimum") else None
 
@@ -144,7 +150,8 @@ class _Work:
         current = np.zeros((len(weights), (groups.stop - groups.start) * group), np.float32)
         current[:, block - first] = weights
         by_group = current.reshape(len(weights), -1, group)
-        steps, shifts = search_rows(by_group, self.metric.part(groups), self.scheme, self.codebook)
+        metric = self.metric.part(groups)
+        steps, shifts = search_rows(by_group, metric, self.scheme, self.codebook, compiled=self.compiled)
         self.steps[:, groups] = steps
         if self.shifts is not None and shifts is not None:
             self.shifts[:, groups] = shifts

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ggq.format.scheme import Geometry, Scheme
-from ggq.quant.grid import Grid, fit_grid, nearest_entries
+from ggq.quant.grid import Grid, fit_grid
 from ggq.quant.matrix import geometry, largest_code
 from ggq.quant.methods import quick
 from ggq.quant.reference import by_groups, level_table
@@ -52,6 +52,9 @@ TURNS = 2
 
 TURNS_TWO_LEVEL = 3
 """The same for two-level scales, where rounding a step moves it further."""
+
+FEW_BLOCKS = 8
+"""Blocks of LANES columns in a group up to which they are added one after the other."""
 
 LANES = 16
 """Sums of a group run over so many columns side by side, so that compiled code can add in the same order."""
@@ -171,7 +174,19 @@ def rounding(scheme: Scheme, codebook: NDArray[np.int8] | None = None) -> Roundi
         return lambda t: np.where(t >= 0, high, low)
     if scheme.kind != "codebook":
         return lambda t: np.clip(np.rint(t, out=t), low, high, out=t)
-    return lambda t: table.take(nearest_entries(t, table))
+    # Entries are whole numbers, so a weight's halves, rounded up, tell which is nearest: of two as near, the smaller.
+    entries, first = np.unique(table), 2 * low
+    marks = entries[1:] + entries[:-1]
+    nearest = entries[np.searchsorted(marks, np.arange(first, 2 * high + 1))]
+
+    def round_to_entries(t: Floats) -> Floats:
+        t *= 2
+        np.ceil(t, out=t)
+        t -= first
+        np.clip(t, 0, len(nearest) - 1, out=t)
+        return nearest.take(t.astype(np.int16))
+
+    return round_to_entries
 
 
 def _symmetric(x: Floats, metric: Metric, scheme: Scheme, codebook: NDArray[np.int8] | None) -> Floats:
@@ -196,18 +211,24 @@ def _symmetric(x: Floats, metric: Metric, scheme: Scheme, codebook: NDArray[np.i
 
 def _score(hx: Floats, metric: Metric, levels: Floats) -> tuple[Floats, Floats]:
     """What levels q under their best step take off the error, (sum h x q)**2 / sum h q**2, and that step."""
-    product, square = lane_sums(hx * levels), lane_sums(metric(levels) * levels)
+    product, square = metric.dot(hx, levels), metric.dot(metric(levels), levels)
     fitted = np.where(square > 0, product / square, np.float32(0))
     return fitted * product, fitted
 
 
 def lane_sums(terms: Floats) -> Floats:
     """Sums of float32 along the last axis, a multiple of LANES, always in the same order."""
-    lanes: Floats = np.add.reduce(terms.reshape(*terms.shape[:-1], -1, LANES), axis=-2)
-    while lanes.shape[-1] > 1:
-        half = lanes.shape[-1] // 2
-        lanes = lanes[..., :half] + lanes[..., half:]
-    return lanes[..., 0]
+    blocks = terms.reshape(-1, terms.shape[-1] // LANES, LANES)
+    if blocks.shape[1] > FEW_BLOCKS:
+        lanes: Floats = np.add.reduce(blocks, axis=1)
+    else:  # the same, with less for NumPy to set up
+        lanes = blocks[:, 0]
+        for block in range(1, blocks.shape[1]):
+            lanes = lanes + blocks[:, block]
+    lanes = np.ascontiguousarray(lanes.T)
+    while len(lanes) > 1:
+        lanes = lanes[: len(lanes) // 2] + lanes[len(lanes) // 2 :]
+    return lanes[0].reshape(terms.shape[:-1])
 
 
 def _with_zero_point(x: Floats, metric: Metric, scheme: Scheme, compiled: bool) -> tuple[Floats, Floats]:
@@ -277,6 +298,13 @@ class Metric:
                 np.matmul(some.transpose(2, 0, 1, 3), self.blocks[:, None], out=there.transpose(2, 0, 1, 3))
         return out
 
+    def dot(self, x: Floats, y: Floats) -> Floats:
+        """Sums of x * y over each group, (rows, groups); by column always in the same order."""
+        if self.blocks is None:
+            return lane_sums(x * y)
+        found: Floats = np.einsum("rgc,rgc->rg", x, y)
+        return found
+
     def part(self, groups: slice) -> Metric:
         """The metric of some groups."""
         return Metric(self.energy[groups], None if self.blocks is None else self.blocks[groups])
@@ -315,7 +343,7 @@ class _Line:
     def fit(self, q: Floats) -> tuple[Floats, Floats, Floats]:
         """Step, minimum (-t) and score; with `below` the minimum is not negative."""
         hq = self.metric(q)
-        sq, sqq, sxq = lane_sums(hq), lane_sums(hq * q), lane_sums(self.hx * q)
+        sq, sqq, sxq = lane_sums(hq), self.metric.dot(hq, q), self.metric.dot(self.hx, q)
         determinant = self.total * sqq - sq * sq
         sound = determinant > 1e-6 * self.total * sqq
         step = np.where(sound, (self.total * sxq - self.total_x * sq) / determinant, 0)
@@ -388,7 +416,7 @@ def _stored_steps(
         grid = fit_grid(steps, scheme, codebook=codebook)
         codes = grid.nearest(x.reshape(len(x), -1))
         levels, difference = grid.table[codes].reshape(x.shape), grid.values(codes).reshape(x.shape) - x
-        error = _row_sums(lane_sums(metric(difference) * difference))
+        error = _row_sums(metric.dot(metric(difference), difference))
         better = error < best
         best = np.where(better, error, best)
         kept[better] = steps[better]
@@ -416,7 +444,7 @@ def _stored_best(
             grid = wished_grid(steps, shifts, scheme)
             codes = grid.nearest(flat)
         difference = grid.values(codes).reshape(x.shape) - x
-        error = _row_sums(lane_sums(metric(difference) * difference))
+        error = _row_sums(metric.dot(metric(difference), difference))
         better = error < best
         best = np.where(better, error, best)
         kept[better], kept_shifts[better] = steps[better], shifts[better]
