@@ -192,6 +192,26 @@ def test_threads_and_rows_at_once_change_no_bit(files: dict[str, Path]) -> None:
 # ---- what it cannot do, and what it is for
 
 
+@pytest.mark.parametrize(
+    ("scheme", "options", "fused"),
+    [
+        ("q4-g32", {}, True),
+        ("q4-g32", {"activations": "float32"}, False),
+        ("f16", {}, False),
+        ("q4-g32+scale", {}, False),
+    ],
+)
+def test_gates_are_rounded_at_once_where_nothing_else_reads_them(
+    scheme: str, options: dict[str, str], fused: bool, tmp_path: Path
+) -> None:
+    path, config = tmp_path / "m.ggq", CONFIGS["grouped"]
+    write_ggq(path, config, checkpoint(config), scheme)
+    with opened(path, **options) as executor:
+        kinds = [step.kind for step in executor.steps]
+        layers = executor.tape.layers
+    assert (kinds.count("gate"), kinds.count("gate quantize")) == ((0, layers) if fused else (layers, 0))
+
+
 def test_a_group_that_no_kernel_has_is_refused(tmp_path: Path) -> None:
     """The format has groups of 16 columns; the engine has no kernel for them."""
     config, path = CONFIGS["grouped"], tmp_path / "m.ggq"

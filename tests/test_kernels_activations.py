@@ -25,12 +25,14 @@ SMALLEST = 2.0**-149
 
 
 def quantized(
-    x: np.ndarray, columns: int, group: int, threads: int = 1, **form: Any
+    x: np.ndarray, columns: int, group: int, threads: int = 1, up: np.ndarray | None = None, **form: Any
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Codes, scales and offsets; `form` is what the matrix says of its activations."""
+    """Codes, scales and offsets, of silu(x) * up if that is given; `form` is what the matrix says of activations."""
+    other = None if up is None else Floats(up, columns)
     source, out, tokens = Floats(x, columns), Int8(len(x), columns, group), count(len(x))
     wanted = calls.Packed("", 4, 16, columns, group, 0, **form)
-    run(calls.quantize_row(address(tokens), source.rows, out.rows, wanted), threads=threads)
+    row = calls.quantize_row(address(tokens), source.rows, out.rows, wanted, other.rows if other else None)
+    run(row, threads=threads)
     return out.unpacked(TOKENS)
 
 
@@ -225,6 +227,18 @@ def test_silu_gate_is_within_float32_rounding(width: int) -> None:
     floor = np.where(t > 125.9, np.abs(wide * up) * 2.0**-125.9, 0) + SMALLEST * (1 + np.abs(up))
     assert (np.abs(out.values - expected) <= relative * np.abs(expected) + floor).all()
     assert (out.whole[:3, width:] == 0).all()
+
+
+@pytest.mark.parametrize("form", ["group", "token"])
+def test_gating_while_rounding_gives_the_same_bits(form: str) -> None:
+    rng, n, width, columns = np.random.default_rng(12), TOKENS + 1, PIECE + 44, PIECE + 64
+    parts = [rng.standard_normal((n, width)).astype(np.float32) for _ in range(2)]
+    gate, up = (Floats(part, columns) for part in parts)
+    out, tokens = Floats(np.zeros((n, width), np.float32), columns), count(n)
+    run(calls.gate_row(address(tokens), gate.rows, up.rows, out.rows))
+    want = quantized(out.values, columns, 32, activations=form)
+    for got, expected in zip(quantized(parts[0], columns, 32, up=parts[1], activations=form), want):
+        np.testing.assert_array_equal(got, expected)
 
 
 # ---- gathering

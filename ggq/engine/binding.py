@@ -18,6 +18,7 @@ from ggq.engine.tape import (
     Gate,
     Linear,
     Norm,
+    Op,
     Rope,
     Select,
     StoreKV,
@@ -161,6 +162,12 @@ def middle_number(scheme: Scheme) -> float:
     return float(middle(scheme)) if scheme.kind == "uniform" else 1.0
 
 
+def buffers_of(op: Op) -> list[Buffer]:
+    """All buffers that an operation reads or writes."""
+    values = [each for value in vars(op).values() for each in (value if isinstance(value, tuple) else (value,))]
+    return [value for value in values if isinstance(value, Buffer)]
+
+
 class Batch:
     """Memory of one batch: counts, token ids, positions and page tables by token, wanted rows, runs.
 
@@ -210,6 +217,8 @@ class Binder:
         self._buffers: dict[str, Rows] = {}
         self._scratch: dict[tuple[object, ...], Rows | Int8Rows] = {}
         self._fresh: set[tuple[object, ...]] = set()
+        self._gates: dict[str, Gate] = {}
+        self._behind: tuple[Op, ...] = ()
         self._widths = self._buffer_widths()
         self.rows: list[np.ndarray] = []
         self.steps: list[Step] = []
@@ -227,7 +236,8 @@ class Binder:
             Select: self._select,
         }
         with self._calls.addresses_later() as kernels:
-            for op in self._tape.ops:
+            for place, op in enumerate(self._tape.ops):
+                self._behind = self._tape.ops[place + 1 :]
                 makers[type(op)](op)
         tape = np.ascontiguousarray(np.stack(self.rows))
         tape[:, 0] = self._calls.addresses(kernels)
@@ -249,16 +259,19 @@ class Binder:
         return memory.view(np.float32).reshape(-1, rows.stride // 4)[:, : rows.width]
 
     def _buffer_widths(self) -> dict[str, int]:
-        """Columns of each buffer, padded so that every matrix that reads it finds zeros beyond its width."""
+        """Columns of each buffer, padded so that every matrix that reads it finds zeros beyond its width, also where it
+        reads a gate's sources."""
         widths: dict[str, int] = {}
         for op in self._tape.ops:
-            for value in vars(op).values():
-                for buffer in value if isinstance(value, tuple) else (value,):
-                    if isinstance(buffer, Buffer):
-                        widths.setdefault(buffer.name, round_up(buffer.width, COLUMN_PADDING))
+            for buffer in buffers_of(op):
+                widths.setdefault(buffer.name, round_up(buffer.width, COLUMN_PADDING))
             if isinstance(op, Linear):
                 columns = max(self._weights.matrix(role).columns for role in op.weights)
                 widths[op.source.name] = max(widths[op.source.name], columns)
+        for op in self._tape.ops:
+            if isinstance(op, Gate):
+                for source in (op.gate, op.up):
+                    widths[source.name] = max(widths[source.name], widths[op.out.name])
         return widths
 
     def _allocate(self, size: int) -> int:
@@ -271,11 +284,14 @@ class Binder:
         self.kept.append(np.array([x], np.float64))
         return int(self.kept[-1].ctypes.data)
 
+    def _stale(self, written: tuple[Buffer, ...]) -> None:
+        names = {buffer.name for buffer in written}
+        self._fresh = {key for key in self._fresh if key[0] not in names}
+
     def _emit(self, step: Step, row: np.ndarray, *written: Buffer) -> None:
         self.rows.append(row)
         self.steps.append(step)
-        stale = {buffer.name for buffer in written}
-        self._fresh = {key for key in self._fresh if key[0] not in stale}
+        self._stale(written)
 
     def _tokens(self, buffer: Buffer) -> int:
         return self._batch.count(buffer.rows)
@@ -330,14 +346,30 @@ class Binder:
                 self._scratch[key] = self._calls.Rows(self._allocate(rows * stride), stride, matrix.columns)
         made = self._scratch[key]
         if key not in self._fresh:
-            source, tokens = self.buffer(buffer), self._tokens(buffer)
-            if isinstance(made, self._calls.Int8Rows):
-                row = self._calls.quantize_row(tokens, source, made, matrix)
+            tokens, gate = self._tokens(buffer), self._gates.get(buffer.name)
+            if gate is not None:
+                assert isinstance(made, self._calls.Int8Rows)
+                kind, sources = "gate quantize", (self.buffer(gate.gate), self.buffer(gate.up))
+                row = self._calls.quantize_row(tokens, sources[0], made, matrix, sources[1])
+            elif isinstance(made, self._calls.Int8Rows):
+                kind, row = "quantize", self._calls.quantize_row(tokens, self.buffer(buffer), made, matrix)
             else:
-                row = self._calls.transform_row(tokens, source, made, matrix)
-            self._emit(Step("quantize" if piece else "transform", buffer.name, buffer.rows), row)
+                kind, row = "transform", self._calls.transform_row(tokens, self.buffer(buffer), made, matrix)
+            self._emit(Step(kind, buffer.name, buffer.rows), row)
             self._fresh.add(key)
         return made
+
+    def _only_rounded(self, gate: Gate) -> bool:
+        """Whether a gate's result is read by nothing but the product behind it, which rounds it to int8 as it is, so
+        that it need not be written as floats."""
+        reader, *later = self._behind or (gate,)
+        if not isinstance(reader, Linear) or reader.source != gate.out or gate.out == self._tape.logits:
+            return False
+        matrices = [self._weights.matrix(role) for role in reader.weights]
+        if not self._int8 or any(not m.bits or m.order or m.column_scale for m in matrices):
+            return False
+        following = next((op for op in later if gate.out in buffers_of(op)), None)
+        return following is None or (isinstance(following, Gate) and following.out == gate.out)
 
     def _rope(self, op: Rope) -> None:
         table, positions = int(self._batch.rope_table.ctypes.data), int(self._batch.positions.ctypes.data)
@@ -367,6 +399,11 @@ class Binder:
     def _gate(self, op: Gate) -> None:
         if op.activation != "silu":
             raise UnsupportedError(f"no kernel for the activation {op.activation!r}")
+        if self._only_rounded(op):
+            self._gates[op.out.name] = op
+            self._stale((op.out,))
+            return
+        self._gates.pop(op.out.name, None)
         gate, up, out = (self.buffer(b) for b in (op.gate, op.up, op.out))
         row = self._calls.gate_row(self._tokens(op.out), gate, up, out)
         self._emit(Step("gate", op.out.name, op.out.rows), row, op.out)

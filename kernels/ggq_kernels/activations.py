@@ -41,8 +41,8 @@ from ggq_kernels.team import allocate, release, take
 # Operands of a row, as byte offsets.
 TOKEN_COUNT, SOURCE, SOURCE_STRIDE, OUT, OUT_STRIDE, WIDTH = 8, 16, 24, 32, 40, 48
 # quantize: columns of a piece, scales, offsets, the matrix's order and factors of columns (0 for none), the form (0 a
-# scale for each piece, 1 for each token, 2 a fixed one), and that as a float64
-Q_GROUP, Q_SCALE, Q_OFFSET, Q_ORDER, Q_FACTORS, Q_FORM, Q_STEP = 56, 64, 72, 80, 88, 96, 104
+# scale for each piece, 1 for each token, 2 a fixed one), and that as a float64; a gate's second source (0 for none)
+Q_GROUP, Q_SCALE, Q_OFFSET, Q_ORDER, Q_FACTORS, Q_FORM, Q_STEP, Q_UP = range(56, 120, 8)
 # norm: the address of the weights; epsilon, a float64 at an address
 N_WEIGHT, N_EPSILON = 56, 64
 # rope: heads, size of a head, the table of (cosines, sines) by position, positions by token
@@ -97,6 +97,14 @@ def transform_columns(source: int, order: int, factors: int, first: int, last: i
         write_f32(out + 4 * (c - first), x)
 
 
+@inlined
+def gate_columns(gate: int, up: int, columns: int, out: int) -> None:
+    """out = gate * sigmoid(gate) * up, for a multiple of 16 columns."""
+    for c in range(0, columns * 4, 64):
+        g = load_f32(gate + c)
+        store_f32(out + c, mul(mul(g, sigmoid(g)), load_f32(up + c)))
+
+
 @op
 def transform(row: int, team: int) -> None:
     """Rows with their columns in another order and times a factor each."""
@@ -114,7 +122,8 @@ def transform(row: int, team: int) -> None:
 def quantize(row: int, team: int) -> None:
     """Round rows to int8 in tiles of TOKENS tokens, (columns / 4, TOKENS, 4), with scales and offsets (columns /
     group, TOKENS); a last single token stands alone. The arithmetic is float32's: code = rint(x * (127 / largest)),
-    within +-127; `largest` is that of the group or of the row, or is given.
+    within +-127; `largest` is that of the group or of the row, or is given. What is rounded is the source, or
+    the source with an order and factors, or the gated source.
     """
     n, source, stride = read_i64(read_i64(row + TOKEN_COUNT)), read_i64(row + SOURCE), read_i64(row + SOURCE_STRIDE)
     out, columns, group = read_i64(row + OUT), read_i64(row + WIDTH), read_i64(row + Q_GROUP)
@@ -122,8 +131,8 @@ def quantize(row: int, team: int) -> None:
     order, factors, form = read_i64(row + Q_ORDER), read_i64(row + Q_FACTORS), read_i64(row + Q_FORM)
     piece = columns if form == 1 else max(group, PIECE // group * group)
     pieces = (columns + piece - 1) // piece
-    tiles, moved = (n + TOKENS - 1) // TOKENS, order != 0 or factors != 0
-    memory = allocate(4 * piece if moved else 4)
+    tiles, moved, up = (n + TOKENS - 1) // TOKENS, order != 0 or factors != 0, read_i64(row + Q_UP)
+    memory = allocate(4 * piece)
     while True:
         job = take(team, 1)
         if job >= tiles * pieces:
@@ -135,6 +144,9 @@ def quantize(row: int, team: int) -> None:
             x = source + (first + t) * stride + start * 4
             if moved:
                 transform_columns(source + (first + t) * stride, order, factors, start, stop, memory)
+                x = memory
+            if up != 0:
+                gate_columns(x, up + (first + t) * stride + start * 4, stop - start, memory)
                 x = memory
             top = float32(read_f64(row + Q_STEP) * 127.0)
             if form == 1:
@@ -238,9 +250,8 @@ def gate_silu(row: int, team: int) -> None:
         if job >= n * pieces:
             return
         t, start = job // pieces, job % pieces * PIECE
-        for c in range(start * 4, min(start + PIECE, width) * 4, 64):
-            g = load_f32(source + t * stride + c)
-            store_f32(out + t * out_stride + c, mul(mul(g, sigmoid(g)), load_f32(up + t * stride + c)))
+        columns, at = min(PIECE, width - start), t * stride + start * 4
+        gate_columns(source + at, up + at, columns, out + t * out_stride + start * 4)
 
 
 @op

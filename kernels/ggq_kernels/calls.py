@@ -226,12 +226,13 @@ def few(matrix: Packed) -> int:
     return 2 * TOKENS if plain else TOKENS
 
 
-def quantize_row(tokens: int, source: Rows, out: Int8Rows, matrix: Packed) -> np.ndarray:
-    """Round a buffer to int8 as a matrix wants it."""
+def quantize_row(tokens: int, source: Rows, out: Int8Rows, matrix: Packed, up: Rows | None = None) -> np.ndarray:
+    """Round a buffer to int8 as a matrix wants it, or silu(buffer) * up, both of one stride."""
     a = activations
     operands = {a.TOKEN_COUNT: tokens, a.SOURCE: source.address, a.SOURCE_STRIDE: source.stride, a.OUT: out.codes}
     operands |= {a.WIDTH: out.columns, a.Q_GROUP: out.group, a.Q_SCALE: out.scales, a.Q_OFFSET: out.offsets}
     operands |= {a.Q_ORDER: matrix.order, a.Q_FACTORS: matrix.column_scale}
+    operands |= {a.Q_UP: up.address if up else 0}
     operands |= {a.Q_FORM: ("group", "token", "static").index(matrix.activations)}
     words = row(a.quantize, operands, alone=int(out.columns <= SMALL))
     words.view(np.float64)[a.Q_STEP // 8] = matrix.activation_step
