@@ -19,7 +19,7 @@ from ggq.convert.plan import Plan, TensorPlan
 from ggq.convert.recipe_file import read_recipe, recipe_text
 from ggq.convert.sensitivity import random_windows, sensitivities
 from ggq.convert.target import Target, parse_size, parse_target
-from ggq.errors import ConvertError, UsageError
+from ggq.errors import ConvertError, GGQError, UsageError
 from ggq.format import open_reader
 from ggq.models.decoder import build_tape
 from ggq.quant import parse_scheme, scheme_name
@@ -224,6 +224,32 @@ def test_nothing_said_is_the_balanced_preset_and_a_text_changes_its_method(tmp_p
     assert "gptq" in methods and "mse" not in methods
     assert {tensor.method for tensor in plan(source, method="absmax").matrices} >= {"absmax"}
     assert scheme_name(plan(source, embedding="f16").recipe.scheme) == "q4-g32"
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({}, "exists already\ngive --force"),
+        ({"force": True, "method": "gptq"}, "method gptq needs calibration"),
+        ({"force": True, "activations": "static"}, "static activations need calibration"),
+        ({"force": True, "calibration_tokens": 5}, "calibration tokens without a text"),
+        ({"force": True, "statistics": "none"}, "there are no statistics yet"),
+        ({"force": True, "method": "mse+gptq"}, "only one method can round"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_a_mix_is_solved_for(
+    options: dict[str, object], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def solve(*_: object) -> None:
+        raise AssertionError("solved for a conversion that cannot be")
+
+    monkeypatch.setattr("ggq.convert.convert.solve_target", solve)
+    out = tmp_path / "m.ggq"
+    out.write_bytes(b"before")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(GGQError, match=re.compile(message, re.DOTALL)):
+        convert(DEMO, out, **options)  # type: ignore[arg-type]
+    assert out.read_bytes() == b"before"
 
 
 @pytest.mark.parametrize("option", ["scheme", "embedding", "recipe", "target_bpw", "target_size"])

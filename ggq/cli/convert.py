@@ -155,19 +155,27 @@ def convert(
         ggq convert HuggingFaceTB/SmolLM2-135M smol.ggq --scheme q4z-g64 --keep "down_proj=q6-g64"
         ggq convert ./my-model my-model.ggq --scheme q3-g64 --method gptq --calibration text.txt
     """
-    from ggq.convert.calibration import make_calibration
+    from ggq.convert.calibration import check_calibration, make_calibration
     from ggq.convert.convert import check_workers, plan, run
     from ggq.convert.preflight import check_disk, check_output
 
     if out is None and not dry_run:
         raise UsageError("the name of the file to write is missing", fix="give OUT.ggq, or --dry-run to see the plan")
     threads = check_workers(workers)
+    calibrated_on = calibration, calibration_tokens, calibration_context, statistics
+
+    def check(planned: Plan) -> None:
+        if out is not None:
+            check_output(planned, out, force=force or (dry_run and resume))
+        check_calibration(planned, *calibrated_on)
+
     with _told() as told:
         planned = plan(
             source,
             calibration=calibration,
             statistics=statistics,
             told=told,
+            check=check,
             scheme=scheme,
             method=method,
             embedding=embedding,
@@ -178,7 +186,7 @@ def convert(
             target_size=target_size,
             preset=preset,
         )
-    calibrated = make_calibration(planned, calibration, calibration_tokens, calibration_context, statistics)
+    calibrated = make_calibration(planned, *calibrated_on)
     if dry_run:
         if out is not None:
             check_output(planned, out, force=force or resume)

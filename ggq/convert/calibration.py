@@ -64,6 +64,38 @@ def requires(tensor: TensorPlan, activations: str) -> bool:
     return activations == "static" or (isinstance(method, Calibrated) and method.requires)
 
 
+def check_calibration(
+    plan: Plan,
+    text: str | os.PathLike[str] | None,
+    tokens: int | None,
+    context: int | None,
+    statistics: str | os.PathLike[str] | None,
+) -> None:
+    """Refuse what shows before a text is read; arguments as for `make_calibration`.
+
+    Raises:
+        UsageError: A method needs calibration and nothing is given for it, or options do not go together.
+    """
+    if (tokens is not None or context is not None) and text is None:
+        raise UsageError("a number of calibration tokens without a text", fix="give --calibration TEXT too")
+    if context is not None and not 2 <= context <= plan.model.context_length:
+        raise UsageError(f"a calibration context of {context} tokens: 2 to {plan.model.context_length} allowed")
+    if statistics is not None and not (path := Path(statistics)).exists():
+        if text is None:
+            raise UsageError("there are no statistics yet", path=path, fix="give --calibration TEXT too, to make them")
+        if not path.absolute().parent.is_dir():
+            raise UsageError(f"there is no folder {path.absolute().parent}", path=path, fix="make it first")
+    activations = plan.recipe.activations
+    needy = next((tensor for tensor in plan.tensors if requires(tensor, activations)), None)
+    if needy is not None and text is None and statistics is None:
+        who = "static activations need" if activations == "static" else f"method {needy.method} needs"
+        raise UsageError(
+            f"{who} calibration",
+            where=needy.name,
+            fix="give --calibration TEXT, a text like those that the model will see",
+        )
+
+
 def make_calibration(
     plan: Plan,
     text: str | os.PathLike[str] | None = None,
@@ -84,22 +116,11 @@ def make_calibration(
         UsageError: A method needs calibration and nothing is given for it, or the other way round.
         GGQError: The text or the statistics cannot be used.
     """
-    if (tokens is not None or context is not None) and text is None:
-        raise UsageError("a number of calibration tokens without a text", fix="give --calibration TEXT too")
-    if context is not None and not 2 <= context <= plan.model.context_length:
-        raise UsageError(f"a calibration context of {context} tokens: 2 to {plan.model.context_length} allowed")
+    check_calibration(plan, text, tokens, context, statistics)
+    if text is None and statistics is None:
+        return None
     activations = plan.recipe.activations
     wanted = [tensor for tensor in plan.tensors if uses_of(tensor, activations)]
-    if text is None and statistics is None:
-        needy = next((tensor for tensor in wanted if requires(tensor, activations)), None)
-        if needy is not None:
-            who = "static activations need" if activations == "static" else f"method {needy.method} needs"
-            raise UsageError(
-                f"{who} calibration",
-                where=needy.name,
-                fix="give --calibration TEXT, a text like those that the model will see",
-            )
-        return None
     if not wanted:
         raise UsageError(
             f"nothing to calibrate: method {plan.recipe.body_method} has no use for statistics",
@@ -121,10 +142,6 @@ def make_calibration(
         saved.check_origin(digest, None if windows is None else windows.digest)
         saved.check_wanted(wants)
         return Calibration(None, saved, None, digest, wants)
-    if windows is None:
-        raise UsageError("there are no statistics yet", path=path, fix="give --calibration TEXT too, to make them")
-    if not path.absolute().parent.is_dir():
-        raise UsageError(f"there is no folder {path.absolute().parent}", path=path, fix="make it first")
     return Calibration(windows, None, path, digest, wants)
 
 

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import ggq
-from ggq.convert.calibration import Calibration, make_calibration
+from ggq.convert.calibration import Calibration, check_calibration, make_calibration
 from ggq.convert.checkpoint import CONFIG, load_config
 from ggq.convert.choices import Choices, read_choices
 from ggq.convert.fingerprint import fingerprint
 from ggq.convert.folder import Folder
 from ggq.convert.hub import find_source
 from ggq.convert.machine import peak_memory
-from ggq.convert.mix import solve_target
+from ggq.convert.mix import rehearsal, solve_target
 from ggq.convert.pipeline import Progress, write_tensors
 from ggq.convert.plan import Plan, make_plan
 from ggq.convert.preflight import check_disk, check_output
@@ -40,6 +40,7 @@ def plan(
     calibration: str | os.PathLike[str] | None = None,
     statistics: str | os.PathLike[str] | None = None,
     told: Callable[[str], None] | None = None,
+    check: Callable[[Plan], None] | None = None,
     **choices: Unpack[Choices],
 ) -> Plan:
     """Work out what `convert` would write, from the checkpoint's headers alone unless a target is to be solved for.
@@ -49,6 +50,8 @@ def plan(
         calibration: A text to measure sensitivity on where a target is to be solved for; random tokens without it.
         statistics: A file of them, which a preset chooses its method for.
         told: Called with what is being done while a target is solved for.
+        check: Called with a plan before a target is solved for, which takes time: one with the method asked for and
+            some scheme. What it raises ends the planning.
         choices: Schemes and methods; see `ggq.convert.choices.Choices`.
 
     Raises:
@@ -56,7 +59,12 @@ def plan(
     """
     wish = read_choices(choices, calibration is not None or statistics is not None)
     planned = make_plan(find_source(source, _check_config), wish.recipe)
-    return planned if wish.target is None else solve_target(planned, wish.target, wish.method, calibration, told)
+    if wish.target is None:
+        return planned
+    rough = rehearsal(planned, wish.method)
+    if check is not None:
+        check(rough)
+    return solve_target(planned, wish.target, wish.method, calibration, told)
 
 
 def convert(
@@ -95,7 +103,12 @@ def convert(
         GGQError: The checkpoint, an option or the place of the result cannot be used, or the disk is full.
     """
     check_workers(workers)
-    planned = plan(source, calibration=calibration, statistics=statistics, **choices)
+
+    def check(planned: Plan) -> None:
+        check_output(planned, Path(out), force=force)
+        check_calibration(planned, calibration, calibration_tokens, calibration_context, statistics)
+
+    planned = plan(source, calibration=calibration, statistics=statistics, check=check, **choices)
     return run(
         planned,
         Path(out),

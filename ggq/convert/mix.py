@@ -56,6 +56,22 @@ class Mix:
     divergence: float
 
 
+def rehearsal(planned: Plan, method: str) -> Plan:
+    """The plan with some scheme and the method that a mix will have, for what can be refused before it is solved for.
+
+    Args:
+        planned, method: See `mix`.
+
+    Raises:
+        ConvertError: No such method.
+    """
+    body = parse_scheme("q4-g32")
+    recipe = replace(
+        planned.recipe, scheme=body, embedding=body, method=able(method, body), embedding_method=able(method, body)
+    )
+    return with_recipe(planned, recipe)
+
+
 def solve_target(
     planned: Plan,
     target: Target,

@@ -90,7 +90,8 @@ def _load(folder: Folder, assets: Mapping[str, bytes], vocabulary: int) -> Token
             path=path,
             fix="make it with transformers: AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)",
         )
-    model = load_object(assets[TOKENIZER], path).get("model")
+    described = load_object(assets[TOKENIZER], path)
+    model = described.get("model")
     if not isinstance(model, dict):
         raise FormatError(f"{shown(model)} found, an object expected", path=path, where="model")
     kind = model.get("type", "BPE" if "merges" in model else None)  # files of tokenizers before 0.8 leave it out
@@ -104,7 +105,7 @@ def _load(folder: Folder, assets: Mapping[str, bytes], vocabulary: int) -> Token
         tokenizer = Tokenizer.from_buffer(assets[TOKENIZER])
         tokenizer.no_truncation()
         tokenizer.no_padding()
-        largest = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
+        largest = _largest_id(tokenizer, model["vocab"], described.get("added_tokens") or [])
     except BaseException as problem:  # a panic of the Rust library is no Exception
         if not isinstance(problem, Exception) and type(problem).__name__ != "PanicException":
             raise
@@ -116,6 +117,14 @@ def _load(folder: Folder, assets: Mapping[str, bytes], vocabulary: int) -> Token
             fix="the tokenizer belongs to another model, or tokens were added without resizing the embedding",
         )
     return tokenizer
+
+
+def _largest_id(tokenizer: Tokenizer, vocabulary: Any, added: list[Any]) -> int:
+    """The largest id of any token, -1 where there is none; `vocabulary` and `added` are what the tokenizer was made of.
+    (Its own list of all tokens takes a while to make.)"""
+    ids = [len(vocabulary) - 1] if isinstance(vocabulary, list) else [-1, *vocabulary.values()]
+    named = (tokenizer.token_to_id(token["content"]) for token in added)
+    return max([*ids, *(token for token in named if token is not None)])
 
 
 def _added_in_front(tokenizer: Tokenizer) -> tuple[int, ...] | None:
