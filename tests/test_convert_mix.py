@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from functools import cache
 from math import prod
 from pathlib import Path
@@ -243,7 +244,7 @@ def test_what_cannot_be_is_refused_before_a_mix_is_solved_for(
     def solve(*_: object) -> None:
         raise AssertionError("solved for a conversion that cannot be")
 
-    monkeypatch.setattr("ggq.convert.convert.solve_target", solve)
+    monkeypatch.setattr(sys.modules["ggq.convert.mix"], "sensitivities", solve)
     out = tmp_path / "m.ggq"
     out.write_bytes(b"before")
     monkeypatch.chdir(tmp_path)
