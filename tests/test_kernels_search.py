@@ -60,6 +60,25 @@ def test_steps_are_those_of_the_reference(name: str, importance: bool) -> None:
         assert np.array_equal(getattr(found, role), getattr(expected, role)), role
 
 
+@pytest.mark.parametrize("name", ["q4-g32", "c4-g32-s6", "q4z-g32", "q4m-g32-s6"])
+def test_weights_may_lie_column_by_column(name: str) -> None:
+    """As they do when their columns have been put in another order."""
+    weights, scheme = layer(5, columns=608), parse_scheme(name)
+    metric = diagonal_metric(np.random.default_rng(1).random(608), geometry(scheme, weights.shape))
+    codebook = learnt_codebook(None, weights, scheme)
+    grids = [
+        best_grid(numbers, scheme, metric, codebook, compiled=True) for numbers in (weights, np.asfortranarray(weights))
+    ]
+    assert same(grids[0].step, grids[1].step)
+    for role in ("zeros", "minimums", "subscales", "subminimums"):
+        assert np.array_equal(getattr(grids[0], role), getattr(grids[1], role)), role
+    if codebook is not None:
+        assert np.array_equal(learnt_codebook(None, np.asfortranarray(weights), scheme), codebook)
+    assert np.array_equal(
+        column_errors(np.asfortranarray(weights), scheme, compiled=True), column_errors(weights, scheme, compiled=True)
+    )
+
+
 def test_a_table_that_is_not_ascending_is_left_to_the_reference() -> None:
     scheme = parse_scheme("c4-g64")
     assert quick.able(scheme, NF4_TABLE)

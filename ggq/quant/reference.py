@@ -103,13 +103,13 @@ def _widen(
 
 
 def by_groups(weights: NDArray[np.float32], scheme: Scheme) -> NDArray[np.float32]:
-    """Weights (rows, columns), padded with zeros to whole groups, as (rows, groups, group)."""
+    """Weights (rows, columns), padded with zeros to whole groups, as (rows, groups, group), C-contiguous."""
     sizes = geometry(scheme, weights.shape)
     if sizes.padded_columns != sizes.columns:
         padded = np.zeros((sizes.rows, sizes.padded_columns), np.float32)
         padded[:, : sizes.columns] = weights
         weights = padded
-    return weights.reshape(sizes.rows, sizes.groups, sizes.group)
+    return np.ascontiguousarray(weights).reshape(sizes.rows, sizes.groups, sizes.group)
 
 
 def mean_magnitudes(weights: NDArray[np.float32], scheme: Scheme) -> NDArray[np.float32]:
