@@ -49,7 +49,6 @@ def search(
     from ggq_kernels.search import search as search_rows
 
     reach = float(np.abs(level_table(scheme, codebook)).max())
-    x, energy = _plain(x), _plain(energy)
     stored = Stored(scheme.subscale, subscale_offset(scheme), reach, turns[1])
     found: Floats = search_rows(x, energy, _levels(scheme, codebook), numerators, turns[0], stored, squares)
     return found
@@ -72,17 +71,11 @@ def search_shifts(
     """
     from ggq_kernels.shift import search as search_rows
 
-    x, energy = _plain(x), _plain(energy)
     minimum, below = scheme.zero == "minimum", scheme.subscale > 0
     last = largest_code(scheme)
     found: tuple[Floats, Floats]
     found = search_rows(x, energy, totals, trials, turns, last, minimum=minimum, below=below)
     return found
-
-
-def _plain(numbers: Floats) -> Floats:
-    """The same numbers as the kernels read them: weights whose columns were moved lie column by column."""
-    return np.ascontiguousarray(numbers, np.float32)
 
 
 def _levels(scheme: Scheme, codebook: NDArray[np.int8] | None) -> Any:

@@ -412,7 +412,7 @@ def _stored_steps(
     """
     hx = metric(x)
     best, kept = np.full(len(x), np.inf), steps.copy()
-    for _ in range(TURNS_TWO_LEVEL + 1):
+    for turn in range(TURNS_TWO_LEVEL + 1):
         grid = fit_grid(steps, scheme, codebook=codebook)
         codes = grid.nearest(x.reshape(len(x), -1))
         levels, difference = grid.table[codes].reshape(x.shape), grid.values(codes).reshape(x.shape) - x
@@ -420,6 +420,8 @@ def _stored_steps(
         better = error < best
         best = np.where(better, error, best)
         kept[better] = steps[better]
+        if turn == TURNS_TWO_LEVEL:
+            break
         steps = _score(hx, metric, levels)[1]
     return kept
 
@@ -436,7 +438,7 @@ def _stored_best(
     flat, line = x.reshape(len(x), -1), _line(x, metric, scheme)
     assert shifts is not None
     best, kept, kept_shifts = np.full(len(x), np.inf), steps.copy(), shifts.copy()
-    for _ in range(TURNS_TWO_LEVEL + 1):
+    for turn in range(TURNS_TWO_LEVEL + 1):
         grid = wished_grid(steps, shifts, scheme)
         codes = grid.nearest(flat)
         if scheme.zero == "minimum":
@@ -448,6 +450,8 @@ def _stored_best(
         better = error < best
         best = np.where(better, error, best)
         kept[better], kept_shifts[better] = steps[better], shifts[better]
+        if turn == TURNS_TWO_LEVEL:
+            break
         levels = grid.table[codes].reshape(x.shape)
         if scheme.zero == "minimum":
             steps, shifts, _ = line.fit(levels)
