@@ -318,7 +318,7 @@ def take_tiles(row: int, team: int, n: int) -> Any:
     tiles = read_i64(row + TILES)
     most = read_i64(row + CHUNK) if n > read_i64(row + TOKEN_BLOCK) else tiles
     size = (tiles - seen(team)) // read_i64(row + SHARES)  # whoever else takes some meanwhile, it is a good size
-    size = max(min(size, most), read_i64(row + LEAST))
+    size = min(max(size, read_i64(row + LEAST)), most)
     first = take(team, size)
     return first, min(first + size, tiles)
 
