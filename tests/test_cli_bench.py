@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import mmap
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,7 +13,6 @@ from ggq.cli.bench import Times, Work, figures, measure, work
 from ggq.cli.demo import CHECKPOINT, STEPS, show
 from ggq.cli.main import COMMANDS, main
 from ggq.engine.loading import load
-from ggq.engine.memory import memory_beside
 from ggq.engine.tape import Run
 from ggq.format import open_reader
 from tests.small_models import CONFIGS, checkpoint, write_demo, write_ggq
@@ -114,18 +111,6 @@ def test_json_has_what_is_promised(tmp_path: Path, capsys: pytest.CaptureFixture
     assert found["versions"]["ggq"] == "0.1.0"
     assert main(["bench", str(path), *options]) == 0
     assert "tokens/s (4)" in capsys.readouterr().out
-
-
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells a process its mappings")
-def test_memory_beside_a_file_does_not_count_its_pages(tmp_path: Path) -> None:
-    path = tmp_path / "big file"
-    path.write_bytes(bytes(64 << 20))
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as pages:
-        before = memory_beside(path)
-        assert sum(pages[::4096]) == 0
-        after, other = memory_beside(path), memory_beside(tmp_path)
-    assert before and after and other
-    assert after - before < 16 << 20 < 48 << 20 < other - before
 
 
 def test_a_prompt_beyond_the_context(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -81,8 +81,8 @@ def test_errors_are_a_line_or_two_and_status_2(tmp_path: Path, capsys: pytest.Ca
 MEASURE = """
 import json, sys, threading
 from ggq.convert.convert import convert, plan
-from ggq.convert.machine import peak_memory
 from ggq.convert.pipeline import memory_estimate
+from ggq.engine.memory import peak_memory
 start = peak_memory()
 source, out, scheme, workers = sys.argv[1:]
 report = convert(source, out, scheme=scheme, workers=int(workers))

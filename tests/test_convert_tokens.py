@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from ggq.convert import machine
 from ggq.convert.assets import read_assets
 from ggq.convert.folder import Folder
 from ggq.convert.tokens import Tokens, read_tokens
@@ -89,10 +88,3 @@ def test_a_first_token_that_only_the_tokenizer_knows(folder: Path) -> None:
     for name in ("generation_config.json", "config.json"):
         edit_json(folder / name, bos_token_id=None)
     assert (found(folder).bos, found(folder).add_bos) == (2, True)
-
-
-def test_peak_memory_grows_with_what_is_held() -> None:
-    before = machine.peak_memory()
-    held = bytearray(before + (64 << 20))
-    held[:: 1 << 12] = b"x" * len(held[:: 1 << 12])
-    assert machine.peak_memory() >= len(held) > before > 1 << 20

@@ -15,13 +15,13 @@ from ggq.convert.choices import Choices, read_choices
 from ggq.convert.fingerprint import fingerprint
 from ggq.convert.folder import Folder
 from ggq.convert.hub import find_source
-from ggq.convert.machine import peak_memory
 from ggq.convert.mix import rehearsal, solve_target
 from ggq.convert.pipeline import Progress, write_tensors
 from ggq.convert.plan import Plan, make_plan
 from ggq.convert.preflight import check_disk, check_output
 from ggq.convert.recipe_file import recipe_text
 from ggq.convert.report import Report, read_results
+from ggq.engine.memory import peak_memory
 from ggq.errors import ConvertError, UsageError
 from ggq.format import Writer
 from ggq.models.metadata import to_metadata
