@@ -69,6 +69,11 @@ def test_dry_run_refuses_what_converting_would(tmp_path: Path, capsys: pytest.Ca
     assert "the result would lie inside its own input" in capsys.readouterr().err
     assert main(["convert", str(source), "--dry-run", "--keep", "nothing=f16"]) == 2
     assert capsys.readouterr().err.startswith("error: --keep nothing=f16: no tensor's name matches\n")
+    there = tmp_path / "there.ggq"
+    there.write_bytes(b"before")
+    for options in ([], ["--resume"]):
+        assert main(["convert", str(source), str(there), "--scheme", "q4-g32", "--dry-run", *options]) == 2
+        assert "there.ggq: exists already\ngive --force" in capsys.readouterr().err
 
 
 def test_errors_are_a_line_or_two_and_status_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -155,27 +155,22 @@ def convert(
         ggq convert HuggingFaceTB/SmolLM2-135M smol.ggq --scheme q4z-g64 --keep "down_proj=q6-g64"
         ggq convert ./my-model my-model.ggq --scheme q3-g64 --method gptq --calibration text.txt
     """
-    from ggq.convert.calibration import check_calibration, make_calibration
-    from ggq.convert.convert import check_workers, plan, run
-    from ggq.convert.preflight import check_disk, check_output
+    from ggq.convert.convert import check_workers, prepare, run
+    from ggq.convert.preflight import check_disk
 
     if out is None and not dry_run:
         raise UsageError("the name of the file to write is missing", fix="give OUT.ggq, or --dry-run to see the plan")
     threads = check_workers(workers)
-    calibrated_on = calibration, calibration_tokens, calibration_context, statistics
-
-    def check(planned: Plan) -> None:
-        if out is not None:
-            check_output(planned, out, force=force or (dry_run and resume))
-        check_calibration(planned, *calibrated_on)
-
     with _told() as told:
-        planned = plan(
+        planned, calibrated = prepare(
             source,
+            out,
             calibration=calibration,
+            calibration_tokens=calibration_tokens,
+            calibration_context=calibration_context,
             statistics=statistics,
+            force=force,
             told=told,
-            check=check,
             scheme=scheme,
             method=method,
             embedding=embedding,
@@ -186,10 +181,8 @@ def convert(
             target_size=target_size,
             preset=preset,
         )
-    calibrated = make_calibration(planned, *calibrated_on)
     if dry_run:
         if out is not None:
-            check_output(planned, out, force=force or resume)
             check_disk(planned, out)
         _show_plan(planned, calibrated, out, threads, as_json)
         return 0

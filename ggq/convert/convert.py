@@ -50,8 +50,8 @@ def plan(
         calibration: A text to measure sensitivity on where a target is to be solved for; random tokens without it.
         statistics: A file of them, which a preset chooses its method for.
         told: Called with what is being done while a target is solved for.
-        check: Called with a plan before a target is solved for, which takes time: one with the method asked for and
-            some scheme. What it raises ends the planning.
+        check: Called with the plan, or before a target is solved for, which takes time, with one of the method asked
+            for and some scheme. What it raises ends the planning.
         choices: Schemes and methods; see `ggq.convert.choices.Choices`.
 
     Raises:
@@ -59,12 +59,42 @@ def plan(
     """
     wish = read_choices(choices, calibration is not None or statistics is not None)
     planned = make_plan(find_source(source, _check_config), wish.recipe)
+    if check is not None:
+        check(planned if wish.target is None else rehearsal(planned, wish.method))
     if wish.target is None:
         return planned
-    rough = rehearsal(planned, wish.method)
-    if check is not None:
-        check(rough)
     return solve_target(planned, wish.target, wish.method, calibration, told)
+
+
+def prepare(
+    source: str | os.PathLike[str],
+    out: str | os.PathLike[str] | None,
+    *,
+    calibration: str | os.PathLike[str] | None = None,
+    calibration_tokens: int | None = None,
+    calibration_context: int | None = None,
+    statistics: str | os.PathLike[str] | None = None,
+    force: bool = False,
+    told: Callable[[str], None] | None = None,
+    **choices: Unpack[Choices],
+) -> tuple[Plan, Calibration | None]:
+    """Plan a conversion and read what its methods calibrate on; what cannot work is refused before what takes time.
+
+    Args:
+        out: Where the result is to lie; None where it is not to be written.
+        told: See `plan`; all others as for `convert`.
+
+    Raises:
+        GGQError: Whatever would make the conversion fail, as far as it shows before a weight is read.
+    """
+
+    def check(planned: Plan) -> None:
+        if out is not None:
+            check_output(planned, Path(out), force=force)
+        check_calibration(planned, calibration, calibration_tokens, calibration_context, statistics)
+
+    planned = plan(source, calibration=calibration, statistics=statistics, told=told, check=check, **choices)
+    return planned, make_calibration(planned, calibration, calibration_tokens, calibration_context, statistics)
 
 
 def convert(
@@ -102,21 +132,19 @@ def convert(
     Raises:
         GGQError: The checkpoint, an option or the place of the result cannot be used, or the disk is full.
     """
-    check_workers(workers)
-
-    def check(planned: Plan) -> None:
-        check_output(planned, Path(out), force=force)
-        check_calibration(planned, calibration, calibration_tokens, calibration_context, statistics)
-
-    planned = plan(source, calibration=calibration, statistics=statistics, check=check, **choices)
-    return run(
-        planned,
-        Path(out),
-        calibration=make_calibration(planned, calibration, calibration_tokens, calibration_context, statistics),
-        workers=workers,
-        resume=resume,
+    threads = check_workers(workers)
+    planned, calibrated = prepare(
+        source,
+        out,
+        calibration=calibration,
+        calibration_tokens=calibration_tokens,
+        calibration_context=calibration_context,
+        statistics=statistics,
         force=force,
-        progress=progress,
+        **choices,
+    )
+    return run(
+        planned, Path(out), calibration=calibrated, workers=threads, resume=resume, force=force, progress=progress
     )
 
 
