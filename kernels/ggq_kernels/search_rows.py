@@ -65,6 +65,18 @@ NUMERATORS, TRIALS, TURNS, WEIGHTED, STEPS = range(56, 96, 8)
 SUB_BITS, OFFSET, STORED_TURNS, WISHED, STORED, INVERSES, COLUMNS, REACH, FOUND, WORDS = range(96, 176, 8)
 
 
+def within(b: Any, t: Any, low: Any, high: Any) -> Any:
+    """Kept within two; NaN stays NaN."""
+    t = b.select(b.fcmp_ordered(">", low, t), low, t)
+    return b.select(b.fcmp_ordered("<", high, t), high, t)
+
+
+def whole_within(b: Any, t: Any, low: Any, high: Any) -> Any:
+    """Rounded to whole numbers within two whole ones, halves to even; NaN stays NaN."""
+    # It is the same to clip before rounding; and 2**22 is not passed then.
+    return round_even(b, within(b, t, low, high))
+
+
 @primitive(F32x16, None, F32x16, types.int64, types.int64)
 def level(b: Any, kind: TagType, _: Any, t: Any, limits: Any, found: Any) -> Any:
     """Weights in steps to levels in steps; NaN stays NaN under whole levels.
@@ -77,9 +89,7 @@ def level(b: Any, kind: TagType, _: Any, t: Any, limits: Any, found: Any) -> Any
     low, high = (splat(b, F32x16.ir, load(b, limits, F32x16.ir.element, 4, 4 * i)) for i in range(2))
     if kind.values[0] == "sign":
         return b.select(b.fcmp_ordered(">=", t, constant(F32x16.ir, 0.0)), high, low)
-    # The limits are whole, so it is the same to clip before rounding; and 2**22 is not passed then.
-    t = b.select(b.fcmp_ordered(">", low, t), low, t)
-    return round_even(b, b.select(b.fcmp_ordered("<", high, t), high, t))
+    return whole_within(b, t, low, high)
 
 
 _BYTES = ir.VectorType(I8, STEP)
@@ -159,8 +169,7 @@ def sub_scale(b: Any, exact: Any, reach: Any, low: Any, high: Any) -> Any:
     far = b.fcmp_ordered(">", b.fmul(size, reach), constant(F32x16.ir, 0.5))
     sign = b.select(b.fcmp_ordered("<", exact, nothing), b.fneg(one), one)
     code = b.select(b.and_(b.fcmp_ordered("==", code, nothing), far), sign, code)
-    code = b.select(b.fcmp_ordered(">", low, code), low, code)
-    return b.select(b.fcmp_ordered("<", high, code), high, code)
+    return within(b, code, low, high)
 
 
 @primitive(F32x16, F32x16)

@@ -5,12 +5,11 @@ As in search_rows.py all arithmetic is float32, never fused, and sums run over 1
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numba import float32
 
 from ggq_kernels.compiled import compiled, inlined
+from ggq_kernels.search_rows import whole_within
 from ggq_kernels.simd import (
     F32x16,
     add,
@@ -22,7 +21,6 @@ from ggq_kernels.simd import (
     primitive,
     read_f32,
     read_i64,
-    round_even,
     splat_f32,
     store_f32,
     total,
@@ -36,17 +34,12 @@ TRIALS, TRIAL_COUNT, TURNS, LAST_CODE, BELOW = range(48, 88, 8)
 # scratch of a group's weights, and the results by group.
 WEIGHTED, STEPS, SHIFTS, WORDS = range(88, 120, 8)
 
-
-@primitive(F32x16, F32x16, F32x16, F32x16)
-def whole_within(b: Any, t: Any, low: Any, high: Any) -> Any:
-    """Rounded to whole numbers between two, halves to even; NaN stays NaN."""
-    t = b.select(b.fcmp_ordered(">", low, t), low, t)
-    return round_even(b, b.select(b.fcmp_ordered("<", high, t), high, t))
+nearest = primitive(F32x16, F32x16, F32x16, F32x16)(whole_within)
 
 
 @inlined
 def rounded(x: float, low: float, high: float) -> float:
-    """The same of one number."""
+    """`whole_within` of one number."""
     x = low if low > x else x
     x = high if high < x else x
     return (x + float32(12582912.0)) - float32(12582912.0)
@@ -79,7 +72,7 @@ def score_zero(words: int, x: int, energy: int, inverse: float, zero: float) -> 
     factor, low, high = splat_f32(inverse), splat_f32(-zero), splat_f32(last - zero)
     product = square = splat_f32(float32(0.0))
     for at in range(0, 4 * read_i64(words + GROUP), 64):
-        q = whole_within(mul(load_f32(x + at), factor), low, high)
+        q = nearest(mul(load_f32(x + at), factor), low, high)
         product = add(product, mul(load_f32(weighted + at), q))
         square = add(square, mul(mul(q, load_f32(energy + at)), q))
     above, below = total(product), total(square)
@@ -138,7 +131,7 @@ def fit_line(
     low, high = splat_f32(nothing), splat_f32(float32(read_i64(words + LAST_CODE)))
     ones = products = squares = low
     for at in range(0, 4 * read_i64(words + GROUP), 64):
-        q = whole_within(mul(add(load_f32(x + at), start), factor), low, high)
+        q = nearest(mul(add(load_f32(x + at), start), factor), low, high)
         hq = mul(q, load_f32(energy + at))
         ones, squares = add(ones, hq), add(squares, mul(hq, q))
         products = add(products, mul(load_f32(weighted + at), q))
