@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
+from ggq.convert.convert import convert
+from ggq.errors import GGQError
 from tools.make_model import make_model
 
 TEXT = "".join(f"def f{i}(a, b):\n    return a * {i} + b\n\n" for i in range(400))
@@ -17,6 +20,9 @@ TEXT = "".join(f"def f{i}(a, b):\n    return a * {i} + b\n\n" for i in range(400
 
 TINY = (32, 2, 4, 2, 44, 320)
 """Hidden size, layers, heads, kv heads, feed-forward size (no multiple of 16), vocabulary."""
+
+UP = "model.layers.0.mlp.up_proj.weight"
+"""One of its matrices."""
 
 
 def tiny(folder: Path, **options: Any) -> Path:
@@ -76,3 +82,14 @@ def replace_tensors(path: Path, changes: Mapping[str, NDArray[Any] | None]) -> N
         entries[name] = {"dtype": dtype, "shape": shape, "data_offsets": [end, end + len(raw)]}
         end += len(raw)
     write_safetensors(path, entries, b"".join(bytes(raw) for _, _, raw in parts.values()))
+
+
+def refused(folder: Path, message: str, kind: type[GGQError] = GGQError) -> GGQError:
+    """Converting must fail with this message, in two lines at most, and leave nothing behind."""
+    out = folder.parent / "out.ggq"
+    with pytest.raises(kind, match=message) as caught:
+        convert(folder, out)
+    assert len(str(caught.value).splitlines()) <= 2 and len(str(caught.value)) < 1000
+    assert str(caught.value).isprintable() or str(caught.value).replace("\n", "").isprintable()
+    assert not [path for path in out.parent.iterdir() if path.name.startswith("out.ggq")]
+    return caught.value

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from tests.checkpoints import TEXT
+from tests.checkpoints import TEXT, tiny
 
 # Seeded, without deadlines: a shared machine's pauses are not failures, and a failure must come back.
 settings.register_profile("ggq", derandomize=True, deadline=None)
@@ -27,3 +27,9 @@ def text(tmp_path: Path) -> Path:
     path = tmp_path / "text.txt"
     path.write_text(TEXT)
     return path
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A small checkpoint."""
+    return tiny(tmp_path / "m")

@@ -50,3 +50,15 @@ def write_small(path: Path) -> bytes:
         describe(writer)
         add_tensors(writer)
         return writer.finish()
+
+
+def small_bytes(folder: Path) -> bytes:
+    """The bytes of a small file that nothing interrupted."""
+    path = folder / "whole.ggq"
+    write_small(path)
+    return path.read_bytes()
+
+
+def left_over(path: Path) -> list[str]:
+    """Names of what lies beside a file that was or is to be written, itself included."""
+    return sorted(found.name for found in path.parent.iterdir() if found.name.startswith(path.name))

@@ -11,18 +11,13 @@ import pytest
 from ggq.convert.assets import read_assets
 from ggq.convert.folder import Folder
 from ggq.convert.tokens import Tokens, read_tokens
-from tests.checkpoints import edit_json, tiny
+from tests.checkpoints import edit_json
 from tests.support import DEMO, shared
 
 
 def found(path: Path, vocabulary: int = 320) -> Tokens:
     folder = Folder(path)
     return read_tokens(folder, read_assets(folder), vocabulary)
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return tiny(tmp_path / "m")
 
 
 def edit_tokenizer(folder: Path, **changes: Any) -> None:

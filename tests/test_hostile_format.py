@@ -21,7 +21,7 @@ from ggq.format.values import LazyArray
 from tests.format_files import FOUR, data_of, write_small
 from tests.support import ROOT, run_python
 from tools import read_ggq
-from tools.bad_files import full
+from tools.bad_file import full
 
 GOOD = ROOT / "spec" / "vectors" / "good"
 BAD = ROOT / "spec" / "vectors" / "bad"

@@ -1,11 +1,13 @@
-"""Files that break one rule of spec/container.md each: the literal list behind spec/vectors/bad."""
+"""All bad files of spec/vectors/bad, and those among them that break one rule of spec/container.md each."""
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
+from tools.bad_file import BOOK, BOTH, ORDERED, SCALED, SUBSCALED, Bad, Bend, bare, coded, floats_only, full
+from tools.bad_numbers import NUMBERS
 from tools.draft import (
     ARRAY,
     BOOL,
@@ -18,85 +20,11 @@ from tools.draft import (
     Draft,
     descriptor,
     elements,
-    pattern,
     record,
     two_level,
     uniform,
     value,
 )
-
-Bend = Callable[[Draft], object]
-
-
-class Bad(NamedTuple):
-    """A bad file: its name, the rule that it breaks, a part of the message, and how it is made.
-
-    `start` gives the good file to begin with, `bend` changes it before it is put together, `cut` its bytes afterwards.
-    `stage` is when a reader refuses it: "open", "verify" for what only a verifier must see, or "numbers" for bytes that
-    are those written and break a rule of spec/schemes.md.
-    """
-
-    name: str
-    rule: str
-    text: str
-    start: Callable[[], Draft]
-    bend: Bend = lambda draft: None
-    cut: Callable[[bytes], bytes] = lambda raw: raw
-    stage: str = "open"
-
-    def build(self) -> bytes:
-        """The file."""
-        draft = self.start()
-        self.bend(draft)
-        return self.cut(draft.build())
-
-
-def bare() -> Draft:
-    """One metadata entry."""
-    draft = Draft()
-    draft.entry("general.name", STRING, "bad")
-    return draft
-
-
-def full() -> Draft:
-    """Two tensors with an attribute, one asset; everything the tables can hold."""
-    draft = bare()
-    four, floats = draft.scheme(uniform(4, [4], 32)), draft.scheme(FLOAT32)
-    draft.tensor("a.weight", (16, 32), four, [pattern(256, 3), struct.pack("<16e", *range(16))])
-    draft.tensor("b.bias", (3,), floats, [struct.pack("<3f", 1.5, -2, 0.25)])
-    draft.attribute("role", STRING, {0: "layers.0.mlp.up.weight", 1: "norm.weight"})
-    draft.asset("LICENSE", b"MIT\n")
-    return draft
-
-
-def floats_only(name: str | bytes = "b.bias", shape: tuple[int, ...] = (3,), length: int = 12) -> Draft:
-    """One tensor of floats."""
-    draft = Draft()
-    draft.tensor(name, shape, draft.scheme(FLOAT32), [bytes(length)])
-    return draft
-
-
-def coded(raw: bytes, parts: list[int | bytes], shape: tuple[int, ...] = (16, 32)) -> Draft:
-    """One tensor of a scheme, each segment given as its bytes or as a number of zeros."""
-    draft = Draft()
-    draft.tensor("a.weight", shape, draft.scheme(raw), [bytes(part) for part in parts])
-    return draft
-
-
-def _with(part: int | bytes, *changes: tuple[int, bytes]) -> bytes:
-    """Bytes, or so many zeros, with some of them replaced."""
-    data = bytearray(part)
-    for at, new in changes:
-        data[at : at + len(new)] = new
-    return bytes(data)
-
-
-def _order(*changes: tuple[int, int], columns: int = 32) -> bytes:
-    """An order of columns that leaves all but some where they are."""
-    order = list(range(columns))
-    for at, column in changes:
-        order[at] = column
-    return struct.pack(f"<{columns}I", *order)
 
 
 def _set(table: str, number: int, item: Any) -> Bend:
@@ -216,11 +144,6 @@ UNKNOWN = descriptor(9, [b"codes"], b"")
 WIDE = descriptor(0, [b"values"], struct.pack("<BBBBBBHIBBB", 16, 1, 0, 0, 0, 0, 0, 0, 1, 0, 0))
 GROUPED = descriptor(0, [b"values"], struct.pack("<BBBBBBHIBBB", 32, 1, 0, 0, 0, 0, 0, 32, 1, 0, 0))
 TRANSFORMED = descriptor(0, [b"values"], struct.pack("<BBBBBBHIBBB", 32, 1, 0, 0, 0, 0, 0, 0, 1, 1, 0))
-HALVES = descriptor(0, [b"values"], struct.pack("<BBBBBBHIBBB", 16, 2, 0, 0, 0, 0, 0, 0, 1, 0, 0))
-FOUR, ZERO, MINIMUM = (uniform(4, [4], 32, zero=zero) for zero in range(3))
-SUBSCALED, BOTH = two_level(4, [4], 32, 6), two_level(4, [4], 32, 6, zero=2)
-TERNARY, BINARY, BOOK = uniform(2, [2], 32, kind=2), uniform(1, [1], 32, kind=3), uniform(2, [2], 32, kind=4)
-SCALED, ORDERED = uniform(4, [4], 32, transform=1), uniform(4, [4], 32, transform=2)
 
 FRAME = [
     Bad("empty", "C-1", "is empty", bare, cut=lambda raw: b""),
@@ -464,130 +387,6 @@ DATA = [
         stage="verify",
     ),
     Bad("retired-digest", "C-70", "do not fit their digest", full, _retired, stage="verify"),
-]
-
-INFINITE = b"\x00\x7c"
-"""The f16 infinity."""
-
-EIGHTS = b"\x88" * 256
-"""Codes 8 of four bits, which are zero, for 16 x 32."""
-
-NUMBERS = [
-    Bad(name, rule, text, start, stage="numbers")
-    for name, rule, text, start in (
-        (
-            "value-infinite",
-            "S3.2",
-            "value of row 1, column 0 is NaN or infinite",
-            lambda: coded(HALVES, [_with(1024, (2, INFINITE))]),
-        ),
-        ("value-padding", "S3.4", "padding below row 14", lambda: coded(HALVES, [_with(1024, (31, b"\1"))], (15, 32))),
-        (
-            "scale-nan",
-            "S4.2",
-            "scale of row 2, group 0 is nan",
-            lambda: coded(FOUR, [EIGHTS, _with(32, (4, b"\1\x7e"))]),
-        ),
-        (
-            "minimum-infinite",
-            "S4.2",
-            "minimum of row 15, group 0 is inf",
-            lambda: coded(MINIMUM, [256, 32, _with(32, (30, INFINITE))]),
-        ),
-        (
-            "upper-minimum-infinite",
-            "S4.2",
-            "minimum of row 0, super-group 0 is inf",
-            lambda: coded(BOTH, [256, 32, 32, _with(32, (0, INFINITE)), 32]),
-        ),
-        (
-            "zero-point-16",
-            "S4.3",
-            "zero-point of row 3, group 0 is 16",
-            lambda: coded(ZERO, [256, 32, _with(16, (3, b"\x10"))]),
-        ),
-        (
-            "ternary-3",
-            "S4.6",
-            "code of row 1, column 6 is 3",
-            lambda: coded(TERNARY, [_with(b"\x55" * 128, (4 + 2, b"\x5d")), 32]),
-        ),
-        ("codebook-64", "S4.7", "codebook entry 2 is 64", lambda: coded(BOOK, [128, 32, b"\x00\x01\x40\x02"])),
-        ("codebook-65", "S4.7", "codebook entry 3 is -65", lambda: coded(BOOK, [128, 32, b"\xc0\x01\x3f\xbf"])),
-        (
-            "padding-code",
-            "S5.2",
-            "a code below row 14 is not the zero-point",
-            lambda: coded(FOUR, [_with(EIGHTS, (60, b"\x78")), 32], (15, 32)),
-        ),
-        (
-            "padding-code-of-binary",
-            "S5.2",
-            "code of row 0, padding column 31 is not 0",
-            lambda: coded(BINARY, [_with(64, (3, b"\x80")), 32], (16, 31)),
-        ),
-        (
-            "padding-minimum",
-            "S5.2",
-            "a scale below row 14 is not zero",
-            lambda: coded(MINIMUM, [256, 32, _with(32, (30, b"\1"))], (15, 32)),
-        ),
-        (
-            "padding-sub-scale",
-            "S5.2",
-            "a scale below row 14 is not zero",
-            lambda: coded(SUBSCALED, [EIGHTS, 32, _with(32, (15, b"\1"))], (15, 32)),
-        ),
-        (
-            "sub-scale-beyond",
-            "S5.7",
-            "a sub-scale beyond group 0 is not zero",
-            lambda: coded(SUBSCALED, [EIGHTS, 32, _with(32, (0, b"\x10"))]),
-        ),
-        (
-            "sub-minimum-beyond",
-            "S5.7",
-            "a sub-scale beyond group 0 is not zero",
-            lambda: coded(BOTH, [256, 32, 32, 32, _with(32, (16, b"\x04"))]),
-        ),
-        (
-            "input-scale-nan",
-            "S10.2",
-            "input scale 31 is nan",
-            lambda: coded(SCALED, [EIGHTS, 32, _with(128, (124, b"\0\0\xc0\x7f"))]),
-        ),
-        (
-            "input-scale-padding",
-            "S10.2",
-            "beyond column 30 is not zero",
-            lambda: coded(SCALED, [EIGHTS, 32, _with(128, (127, b"\x3f"))], (16, 31)),
-        ),
-        (
-            "order-outside",
-            "S10.3",
-            "is column 32; allowed are 0 to 31",
-            lambda: coded(ORDERED, [EIGHTS, 32, _order((5, 32))]),
-        ),
-        (
-            "order-far-outside",
-            "S10.3",
-            "is column 4294967295; allowed",
-            lambda: coded(ORDERED, [EIGHTS, 32, _order((0, 2**32 - 1))]),
-        ),
-        ("order-twice", "S10.3", "has column 7 twice", lambda: coded(ORDERED, [EIGHTS, 32, _order((8, 7))])),
-        (
-            "order-into-padding",
-            "S10.3",
-            "is column 31; allowed are 0 to 30",
-            lambda: coded(ORDERED, [EIGHTS, 32, _order((0, 31), (31, 0))], (16, 31)),
-        ),
-        (
-            "order-moves-padding",
-            "S10.3",
-            "moves padding columns",
-            lambda: coded(ORDERED, [EIGHTS, 32, _order((31, 30))], (16, 31)),
-        ),
-    )
 ]
 
 CASES = [*FRAME, *INDEX, *METADATA, *SCHEMES, *TENSORS, *ATTRIBUTES, *DATA, *NUMBERS]

@@ -21,6 +21,7 @@ sys.path.insert(0, str(ROOT))
 
 from ggq.quant import encode_tensor, parse_scheme  # noqa: E402
 from tools import bad_files, make_scheme_vectors  # noqa: E402
+from tools.bad_file import full  # noqa: E402
 from tools.draft import (  # noqa: E402
     ARRAY,
     BOOL,
@@ -119,7 +120,7 @@ def tensors() -> bytes:
 
 def edited() -> bytes:
     """A file whose metadata was changed twice; the old indexes are retired ranges."""
-    draft = bad_files.full()
+    draft = full()
     draft.edit()
     draft.metadata.clear()
     draft.entry("general.name", STRING, "edited once")
@@ -161,7 +162,7 @@ def unknown() -> bytes:
 
 def newer() -> bytes:
     """A file of a later minor version: optional flags, and a section after those that are known."""
-    draft = bad_files.full()
+    draft = full()
     draft.header[10] = 7
     draft.header[22] = 3
     draft.extra = b"a section of version 1.7"
