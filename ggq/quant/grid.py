@@ -144,6 +144,15 @@ class Grid:
             self.codebook,
         )
 
+    def nearest_matrix(self, groups: NDArray[np.float32], columns: int) -> QuantizedMatrix:
+        """The quantized matrix of the codes nearest to some weights.
+
+        Args:
+            groups: float32 (rows, groups, columns of a group), as `ggq.quant.reference.by_groups` makes it.
+            columns: How many of the weights' columns are no padding.
+        """
+        return self.matrix(self.nearest(groups.reshape(len(groups), -1)), (len(groups), columns))
+
     def _steps(self, values: NDArray[np.float32], groups: Groups) -> NDArray[np.float32]:
         """Values in steps from the shift, in a new array of three dimensions where `groups` is a slice."""
         shaped = _shaped(values, self.step, groups)
@@ -201,6 +210,12 @@ def fit_grid(
     return grid
 
 
+def extremes(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The number of largest magnitude along the last axis; of two as large, the positive one."""
+    high, low = values.max(axis=-1), values.min(axis=-1)
+    return np.where(high >= -low, high, low)
+
+
 def stored_scales(scales: NDArray[np.float32]) -> NDArray[np.float16]:
     """Scales as they are stored: float16, to nearest and halves to even, zeros positive, infinite where too large.
 
@@ -249,10 +264,8 @@ def _store(
     supers = -(-groups // SUPER_GROUP)
     padded = np.zeros((rows, supers, SUPER_GROUP), np.float32)
     padded.reshape(rows, -1)[:, :groups] = wished
-    high, low = padded.max(axis=2), padded.min(axis=2)
-    extreme = np.where(high >= -low, high, low)
     last = -offset if offset else (1 << bits) - 1  # where codes have both signs, the negative side has one more
-    upper = stored_scales(extreme * np.float32(1 / last))
+    upper = stored_scales(extremes(padded) * np.float32(1 / last))
     inverse = inverse_of(upper.astype(np.float32))[:, :, None]
     exact = padded * inverse
     codes = np.rint(exact)

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ggq.format.scheme import Scheme
-from ggq.quant.grid import fit_grid
+from ggq.quant.grid import extremes, fit_grid
 from ggq.quant.matrix import QuantizedMatrix, middle
 from ggq.quant.reference import by_groups
 
@@ -45,8 +45,5 @@ class AbsMax:
             A matrix whose scales are infinite where they are too large for f16; `pack` refuses those.
         """
         groups = by_groups(weights, scheme)
-        high, low = groups.max(axis=2), groups.min(axis=2)
-        extreme = np.where(high >= -low, high, low)
-        grid = fit_grid(extreme * np.float32(-1 / middle(scheme)), scheme)
-        codes = grid.nearest(groups.reshape(len(weights), -1))
-        return grid.matrix(codes, (weights.shape[0], weights.shape[1]))
+        grid = fit_grid(extremes(groups) * np.float32(-1 / middle(scheme)), scheme)
+        return grid.nearest_matrix(groups, weights.shape[1])

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ggq.format.scheme import Scheme
-from ggq.quant.grid import Grid
+from ggq.quant.grid import Grid, extremes
 from ggq.quant.matrix import QuantizedMatrix, largest_code
 from ggq.quant.methods.search import CHUNK_WEIGHTS, rounding, wished_grid
 from ggq.quant.reference import by_groups, level_table
@@ -43,7 +43,7 @@ class HQQ:
         """
         groups = by_groups(weights, scheme)
         grid = self.grid(groups, scheme)
-        return grid.matrix(grid.nearest(groups.reshape(len(weights), -1)), (weights.shape[0], weights.shape[1]))
+        return grid.nearest_matrix(groups, weights.shape[1])
 
     def grid(self, groups: Floats, scheme: Scheme) -> Grid:
         """The grid of weights (rows, groups, group)."""
@@ -56,8 +56,7 @@ class HQQ:
     def _solve(self, x: Floats, scheme: Scheme) -> tuple[Floats, Floats]:
         """Steps, and zero-points or minimums (zeros where there are none)."""
         if scheme.zero == "none":
-            high, low = x.max(axis=2), x.min(axis=2)
-            step = np.where(high >= -low, high, low) / level_table(scheme)[0]
+            step = extremes(x) / level_table(scheme)[0]
         else:
             high, low = x.max(axis=2, initial=0), x.min(axis=2, initial=0)
             step = (high - low) / np.float32(largest_code(scheme))

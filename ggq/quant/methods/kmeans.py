@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ggq.format.scheme import TABLE_LIMITS, Scheme
-from ggq.quant.grid import fit_grid, inverse_of
+from ggq.quant.grid import extremes, fit_grid, inverse_of
 from ggq.quant.matrix import QuantizedMatrix
 from ggq.quant.reference import by_groups
 
@@ -60,7 +60,7 @@ class KMeans:
         codebook = self.codebook if self.codebook is not None else self.prepare(weights, scheme).codebook
         groups = by_groups(weights, scheme)
         grid = fit_grid(extreme_steps(groups), scheme, codebook=codebook)
-        return grid.matrix(grid.nearest(groups.reshape(len(weights), -1)), (weights.shape[0], weights.shape[1]))
+        return grid.nearest_matrix(groups, weights.shape[1])
 
 
 def learnt_codebook(
@@ -83,9 +83,7 @@ def extreme_steps(groups: NDArray[np.float32]) -> NDArray[np.float32]:
     Args:
         groups: float32 (rows, groups, group).
     """
-    high, low = groups.max(axis=2), groups.min(axis=2)
-    extreme: NDArray[np.float32] = np.where(high >= -low, high, low) * np.float32(1 / TABLE_LIMITS[0])
-    return extreme
+    return extremes(groups) * np.float32(1 / TABLE_LIMITS[0])
 
 
 def fit_codebook(

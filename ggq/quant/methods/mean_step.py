@@ -31,5 +31,4 @@ class MeanStep:
             scheme: One that `supports` accepts.
         """
         grid = fit_grid(mean_magnitudes(weights, scheme), scheme)
-        codes = grid.nearest(by_groups(weights, scheme).reshape(len(weights), -1))
-        return grid.matrix(codes, (weights.shape[0], weights.shape[1]))
+        return grid.nearest_matrix(by_groups(weights, scheme), weights.shape[1])

@@ -57,8 +57,7 @@ class Mse:
             scheme: One that `supports` accepts.
         """
         grid = self.grid(weights, scheme)
-        codes = grid.nearest(by_groups(weights, scheme).reshape(len(weights), -1))
-        return grid.matrix(codes, (weights.shape[0], weights.shape[1]))
+        return grid.nearest_matrix(by_groups(weights, scheme), weights.shape[1])
 
     def grid(self, weights: NDArray[np.float32], scheme: Scheme) -> Grid:
         """The grid on which each weight gets the nearest code; arguments as for `quantize`."""

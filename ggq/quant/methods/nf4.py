@@ -56,4 +56,4 @@ class NF4:
         groups = by_groups(weights, scheme)
         largest = np.maximum(groups.max(axis=2), -groups.min(axis=2))
         grid = fit_grid(largest / np.float32(TABLE_LIMITS[1]), scheme, codebook=NF4_TABLE)
-        return grid.matrix(grid.nearest(groups.reshape(len(weights), -1)), (weights.shape[0], weights.shape[1]))
+        return grid.nearest_matrix(groups, weights.shape[1])

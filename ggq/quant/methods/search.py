@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ggq.format.scheme import Geometry, Scheme
-from ggq.quant.grid import Grid, fit_grid
+from ggq.quant.grid import Grid, extremes, fit_grid
 from ggq.quant.matrix import geometry, largest_code
 from ggq.quant.methods import quick
 from ggq.quant.reference import by_groups, level_table
@@ -192,9 +192,7 @@ def rounding(scheme: Scheme, codebook: NDArray[np.int8] | None = None) -> Roundi
 def _symmetric(x: Floats, metric: Metric, scheme: Scheme, codebook: NDArray[np.int8] | None) -> Floats:
     """Steps where there is nothing else: the trial with the largest (sum h x q)**2 / sum h q**2."""
     rounded = rounding(scheme, codebook)
-    high, low = x.max(axis=2), x.min(axis=2)
-    extreme = np.where(high >= -low, high, low)
-    hx = metric(x)
+    extreme, hx = extremes(x), metric(x)
     best, step = np.zeros_like(extreme), np.zeros_like(extreme)
     for numerator in numerators(scheme, codebook):
         inverse = np.where(extreme == 0, np.float32(0), numerator / extreme)

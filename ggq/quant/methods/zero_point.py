@@ -47,5 +47,4 @@ class ZeroPoint:
         high, low = groups.max(axis=2, initial=0), groups.min(axis=2, initial=0)
         with np.errstate(over="ignore"):
             grid = fit_grid((high - low) / levels, scheme, minimum=-low)
-        codes = grid.nearest(groups.reshape(len(weights), -1))
-        return grid.matrix(codes, (weights.shape[0], weights.shape[1]))
+        return grid.nearest_matrix(groups, weights.shape[1])
