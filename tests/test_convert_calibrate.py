@@ -141,11 +141,14 @@ def test_each_window_begins_as_the_model_expects(tmp_path: Path, text: Path) -> 
         ("too short", None, "the text is shorter than one window of 512 tokens"),
         (TEXT, 0, "0 calibration tokens: at least 1 allowed"),
         (None, None, "cannot open: No such file"),
+        ("a folder", None, "text.txt: a text file expected, found a directory"),
     ],
 )
 def test_texts_that_cannot_be_used(tmp_path: Path, content: str | None, tokens: int | None, message: str) -> None:
     path = tmp_path / "text.txt"
-    if content is not None:
+    if content == "a folder":
+        path.mkdir()
+    elif content is not None:
         path.write_text(content)
     with pytest.raises(ggq.GGQError, match=message):
         ggq.convert(

@@ -73,7 +73,7 @@ def test_dry_run_refuses_what_converting_would(tmp_path: Path, capsys: pytest.Ca
     there.write_bytes(b"before")
     for options in ([], ["--resume"]):
         assert main(["convert", str(source), str(there), "--scheme", "q4-g32", "--dry-run", *options]) == 2
-        assert "there.ggq: exists already\ngive --force" in capsys.readouterr().err
+        assert "there.ggq: the file exists already\nchoose another name or give --force" in capsys.readouterr().err
 
 
 def test_errors_are_a_line_or_two_and_status_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

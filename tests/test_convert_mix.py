@@ -230,8 +230,8 @@ def test_nothing_said_is_the_balanced_preset_and_a_text_changes_its_method(tmp_p
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({}, "exists already\ngive --force"),
-        ({"scheme": "q4-g32", "calibration": "unread"}, "exists already\ngive --force"),
+        ({}, "exists already\nchoose another name or give --force"),
+        ({"scheme": "q4-g32", "calibration": "unread"}, "exists already\nchoose another name or give --force"),
         ({"force": True, "method": "gptq"}, "method gptq needs calibration"),
         ({"force": True, "activations": "static"}, "static activations need calibration"),
         ({"force": True, "calibration_tokens": 5}, "calibration tokens without a text"),

@@ -210,7 +210,7 @@ def test_places_that_cannot_take_the_result(tmp_path: Path, source: Path) -> Non
     before = {path.name: path.read_bytes() for path in source.iterdir()}
     (tmp_path / "link").symlink_to(source)
     cases: list[tuple[Path, type[GGQError], str]] = [
-        (existing, UsageError, "exists already\ngive --force"),
+        (existing, UsageError, "the file exists already\nchoose another name or give --force"),
         (tmp_path, UsageError, "found a folder"),
         (tmp_path / "no" / "out.ggq", UsageError, "there is no folder"),
         (existing / "out.ggq", UsageError, "there is no folder"),

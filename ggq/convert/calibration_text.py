@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ggq.convert.tokens import Tokens
 from ggq.engine.tokenizer import begin_with, parse
 from ggq.errors import ConvertError, UsageError
-from ggq.format.paths import open_regular, os_error
+from ggq.format.paths import open_text, os_error
 
 CONTEXT = 512
 """Tokens of a window, or the model's context where that is shorter."""
@@ -77,7 +77,7 @@ def read_windows(
     body, count = context - len(first), -(-wanted // context)
     found: list[list[int]] = []
     try:
-        with open_regular(os.fspath(path)) as file:
+        with open_text(path) as file:
             for text in _pieces(file, os.fstat(file.fileno()).st_size, count, body):
                 ids = encoder.encode(text, add_special_tokens=False).ids
                 found += [ids[start : start + body] for start in range(0, len(ids) - body + 1, body)]

@@ -7,14 +7,15 @@ import shutil
 from pathlib import Path
 
 from ggq.convert.plan import Plan
-from ggq.errors import ConvertError, UsageError
+from ggq.errors import ConvertError
+from ggq.format.paths import check_place
 
 
 def check_output(plan: Plan, out: Path, *, force: bool) -> None:
     """Refuse a result that has no place.
 
     Raises:
-        UsageError: It exists already and `force` is not given, or its folder does not exist.
+        UsageError: See `ggq.format.paths.check_place`.
         ConvertError: It lies in the checkpoint's folder.
     """
     real = Path(os.path.realpath(out))
@@ -23,14 +24,7 @@ def check_output(plan: Plan, out: Path, *, force: bool) -> None:
         raise ConvertError(
             "the result would lie inside its own input", path=out, fix="write it beside the checkpoint's folder"
         )
-    if not real.parent.is_dir():
-        raise UsageError(f"there is no folder {real.parent}", path=out, fix="make it first")
-    if real.is_dir():
-        raise UsageError("the name of a file expected, found a folder", path=out)
-    if real.exists() and not force:
-        raise UsageError("exists already", path=out, fix="give --force to replace it")
-    if not os.access(real.parent, os.W_OK):
-        raise UsageError(f"the folder {real.parent} cannot be written to", path=out)
+    check_place(out, force=force)
 
 
 def free_bytes(out: Path) -> int:

@@ -17,7 +17,7 @@ from ggq.evaluate.reference import Distribution, check_windows, chosen
 from ggq.evaluate.windows import Progress, Windows, parts, tell
 from ggq.format.identify import identify
 from ggq.format.layout import MAGIC
-from ggq.format.paths import kind_of, os_error, sync_folder
+from ggq.format.paths import check_place, open_regular, os_error, sync_folder
 
 TOP = 256
 """Tokens kept of each distribution unless told: 2 kB a scored token. On pylm (4,096 tokens, perplexity 14) the mean
@@ -152,21 +152,12 @@ def check_output(path: str | os.PathLike[str], inputs: Sequence[object], force: 
     """Refuse a place for the logits before anything is computed.
 
     Raises:
-        UsageError: It exists and `force` is not given, is one of the inputs, or its folder cannot be written to.
+        UsageError: It is one of the inputs; or see `ggq.format.paths.check_place`.
     """
-    name, real = os.fspath(path), os.path.realpath(path)
-    folder = os.path.dirname(real)
-    if os.path.isdir(real):
-        raise UsageError("the name of a file expected, found a folder", path=name)
-    if not os.path.isdir(folder):
-        raise UsageError(f"there is no folder {folder}", path=name, fix="make it first")
     for source in inputs:
-        if isinstance(source, str | os.PathLike) and os.path.realpath(source) == real:
-            raise UsageError("the logits would replace the model", path=name, fix="choose another name")
-    if os.path.exists(real) and not force:
-        raise UsageError("the file exists already", path=name, fix="choose another name or give --force")
-    if not os.access(folder, os.W_OK):
-        raise UsageError(f"the folder {folder} cannot be written to", path=name)
+        if isinstance(source, str | os.PathLike) and os.path.realpath(source) == os.path.realpath(path):
+            raise UsageError("the logits would replace the model", path=path, fix="choose another name")
+    check_place(path, force=force)
 
 
 def is_model(path: str | os.PathLike[str]) -> bool:
@@ -176,12 +167,9 @@ def is_model(path: str | os.PathLike[str]) -> bool:
         FormatError: It is neither.
         GGQError: It cannot be read.
     """
-    name = os.fspath(path)
+    name, problem = os.fspath(path), "a .ggq file or a file of --save-logits expected, found {}"
     try:
-        kind = kind_of(os.stat(path).st_mode)
-        if kind is not None:
-            raise FormatError(f"a .ggq file or a file of --save-logits expected, found {kind}", path=name)
-        with open(path, "rb") as file:
+        with open_regular(name, problem) as file:
             head = file.read(64)
     except OSError as error:
         raise os_error(error, name, "read") from None
@@ -190,7 +178,7 @@ def is_model(path: str | os.PathLike[str]) -> bool:
     if head[8:9] == b"{":
         return False
     found = identify(head) or ("something else" if head else "an empty file")
-    raise FormatError(f"a .ggq file or a file of --save-logits expected, found {found}", path=name)
+    raise FormatError(problem.format(found), path=name)
 
 
 def load_logits(path: str | os.PathLike[str]) -> SavedLogits:

@@ -10,7 +10,7 @@ from blake3 import blake3
 from ggq.engine.model import Model
 from ggq.errors import UsageError
 from ggq.evaluate.windows import Windows, make_windows
-from ggq.format.paths import kind_of, os_error
+from ggq.format.paths import open_text, os_error
 
 
 def read_text(path: str | os.PathLike[str]) -> str:
@@ -22,10 +22,7 @@ def read_text(path: str | os.PathLike[str]) -> str:
     """
     name = os.fspath(path)
     try:
-        kind = kind_of(os.stat(path).st_mode)
-        if kind is not None:
-            raise UsageError(f"a text file expected, found {kind}", path=name)
-        with open(path, "rb") as file:
+        with open_text(path) as file:
             data = file.read()
     except OSError as error:
         raise os_error(error, name, "read") from None

@@ -8,7 +8,7 @@ import os
 import stat
 import sys
 
-from ggq.errors import FormatError, GGQError
+from ggq.errors import FormatError, GGQError, UsageError
 
 _KINDS = (
     (stat.S_ISDIR, "a directory"),
@@ -45,11 +45,18 @@ def kind_of(mode: int) -> str | None:
     return next((name for test, name in _KINDS if test(mode)), "not a regular file")
 
 
-def open_regular(path: str) -> io.FileIO:
+def open_regular(
+    path: str, problem: str = "not a ggq file: {} (C-1)", refusal: type[GGQError] = FormatError
+) -> io.FileIO:
     """Opens a regular file for reading, and never waits for a FIFO.
 
+    Args:
+        path: The file.
+        problem: What is said of a directory, a FIFO, a device or a socket, {} its kind.
+        refusal: What is raised of it.
+
     Raises:
-        FormatError: It is a directory, a FIFO, a device or a socket.
+        refusal: It is a directory, a FIFO, a device or a socket.
         GGQError: It cannot be opened.
     """
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
@@ -65,7 +72,35 @@ def open_regular(path: str) -> io.FileIO:
         raise os_error(error, path, "open") from None
     except ValueError as error:  # a NUL in the path
         raise GGQError(f"cannot open: {error}", path=repr(path)) from None
-    raise FormatError(f"not a ggq file: {kind} (C-1)", path=path)
+    raise refusal(problem.format(kind), path=path)
+
+
+def open_text(path: str | os.PathLike[str]) -> io.FileIO:
+    """`open_regular` for a text that a user names; raises UsageError of anything else."""
+    return open_regular(os.fspath(path), "a text file expected, found {}", UsageError)
+
+
+def check_place(path: str | os.PathLike[str], *, force: bool) -> None:
+    """Refuses a place for a new file before anything is computed.
+
+    Args:
+        path: The file.
+        force: Whether it may be there already.
+
+    Raises:
+        UsageError: It exists and `force` is not given, it is a folder, or its own folder is missing or cannot be
+            written to.
+    """
+    name, real = os.fspath(path), os.path.realpath(path)
+    folder = os.path.dirname(real)
+    if not os.path.isdir(folder):
+        raise UsageError(f"there is no folder {folder}", path=name, fix="make it first")
+    if os.path.isdir(real):
+        raise UsageError("the name of a file expected, found a folder", path=name)
+    if os.path.exists(real) and not force:
+        raise UsageError("the file exists already", path=name, fix="choose another name or give --force")
+    if not os.access(folder, os.W_OK):
+        raise UsageError(f"the folder {folder} cannot be written to", path=name)
 
 
 def lock(file: io.FileIO, path: str) -> None:
