@@ -10,7 +10,7 @@ factor serves all rows, and each block of columns reads what it needs with one m
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -20,7 +20,7 @@ from ggq.format.scheme import SUPER_GROUP, Scheme
 from ggq.quant.grid import Grid
 from ggq.quant.inputs import InputStatistics
 from ggq.quant.matrix import QuantizedMatrix, geometry
-from ggq.quant.methods.kmeans import learnt_codebook
+from ggq.quant.methods.fitted import Fitted
 from ggq.quant.methods.search import best_grid, diagonal_metric, search_rows, wished_grid
 
 DAMPING = 0.01
@@ -50,18 +50,13 @@ class Feedback:
 
 
 @dataclass(frozen=True, eq=False)
-class Gptq:
+class Gptq(Fitted):
     """Rounding with feedback under the statistics of the inputs.
 
     Groups are rounded in the order of their largest diagonal entry of H, and within a group its columns so ("activation
     order"): what is rounded late makes up for what was rounded early, so what matters goes first. Columns keep their
     places, the order of rounding is not stored. The steps of a group are searched when its turn comes, on its weights
-    as the errors so far would have them; those of whole rows are searched before.
-
-    Args:
-        inputs: Statistics of the columns with their gram, without trouble.
-        codebook: int8 (2**bits,), for schemes with one; None to fit one to the rows that are quantized.
-        compiled: Whether compiled code searches for steps where it can; it finds the same.
+    as the errors so far would have them; those of whole rows are searched before. `inputs` needs the gram.
 
     Source: Frantar et al. 2022, GPTQ: Accurate Post-Training Quantization for Generative Pre-trained Transformers.
     """
@@ -72,19 +67,6 @@ class Gptq:
     block_weights = 1 << 24
     """Rows go together in large blocks: the work of Python is for each column, whatever the rows."""
 
-    inputs: InputStatistics | None = None
-    codebook: NDArray[np.int8] | None = None
-    compiled: bool = False
-
-    def supports(self, scheme: Scheme) -> bool:
-        """Whether this method can fill the scheme: all codes."""
-        return scheme.kind != "float" and not scheme.transform
-
-    def prepare(self, sample: NDArray[np.float32], scheme: Scheme, inputs: InputStatistics | None = None) -> Gptq:
-        """The method with what all rows share; see `Learner.prepare`."""
-        codebook = learnt_codebook(self.codebook, sample, scheme, inputs, compiled=self.compiled)
-        return replace(self, inputs=inputs, codebook=codebook)
-
     def quantize(self, weights: NDArray[np.float32], scheme: Scheme) -> QuantizedMatrix:
         """Choose grids and codes.
 
@@ -93,8 +75,7 @@ class Gptq:
             scheme: One that `supports` accepts.
         """
         assert self.inputs is not None and self.inputs.gram is not None
-        codebook = learnt_codebook(self.codebook, weights, scheme, self.inputs, compiled=self.compiled)
-        work = _Work(weights, scheme, codebook, self.inputs, self.compiled)
+        work = _Work(weights, scheme, self.table(weights, scheme), self.inputs, self.compiled)
         work.run()
         return work.grid().matrix(work.codes, (weights.shape[0], weights.shape[1]))
 
