@@ -20,9 +20,8 @@ from ggq.quant import ErrorSum, Method, choose_method, decode_tensor, encode_ten
 from ggq.quant.matrix import geometry
 from ggq.quant.methods import Learner, block_weights, prepared, sample_rows
 from ggq.quant.methods.chain import keeping
-from ggq.quant.methods.gptq import Gptq
+from ggq.quant.methods.fitted import Fitted
 from ggq.quant.methods.kmeans import KMeans
-from ggq.quant.methods.mse import Mse
 from ggq.quant.tiles import Segments, empty_segments, view_floats, view_matrix
 
 BLOCK_WEIGHTS = 1 << 20
@@ -126,7 +125,7 @@ class TensorJob:
             if self._method is None:
                 work, scheme = self.work, self.plan.scheme
                 method = work.rounding or choose_method(scheme, work.method)
-                if self.searched and isinstance(method, Mse | KMeans | Gptq):
+                if self.searched and isinstance(method, Fitted | KMeans):
                     method = replace(method, compiled=True)
                 if scheme.transform and work.rounding is not None:
                     method = keeping(method, self._sample(), scheme, work.inputs, work.scale, work.order)

@@ -12,6 +12,7 @@ from ggq.quant.methods.awq import Awq
 from ggq.quant.methods.binary import Binary
 from ggq.quant.methods.chain import Chain
 from ggq.quant.methods.clip import Clip
+from ggq.quant.methods.fitted import Fitted
 from ggq.quant.methods.gptq import Gptq
 from ggq.quant.methods.hqq import HQQ
 from ggq.quant.methods.kmeans import KMeans
@@ -110,7 +111,7 @@ def method_parts(name: str) -> tuple[list[str], list[str]]:
     rest = [part for part in parts if part not in TRANSFORMS]
     if parts != found + rest or len(set(parts)) < len(parts):
         raise ConvertError(f"method {name}: transforms come first, each once", fix="write order+awq+gptq, for example")
-    if len(rest) > 2 or (len(rest) == 2 and not (rest[0] in CODEBOOKS and isinstance(METHODS[rest[1]], Mse | Gptq))):
+    if len(rest) > 2 or (len(rest) == 2 and not (rest[0] in CODEBOOKS and isinstance(METHODS[rest[1]], Fitted))):
         raise ConvertError(
             f"method {name}: only one method can round",
             fix="write transforms and one method, as in awq+gptq, or where a codebook comes from, as in nf4+gptq",
@@ -125,7 +126,7 @@ def _chain(scheme: Scheme, name: str, found: list[str], rest: list[str]) -> Meth
         rest = [FOLLOWERS.get(found[-1]) or default_method(plain)]
     rounding = METHODS[rest[-1]]
     if rest[:-1]:
-        assert isinstance(rounding, Mse | Gptq)  # as method_parts has seen to
+        assert isinstance(rounding, Fitted)  # as method_parts has seen to
         codebook = NF4_TABLE if rest[0] == "nf4" else None
         rounding = replace(rounding, codebook=codebook)
         if not METHODS[rest[0]].supports(plain):
@@ -134,7 +135,7 @@ def _chain(scheme: Scheme, name: str, found: list[str], rest: list[str]) -> Meth
         return rounding
     # A transform found for plain rounding does not suit steps that are searched for: it takes care of ranges that the
     # search cuts off anyway (NOTES.md).
-    searched = isinstance(rounding, Mse | Gptq) and plain.bits < EIGHT_BITS
+    searched = isinstance(rounding, Fitted) and plain.bits < EIGHT_BITS
     plainer = METHODS["mse" if searched else default_method(plain)]
     return Chain(name, tuple(TRANSFORMS[part] for part in found), rounding, plainer)
 
