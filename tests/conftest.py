@@ -8,6 +8,7 @@ import pytest
 from hypothesis import settings
 
 from tests.checkpoints import TEXT, tiny
+from tests.format_files import write_small
 
 # Seeded, without deadlines: a shared machine's pauses are not failures, and a failure must come back.
 settings.register_profile("ggq", derandomize=True, deadline=None)
@@ -33,3 +34,11 @@ def text(tmp_path: Path) -> Path:
 def folder(tmp_path: Path) -> Path:
     """A small checkpoint."""
     return tiny(tmp_path / "m")
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    """A small .ggq file."""
+    path = tmp_path / "small.ggq"
+    write_small(path)
+    return path

@@ -11,16 +11,9 @@ import pytest
 
 from ggq.errors import FormatError, GGQError, UsageError
 from ggq.format import Reader, edit, edit_metadata, open_reader, paths, repack
-from tests.format_files import TENSORS, data_of, write_small
+from tests.format_files import TENSORS, data_of
 from tests.support import ROOT
 from tools import read_ggq
-
-
-@pytest.fixture
-def small(tmp_path: Path) -> Path:
-    path = tmp_path / "small.ggq"
-    write_small(path)
-    return path
 
 
 def assert_whole(reader: Reader) -> None:

@@ -14,17 +14,10 @@ from ggq.errors import FormatError, GGQError, UnsupportedError, UsageError
 from ggq.format import Reader, Writer, open_reader
 from ggq.format.index import parse_index
 from ggq.format.values import LazyArray
-from tests.format_files import FLOAT, TENSORS, data_of, write_small
+from tests.format_files import FLOAT, TENSORS, data_of
 from tests.support import ROOT, run_python
 
 UNKNOWN = ROOT / "spec" / "vectors" / "good" / "unknown.ggq"
-
-
-@pytest.fixture
-def small(tmp_path: Path) -> Path:
-    path = tmp_path / "small.ggq"
-    write_small(path)
-    return path
 
 
 def test_tensors_come_back_as_written(small: Path) -> None:
