@@ -199,7 +199,7 @@ def test_the_picture(tmp_path: Path, capsys: Capture) -> None:
     picture = tmp_path / "model.png"
     path.rename(picture)
     assert main(["compare", str(picture), str(DEMO), "--plot", str(picture)]) == 2
-    assert "the picture would replace what it is drawn from" in capsys.readouterr().err
+    assert "it would replace what it is made from" in capsys.readouterr().err
 
 
 def test_lines_of_the_picture(tmp_path: Path) -> None:

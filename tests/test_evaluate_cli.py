@@ -177,11 +177,12 @@ def test_texts_that_cannot_be_scored(files: Path, tmp_path: Path, capsys: Captur
     os.mkfifo(tmp_path / "fifo")
     assert "a text file expected, found a FIFO" in fails(capsys, model, "--text", tmp_path / "fifo")
     text.write_bytes(b"")
-    assert "the text is empty" in fails(capsys, model, "--text", text)
+    assert f"{text}: the text is empty" in fails(capsys, model, "--text", text)
     text.write_bytes(b"def \xff")
-    assert "byte 4: not UTF-8 text: byte 0xff" in fails(capsys, model, "--text", text)
+    problem = f"{text}: byte 4: not UTF-8 text: byte 0xff\ngive a text, saved as UTF-8\n"
+    assert problem in fails(capsys, model, "--text", text)
     text.write_bytes(b"def f(): pass")
-    assert "tokens, fewer than one window of 512" in fails(capsys, model, "--text", text)
+    assert f"{text}: the text has 4 tokens, fewer than one window of 512" in fails(capsys, model, "--text", text)
     options = ("--text", files / "text.txt")
     assert "the text has 100 tokens, fewer than one window of 512" in fails(capsys, model, *options, "--tokens", "100")
     assert "tokens is 0, at least 1 needed" in fails(capsys, model, *options, "--tokens", "0")
@@ -195,7 +196,7 @@ def test_references_of_other_models(files: Path, tmp_path: Path, capsys: Capture
         tmp_path / "small.ggq",
         CONFIGS["grouped"],
         checkpoint(CONFIGS["grouped"]),
-        assets={"tokenizer.json": (DEMO / "tokenizer.json").read_bytes()},
+        assets={"tokenizer.json": (DEMO / "tokenizer.json").read_bytes() + b"\n"},  # vocabularies are compared first
     )
     problem = "a vocabulary of 1024 tokens, the reference has 64"
     assert problem in fails(capsys, files / "q3.ggq", *options, "--reference", small)
@@ -204,9 +205,9 @@ def test_references_of_other_models(files: Path, tmp_path: Path, capsys: Capture
     vocabulary = tokenizer["model"]["vocab"]
     vocabulary["d"], vocabulary["e"] = vocabulary["e"], vocabulary["d"]
     other = write_demo(tmp_path / "other.ggq", tokenizer_json=json.dumps(tokenizer).encode())
-    assert "made from another text or tokenizer: token" in fails(
-        capsys, files / "q3.ggq", *options, "--reference", other
-    )
+    complaint = fails(capsys, files / "q3.ggq", *options, "--reference", other)
+    assert "made from another text or tokenizer: token" in complaint
+    assert "Compare a file with its own unquantized model." in complaint
     # Another file of the same tokenizer is none.
     spaced = write_demo(tmp_path / "spaced.ggq", tokenizer_json=(DEMO / "tokenizer.json").read_bytes() + b"\n")
     assert run(capsys, files / "q3.ggq", *options, "--reference", spaced)["mean_kld"] > 0
@@ -293,7 +294,17 @@ def test_where_logits_are_saved(files: Path, tmp_path: Path, capsys: Capture) ->
     assert problem in fails(capsys, model, *options, "--save-logits", path, "--reference", model)
     assert "there is no folder" in fails(capsys, model, *options, "--save-logits", tmp_path / "no" / "kept")
     assert "found a folder" in fails(capsys, model, *options, "--save-logits", tmp_path)
-    assert "would replace the model" in fails(capsys, model, *options, "--save-logits", model, "--force")
+    text = options[1]
+    for source in (model, text):
+        before = source.read_bytes()
+        problem = f"{source}: it would replace what it is made from\nchoose another name"
+        assert problem in fails(capsys, model, *options, "--save-logits", source, "--force")
+        assert source.read_bytes() == before
+    with (
+        ggq.load(model, interpreter="numpy") as opened,
+        pytest.raises(UsageError, match="it would replace what it is made from"),
+    ):
+        ggq.evaluate(opened, TEXT, save_logits=model, force=True)
     path.write_text("mine")
     assert "the file exists already" in fails(capsys, model, *options, "--save-logits", path)
     assert path.read_text() == "mine"

@@ -186,7 +186,7 @@ def compare(
     exact = convert(source, Recipe("f32", ("--scheme", "f32")), work, None)
     rows = []
     with ggq.load(exact, activations="float32", interpreter=args.interpreter) as model:
-        windows = text_windows(model, read_text(text), args.context, None, None, args.windows)
+        windows = text_windows(model, read_text(text), args.context, None, None, args.windows, text)
         memory = 4 * windows.tokens * model.config.vocabulary_size
         reference: Reference = LogProbs.of(model, windows) if memory <= MEMORY else ModelReference(model)
         if args.peer:

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 
 from ggq.cli.output import pairs, print_json, printable, progress, table
 from ggq.convert.checkpoint import FLOATS, Checkpoint
-from ggq.errors import UnsupportedError, UsageError
+from ggq.errors import UnsupportedError
 from ggq.evaluate.compare import Comparison, FileWeights, TensorDifference, plot
 from ggq.evaluate.compare import compare as compare_weights
 from ggq.format import open_reader
+from ggq.format.paths import check_not_input
 from ggq.quant import Error, to_float32
 
 BLOCK_WEIGHTS = 1 << 20
@@ -82,8 +83,7 @@ def compare(
         from ggq.evaluate.plot import check_picture
 
         check_picture(picture)
-        if picture.exists() and any(path.exists() and picture.samefile(path) for path in (first, second)):
-            raise UsageError("the picture would replace what it is drawn from", path=picture)
+        check_not_input(picture, first, second)
     with ExitStack() as opened:
         a, b = (open_weights(path, opened) for path in (first, second))
         with progress("comparing", "weights") as advance:

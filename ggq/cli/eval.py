@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -65,6 +66,7 @@ def eval(
         found = evaluate(
             file,
             content,
+            text_name=text,
             reference=reference,
             save_logits=save_logits,
             top=top,
@@ -84,7 +86,8 @@ def eval(
         return
     _print(document)
     if save_logits is not None:
-        print(f"\nkept in {printable(str(save_logits))}: ggq eval FILE --text {text} --reference {save_logits}")
+        again = f"ggq eval FILE --text {shlex.quote(str(text))} --reference {shlex.quote(str(save_logits))}"
+        print(f"\nkept in {printable(str(save_logits))}: {printable(again)}")
 
 
 def _print(found: dict[str, Any]) -> None:

@@ -14,11 +14,12 @@ from ggq.engine.model import Model
 from ggq.engine.tokenizer import TOKENIZER
 from ggq.errors import UsageError
 from ggq.evaluate.forward import check_fit
-from ggq.evaluate.reference import ModelReference, check_windows
-from ggq.evaluate.saved import TOP, SavedLogits, check_output, is_model, load_logits, top_logits
-from ggq.evaluate.scores import Scores, score
+from ggq.evaluate.reference import OWN_MODEL, ModelReference, check_windows
+from ggq.evaluate.saved import TOP, SavedLogits, is_model, load_logits, top_logits
+from ggq.evaluate.scores import Scores, check_vocabulary, score
 from ggq.evaluate.text import text_digest, text_windows
 from ggq.evaluate.windows import CONTEXT, Progress, Windows
+from ggq.format.paths import check_not_input, check_place
 from ggq.format.summary import summarize
 
 
@@ -65,6 +66,7 @@ def evaluate(
     file: str | os.PathLike[str] | Model,
     text: str | Sequence[int],
     *,
+    text_name: str | os.PathLike[str] | None = None,
     reference: str | os.PathLike[str] | Model | None = None,
     save_logits: str | os.PathLike[str] | None = None,
     top: int = TOP,
@@ -83,6 +85,7 @@ def evaluate(
     Args:
         file: A .ggq file, or a model that `ggq.load` gave.
         text: The text itself, or token ids.
+        text_name: The file that the text is from, which errors name and no result replaces.
         reference: What to compare with: a .ggq file (run with float32 activations), a file that `save_logits` made, or
             a loaded model.
         save_logits: A file to write, for later use as reference; it keeps the likeliest tokens of each distribution.
@@ -103,7 +106,8 @@ def evaluate(
     if save_logits is not None:
         if reference is not None:
             raise UsageError("saving logits makes a reference: it goes without another one")
-        check_output(save_logits, (file,), force)
+        check_not_input(save_logits, file.reader.path if isinstance(file, Model) else file, text_name)
+        check_place(save_logits, force=force)
     options: dict[str, Any] = {"threads": threads, "interpreter": interpreter}
     with ExitStack() as opened:
         saved: SavedLogits | None = None
@@ -122,10 +126,13 @@ def evaluate(
             context = min(CONTEXT, model.config.context_length) if known is None else known.context
         if stride is None and known is not None:
             stride = known.stride
-        cut = text_windows(model, text, context, stride, tokens, windows)
+        if other is not None:
+            check_vocabulary(model, ModelReference(other))
+        cut = text_windows(model, text, context, stride, tokens, windows, text_name)
         check_fit(model, cut)
         if other is not None and isinstance(text, str) and tokenizer_digest(other) != tokenizer_digest(model):
-            check_windows(text_windows(other, text, context, stride, tokens, windows), cut, other.reader.path)
+            theirs = text_windows(other, text, context, stride, tokens, windows, text_name)
+            check_windows(theirs, cut, other.reader.path, fix=OWN_MODEL)
         start = time.perf_counter()
         digest = text_digest(text)
         if save_logits is not None:

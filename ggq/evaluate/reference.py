@@ -131,8 +131,18 @@ def chosen(log_probs: NDArray[np.floating], targets: NDArray[np.integer]) -> NDA
     return log_probs[np.arange(len(targets)), targets].astype(np.float64)
 
 
-def check_windows(known: Windows, asked: Windows, path: str | None = None) -> None:
+OWN_MODEL = "Compare a file with its own unquantized model."
+SAME_TEXT = "Give the text that the reference was made from, or make it anew."
+
+
+def check_windows(known: Windows, asked: Windows, path: str | None = None, fix: str = SAME_TEXT) -> None:
     """Refuse windows that are not the first ones of those that a reference was computed on.
+
+    Args:
+        known: Of the reference.
+        asked: What is to be scored.
+        path: The reference's file.
+        fix: What to do where tokens differ.
 
     Raises:
         UsageError: Another context, stride or text, or more windows.
@@ -150,7 +160,7 @@ def check_windows(known: Windows, asked: Windows, path: str | None = None) -> No
             f"made from another text or tokenizer: token {column} of window {window} is "
             f"{known.ids[window, column]}, here it is {asked.ids[window, column]}"
         )
-        raise UsageError(problem, path=path, fix="Give the text that the reference was made from, or make it anew.")
+        raise UsageError(problem, path=path, fix=fix)
     if asked.count > known.count:
         problem = f"{known.count} windows in the reference, {asked.count} asked for"
         raise UsageError(problem, path=path, fix=f"Give --windows {known.count}.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from ggq.evaluate.reference import Distribution, check_windows, chosen
 from ggq.evaluate.windows import Progress, Windows, parts, tell
 from ggq.format.identify import identify
 from ggq.format.layout import MAGIC
-from ggq.format.paths import check_place, open_regular, os_error, sync_folder
+from ggq.format.paths import open_regular, os_error, sync_folder
 
 TOP = 256
 """Tokens kept of each distribution unless told: 2 kB a scored token. On pylm (4,096 tokens, perplexity 14) the mean
@@ -146,18 +146,6 @@ def likeliest(log_probs: NDArray[np.float64], top: int) -> tuple[NDArray[Any], N
     with np.errstate(divide="ignore"):
         rest = np.log(others.sum(axis=1))
     return ids, np.take_along_axis(log_probs, ids, axis=1), rest
-
-
-def check_output(path: str | os.PathLike[str], inputs: Sequence[object], force: bool) -> None:
-    """Refuse a place for the logits before anything is computed.
-
-    Raises:
-        UsageError: It is one of the inputs; or see `ggq.format.paths.check_place`.
-    """
-    for source in inputs:
-        if isinstance(source, str | os.PathLike) and os.path.realpath(source) == os.path.realpath(path):
-            raise UsageError("the logits would replace the model", path=path, fix="choose another name")
-    check_place(path, force=force)
 
 
 def is_model(path: str | os.PathLike[str]) -> bool:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ggq.engine.model import Model
 from ggq.errors import UsageError
 from ggq.evaluate.forward import log_probabilities
-from ggq.evaluate.reference import Reference, chosen
+from ggq.evaluate.reference import OWN_MODEL, Reference, chosen
 from ggq.evaluate.windows import Progress, Windows, tell
 
 
@@ -131,4 +131,4 @@ def check_vocabulary(model: Model, reference: Reference) -> None:
     here, there = model.config.vocabulary_size, reference.vocabulary
     if here != there:
         problem = f"a vocabulary of {here} tokens, the reference has {there}"
-        raise UsageError(problem, path=model.reader.path, fix="Compare a file with its own unquantized model.")
+        raise UsageError(problem, path=model.reader.path, fix=OWN_MODEL)

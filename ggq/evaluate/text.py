@@ -30,19 +30,26 @@ def read_text(path: str | os.PathLike[str]) -> str:
         return data.decode()
     except UnicodeDecodeError as error:
         problem = f"not UTF-8 text: byte {data[error.start]:#04x}"
-        raise UsageError(problem, path=name, where=f"byte {error.start}") from None
+        fix = "give a text, saved as UTF-8"
+        raise UsageError(problem, path=name, where=f"byte {error.start}", fix=fix) from None
 
 
 def text_windows(
-    model: Model, text: str | Sequence[int], context: int, stride: int | None, tokens: int | None, limit: int | None
+    model: Model,
+    text: str | Sequence[int],
+    context: int,
+    stride: int | None,
+    tokens: int | None,
+    limit: int | None,
+    name: str | os.PathLike[str] | None = None,
 ) -> Windows:
-    """The windows of a text, as a model's tokenizer reads it."""
+    """The windows of a text, as a model's tokenizer reads it; `name` is its file's, for errors."""
     if tokens is not None and tokens < 1:
         raise UsageError(f"tokens is {tokens}, at least 1 needed")
     if not len(text):
-        raise UsageError("the text is empty")
+        raise UsageError("the text is empty", path=name)
     ids = model.encode(text, begin=False)[:tokens]
-    return make_windows(ids, context, stride, limit=limit, begin=begin_token(model))
+    return make_windows(ids, context, stride, limit=limit, begin=begin_token(model), name=name)
 
 
 def begin_token(model: Model) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -83,6 +84,7 @@ def make_windows(
     *,
     limit: int | None = None,
     begin: int | None = None,
+    name: str | os.PathLike[str] | None = None,
 ) -> Windows:
     """Cut a text into windows.
 
@@ -93,17 +95,18 @@ def make_windows(
         limit: At most so many windows, the first ones.
         begin: A token that takes the place of each window's first one, for models that expect every text to begin with
             it (llama-perplexity does the same); it is never scored.
+        name: The text's file, for errors.
 
     Raises:
         UsageError: A number is out of range, or the text is shorter than a window.
     """
     stride = context if stride is None else stride
-    for name, value, least in (("context", context, 2), ("stride", stride, 1), ("windows", limit, 1)):
+    for what, value, least in (("context", context, 2), ("stride", stride, 1), ("windows", limit, 1)):
         if value is not None and value < least:
-            raise UsageError(f"{name} is {value}, at least {least} needed")
+            raise UsageError(f"{what} is {value}, at least {least} needed")
     if len(ids) < context:
         problem = f"the text has {len(ids)} tokens, fewer than one window of {context}"
-        raise UsageError(problem, fix="Give a longer text or a smaller --context.")
+        raise UsageError(problem, path=name, fix="Give a longer text or a smaller --context.")
     starts = range(0, len(ids) - context + 1, stride)[:limit]
     cut = np.array([ids[start : start + context] for start in starts], dtype=np.int32)
     if begin is not None:

@@ -18,24 +18,28 @@ _KINDS = (
     (stat.S_ISBLK, "a device"),
 )
 _FIXES = {
-    errno.ENOSPC: "free some space and run it again with --resume",
-    errno.EDQUOT: "free some space and run it again with --resume",
+    errno.ENOSPC: "free some space and run it again",
+    errno.EDQUOT: "free some space and run it again",
+    errno.EFBIG: "its disk, or the limit that `ulimit -f` tells, takes no larger file",
     errno.ENOENT: "check the path",
     errno.EACCES: "check the permissions",
     errno.EROFS: "choose another place",
 }
 
 
-def os_error(error: OSError, path: str, doing: str) -> GGQError:
+def os_error(error: OSError, path: str, doing: str, *, resume: bool = False) -> GGQError:
     """A refusal of the operating system as one sentence.
 
     Args:
         error: What was raised.
         path: The file.
         doing: "read", "write" ...
+        resume: Whether `--resume` goes on from what is there when the disk has room again.
     """
-    reason = error.strerror or str(error)
-    return GGQError(f"cannot {doing}: {reason}", path=path, fix=_FIXES.get(error.errno or 0))
+    fix = _FIXES.get(error.errno or 0)
+    if resume and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        fix = f"{fix} with --resume"
+    return GGQError(f"cannot {doing}: {error.strerror or str(error)}", path=path, fix=fix)
 
 
 def kind_of(mode: int) -> str | None:
@@ -101,6 +105,29 @@ def check_place(path: str | os.PathLike[str], *, force: bool) -> None:
         raise UsageError("the file exists already", path=name, fix="choose another name or give --force")
     if not os.access(folder, os.W_OK):
         raise UsageError(f"the folder {folder} cannot be written to", path=name)
+
+
+def check_not_input(path: str | os.PathLike[str], *inputs: object) -> None:
+    """Refuses to replace what a new file is made from, whether or not it may replace files.
+
+    Args:
+        path: The new file.
+        inputs: Paths of what is read; all else is passed over.
+
+    Raises:
+        UsageError: One of them is the same file.
+    """
+    for source in inputs:
+        if isinstance(source, str | os.PathLike) and _same(source, path):
+            raise UsageError("it would replace what it is made from", path=path, fix="choose another name")
+
+
+def _same(one: str | os.PathLike[str], other: str | os.PathLike[str]) -> bool:
+    """Whether two paths lead to one file, or would if it were there."""
+    try:
+        return os.path.samefile(one, other)
+    except OSError:
+        return os.path.realpath(one) == os.path.realpath(other)
 
 
 def lock(file: io.FileIO, path: str) -> None:

@@ -82,7 +82,7 @@ class Writer:
                 self._file.close()
                 raise
         except OSError as error:
-            raise os_error(error, self.partial, "write") from None
+            raise os_error(error, self.partial, "write", resume=True) from None
         self._open = True
 
     def _check_target(self) -> None:
@@ -91,7 +91,7 @@ class Writer:
         except FileNotFoundError:
             return
         except OSError as error:
-            raise os_error(error, self.path, "write") from None
+            raise os_error(error, self.path, "write", resume=True) from None
         if kind is not None:
             raise UsageError(f"cannot write: it is {kind}", path=self.path, fix="give the name of a file")
         if not self._force:
@@ -193,7 +193,7 @@ class Writer:
             self._end += size
             self._journal.wrote(size)
         except OSError as error:
-            raise os_error(error, self.partial, "write") from None
+            raise os_error(error, self.partial, "write", resume=True) from None
 
     def add_tensor(
         self,
@@ -260,7 +260,7 @@ class Writer:
             self._journal.add(record)
             self._journal.wrote(self._end - start)
         except OSError as error:
-            raise os_error(error, self.partial, "write") from None
+            raise os_error(error, self.partial, "write", resume=True) from None
 
     def _check_next(self, name: str) -> None:
         """Refuses a tensor that cannot come next."""
@@ -312,7 +312,7 @@ class Writer:
             self._journal.close()
             os.unlink(self.journal)
         except OSError as error:
-            raise os_error(error, self.partial, "write") from None
+            raise os_error(error, self.partial, "write", resume=True) from None
         return digest
 
     def abort(self) -> None:
