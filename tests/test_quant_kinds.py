@@ -181,6 +181,18 @@ def test_the_levels_of_a_codebook_are_the_means_of_what_they_stand_for() -> None
     assert (np.diff(matrix.codebook.astype(int)) > 0).all()
 
 
+def test_weights_count_for_a_codebook_with_the_square_of_their_step() -> None:
+    """Rows whose errors are ten thousand times smaller do not move a level."""
+    rng, scheme = np.random.default_rng(8), parse_scheme("c3-g64")
+    large, small = rng.laplace(size=(16, 512)), rng.uniform(-0.01, 0.01, (48, 512))
+
+    def fitted(weights: NDArray[np.float64]) -> list[int]:
+        groups = by_groups(weights.astype(np.float32), scheme)
+        return fit_codebook(groups, extreme_steps(groups), 3).tolist()
+
+    assert fitted(np.concatenate([large, small])) == fitted(large) != fitted(small)
+
+
 @pytest.mark.parametrize("bits", [2, 3, 4])
 @pytest.mark.parametrize("kind", ["zeros", "one value", "two values", "one extreme"])
 def test_a_codebook_has_distinct_levels_within_limits_whatever_the_weights(bits: int, kind: str) -> None:

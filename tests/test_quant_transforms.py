@@ -10,9 +10,10 @@ from ggq.quant import METHODS, choose_method, decode, default_method, encode_ten
 from ggq.quant.inputs import InputStatistics
 from ggq.quant.methods import prepared
 from ggq.quant.methods.awq import Awq, normalized
+from ggq.quant.methods.chain import composed
 from ggq.quant.methods.order import Order, columns_of, row_order
-from ggq.quant.methods.smoothquant import SmoothQuant, round_inputs, rounded_error, static_step
-from ggq.quant.methods.transform import Consumer, SharedInputs, product_errors
+from ggq.quant.methods.smoothquant import CLIPS, STRENGTHS, SmoothQuant, round_inputs, rounded_error, static_step
+from ggq.quant.methods.transform import Consumer, SharedInputs, Stored, product_errors
 
 COLUMNS = 128
 
@@ -77,6 +78,18 @@ def test_smoothquant_makes_inputs_fit_eight_bits(form: str, gain: float) -> None
     assert scale is not None and rounded_error(place, scale) < gain**2 * rounded_error(place, None)
 
 
+@pytest.mark.parametrize("form, best", [("token", 0.5), ("static", 0.6)])
+def test_smoothquant_finds_the_strength_of_least_error(form: str, best: float) -> None:
+    place = shared("q8-row", outlying(), activations=form)
+    assert place.inputs is not None
+    largest, weight = place.inputs.absolute_maximum.astype(np.float64), place.magnitudes()
+    trials = {strength: normalized(largest**strength / weight ** (1 - strength)) for strength in STRENGTHS}
+    errors = {strength: rounded_error(place, scale) for strength, scale in trials.items()}
+    found = SmoothQuant().find(place)
+    assert found is not None and rounded_error(place, found) == min(errors.values())
+    assert min(errors, key=errors.__getitem__) == best
+
+
 def test_smoothing_leaves_the_product_unchanged_before_rounding() -> None:
     inputs, matrix = outlying(), weights()
     scale = SmoothQuant().find(shared("q8-row", inputs, activations="token"))
@@ -95,10 +108,19 @@ def test_inputs_are_rounded_as_the_interpreters_round_them() -> None:
         assert np.abs(ours - theirs).max() < 1e-5 * np.abs(samples).max()
 
 
-def test_a_static_step_is_no_larger_than_the_largest_input_needs() -> None:
-    inputs = outlying()
-    step = static_step(shared("q8-row", inputs, activations="static"))
-    assert 0 < step <= inputs.absolute_maximum.max() / 127 * 1.0001
+@pytest.mark.parametrize("large", [1, 30])
+def test_a_static_step_cuts_off_what_lowers_the_error_of_the_products(large: float) -> None:
+    inputs = outlying(large=large)
+    place = shared("q8-row", inputs, activations="static")
+
+    def error(step: float) -> float:
+        moved = round_inputs(inputs.samples, COLUMNS, step)
+        products = zip(place.consumers, place.products, strict=True)
+        return sum(float(np.square(moved @ each.weights.T - exact).sum()) for each, exact in products)
+
+    step, whole = static_step(place), inputs.absolute_maximum.max() / 127
+    assert 0 < step < whole and error(step) < 0.75 * error(whole)
+    assert error(step) <= 1.001 * min(error(whole * clip) for clip in CLIPS)
 
 
 @pytest.mark.parametrize("scheme", ["q3-g32", "q4m-g64", "q4-g32-s6"])
@@ -109,6 +131,33 @@ def test_order_brings_columns_together_that_are_alike(scheme: str, calibrated: b
     order = Order().find(place)
     assert order is not None and sorted(order) == list(range(COLUMNS))
     assert product_errors(place, order=order) < 0.9 * product_errors(place)
+
+
+def test_order_looks_at_the_inputs_where_they_are_known() -> None:
+    """Columns of like weights and unlike inputs: no order by weights alone is as good."""
+    rng, scheme = np.random.default_rng(2), parse_scheme("q3m-g32")
+    size = np.exp(0.75 * rng.standard_normal(COLUMNS))
+    x = (rng.standard_normal((600, COLUMNS)) * size).astype(np.float32)
+    statistics = InputStatistics(600, np.abs(x).max(axis=0), x.mean(axis=0), np.square(x).mean(axis=0), x.T @ x / 600)
+    consumer = Consumer(weights(9), scheme, METHODS["min-max"])
+    place = SharedInputs([consumer], statistics, np.arange(COLUMNS), COLUMNS)
+    blind = Order().find(SharedInputs([consumer], None, np.arange(COLUMNS), COLUMNS))
+    found = Order().find(place)
+    assert found is not None and blind is not None
+    assert product_errors(place, order=found) < 0.96 * min(product_errors(place), product_errors(place, order=blind))
+
+
+@pytest.mark.parametrize("kinds", [("scale", "order"), ("order", "scale"), ("scale", "scale"), ("order", "order")])
+def test_composed_transforms_are_one_after_the_other(kinds: tuple[str, str]) -> None:
+    rng, matrix = np.random.default_rng(5), weights()
+    scale: NDArray[np.float32] | None = None
+    order: NDArray[np.int64] | None = None
+    expected = matrix
+    for kind in kinds:
+        found = rng.permutation(COLUMNS) if kind == "order" else rng.uniform(0.5, 2, COLUMNS).astype(np.float32)
+        expected = expected[:, found] if kind == "order" else expected * found
+        scale, order = composed(scale, order, kind, found)
+    assert np.allclose(Stored(METHODS["absmax"], scale, order).transformed(matrix), expected, rtol=1e-6)
 
 
 def test_an_order_keeps_to_its_blocks_and_follows_the_rows_behind() -> None:

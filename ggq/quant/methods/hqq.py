@@ -22,8 +22,9 @@ BETA, KAPPA, ROUNDS = 10.0, 1.01, 20
 
 class HQQ:
     """Least sum of |error|**p per group, in steps: by turns the errors are shrunk to a sparse part, and the shift is
-    refitted to what is left. The step is that of the group's range; a scheme without a zero-point or minimum has its
-    step refitted instead. Of all rounds each group keeps the one with the least sum.
+    refitted to what is left. The step is that of the group's range; a scheme without a minimum has its step refitted
+    instead (a whole zero-point never moves: what is left to meet is off by less than half a step). Of all rounds each
+    group keeps the one with the least sum.
 
     Source: Badri and Shaji 2023, Half-Quadratic Quantization of Large Machine Learning Models (Mobius Labs).
     """
@@ -62,11 +63,11 @@ class HQQ:
             step = (high - low) / np.float32(largest_code(scheme))
         step = np.where(step == 0, np.float32(1), step)
         zero: Floats = np.zeros_like(step) if scheme.zero == "none" else -low / step
+        if scheme.zero == "code":
+            zero = np.clip(np.rint(zero), 0, largest_code(scheme))
         best = np.full(step.shape, np.inf, np.float32)
         kept_step, kept_zero, beta, rounded = step, zero, BETA, rounding(scheme)
         for _ in range(ROUNDS):
-            if scheme.zero == "code":
-                zero = np.clip(np.rint(zero), 0, largest_code(scheme))
             steps = (x / step[:, :, None]).astype(np.float32, copy=False)
             q: Floats = rounded((steps + zero[:, :, None]).astype(np.float32, copy=False)) - zero[:, :, None]
             error = steps - q
@@ -78,7 +79,7 @@ class HQQ:
             with np.errstate(divide="ignore", invalid="ignore"):
                 sparse = np.copysign(np.maximum(size - np.power(size, POWER - 1) / beta, 0), error)
             steps -= sparse  # what the levels have to meet
-            if scheme.zero == "none":
+            if scheme.zero != "minimum":
                 squares = np.einsum("rgc,rgc->rg", q, q)
                 product = np.einsum("rgc,rgc->rg", steps, q)
                 step = step * np.where(squares > 0, product / np.maximum(squares, 1), 1)
