@@ -15,7 +15,7 @@ from ggq.cli import repack
 from ggq.cli.main import COMMANDS, main
 from ggq.errors import GGQError
 from tests.small_models import write_demo
-from tests.support import run_ggq
+from tests.support import run_ggq, run_python
 
 Capture = pytest.CaptureFixture[str]
 
@@ -74,7 +74,9 @@ def test_usage_errors(arguments: list[str], message: str, capsys: Capture) -> No
     captured = capsys.readouterr()
     assert message in captured.err
     assert captured.out == ""
-    assert "Traceback" not in captured.err
+    command = f"ggq {arguments[0]}" if arguments[0] != "inspec" else "ggq"
+    first, second = captured.err.splitlines()
+    assert first.startswith(f"error: {command}: ") and second == f"`{command} --help` tells how it is used"
 
 
 def test_nothing_asked_shows_the_commands(capsys: Capture) -> None:
@@ -123,12 +125,51 @@ def test_debugging_shows_the_traceback(monkeypatch: pytest.MonkeyPatch, capsys: 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
 def test_a_full_disk_behind_standard_output(tmp_path: Path) -> None:
-    with open("/dev/full", "w") as full:
-        result = subprocess.run(
-            [sys.executable, "-m", "ggq", "--version"], stdout=full, stderr=subprocess.PIPE, text=True, check=False
-        )
-    assert result.returncode == 2
-    assert result.stderr == "error: No space left on device\n"
+    command = [sys.executable, "-m", "ggq", "--version"]
+    for unbuffered in ("", "1"):  # at the end, or at once
+        environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+        with open("/dev/full", "w") as full:
+            result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, env=environment)
+        assert result.returncode == 2
+        assert result.stderr == "error: standard output: No space left on device\n"
+
+
+def test_a_closed_standard_output_is_no_error(tmp_path: Path) -> None:
+    path = write_demo(tmp_path / "demo.ggq")
+    command = f"exec {sys.executable} -m ggq inspect {path} >&-"
+    result = subprocess.run(["sh", "-c", command], stderr=subprocess.PIPE, text=True, check=False)
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_an_interrupt_while_arguments_are_read(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    def interrupted(wanted: bool) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(frame, "_version", interrupted)
+    assert main(["--version"]) == 130
+    assert capsys.readouterr().err.split() in ([], ["interrupted"])  # typer may end without a word
+
+
+def test_kernels_that_cannot_be_kept_are_told_of(tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "file").write_text("no folder")
+    code = (
+        "import ggq_kernels.store as store; from ggq.cli import compiling, warmup; from ggq.cli.main import main\n"
+        "import ggq_kernels\n"
+        "ggq_kernels.warmup = lambda tell: store.listeners[0]('linear')\n"
+        "print(main(['warmup']))\n"
+        "store.listeners.clear()\n"
+        "compiling.announce_compiling.cache_clear()\n"
+        "compiling.announce_compiling()\n"
+        "store.listeners[0]('linear')\n"
+    )
+    result = run_python("-c", code, NUMBA_CACHE_DIR=str(tmp_path / "file"))
+    fix = "set NUMBA_CACHE_DIR to a folder that can be written to"
+    lines = result.stderr.splitlines()
+    assert result.stdout == "2\n" and len(lines) == 4
+    assert lines[0].startswith(f"error: {tmp_path / 'file'}{os.sep}kernels-") and lines[1] == fix
+    assert lines[0].endswith(": compiled kernels cannot be kept there")
+    assert lines[2].startswith("compiling kernels for ") and lines[2].endswith(", not to be kept:")
+    assert lines[3].endswith(f" cannot be written to; {fix}")
 
 
 def test_nobody_reads(tmp_path: Path) -> None:

@@ -142,19 +142,52 @@ def test_each_window_begins_as_the_model_expects(tmp_path: Path, text: Path) -> 
         (TEXT, 0, "0 calibration tokens: at least 1 allowed"),
         (None, None, "cannot open: No such file"),
         ("a folder", None, "text.txt: a text file expected, found a directory"),
+        (bytes(range(256)) * 20, None, "text.txt: .* of 5120 bytes are no UTF-8 text\ncalibrate on a text"),
+        (b"\0a" * 2000, None, "text.txt: 2000 of 4000 bytes are no UTF-8 text"),
+        (bytes(range(256)) * 8000, 600, "text.txt: .* bytes are no UTF-8 text"),  # not read whole
     ],
 )
-def test_texts_that_cannot_be_used(tmp_path: Path, content: str | None, tokens: int | None, message: str) -> None:
+def test_texts_that_cannot_be_used(
+    tmp_path: Path, content: str | bytes | None, tokens: int | None, message: str
+) -> None:
     path = tmp_path / "text.txt"
     if content == "a folder":
         path.mkdir()
     elif content is not None:
-        path.write_text(content)
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(ggq.GGQError, match=message):
         ggq.convert(
             DEMO, tmp_path / "m.ggq", scheme="q4-g32", method="mse", calibration=path, calibration_tokens=tokens
         )
     assert not list(tmp_path.glob("*.ggq*"))
+
+
+def test_a_few_bytes_of_another_encoding_are_skipped(tmp_path: Path) -> None:
+    planned, path = plan(DEMO), tmp_path / "text.txt"
+    asset = planned.assets["tokenizer.json"]
+    path.write_text(TEXT.replace("e", ""))
+    expected = read_windows(path, asset, planned.tokens, 64)
+    path.write_bytes(TEXT.replace("e", "\xfc", TEXT.count("e") // 4).encode("latin-1"))
+    read_windows(path, asset, planned.tokens, 64)
+    path.write_bytes(TEXT.replace("e", "").encode().replace(b"d", b"d\xfc", 9))
+    assert read_windows(path, asset, planned.tokens, 64).digest == expected.digest
+
+
+def test_a_result_never_replaces_what_it_is_made_from(tmp_path: Path, text: Path) -> None:
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text('scheme = "q4-g32"\nmethod = "mse"\n')
+    before = text.read_bytes()
+    link = tmp_path / "link"
+    link.hardlink_to(text)
+    for out, options in (
+        (text, {"calibration": text}),
+        (link, {"calibration": text}),
+        (recipe, {}),
+        (tmp_path / "s", {"calibration": text, "statistics": tmp_path / "s"}),
+    ):
+        with pytest.raises(UsageError, match=f"{out}: it would replace what it is made from\nchoose another name"):
+            ggq.convert(DEMO, out, recipe=recipe, force=True, **options)
+    assert text.read_bytes() == before and recipe.read_text().startswith("scheme")
 
 
 def test_calibration_that_nobody_needs_or_nobody_gives_is_refused(tmp_path: Path, text: Path) -> None:

@@ -189,5 +189,5 @@ def test_a_recipe_file_says_how_inputs_are_rounded(tmp_path: Path) -> None:
     recipe = read_recipe(written(tmp_path, 'scheme = "q8-row"\nmethod = "smoothquant"\nactivations = "static"\n'))
     assert recipe.activations == "static"
     assert read_recipe(written(tmp_path, recipe_text(recipe))).activations == "static"
-    with pytest.raises(UsageError, match="activations 'some': group, token, static allowed"):
+    with pytest.raises(UsageError, match=r"recipe\.toml: activations 'some': group, token, static allowed"):
         read_recipe(written(tmp_path, 'scheme = "q8-row"\nactivations = "some"\n'))

@@ -29,14 +29,21 @@ if TYPE_CHECKING:
 
 SEED = 20
 """Of the random token ids."""
+PROMPT, GENERATE = 512, 64
+"""Tokens of a prompt, and tokens that are generated, as llama-bench has them."""
 READS = 8
 """Passes over memory between two decoding runs."""
 
 
 def bench(
     file: FILE,
-    prompt: Annotated[int, typer.Option(metavar="N", help="Tokens of the prompt.", min=1)] = 512,
-    generate: Annotated[int, typer.Option(metavar="N", help="Tokens to generate after it.", min=1)] = 64,
+    prompt: Annotated[
+        int | None,
+        typer.Option(metavar="N", help=f"Tokens of the prompt; {PROMPT} or the model's context.", min=1),
+    ] = None,
+    generate: Annotated[
+        int | None, typer.Option(metavar="N", help=f"Tokens to generate; {GENERATE} or the model's context.", min=1)
+    ] = None,
     repeat: Annotated[int, typer.Option(metavar="N", help="Times each is measured; the median counts.", min=1)] = 3,
     threads: THREADS = None,
     activations: ACTIVATIONS = "int8",
@@ -57,6 +64,10 @@ def bench(
     start = time.perf_counter()
     with load(file, threads=threads, activations=activations, interpreter=interpreter) as model:
         load_s = time.perf_counter() - start
+        prompt, generate = (
+            min(usual, model.config.context_length) if wished is None else wished
+            for wished, usual in ((prompt, PROMPT), (generate, GENERATE))
+        )
         if max(prompt, generate) > model.config.context_length:
             problem = (
                 f"{max(prompt, generate)} tokens do not fit into the model's context of {model.config.context_length}"

@@ -60,6 +60,9 @@ def main(args: list[str] | None = None) -> int:
         The exit status: 0 done, 1 verification failed, 2 error, 130 interrupted, 141 when nobody reads the output.
     """
     arguments = sys.argv[1:] if args is None else args
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever started the process: nobody reads
+            setattr(sys, name, open(os.devnull, "w"))
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a terminal without UTF-8 is no reason to fail
@@ -79,10 +82,26 @@ def _dispatch(arguments: list[str]) -> int:
         function = _load(command) if arguments[:1] == [command.name] else _listed_only
         app.command(command.name, help=_help(function), short_help=command.help)(function)
     try:
-        get_command(app).main(arguments, prog_name="ggq")
-    except SystemExit as end:
-        return end.code if isinstance(end.code, int) else ERROR
-    return 0
+        status = get_command(app).main(arguments, prog_name="ggq", standalone_mode=False)
+    except typer.Abort:
+        raise KeyboardInterrupt from None
+    except Exception as problem:
+        if not hasattr(problem, "format_message"):
+            raise
+        return _misused(problem)
+    return status if isinstance(status, int) else 0
+
+
+def _misused(problem: Any) -> int:
+    """Say in two lines what is wrong with the arguments; without any, show the commands."""
+    text = str(problem.format_message())
+    if text.startswith("Usage:"):
+        print(text, file=sys.stderr)
+        return ERROR
+    context = getattr(problem, "ctx", None)
+    command = "ggq" if context is None else context.command_path
+    _complain(f"error: {command}: {' '.join(text.split())}\n`{command} --help` tells how it is used")
+    return ERROR
 
 
 def _version(wanted: bool) -> None:
@@ -145,10 +164,12 @@ def _status(call: Callable[[], int | None]) -> int:
         if debug:
             traceback.print_exc()
         _complain(f"error: {_text(problem)}")
+        if _printing(problem):
+            _silence()
         return ERROR
     except Exception as problem:
         if type(problem).__module__.split(".")[0] in ("typer", "click"):
-            raise  # a usage error on its way to typer, which prints it
+            raise  # a usage error on its way to `_dispatch`, which prints it
         if debug:
             traceback.print_exc()
         first = next(iter(str(problem).splitlines()), "")
@@ -160,10 +181,20 @@ def _text(problem: BaseException) -> str:
     """A failure in one line (a GGQError may have a second: what to do)."""
     if isinstance(problem, OSError) and problem.strerror:
         names = [os.fsdecode(name) for name in (problem.filename, problem.filename2) if isinstance(name, (str, bytes))]
+        if _printing(problem):
+            names = ["standard output"]
         return ": ".join([*names, problem.strerror])
     if isinstance(problem, MemoryError):
         return f"not enough memory{f': {problem}' if str(problem) else ''}"
     return str(problem)
+
+
+def _printing(problem: BaseException) -> bool:
+    """Whether a failure is the system's, of `print` or `flush`: they have no frame of their own, so it seems to come
+    from this package, which opens no files."""
+    frames = traceback.extract_tb(problem.__traceback__)
+    unnamed = isinstance(problem, OSError) and bool(problem.errno) and problem.filename is None
+    return unnamed and bool(frames) and os.path.dirname(frames[-1].filename) == os.path.dirname(__file__)
 
 
 def _complain(text: str) -> None:
@@ -177,7 +208,7 @@ def _complain(text: str) -> None:
 
 
 def _silence() -> None:
-    """Send what is still buffered nowhere, or Python complains about the broken pipe while it ends."""
+    """Send what is still buffered nowhere, or Python complains about the broken pipe or full disk while it ends."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
     os.close(nowhere)

@@ -21,14 +21,29 @@ SEED = 21
 """Of the random token ids."""
 LONGEST_PROMPT = 512
 """Tokens that are computed together."""
+CONTEXT = 512
+"""Tokens before the one that is decoded, unless told."""
 
 
 def profile(
     file: FILE,
     prompt: Annotated[
-        int, typer.Option(metavar="N", help="Tokens of the prompt.", min=1, max=LONGEST_PROMPT)
-    ] = LONGEST_PROMPT,
-    context: Annotated[int, typer.Option(metavar="N", help="Tokens before the one that is decoded.", min=1)] = 512,
+        int | None,
+        typer.Option(
+            metavar="N",
+            help=f"Tokens of the prompt; {LONGEST_PROMPT} or the model's context.",
+            min=1,
+            max=LONGEST_PROMPT,
+        ),
+    ] = None,
+    context: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help=f"Tokens before the one that is decoded; {CONTEXT} or what the model's context leaves room for.",
+            min=1,
+        ),
+    ] = None,
     repeat: Annotated[int, typer.Option(metavar="N", help="Passes; medians count.", min=1)] = 5,
     threads: THREADS = None,
     activations: ACTIVATIONS = "int8",
@@ -52,9 +67,12 @@ def profile(
     with load(file, threads=threads, activations=activations) as model:
         executor = model.executor
         assert isinstance(executor, NumbaExecutor)  # what `load` gives unless it is asked for the reference
+        room = model.config.context_length
+        prompt = min(LONGEST_PROMPT, room) if prompt is None else prompt
+        context = max(1, min(CONTEXT, room - repeat - 2)) if context is None else context
         longest = max(prompt, context + repeat + 2)
-        if longest > model.config.context_length:
-            problem = f"{longest} tokens do not fit into the model's context of {model.config.context_length}"
+        if longest > room:
+            problem = f"{longest} tokens do not fit into the model's context of {room}"
             raise UsageError(problem, fix="Give a smaller --prompt or --context.")
         tokens = np.random.default_rng(SEED).integers(0, model.config.vocabulary_size, longest).astype(np.int32)
         limits = Limits(ggq_kernels.read_bandwidth(executor.threads), ggq_kernels.integer_peak(executor.threads))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from ggq.cli.compiling import announce_compiling
+from ggq.cli.compiling import announce_compiling, refuse_what_cannot_be_kept
 
 
 def warmup() -> None:
@@ -18,6 +18,7 @@ def warmup() -> None:
     """
     import ggq_kernels
 
+    refuse_what_cannot_be_kept()
     announce_compiling()
     seconds = ggq_kernels.warmup(_tell if sys.stderr.isatty() else None)
     if sys.stderr.isatty():

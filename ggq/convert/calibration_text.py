@@ -29,6 +29,13 @@ TOKEN_BYTES = 12
 """Bytes that a token has at most, on average over a window."""
 
 
+MOST_ODD = 10
+"""One byte in so many may be no UTF-8, as in texts of older encodings; more make no text."""
+
+CUT = 6
+"""Bytes, at most, of the characters that the ends of a piece cut through."""
+
+
 @dataclass(frozen=True, eq=False)
 class CalibrationText:
     """What a checkpoint is calibrated on.
@@ -53,7 +60,7 @@ def read_windows(
     """Cut windows out of a text, evenly over its length, so that a long text is represented whole.
 
     Args:
-        path: A UTF-8 text; bytes that are none are skipped.
+        path: A UTF-8 text; of bytes that are none, a few are skipped.
         tokenizer: The checkpoint's tokenizer.json, checked before.
         tokens: Says whether a window begins with a token of its own.
         context: Tokens of a window.
@@ -62,7 +69,7 @@ def read_windows(
 
     Raises:
         UsageError: Less than one token is wanted.
-        ConvertError: The text is shorter than a window.
+        ConvertError: The text is shorter than a window, or no text.
         GGQError: It cannot be read.
     """
     wanted = DEFAULT_TOKENS if wanted is None else wanted
@@ -78,7 +85,7 @@ def read_windows(
     found: list[list[int]] = []
     try:
         with open_text(path) as file:
-            for text in _pieces(file, os.fstat(file.fileno()).st_size, count, body):
+            for text in _pieces(file, os.fspath(path), count, body):
                 ids = encoder.encode(text, add_special_tokens=False).ids
                 found += [ids[start : start + body] for start in range(0, len(ids) - body + 1, body)]
     except OSError as error:
@@ -92,13 +99,22 @@ def read_windows(
     return CalibrationText(windows, blake3(windows.astype("<i4").tobytes()).hexdigest())
 
 
-def _pieces(file: FileIO, size: int, count: int, body: int) -> Iterator[str]:
+def _pieces(file: FileIO, path: str, count: int, body: int) -> Iterator[str]:
     """The whole of a short text, or as many pieces as windows are wanted, each of about a window at a line's start."""
-    length = body * TOKEN_BYTES
+    size, length = os.fstat(file.fileno()).st_size, body * TOKEN_BYTES
     if size <= max(WHOLE_BYTES, count * length):
-        yield file.read().decode("utf-8", "ignore")
+        yield _decoded(file.read(), path)
         return
     for i in range(count):
         file.seek(i * (size - length) // max(1, count - 1))
-        text = file.read(length).decode("utf-8", "ignore")
+        text = _decoded(file.read(length), path)
         yield text[text.find("\n") + 1 :] if i else text
+
+
+def _decoded(data: bytes, path: str) -> str:
+    """Bytes as text, without those that are none."""
+    text = data.decode("utf-8", "ignore")
+    odd = len(data) - len(text.encode()) + text.count("\0")
+    if odd > len(data) // MOST_ODD + CUT:
+        raise ConvertError(f"{odd} of {len(data)} bytes are no UTF-8 text", path=path, fix="calibrate on a text")
+    return text

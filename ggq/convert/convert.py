@@ -24,6 +24,7 @@ from ggq.convert.report import Report, read_results
 from ggq.engine.memory import peak_memory
 from ggq.errors import ConvertError, UsageError
 from ggq.format import Writer
+from ggq.format.paths import check_not_input
 from ggq.models.metadata import to_metadata
 from ggq.models.registry import find_architecture
 from ggq.quant import scheme_name
@@ -90,6 +91,7 @@ def prepare(
 
     def check(planned: Plan) -> None:
         if out is not None:
+            check_not_input(out, calibration, statistics, choices.get("recipe"))
             check_output(planned, Path(out), force=force)
         check_calibration(planned, calibration, calibration_tokens, calibration_context, statistics)
 

@@ -117,9 +117,18 @@ def _recipe(document: Mapping[str, Any], path: Path) -> Recipe:
         _text(document, "method", path, None) if "method" in document else None,
         outer,
         [_rule(rule, number, path) for number, rule in enumerate(rules, 1)],
-        check_activations(_text(document, "activations", path, None)) if "activations" in document else "group",
+        _activations(document, path),
         str(path),
     )
+
+
+def _activations(document: Mapping[str, Any], path: Path) -> str:
+    if "activations" not in document:
+        return "group"
+    try:
+        return check_activations(_text(document, "activations", path, None))
+    except UsageError as error:
+        raise error if error.path else UsageError(error.problem, path=path) from None
 
 
 def _rule(rule: Any, number: int, path: Path) -> Rule:
