@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from tests.support import ROOT, run_python
 from tools import bench_peers
+from tools.bench import sides
 from tools.bench.report import Found, line, summary
 from tools.bench.sides import Bench, Missing, document
 from tools.bench.works import WORKS, Row, Work
@@ -27,6 +30,96 @@ def test_rates_are_ours_to_theirs_and_times_theirs_to_ours() -> None:
     assert found(rate, rounds("tok_s", 9, 30, 20), x=rounds("tok_s", 10, 8, 100))["ratio"] == 2.0
     time = Row("b", "seconds", 2.0, "s")
     assert found(time, rounds("seconds", 0.5), x=rounds("seconds", 2.0))["ratio"] == 4.0
+
+
+def test_short_times_are_shown_in_milliseconds_and_kept_in_seconds() -> None:
+    row = Row("matrix-1", "seconds", 1.0, "s")
+    for ours, theirs, shown in ((0.0025, 0.005, "2.500     5.000 ms "), (0.25, 0.5, "0.25      0.50 s  ")):
+        result = found(row, rounds("seconds", ours), x=rounds("seconds", theirs))
+        assert (result["ours"], result["theirs"], result["unit"]) == (ours, theirs, "s")
+        assert shown in line(result) and "  2.00  1.00  yes" in line(result)
+    assert "20.00     10.00 tokens/s" in line(found(Row("a", "t", 1.0), rounds("t", 20), x=rounds("t", 10)))
+
+
+def test_operations_are_a_share_of_the_peak_and_bytes_of_the_bandwidth() -> None:
+    limits = {"bandwidth_gb_s": 40.0, "peak_gop_s": 400.0}
+    result = found(Row("prefill", "t", 1.0), rounds("t", 1.0, prefill_gop_s=100.0, read_gb_s=10.0, **limits))
+    assert (result["peak_share"], result["bandwidth_share"]) == (0.25, 0.25)
+    assert "25% of 400 GOP/s" in line(result)
+    result = found(Row("matrix-1", "t", 1.0), rounds("t", 1.0, gop_s=100.0, read_gb_s=30.0, **limits))
+    assert (result["peak_share"], result["bandwidth_share"]) == (0.25, 0.75)
+    assert "75% of 40.0 GB/s" in line(result)
+
+
+class Sides:
+    """A bench whose processes answer at once."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.threads, self.asked = folder, 2, list[tuple[object, ...]]()
+
+    def checkpoint(self, shape: str) -> Path:
+        return self.folder
+
+    def gguf(self, shape: str) -> Path:
+        return self.folder / "model.safetensors"
+
+    def ggq(self, *words: object) -> dict[str, Any]:
+        (self.folder / "converted.ggq").touch()
+        return {"seconds": 1.0, "process_s": 3.0}
+
+    def own(self, mode: str, *words: object) -> dict[str, Any]:
+        self.asked.append((mode, *words))
+        return {"bandwidth_gb_s": 40.0} if mode == "limits" else {"seconds": 0.5, "bytes": 10**9}
+
+    def other(self, *words: object) -> dict[str, Any]:
+        (self.folder / "converted.gguf").touch()
+        self.asked.append(words)
+        return {"seconds": 2.0, "process_s": 9.0, "call_s": 8.0, "version": "x"}
+
+
+def test_whole_processes_are_compared_on_both_sides_of_a_conversion(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").touch()
+    (work,) = (work for work in WORKS if work.rows[0].name.startswith("convert"))
+    bench: Any = Sides(tmp_path)
+    assert work.ours(bench) == {"seconds": 3.0, "call_s": 1.0}
+    assert work.peers["llama.cpp"](bench) == {"seconds": 9.0, "call_s": 8.0, "version": "x"}
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith("converted")]
+
+
+def test_both_sides_multiply_the_same_matrix(tmp_path: Path) -> None:
+    (work,) = (work for work in WORKS if work.rows[0].name == "matrix-512")
+    bench: Any = Sides(tmp_path)
+    result = work.ours(bench)
+    assert result["gop_s"] == pytest.approx(2 * 8192 * 2048 * 512 / 0.5 / 1e9)
+    assert result["read_gb_s"] == pytest.approx(2.0) and result["bandwidth_gb_s"] == 40
+    for peer in work.peers.values():
+        peer(bench)
+    shapes = [asked[-5:] for asked in bench.asked if asked[0] != "limits"]
+    assert len(shapes) == 3 and set(shapes) == {(8192, 2048, 512, 2, 2)}
+
+
+def test_tokens_of_all_sequences_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    from tools.bench import own
+
+    class Model:
+        clock = 0.0
+
+        @property
+        def executor(self) -> Model:
+            return self
+
+        def open_sequence(self) -> int:
+            return 0
+
+        def close_sequence(self, sequence: int) -> None:
+            pass
+
+        def forward(self, runs: list[Any]) -> None:
+            Model.clock += 0.5 + 0.5 * len(runs)  # a second for one, and half of it for each more
+
+    monkeypatch.setattr(own, "load", lambda *_, **__: nullcontext(Model()))
+    monkeypatch.setattr(own, "time", SimpleNamespace(perf_counter=lambda: Model.clock))
+    assert own.batch("m.ggq", 2, 7, 10) == {"one_tok_s": 1.0, "many_tok_s": 7 / 4}
 
 
 def test_the_best_peer_counts() -> None:
@@ -96,6 +189,9 @@ def test_the_json_of_a_process_comes_with_its_seconds() -> None:
 
     found = document([sys.executable, "-c", "print('warming up'); print('{\"a\": 1}')"])
     assert found["a"] == 1 and 0 < found["process_s"] < 60
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sides, "time", SimpleNamespace(perf_counter=iter([5.0, 7.5]).__next__))
+        assert document([sys.executable, "-c", "print('{}')"]) == {"process_s": 2.5}
 
 
 def test_every_row_of_the_table_has_a_name_of_its_own() -> None:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from ggq.cli.bench import Times, Work, figures, measure, work
+from ggq.cli.bench import Between, Times, Work, figures, measure, work
 from ggq.cli.demo import CHECKPOINT, STEPS, show
 from ggq.cli.main import COMMANDS, main
 from ggq.engine.loading import load
 from ggq.engine.tape import Run
+from ggq.errors import GGQError
 from ggq.format import open_reader
 from tests.small_models import CONFIGS, checkpoint, write_demo, write_ggq
 from tests.support import DEMO
@@ -111,6 +113,58 @@ def test_json_has_what_is_promised(tmp_path: Path, capsys: pytest.CaptureFixture
     assert found["versions"]["ggq"] == "0.1.0"
     assert main(["bench", str(path), *options]) == 0
     assert "tokens/s (4)" in capsys.readouterr().out
+
+
+def test_times_become_figures(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first token takes loading too; bandwidth is the median of what was read between runs, the share is of it."""
+
+    def measured(executor: object, tokens: object, prompt: int, generate: int, repeat: int, between: Between) -> Times:
+        between.rates += [1.0, 8.0, 2.0]
+        return Times(9.0, [1.0], [0.5])
+
+    monkeypatch.setattr("ggq.cli.bench.measure", measured)
+    path = write_demo(tmp_path / "demo.ggq", "q4-g32")
+    assert main(["bench", str(path), "--interpreter", "numpy", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["first_token_s"] == found["load_s"] + 9
+    assert (found["prompt"], found["prefill_tok_s"], found["generate"], found["decode_tok_s"]) == (512, 512, 64, 128)
+    assert found["bandwidth_gb_s"] == 2 and found["bandwidth_share"] == found["read_gb_s"] / 2
+    assert found["read_gb_s"] == found["bytes_per_token"] * 128 / 1e9
+
+
+@pytest.mark.parametrize("command", ["bench", "profile", "eval", "run"])
+def test_threads_reach_the_engine(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(file: object, *, threads: int | None = None, **_: object) -> None:
+        raise GGQError(f"{threads} threads")
+
+    module = "ggq.evaluate.evaluate" if command == "eval" else f"ggq.cli.{command}"
+    monkeypatch.setattr(import_module(module), "load", load)
+    options = {"eval": ["--text", str(DEMO / "valid.txt")], "run": ["-p", "x"]}.get(command, [])
+    path = str(write_demo(tmp_path / "demo.ggq"))
+    for asked, told in ((["--threads", "3"], "3"), ([], "None")):
+        assert main([command, path, *options, *asked]) == 2
+        assert f"error: {told} threads\n" in capsys.readouterr().err
+
+
+def test_a_prompt_is_no_longer_than_the_models_context(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, int]] = []
+
+    def measured(executor: object, tokens: object, prompt: int, generate: int, *_: object) -> Times:
+        seen.append((prompt, generate))
+        return Times(1.0, [1.0], [1.0])
+
+    monkeypatch.setattr("ggq.cli.bench.measure", measured)
+    config = {**CONFIGS["biased"], "max_position_embeddings": 48}
+    path = str(write_ggq(tmp_path / "m.ggq", config, checkpoint(config)))
+    assert main(["bench", path, "--interpreter", "numpy"]) == 0
+    assert main(["bench", path, "--interpreter", "numpy", "--generate", "49"]) == 2
+    assert seen == [(48, 48)]
 
 
 def test_a_prompt_beyond_the_context(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from ggq.cli.main import main
 from ggq.engine.binding import Step
-from ggq.engine.profile import Limits, kind, shares
+from ggq.engine.profile import Limits, kind, shares, time_prompt, time_token
+from ggq.engine.tape import Run
 from tests.small_models import write_demo
 
 pytestmark = pytest.mark.kernels
@@ -36,6 +38,33 @@ def test_shares_add_up_and_count_wanted_rows_once() -> None:
     assert (norm.count, norm.seconds, norm.read_gb_s, norm.gop_s) == (2, 1.0, 0.0, 0.0)
 
 
+class Timed:
+    """An executor whose passes take the seconds given."""
+
+    def __init__(self, *seconds: float) -> None:
+        self.seconds, self.open = [*seconds], 0
+
+    def open_sequence(self) -> int:
+        self.open += 1
+        return self.open
+
+    def close_sequence(self, sequence: int) -> None:
+        self.open -= 1
+
+    def forward(self, runs: list[Run]) -> None:
+        pass
+
+    def time_steps(self, runs: list[Run]) -> np.ndarray:
+        return np.array([self.seconds.pop(0), 1.0])
+
+
+@pytest.mark.parametrize("timed", [time_prompt, time_token])
+def test_the_first_pass_warms_up_and_medians_of_the_others_count(timed: Any) -> None:
+    executor = Timed(100.0, 1.0, 3.0, 2.0)
+    assert timed(executor, np.arange(4, dtype=np.int32), 3).tolist() == [2.0, 1.0]
+    assert executor.open == 0 and not executor.seconds
+
+
 def test_profile_of_the_demo(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -50,6 +79,9 @@ def test_profile_of_the_demo(
         counts = {share["operation"]: share["count"] for share in listed}
         assert counts["linear q k v"] == counts["attention"] == 4
         assert counts["linear output"] == counts["embed"] == 1
+    assert found["threads"] == 1
+    assert main(["profile", str(path), "--repeat", "1", "--json"]) == 0  # without a word, as much as the context holds
+    assert list(json.loads(capsys.readouterr().out)["passes"]) == ["a prompt of 512 tokens", "one token after 509"]
     assert main(["profile", str(path), *options]) == 0
     out = capsys.readouterr().out
     assert "one token after 3:" in out and "linear gate up" in out

@@ -199,6 +199,15 @@ def test_errors_are_measured_on_rows_from_all_over_a_matrix() -> None:
         assert sample.size == min(prod(tensor.shape), 1 << 15)
 
 
+def test_a_candidates_loss_is_half_its_errors_weighed_by_sensitivity() -> None:
+    checkpoint, found = matrices(DEMO)
+    weights = np.random.default_rng(1).uniform(0, 2, found[0].shape[-1])
+    errors = column_errors(sample_weights(checkpoint, found[0]), parse_scheme("q3-g32"))
+    (one,) = candidates(checkpoint, found[0], [parse_scheme("q3-g32")], weights)
+    assert one.option.loss == pytest.approx((weights * errors).sum() / 2)
+    assert one.option.cost == prod(found[0].shape) * 3.5
+
+
 def test_the_error_of_floats_is_that_of_rounding() -> None:
     weights = np.array([[1 + 2**-12, 2.0]], np.float32)
     assert column_errors(weights, parse_scheme("f32")).tolist() == [0, 0]
