@@ -201,3 +201,14 @@ def test_every_row_of_the_table_has_a_name_of_its_own() -> None:
     assert done.stdout.split() == names
     done = run_python(str(ROOT / "tools" / "bench_peers.py"), "--work", "nonsense")
     assert done.returncode == 2 and done.stdout.split() == names
+
+
+def test_what_cannot_be_measured_is_said_in_words(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for options, words in (
+        (["--repeat", "0"], "argument --repeat: 0: 1 or more expected"),
+        (["--threads", "-1"], "argument --threads: -1: 1 or more expected"),
+        (["--folder", str(tmp_path / "file")], f"error: [Errno 17] File exists: '{tmp_path / 'file'}'"),
+    ):
+        done = run_python(str(ROOT / "tools" / "bench_peers.py"), "--work", "matrix-1", *options)
+        assert done.returncode == 2 and done.stderr.strip().endswith(words) and "Traceback" not in done.stderr

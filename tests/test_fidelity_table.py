@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from tests.checkpoints import numbers
-from tests.support import DEMO
+from tests.support import DEMO, run_python
 from tools import fidelity_table as tool
 from tools import llama_cpp_peer as peer
 
@@ -155,6 +155,17 @@ def test_a_peer_that_fails_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         run(monkeypatch, pair, "--work", tmp_path / "work", *options)
     with pytest.raises(SystemExit, match="MODEL=TEXT expected, found 'model'"):
         run(monkeypatch, "model", "--work", tmp_path / "work", *options)
+
+
+def test_what_cannot_be_measured_is_said_in_words(tmp_path: Path) -> None:
+    script, text, work = str(tool.ROOT / "tools" / "fidelity_table.py"), DEMO / "valid.txt", ["--work", str(tmp_path)]
+    for options, status, words in (
+        ([f"{tmp_path / 'none'}={text}"], 2, "error: [Errno 2] No such file or directory"),
+        ([f"{DEMO}={tmp_path / 'none'}"], 2, f"error: {tmp_path / 'none'}: cannot open: No such file or directory"),
+        ([f"{DEMO}={text}", "--context", "32", "--windows", "1", "--recipe", "a: --scheme q4"], 1, "demo: a failed: "),
+    ):
+        done = run_python(script, *options, *work, "--interpreter", "numpy")
+        assert done.returncode == status and done.stderr.startswith(words) and "Traceback" not in done.stderr
 
 
 def test_the_peer_reads_what_the_checkpoint_holds() -> None:

@@ -136,7 +136,10 @@ def test_a_large_vocabulary_is_not_decoded_when_the_file_is_opened(tmp_path: Pat
     ("name", "message"),
     [
         ("missing", "cannot open: No such file or directory\ncheck the path"),
-        ("", "not a ggq file: a directory"),
+        ("", "not a ggq file: a directory (C-1)"),
+        ("model", "not a ggq file: a directory (C-1)\nmake a ggq file of the checkpoint with `ggq convert`"),
+        ("empty", "the file is empty (C-1)\ndownload or convert it again"),
+        ("picture", "begins with b'\\x89PNG\\r\\n\\x1a\\n' (C-1)\ngive a file that `ggq convert` has made"),
         ("loop", "cannot open: Too many levels of symbolic links"),
         ("fifo", "not a ggq file: a FIFO"),
         ("n" * 300, "cannot open: File name too long"),
@@ -147,6 +150,10 @@ def test_a_large_vocabulary_is_not_decoded_when_the_file_is_opened(tmp_path: Pat
 def test_what_cannot_be_opened(small: Path, name: str, message: str) -> None:
     (small.parent / "loop").symlink_to("loop")
     os.mkfifo(small.parent / "fifo")
+    (small.parent / "model").mkdir()
+    (small.parent / "model" / "config.json").touch()
+    (small.parent / "empty").touch()
+    (small.parent / "picture").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(99))
     with pytest.raises(GGQError) as caught:
         open_reader(os.path.join(small.parent, name))
     assert message in str(caught.value)

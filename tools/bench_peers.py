@@ -35,8 +35,8 @@ def main() -> int:
         "--work", nargs="*", default=[""], metavar="NAME", help="names of rows, or what they begin with"
     )
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "ggq-bench", help="for the models")
-    parser.add_argument("--repeat", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repeat", type=count, default=5)
+    parser.add_argument("--threads", type=count, default=2)
     parser.add_argument("--list", action="store_true", help="print the names of the rows")
     args = parser.parse_args()
     chosen = choose(args.work)
@@ -57,6 +57,13 @@ def main() -> int:
     print("\n".join(map(line, results)))
     print(json.dumps({"repeat": args.repeat, **machine(everything, args.threads), "rows": results}))
     return 0 if all("ratio" in result for result in results) else 1
+
+
+def count(text: str) -> int:
+    """A whole number above 0."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: 1 or more expected")
+    return int(text)
 
 
 def choose(names: list[str]) -> list[Work]:
@@ -87,3 +94,6 @@ if __name__ == "__main__":
         sys.exit(main())
     except subprocess.CalledProcessError as error:
         sys.exit(f"{' '.join(map(str, error.cmd))} failed:\n{str(error.stderr).strip()[-2000:]}")
+    except OSError as error:
+        say(f"error: {error}")
+        sys.exit(2)

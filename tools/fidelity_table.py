@@ -139,7 +139,7 @@ def parse_recipes(lines: Iterable[str]) -> list[Recipe]:
 
 
 def main() -> int:
-    """Run everything and print the tables."""
+    """Run everything and print the tables; 1 when there is nothing to print."""
     args = arguments()
     if args.recipes:
         lines = args.recipes.read_text(encoding="utf-8").splitlines()
@@ -156,7 +156,7 @@ def main() -> int:
             raise SystemExit(f"MODEL=TEXT expected, found {pair!r}")
         rows += compare(Path(model), Path(text), recipes, args, problems)
     report(rows, args, problems)
-    return 0
+    return 0 if rows else 1
 
 
 def arguments() -> argparse.Namespace:
@@ -405,4 +405,11 @@ def plot(rows: Sequence[Row], path: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except (ggq.GGQError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except ConversionFailed as error:
+        print(str(error).strip(), file=sys.stderr)
+        sys.exit(2)

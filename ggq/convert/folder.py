@@ -28,7 +28,9 @@ class Folder:
             self.names = frozenset(os.listdir(self.real))
         except NotADirectoryError:
             raise ConvertError(
-                "a folder with config.json and safetensors files expected, found a file", path=self.path
+                "a folder with config.json and safetensors files expected, found a file",
+                path=self.path,
+                fix="give the folder that holds config.json and the weights",
             ) from None
         except OSError as error:
             raise os_error(error, os.fspath(self.path), "read") from None

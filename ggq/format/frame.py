@@ -68,9 +68,10 @@ def check_header(header: bytes, size: int) -> int:
     """
     if header[: len(MAGIC)] != MAGIC:
         if not header:
-            raise refuse("C-1", "the file is empty")
-        what = identify(header)
-        raise refuse("C-1", f"not a ggq file: {what or 'it begins with ' + repr(header[:8])}")
+            raise FormatError("the file is empty (C-1)", fix="download or convert it again")
+        what = identify(header) or f"it begins with {header[:8]!r}"
+        fix = None if ";" in what else "give a file that `ggq convert` has made"  # behind ; stands what to do instead
+        raise FormatError(f"not a ggq file: {what} (C-1)", fix=fix)
     if size < HEADER_BYTES + FOOTER_BYTES:
         raise refuse("C-1", f"the file has {size} bytes, header and footer alone have {HEADER_BYTES + FOOTER_BYTES}")
     _, major, minor, order, alignment, flags, reserved = unpack(HEADER_STRUCT, header[:HEADER_BYTES])

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from ggq.format.layout import MAGIC
+
 _STARTS = (
+    (MAGIC, "a ggq file"),
     (b"GGUF", "a GGUF file"),
     (b"lmgg", "an old GGML file"),
     (b"tjgg", "an old GGML file"),

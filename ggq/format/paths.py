@@ -23,6 +23,7 @@ _FIXES = {
     errno.EFBIG: "its disk, or the limit that `ulimit -f` tells, takes no larger file",
     errno.ENOENT: "check the path",
     errno.EACCES: "check the permissions",
+    errno.EISDIR: "give the name of a file",
     errno.EROFS: "choose another place",
 }
 
@@ -76,7 +77,9 @@ def open_regular(
         raise os_error(error, path, "open") from None
     except ValueError as error:  # a NUL in the path
         raise GGQError(f"cannot open: {error}", path=repr(path)) from None
-    raise refusal(problem.format(kind), path=path)
+    holds_model = kind == "a directory" and os.path.isfile(os.path.join(path, "config.json"))
+    fix = "make a ggq file of the checkpoint with `ggq convert`" if holds_model else None
+    raise refusal(problem.format(kind), path=path, fix=fix)
 
 
 def open_text(path: str | os.PathLike[str]) -> io.FileIO:
