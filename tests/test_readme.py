@@ -52,6 +52,14 @@ def test_commands_exist_with_their_options(line: str, capsys: pytest.CaptureFixt
         assert re.search(rf"(^|[\s,]){re.escape(option)}[\s,]", text), f"{option} is no option of ggq {name}"
 
 
+def test_no_command_finds_its_file_there_already() -> None:
+    """Whoever types one after the other is refused nothing."""
+    made = [shlex.split(line)[3] for line in shown_commands() if " convert " in line and "--force" not in line]
+    assert len(made) > 5 and len(set(made)) == len(made)
+    (code,) = blocks("python")
+    assert 'convert("ggq/demo", "demo.ggq"' in code and "force=True" in code
+
+
 def test_the_table_of_commands_is_whole(capsys: pytest.CaptureFixture[str]) -> None:
     rows = re.findall(r"^\| `ggq (\w+)[^|]*\| (.*) \|$", README, re.MULTILINE)
     assert [name for name, _ in rows] == [command.name for command in COMMANDS]

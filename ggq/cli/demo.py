@@ -16,7 +16,10 @@ CHECKPOINT = Path(ggq.__file__).parent / "demo"
 PROMPT = 'class Reader:\n    """Read lines from a file.'
 
 STEPS: tuple[tuple[str, list[str]], ...] = (
-    ("Convert the checkpoint to 4 bits, groups of 32 weights sharing a scale", ["convert", "{source}", "{out}"]),
+    (
+        "Convert the checkpoint: each matrix gets a scheme that suits it, all together take about 4.6 bits a weight",
+        ["convert", "{source}", "{out}"],
+    ),
     ("Look inside the file: this reads its index and no tensor", ["inspect", "{out}"]),
     ("Compare every byte with the digests in the file", ["verify", "{out}"]),
     (

@@ -21,7 +21,7 @@ def require_matplotlib() -> Any:
     try:
         import matplotlib
     except ImportError:
-        raise UnsupportedError("plots need matplotlib", fix="Install it: pip install 'ggq[plot]'") from None
+        raise UnsupportedError("plots need matplotlib", fix="install it: pip install matplotlib") from None
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
