@@ -125,8 +125,8 @@ def test_debugging_shows_the_traceback(monkeypatch: pytest.MonkeyPatch, capsys: 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
 def test_a_full_disk_behind_standard_output(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "ggq", "--version"]
-    for unbuffered in ("", "1"):  # at the end, or at once
+    for option, unbuffered in (("--version", ""), ("--version", "1"), ("--help", "")):  # at the end, or at once
+        command = [sys.executable, "-m", "ggq", option]
         environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
         with open("/dev/full", "w") as full:
             result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, env=environment)

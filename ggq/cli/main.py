@@ -191,10 +191,11 @@ def _text(problem: BaseException) -> str:
 
 def _printing(problem: BaseException) -> bool:
     """Whether a failure is the system's, of `print` or `flush`: they have no frame of their own, so it seems to come
-    from this package, which opens no files."""
+    from this package or from typer, which open no files."""
     frames = traceback.extract_tb(problem.__traceback__)
     unnamed = isinstance(problem, OSError) and bool(problem.errno) and problem.filename is None
-    return unnamed and bool(frames) and os.path.dirname(frames[-1].filename) == os.path.dirname(__file__)
+    folders = os.path.dirname(__file__), os.path.dirname(typer.__file__)
+    return unnamed and bool(frames) and frames[-1].filename.startswith(folders)
 
 
 def _complain(text: str) -> None:
