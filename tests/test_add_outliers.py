@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 from typing import Any
@@ -97,3 +98,16 @@ def test_arguments_out_of_range(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     assert main() == 0
     assert "times 64" in capsys.readouterr().out
     assert json.loads((tmp_path / "new" / "config.json").read_text())["architectures"] == ["LlamaForCausalLM"]
+
+
+def test_what_is_not_finished_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "config.json")
+
+    monkeypatch.setattr("tools.add_outliers.shutil.copyfile", full)
+    with pytest.raises(OSError, match="No space left on device"):
+        add_outliers(DEMO, tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+    monkeypatch.undo()
+    add_outliers(DEMO, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]

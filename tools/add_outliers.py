@@ -105,11 +105,17 @@ def add_outliers(source: Path, out: Path, *, channels: int = 8, factor: int = 64
             stored, kind = scale(stored, FLOATS[tensor.dtype], chosen, step, name)
             dtype = NAMES[kind]
         tensors[name] = dtype, tensor.shape, stored.tobytes()
-    out.mkdir(parents=True)
-    write_safetensors(out / "model.safetensors", tensors)
-    for path in sorted(source.iterdir()):
-        if path.is_file() and ".safetensors" not in path.name:
-            shutil.copyfile(path, out / path.name)
+    partial = out.with_name(f"{out.name}.partial")
+    partial.mkdir(parents=True, exist_ok=True)
+    try:
+        write_safetensors(partial / "model.safetensors", tensors)
+        for path in sorted(source.iterdir()):
+            if path.is_file() and ".safetensors" not in path.name:
+                shutil.copyfile(path, partial / path.name)
+        partial.rename(out)
+    except BaseException:
+        shutil.rmtree(partial)
+        raise
     return chosen
 
 
@@ -149,4 +155,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

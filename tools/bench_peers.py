@@ -97,3 +97,5 @@ if __name__ == "__main__":
     except OSError as error:
         say(f"error: {error}")
         sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)

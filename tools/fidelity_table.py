@@ -413,3 +413,5 @@ if __name__ == "__main__":
     except ConversionFailed as error:
         print(str(error).strip(), file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
