@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from ggq.format.scheme import Scheme
 from ggq.quant import METHODS, choose_method, decode, default_method, encode_tensor, parse_scheme
 from ggq.quant.inputs import InputStatistics
 from ggq.quant.methods import prepared
+from ggq.quant.methods.absmax import AbsMax
 from ggq.quant.methods.awq import Awq, normalized
-from ggq.quant.methods.chain import composed
+from ggq.quant.methods.chain import Chain, composed, keeping
 from ggq.quant.methods.order import Order, columns_of, row_order
 from ggq.quant.methods.smoothquant import CLIPS, STRENGTHS, SmoothQuant, round_inputs, rounded_error, static_step
 from ggq.quant.methods.transform import Consumer, SharedInputs, Stored, product_errors
@@ -158,6 +160,34 @@ def test_composed_transforms_are_one_after_the_other(kinds: tuple[str, str]) -> 
         expected = expected[:, found] if kind == "order" else expected * found
         scale, order = composed(scale, order, kind, found)
     assert np.allclose(Stored(METHODS["absmax"], scale, order).transformed(matrix), expected, rtol=1e-6)
+
+
+class Spy(AbsMax):
+    """A method that only notes what it is prepared with."""
+
+    def prepare(self, sample: NDArray[np.float32], scheme: Scheme, inputs: InputStatistics | None = None) -> Spy:
+        self.sample, self.inputs = sample, inputs
+        return self
+
+
+def test_what_rounds_behind_a_kept_transform_is_told_of_transformed_weights_and_inputs() -> None:
+    rng, inputs, spy = np.random.default_rng(5), outlying(), Spy()
+    scale, order = rng.uniform(0.5, 2, COLUMNS).astype(np.float32), rng.permutation(COLUMNS)
+    keeping(spy, weights(), parse_scheme("q3-g32+scale+order"), inputs, scale, order)
+    assert np.allclose(spy.sample, weights()[:, order] * scale)
+    assert spy.inputs is not None and spy.inputs.gram is not None and inputs.gram is not None
+    assert np.allclose(spy.inputs.mean_square, inputs.mean_square[order] / scale**2, rtol=1e-5)
+    expected = inputs.gram[np.ix_(order, order)] / scale / scale[:, None]
+    assert np.allclose(spy.inputs.gram, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "name, rounding",
+    [("awq", "clip"), ("order+awq", "clip"), ("awq+order", "absmax"), ("smoothquant", "absmax"), ("awq+gptq", "gptq")],
+)
+def test_what_rounds_behind_transforms(name: str, rounding: str) -> None:
+    chain = choose_method(parse_scheme("q4-g32"), name)
+    assert isinstance(chain, Chain) and chain.rounding.name == rounding
 
 
 def test_an_order_keeps_to_its_blocks_and_follows_the_rows_behind() -> None:
