@@ -16,7 +16,8 @@ from ggq.quant import SCHEMES, encode_tensor, parse_scheme, unpack
 from ggq.quant.reference import level_table, minimum_sizes, step_sizes
 from ggq_kernels import calls, planes, steps
 from ggq_kernels.isa import FLOAT_ROWS, TOKENS
-from ggq_kernels.linear import M_BYTES, M_END, M_START, WIDE_PANEL
+from ggq_kernels.linear import M_BYTES, M_END, M_START, partner
+from ggq_kernels.products import WIDE_PANEL
 from tests.kernel_support import FORMS, Floats, Matrix, address, coded, count, gamma, matrix, product, run
 
 pytestmark = pytest.mark.kernels
@@ -185,7 +186,7 @@ def test_super_groups_whole_and_not(name: str) -> None:
     columns than a panel has, whose ends are within super-groups of 8 x 256; few tokens and many give the same bits."""
     scheme, rng = parse_scheme(name), np.random.default_rng(list(name.encode()))
     for columns in (19 * 32, WIDE_PANEL + 11 * 32):
-        m = random_matrix(rng, scheme, 16, columns)
+        m = random_matrix(rng, scheme, 40, columns)  # three tiles: a single token takes two together, then one
         x = rng.standard_normal((2 * TOKENS + 1, columns)).astype(np.float32)
         expected = round_activations(x, activation_group(scheme)) @ m.weights.T
         [got] = product([m], x, int8=True)
@@ -261,6 +262,27 @@ def test_chunks_of_tiles_that_span_matrices(threads: int) -> None:
     assert sum(m.packed.rows for m in matrices) // 16 // 8 > 2  # tiles in a chunk on one thread
     for n in (1, TOKENS + 2):
         assert_exact(matrices, whole_activations(rng, n, 64, 32, "random"), int8=True, threads=threads)
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_single_token_takes_every_tile_once(alone: bool) -> None:
+    for tiles in range(1, 12):
+        taken = []
+        for place in range(tiles):
+            apart = partner.py_func(place, tiles, alone)
+            taken += [place, place + apart][: 1 + (apart > 0)] if apart >= 0 else []
+        assert sorted(taken) == list(range(tiles))
+
+
+@pytest.mark.parametrize("tokens", [1, TOKENS + 1])
+def test_a_tile_without_a_partner_is_added_once(tokens: int) -> None:
+    rng, scheme = np.random.default_rng(8), parse_scheme("q4-g32")
+    for tiles in (1, 2, 5):
+        m = whole_matrix(rng, scheme, tiles * 16, 64, "random")
+        bias, before = (rng.integers(-9, 10, shape).astype(np.float32) for shape in (tiles * 16, (tokens, tiles * 16)))
+        x = whole_activations(rng, tokens, 64, 32, "random")
+        [got] = product([m], x, int8=True, biases=[bias], add_to=[before])
+        np.testing.assert_array_equal(got, x @ m.weights.T + bias + before)
 
 
 def test_descriptors_count_tiles() -> None:

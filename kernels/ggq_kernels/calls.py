@@ -19,7 +19,7 @@ from ggq_kernels.widths import PLANES
 
 # Not imported: that would import Numba, which a process with saved kernels does without.
 activations, attention, embed = (ready.module(name) for name in ("activations", "attention", "embed"))
-linear, steps = ready.module("linear"), ready.module("steps")
+linear, products, steps = (ready.module(name) for name in ("linear", "products", "steps"))
 FLOAT_ROWS, TOKENS = ready.module("isa").FLOAT_ROWS, ready.module("isa").TOKENS
 PAGE, ROW_BYTES, ALONE = attention.PAGE, ready.module("team").ROW_BYTES, ready.module("team").ALONE
 
@@ -120,7 +120,7 @@ class Packed:
         return self.codes + self.rows * self.columns * PLANES[self.bits][0] // 8 if self.bits in PLANES else 0
 
     def descriptor(self) -> np.ndarray:
-        """int64: the words that steps.py reads, and room for those of linear.py."""
+        """int64: the words that steps.py reads, and room for those of products.py and linear.py."""
         words = np.zeros(linear.M_BYTES // 8, np.int64)
         operands = {steps.M_PLANE0: self.codes, steps.M_PLANE1: self.plane1, steps.M_TABLE: self.table}
         if not self.value:
@@ -181,7 +181,7 @@ def descriptors(matrices: list[Packed], outs: list[Rows], biases: list[int]) -> 
     table = np.stack([matrix.descriptor() for matrix in matrices])
     tiles = 0
     for words, matrix, out, bias in zip(table, matrices, outs, biases):
-        words[linear.M_OUT // 8 :] = [out.address, out.stride, bias, tiles, tiles + matrix.rows // 16]
+        words[products.M_OUT // 8 :] = [out.address, out.stride, bias, tiles, tiles + matrix.rows // 16]
         tiles += matrix.rows // 16
     return table
 
@@ -202,17 +202,17 @@ def linear_row(
         linear.TILES: tiles,
         linear.CHUNK: max(1, CHUNK_BYTES // tile_bytes),
         linear.SHARES: threads + threads // 2,
-        linear.LEAST: max(1, tiles // (8 * threads)),
+        linear.LEAST: max(2, tiles // (16 * threads) * 2),
         linear.TOKEN_BLOCK: max(1, CACHE_BYTES // row_bytes // width) * width,
-        linear.ADD: int(add),
-        linear.COLUMNS: first.columns,
+        products.ADD: int(add),
+        products.COLUMNS: first.columns,
         linear.FEW: few(first) if int8 else 0,
     }
     if isinstance(source, Int8Rows):
-        operands |= {linear.X_GROUP: source.group, linear.X: source.codes}
-        operands |= {linear.X_SCALE: source.scales, linear.X_OFFSET: source.offsets}
+        operands |= {products.X_GROUP: source.group, products.X: source.codes}
+        operands |= {products.X_SCALE: source.scales, products.X_OFFSET: source.offsets}
     else:
-        operands |= {linear.X: source.address, linear.X_STRIDE: source.stride}
+        operands |= {products.X: source.address, products.X_STRIDE: source.stride}
     return row(getattr(linear, f"linear_{name}"), operands)
 
 
@@ -221,7 +221,7 @@ def few(matrix: Packed) -> int:
     is less work (GOP/s of one core at 64 tokens, straight and not: q4-g32 216 and 206, q4-g128 215 and 231, q4z-g32 157
     and 205, q6-g32 134 and 187; at 8 tokens: q2-g32 198 and 173, q5-g32 138 and 163)."""
     plain = not (matrix.zeros or matrix.minimums or matrix.sub_bits or matrix.table) and len(PLANES[matrix.bits]) == 1
-    if plain and matrix.bits == 4 and matrix.group == linear.BLOCK:
+    if plain and matrix.bits == 4 and matrix.group == products.BLOCK:
         return EVERY
     return 2 * TOKENS if plain else TOKENS
 

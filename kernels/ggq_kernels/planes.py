@@ -144,7 +144,37 @@ def dot_block(
     tile, block = _sums(codes, kind), _Block(b, codes, (plane0, plane1), table)
     products = _products(b, codes, kind, acc)
     for q in range(BLOCK // 4):
-        products.dot(block.signed_quad(q), x, 4 * q * tile.m)
+        products.dot([block.signed_quad(q)], x, 4 * q * tile.m)
+    products.flush()
+    return rows(b, tile, lambda i: products.sums[i])
+
+
+@primitive(_sums, None, None, *[types.int64] * 6)
+def dot_tiles(
+    b: Any,
+    codes: TagType,
+    kind: Tile | TagType,
+    _: Any,
+    acc: Any,
+    plane0: Any,
+    plane1: Any,
+    next0: Any,
+    next1: Any,
+    table: Any,
+    x: Any,
+) -> Any:
+    """row i += 16 rows of tile i and 32 columns . activations of one token: each is read once for all tiles.
+
+    `next0`, `next1` are the bytes from a tile to the next in each plane; the rest as of `dot_block`.
+    """
+    tile = _sums(codes, kind)
+    blocks = []
+    for _i in range(tile.m):
+        blocks.append(_Block(b, codes, (plane0, plane1), table))
+        plane0, plane1 = b.add(plane0, next0), b.add(plane1, next1)
+    products = _products(b, codes, kind, acc)
+    for q in range(BLOCK // 4):
+        products.dot([block.signed_quad(q) for block in blocks], x, 4 * q)
     products.flush()
     return rows(b, tile, lambda i: products.sums[i])
 
@@ -245,6 +275,25 @@ def outer_add(b: Any, tile: Tile, t: Any, v: Any, address: Any) -> Any:
         return multiply_add(b, v, x, b.extract_value(t, i))
 
     return rows(b, tile, row)
+
+
+@primitive(lambda t, *_: t, None, None, None, types.int64)
+def scale_add_tiles(b: Any, totals: Tile, sums: Tile, steps: Tile, t: Any, acc: Any, scales: Any, address: Any) -> Any:
+    """row i of t += float(acc[i]) * scales[i] * (float32 at address)"""
+    x = splat(b, F32x16.ir, load(b, address, FLOAT, 4))
+
+    def row(i: int) -> Any:
+        s = b.fmul(b.extract_value(scales, i), x)
+        return multiply_add(b, b.sitofp(b.extract_value(acc, i), F32x16.ir), s, b.extract_value(t, i))
+
+    return rows(b, totals, row)
+
+
+@primitive(lambda t, *_: t, None, None, types.int64)
+def outer_add_tiles(b: Any, tile: Tile, _: Tile, t: Any, v: Any, address: Any) -> Any:
+    """row i += v[i] * (float32 at address)"""
+    x = splat(b, F32x16.ir, load(b, address, FLOAT, 4))
+    return rows(b, tile, lambda i: multiply_add(b, b.extract_value(v, i), x, b.extract_value(t, i)))
 
 
 @primitive(types.float32, None)

@@ -56,6 +56,12 @@ def _lloyd() -> ModuleType:
     return lloyd
 
 
+def _products() -> ModuleType:
+    from ggq_kernels import products
+
+    return products
+
+
 def _search_rows() -> ModuleType:
     from ggq_kernels import search_rows
 
@@ -88,6 +94,7 @@ MODULES: dict[str, Callable[[], ModuleType]] = {
     "isa": _isa,
     "linear": _linear,
     "lloyd": _lloyd,
+    "products": _products,
     "search_rows": _search_rows,
     "shift_rows": _shift_rows,
     "steps": _steps,

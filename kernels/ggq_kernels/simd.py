@@ -379,6 +379,18 @@ def tile_add_vector(b: Any, tile: Tile, t: Any, v: Any) -> Any:
     return rows(b, tile, lambda i: b.fadd(b.extract_value(t, i), v))
 
 
+@primitive(lambda t, *_: t, None, F32x16)
+def tile_mul(b: Any, tile: Tile, t: Any, v: Any) -> Any:
+    """row i *= v"""
+    return rows(b, tile, lambda i: b.fmul(b.extract_value(t, i), v))
+
+
+@primitive(lambda t, *_: t, None, None)
+def tile_plus(b: Any, tile: Tile, _: Tile, t: Any, v: Any) -> Any:
+    """row i += v[i]"""
+    return rows(b, tile, lambda i: b.fadd(b.extract_value(t, i), b.extract_value(v, i)))
+
+
 @primitive(lambda m, *_: Tile(F32x16, m.values[0]), None, types.int64, types.int64)
 def tile_load(b: Any, m: TagType, _: Any, address: Any, stride: Any) -> Any:
     """Row i is what lies at address + i * stride bytes."""
