@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -311,6 +312,26 @@ def test_where_logits_are_saved(files: Path, tmp_path: Path, capsys: Capture) ->
     run(capsys, model, *options, "--save-logits", path, "--force")
     assert load_logits(path).windows.count == 1
     assert [entry.name for entry in tmp_path.iterdir()] == ["kept.logits"]
+
+
+@pytest.mark.parametrize(
+    "number, fix",
+    [
+        (errno.ENOSPC, "free some space and run it again\n"),
+        (errno.EFBIG, "its disk, or the limit that `ulimit -f` tells, takes no larger file\n"),
+    ],
+)
+def test_a_full_disk_leaves_nothing(
+    number: int, fix: str, files: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", full)
+    options = ("--text", files / "text.txt", "--context", "16", "--windows", "1", "--save-logits", tmp_path / "kept")
+    problem = f"error: {tmp_path / 'kept'}: cannot write: {os.strerror(number)}\n{fix}"
+    assert fails(capsys, files / "q3.ggq", *options) == problem
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_interrupted_run_leaves_nothing(
