@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ggq.errors import ConvertError
 from ggq.quant import METHODS, check_segments, choose_method, decode, decode_tensor, encode_tensor, error, parse_scheme
+from ggq.quant.inputs import InputStatistics
 from ggq.quant.methods import Learner, prepared, sample_rows
 from ggq.quant.methods.kmeans import KMeans, extreme_steps, fit_codebook
 from ggq.quant.methods.nf4 import NF4_LEVELS, NF4_TABLE
@@ -205,6 +206,19 @@ def test_a_codebook_has_distinct_levels_within_limits_whatever_the_weights(bits:
     assert len(levels) == 2**bits and (np.diff(levels) > 0).all()
     assert -64 <= levels[0] and levels[-1] <= 63
     assert loss(weights, f"c{bits}-g32") < 0.02 or kind == "zeros"
+
+
+@pytest.mark.parametrize("rounding", ["mse", "gptq"])
+def test_a_chain_says_where_a_codebook_comes_from(rounding: str) -> None:
+    weights, scheme = np.random.default_rng(9).laplace(size=(32, 128)).astype(np.float32), parse_scheme("c4-g64")
+    gram = np.eye(128, dtype=np.float32)
+    inputs = InputStatistics(9, *(np.ones(128, np.float32) for _ in range(3)), gram)
+    books = {}
+    for name in (f"nf4+{rounding}", f"kmeans+{rounding}", rounding):
+        matrix = prepared(choose_method(scheme, name), weights, scheme, inputs).quantize(weights, scheme)
+        assert matrix.codebook is not None
+        books[name] = matrix.codebook.tolist()
+    assert books[f"nf4+{rounding}"] == NF4_TABLE.tolist() != books[rounding] == books[f"kmeans+{rounding}"]
 
 
 def test_a_codebook_is_learnt_once_from_rows_of_the_whole_tensor(monkeypatch: pytest.MonkeyPatch) -> None:
