@@ -60,10 +60,18 @@ class Sides:
     def checkpoint(self, shape: str) -> Path:
         return self.folder
 
-    def gguf(self, shape: str) -> Path:
+    def gguf(self, shape: str, scheme: str = "") -> Path:
         return self.folder / "model.safetensors"
 
+    def quantized(self, shape: str, scheme: str) -> Path:
+        return self.folder / "model.safetensors"
+
+    def prompt(self, path: Path, tokens: int) -> str:
+        self.asked.append(("prompt", tokens))
+        return "text"
+
     def ggq(self, *words: object) -> dict[str, Any]:
+        self.asked.append(words)
         (self.folder / "converted.ggq").touch()
         return {"seconds": 1.0, "process_s": 3.0}
 
@@ -96,6 +104,49 @@ def test_both_sides_multiply_the_same_matrix(tmp_path: Path) -> None:
         peer(bench)
     shapes = [asked[-5:] for asked in bench.asked if asked[0] != "limits"]
     assert len(shapes) == 3 and set(shapes) == {(8192, 2048, 512, 2, 2)}
+
+
+def test_both_sides_read_and_write_as_many_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "model.safetensors"
+    path.touch()
+    works = {work.rows[0].name: work for work in WORKS}
+    started: list[list[str]] = []
+    monkeypatch.setattr("tools.bench.works.first_word", lambda command: started.append(command) or 1.0)
+    for name, ours, theirs in (
+        (
+            "prefill-1b-q4",
+            ("bench", path, "--prompt", 512, "--generate", 64, "--threads", 2),
+            ("speed", path, 2, 512, 64),
+        ),
+        ("prefill-4096-1b-q4", ("context", path, 2, 4096, 32), ("context", path, 2, 4096, 32)),
+    ):
+        bench: Any = Sides(tmp_path)
+        works[name].ours(bench)
+        bench.peer = "python"
+        works[name].peers["llama.cpp"](bench)
+        asked = [words for words in bench.asked if words[0] != "limits"]
+        assert asked[0][: len(ours)] == ours and asked[1][1:] == theirs
+    bench = Sides(tmp_path)
+    bench.peer = "python"
+    works["start-1b-q4"].ours(bench)
+    works["start-1b-q4"].peers["llama.cpp"](bench)
+    assert bench.asked == [("prompt", 16)] and started[1][-3:] == [str(path), "2", "16"]
+    assert started[0][3:] == ["run", str(path), "--prompt", "text", "--max-tokens", "1", "--greedy", "--threads", "2"]
+
+
+@pytest.mark.parametrize("scheme, kind", [("q4-g32", "Q4_0"), ("q8-g32", "Q8_0")])
+def test_llama_cpp_gets_as_many_bits(tmp_path: Path, scheme: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[object, ...]] = []
+
+    def other(self: Bench, *words: Any) -> dict[str, Any]:
+        asked.append(words)
+        next(word for word in words if isinstance(word, Path) and word.suffix == ".part").touch()
+        return {}
+
+    monkeypatch.setattr(Bench, "other", other)
+    path = Bench(tmp_path, "python", 2).gguf("135m", scheme)
+    assert path.name == f"model-135m-{kind}.gguf" and asked[1][1] == "quantize" and asked[1][-1] == kind
+    assert asked[0][0] == sides.GGUF and asked[1][2] == tmp_path / "model-135m-F16.gguf"
 
 
 def test_tokens_of_all_sequences_count(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -184,6 +184,22 @@ def test_forms_of_activations_are_kept_with_each_matrix(tmp_path: Path, text: Pa
     assert 1e-4 < np.abs(found - exact).max() / np.abs(exact).max() < 0.3
 
 
+def test_static_steps_are_those_of_smoothed_inputs_folded_or_kept(tmp_path: Path, text: Path) -> None:
+    folder, names = model(tmp_path / "m", "biased"), [f"model.layers.0.self_attn.{name}_proj.weight" for name in "qkv"]
+
+    def steps(scheme: str, method: str) -> list[Any]:
+        options = {"embedding": "f32", "activations": "static", "keep": ["mlp|layers.1=f32"]}
+        found = works(folder, text, scheme=scheme, method=method, **options)
+        return [found[name].notes["activation_step"] for name in names]
+
+    plain, folded, kept = (
+        steps("q8-row", "absmax"),
+        steps("q8-row", "smoothquant"),
+        steps("q8-row+scale", "smoothquant"),
+    )
+    assert kept == pytest.approx(folded, rel=1e-3) and max(kept) < 0.7 * min(plain)
+
+
 def test_static_activations_fall_back_to_tokens(tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, real = model(tmp_path / "m", "grouped"), InputStatistics.trouble
     bad = property(lambda self: "made up" if self.columns == 44 else "")

@@ -150,6 +150,13 @@ def test_from_python_with_loaded_models_and_ids(files: Path) -> None:
     assert again.document()["text_digest"] is None
 
 
+def test_a_reference_runs_with_exact_activations(files: Path) -> None:
+    options = {"reference": files / "q3.ggq", "context": 64, "windows": 2, "interpreter": "numpy"}
+    same = ggq.evaluate(files / "q3.ggq", TEXT, activations="float32", **options)
+    rounded = ggq.evaluate(files / "q3.ggq", TEXT, activations="int8", **options)
+    assert same.mean_kld == pytest.approx(0, abs=1e-12) and rounded.mean_kld > 1e-5
+
+
 def test_every_window_begins_as_the_model_expects(tmp_path: Path) -> None:
     path = write_ggq(
         tmp_path / "begins.ggq",
