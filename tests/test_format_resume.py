@@ -278,6 +278,7 @@ def test_a_limit_on_file_size(path: Path) -> None:
     if sys.platform == "win32":
         pytest.skip("needs RLIMIT_FSIZE")
     done = run_python("-c", script, str(path))
-    assert done.stderr == f"{path}.partial: cannot write: File too large\n"
+    fix = "its disk, or the limit that `ulimit -f` tells, takes no larger file"
+    assert done.stderr == f"{path}.partial: cannot write: File too large\n{fix}\n"
     assert not path.exists()
     assert os.path.getsize(f"{path}.partial") <= 4096
