@@ -93,7 +93,7 @@ SIGNED = 8 if ISA == "avx2" else 9
 def _quads(
     b: Any, sums: list[Any] | None, form: tuple[bool, bool], codes: list[Any], x: Any, at: int, m: int, count: int
 ) -> list[Any]:
-    """Products of `count` quads of columns for m tokens, added to `sums`: for each token, halves of 8 rows.
+    """Products of `count` quads of columns for m tokens, added to `sums`: two halves of 8 rows for each token.
 
     Assembly, because LLVM regroups the additions and hoists the loads and the unpacking, and then spills: 131 GOP/s
     became 200 on one core. pmaddubsw saturates beyond 2**15, which `_safe_words` and SIGNED keep away from.
@@ -101,31 +101,29 @@ def _quads(
     Args:
         form: Whether pairs of products (16-bit words) are widened to 32-bit sums at once; whether codes are signed:
             then |code| is multiplied by the activation with the code's sign, since pmaddubsw wants an unsigned operand.
-        codes: An address, where the quads follow each other in 64 bytes each; or the halves of the only one: two, or
-            four of two tiles.
+        codes: An address, where the quads follow each other in 64 bytes each; or the two halves of the only one.
         x, at: Address of the activations, and bytes behind it at which those of the first quad lie: a number in the
             assembly, since LLVM computes an address for each quad otherwise (7 instructions of 105 at 4 bits).
     """
     wide, signed = form
     kind = _HALF_SUMS if wide else _HALF_WORDS
     loads, tied = len(codes) == 1, sums or []
-    n = 2 if loads else len(codes)
-    first, spread, *rest = (f"${m * n + k}" for k in range(2 + (n if loads else 0) + (n if signed else 0)))
-    inputs = [f"${m * n + 2 + len(rest) + k}" for k in range(len(codes) + 2)]
-    halves = rest[:n] if loads else inputs[:n]
-    sizes = rest[-n:] if signed else halves
+    extra = 2 + (2 if loads else 0) + (2 if signed else 0)
+    first, spread = (f"${2 * m + k}" for k in range(2))
+    inputs = [f"${2 * m + extra + k}" for k in range(4)]
+    halves = [f"${2 * m + 2}", f"${2 * m + 3}"] if loads else inputs[:2]
+    sizes = [f"${2 * m + extra - 2}", f"${2 * m + extra - 1}"] if signed else halves
     address, ones = inputs[len(codes)], inputs[len(codes) + 1]
     lines, empty = [], sums is None
     for q in range(count):
         if loads:
-            lines += [f"vmovdqu {64 * q + 32 * h}({inputs[0]}), {halves[h]}" for h in range(n)]
+            lines += [f"vmovdqu {64 * q + 32 * h}({inputs[0]}), {halves[h]}" for h in range(2)]
         if signed:
-            lines += [f"vpabsb {halves[h]}, {sizes[h]}" for h in range(n)]
+            lines += [f"vpabsb {halves[h]}, {sizes[h]}" for h in range(2)]
         for i in range(m):
             lines.append(f"vpbroadcastd {at + 4 * (q * m + i)}({address}), {spread}")
-            for h in range(n):
-                part, factor = spread if h == n - 1 else first, spread
-                total = f"${i * n + h}"
+            for h, part in enumerate((first, spread)):
+                total, factor = f"${2 * i + h}", spread
                 target = total if empty else part
                 if signed:
                     lines.append(f"vpsignb {halves[h]}, {spread}, {part}")
@@ -133,16 +131,17 @@ def _quads(
                 lines.append(f"vpmaddubsw {factor}, {sizes[h]}, {part if wide else target}")
                 if wide:
                     lines.append(f"vpmaddwd {ones}, {part}, {target}")
-                if not empty:
-                    lines.append(f"{'vpaddd' if wide else 'vpaddw'} {part}, {total}, {total}")
+            if not empty:
+                add = "vpaddd" if wide else "vpaddw"
+                lines += [f"{add} {part}, ${2 * i + h}, ${2 * i + h}" for h, part in enumerate((first, spread))]
         empty = False
-    result = ir.LiteralStructType([kind] * (m * n) + [_HALF_BYTES] * (2 + len(rest)))
+    result = ir.LiteralStructType([kind] * (2 * m) + [_HALF_BYTES] * extra)
     values = [*codes, x, *([constant(_HALF_WORDS, 1)] if wide else []), *tied]
-    places = ["=&x"] * (m * n + 2 + len(rest)) + ["r" if loads else "x"] * len(codes) + ["r"] + ["x"] * wide
+    places = ["=&x"] * (2 * m + extra) + ["r" if loads else "x"] * len(codes) + ["r"] + ["x"] * wide
     places += [str(k) for k in range(len(tied))]
     function = ir.FunctionType(result, [v.type for v in values])
     out = b.asm(function, "\n".join(lines), ",".join(places), values, False)
-    return [b.extract_value(out, k) for k in range(m * n)]
+    return [b.extract_value(out, k) for k in range(2 * m)]
 
 
 def _add_pairs(b: Any, halves: list[Any]) -> Any:
@@ -167,14 +166,14 @@ class Products:
         self.form = words == 1, signed
         self.words: list[Any] | None = None
         self.room = 0
-        self.limit = 8 if words == 1 else min(8, words)
+        self.limit = 8 if words == 1 else min(16, words)
 
-    def dot(self, codes: list[Any], x: Any, at: int) -> None:
+    def dot(self, u8: Any, x: Any, at: int) -> None:
         """Add the products of a quad of columns: 64 codes, and for each token the 4 activations at x + at + 4 *
-        token; or 64 codes of each tile and one token."""
-        b, m = self.b, len(self.sums) // len(codes)
+        token."""
+        b, m = self.b, len(self.sums)
         if ISA == "avx2":
-            halves = [pick(b, u8, range(h, h + 32)) for u8 in codes for h in (0, 32)]
+            halves = [pick(b, u8, range(32)), pick(b, u8, range(32, 64))]
             self.start()
             self.words = _quads(b, self.words, self.form, halves, x, at, m, 1)
             self.room += 1
@@ -183,16 +182,14 @@ class Products:
             return
         product = _vpdpbusd if ISA == "avx512-vnni" else _widening
         for i in range(m):
-            four = load(b, x, I32, 4, at + 4 * i)
-            for k, u8 in enumerate(codes):
-                self.sums[i + k] = product(b, self.sums[i + k], u8, four)
+            self.sums[i] = product(b, self.sums[i], u8, load(b, x, I32, 4, at + 4 * i))
 
     def dot_bytes(self, codes: Any, x: Any, quads: int) -> None:
         """The same of so many quads whose codes lie at an address, 64 bytes each."""
         b, m = self.b, len(self.sums)
         if ISA != "avx2":
             for q in range(quads):
-                self.dot([load(b, codes, _BYTES, 64, 64 * q)], x, 4 * m * q)
+                self.dot(load(b, codes, _BYTES, 64, 64 * q), x, 4 * m * q)
             return
         for q in range(0, quads, self.limit):
             at = [b.add(codes, I64(64 * q))]

@@ -47,6 +47,7 @@ TABLE_CODES = {bits: Tag("codes", bits, True) for bits in TABLE_BITS}
 _BYTES, _WORDS = ir.VectorType(I8, 64), ir.VectorType(I16, 32)
 BLOCK = 32
 """Columns handled at a time: one unit of a 1-bit plane."""
+ONE_BLOCK, TWO_BLOCKS = Tag("blocks", 1), Tag("blocks", 2)
 BLOCK_BYTES = 16 * BLOCK
 """Bytes of a block whose codes have been taken out of their planes."""
 
@@ -144,17 +145,19 @@ def dot_block(
     tile, block = _sums(codes, kind), _Block(b, codes, (plane0, plane1), table)
     products = _products(b, codes, kind, acc)
     for q in range(BLOCK // 4):
-        products.dot([block.signed_quad(q)], x, 4 * q * tile.m)
+        products.dot(block.signed_quad(q), x, 4 * q * tile.m)
     products.flush()
     return rows(b, tile, lambda i: products.sums[i])
 
 
-@primitive(_sums, None, None, *[types.int64] * 6)
+@primitive(lambda codes, blocks, kind, *_: _sums(codes, kind), None, None, None, *[types.int64] * 6)
 def dot_tiles(
     b: Any,
     codes: TagType,
+    blocks: TagType,
     kind: Tile | TagType,
     _: Any,
+    count: Any,
     acc: Any,
     plane0: Any,
     plane1: Any,
@@ -163,20 +166,25 @@ def dot_tiles(
     table: Any,
     x: Any,
 ) -> Any:
-    """row i += 16 rows of tile i and 32 columns . activations of one token: each is read once for all tiles.
+    """row i += 16 rows of tile i and one or more blocks of 32 columns . activations of one token.
 
-    `next0`, `next1` are the bytes from a tile to the next in each plane; the rest as of `dot_block`.
+    `blocks` is a tag of their number; `next0`, `next1` are the bytes from a tile to the next in each plane; the rest as
+    of `dot_block`.
     """
-    tile = _sums(codes, kind)
-    blocks = []
-    for _i in range(tile.m):
-        blocks.append(_Block(b, codes, (plane0, plane1), table))
-        plane0, plane1 = b.add(plane0, next0), b.add(plane1, next1)
-    products = _products(b, codes, kind, acc)
-    for q in range(BLOCK // 4):
-        products.dot([block.signed_quad(q) for block in blocks], x, 4 * q)
-    products.flush()
-    return rows(b, tile, lambda i: products.sums[i])
+    tile, quads, widths = _sums(codes, kind), BLOCK // 4, (*PLANES[codes.values[0]], 0)
+    sums = []
+    for i in range(tile.m):
+        at = (b.add(plane0, next0), b.add(plane1, next1)) if i else (plane0, plane1)
+        fresh = not isinstance(kind, Tile)
+        products = Products(b, span(codes), [ir.Constant(I32x16.ir, None) if fresh else b.extract_value(acc, i)], fresh)
+        for k in range(blocks.values[0]):
+            place = (b.add(at[0], I64(64 * k * widths[0])), b.add(at[1], I64(64 * k * widths[1])))
+            unit = _Block(b, codes, place, table)
+            for q in range(quads):
+                products.dot(unit.signed_quad(q), x, 4 * (k * quads + q))
+        products.flush()
+        sums += products.sums
+    return rows(b, tile, lambda i: sums[i])
 
 
 @primitive(_sums, None, None, types.int64, types.int64)

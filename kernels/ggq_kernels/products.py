@@ -20,6 +20,8 @@ from ggq_kernels.isa import load_f16, load_value, tile_load_f16, value_bytes
 from ggq_kernels.planes import (
     BLOCK,
     BLOCK_BYTES,
+    ONE_BLOCK,
+    TWO_BLOCKS,
     dot_block,
     dot_bytes,
     dot_tiles,
@@ -170,7 +172,7 @@ def multiply_tiles(codes: Any, tiles: Any, m: int, tile: int, apart: int, row: i
         for _ in range(blocks):
             prefetch_ahead(codes, plane0, plane1)
             prefetch_ahead(codes, plane0 + next0, plane1 + next1)
-            acc = dot_tiles(codes, tiles, plane0, plane1, next0, next1, table, x)
+            acc = dot_tiles(codes, ONE_BLOCK, tiles, plane0, plane1, next0, next1, table, x)
             step = tile_load_f16(tiles, scale, next_scale)
             total = scale_add_tiles(total, acc, step, x_scale)
             total = outer_add_tiles(total, tile_mul(step, point), x_offset)
@@ -191,7 +193,7 @@ def multiply_tiles(codes: Any, tiles: Any, m: int, tile: int, apart: int, row: i
             for i in range(0, count * 64, 64):
                 prefetch_ahead(codes, plane0, plane1)
                 prefetch_ahead(codes, plane0 + next0, plane1 + next1)
-                acc = dot_tiles(codes, tiles, plane0, plane1, next0, next1, table, x)
+                acc = dot_tiles(codes, ONE_BLOCK, tiles, plane0, plane1, next0, next1, table, x)
                 step = tile_load(tiles, steps + i, next_step)
                 offset = tile_mul(step, point) if offsets == 0 else tile_load(tiles, offsets + i, next_step)
                 total = scale_add_tiles(total, acc, step, x_scale)
@@ -204,13 +206,15 @@ def multiply_tiles(codes: Any, tiles: Any, m: int, tile: int, apart: int, row: i
             continue
         for i in range(0, count * 64, 64):
             acc = sums_of(tiles)
-            for _ in range(piece // BLOCK):
-                prefetch_ahead(codes, plane0, plane1)
-                prefetch_ahead(codes, plane0 + next0, plane1 + next1)
-                acc = dot_tiles(codes, acc, plane0, plane1, next0, next1, table, x)
-                plane0 += plane0_bytes(codes)
-                plane1 += plane1_bytes(codes)
-                x += BLOCK
+            for _ in range(piece // (2 * BLOCK)):  # pieces are 32, 64 or 128 columns
+                for k in range(2):
+                    ahead0, ahead1 = plane0 + k * plane0_bytes(codes), plane1 + k * plane1_bytes(codes)
+                    prefetch_ahead(codes, ahead0, ahead1)
+                    prefetch_ahead(codes, ahead0 + next0, ahead1 + next1)
+                acc = dot_tiles(codes, TWO_BLOCKS, acc, plane0, plane1, next0, next1, table, x)
+                plane0 += 2 * plane0_bytes(codes)
+                plane1 += 2 * plane1_bytes(codes)
+                x += 2 * BLOCK
             if plain:
                 step = tile_load_f16(tiles, scale, next_scale)
                 scale += 32
