@@ -31,6 +31,9 @@ from ggq_kernels.simd import Tag, read_i64, tag_value
 from ggq_kernels.team import allocate, release, seen, take
 
 MANY, ONE, FLOAT_MANY, TWO = Tag("tokens", TOKENS), Tag("tokens", 1), Tag("tokens", FLOAT_ROWS), Tag("tiles", 2)
+SINGLE = Tag("tiles", 1)
+"""Codes that take more instructions a byte than others have a single token take one tile at a time: two runs of memory
+have nothing to give them (c3-g64-s6 19 % more time for a token of 1B by twos, binary-g64 4 %)."""
 
 # Operands of a row behind those of products.py, as byte offsets; all kernels of this file have the same.
 TOKEN_COUNT = 8
@@ -88,7 +91,7 @@ def partner(place: int, count: int, alone: bool) -> int:
 
 
 @inlined
-def linear_int8(codes: Any, row: int, team: int) -> None:
+def linear_int8(codes: Any, tiles: Any, row: int, team: int) -> None:
     """Take tiles of all matrices of this operation until none is left; see the module's docstring."""
     n = read_i64(read_i64(row + TOKEN_COUNT))
     block, width, few = read_i64(row + TOKEN_BLOCK), tag_value(MANY), read_i64(row + FEW)
@@ -114,10 +117,10 @@ def linear_int8(codes: Any, row: int, team: int) -> None:
                         write(multiply_packed(codes, MANY, m, t, row, token, scratch), m, t, row, token)
                 if many < stop:
                     begin, end = max(first, read_i64(m + M_START)), min(last, read_i64(m + M_END))
-                    apart = partner(tile - begin, end - begin, many == start)
+                    apart = partner(tile - begin, end - begin, many == start) if tag_value(tiles) == 2 else 0
                     if apart >= 0:
-                        total = multiply_tiles(codes, TWO, m, t, apart, row, many, scratch)
-                        write_tiles(total, TWO, m, t, apart, row, many, scratch)
+                        total = multiply_tiles(codes, tiles, m, t, apart, row, many, scratch)
+                        write_tiles(total, tiles, m, t, apart, row, many, scratch)
 
 
 @inlined
@@ -164,7 +167,7 @@ F32, F16, BF16 = VALUES["f32"], VALUES["f16"], VALUES["bf16"]
 
 @op
 def linear_q1_int8(row: int, team: int) -> None:
-    linear_int8(Q1, row, team)
+    linear_int8(Q1, SINGLE, row, team)
 
 
 @op
@@ -174,7 +177,7 @@ def linear_q1_float32(row: int, team: int) -> None:
 
 @op
 def linear_q2_int8(row: int, team: int) -> None:
-    linear_int8(Q2, row, team)
+    linear_int8(Q2, TWO, row, team)
 
 
 @op
@@ -184,7 +187,7 @@ def linear_q2_float32(row: int, team: int) -> None:
 
 @op
 def linear_q3_int8(row: int, team: int) -> None:
-    linear_int8(Q3, row, team)
+    linear_int8(Q3, TWO, row, team)
 
 
 @op
@@ -194,7 +197,7 @@ def linear_q3_float32(row: int, team: int) -> None:
 
 @op
 def linear_q4_int8(row: int, team: int) -> None:
-    linear_int8(Q4, row, team)
+    linear_int8(Q4, TWO, row, team)
 
 
 @op
@@ -204,7 +207,7 @@ def linear_q4_float32(row: int, team: int) -> None:
 
 @op
 def linear_q5_int8(row: int, team: int) -> None:
-    linear_int8(Q5, row, team)
+    linear_int8(Q5, TWO, row, team)
 
 
 @op
@@ -214,7 +217,7 @@ def linear_q5_float32(row: int, team: int) -> None:
 
 @op
 def linear_q6_int8(row: int, team: int) -> None:
-    linear_int8(Q6, row, team)
+    linear_int8(Q6, TWO, row, team)
 
 
 @op
@@ -224,7 +227,7 @@ def linear_q6_float32(row: int, team: int) -> None:
 
 @op
 def linear_q8_int8(row: int, team: int) -> None:
-    linear_int8(Q8, row, team)
+    linear_int8(Q8, TWO, row, team)
 
 
 @op
@@ -234,7 +237,7 @@ def linear_q8_float32(row: int, team: int) -> None:
 
 @op
 def linear_c2_int8(row: int, team: int) -> None:
-    linear_int8(C2, row, team)
+    linear_int8(C2, TWO, row, team)
 
 
 @op
@@ -244,7 +247,7 @@ def linear_c2_float32(row: int, team: int) -> None:
 
 @op
 def linear_c3_int8(row: int, team: int) -> None:
-    linear_int8(C3, row, team)
+    linear_int8(C3, SINGLE, row, team)
 
 
 @op
@@ -254,7 +257,7 @@ def linear_c3_float32(row: int, team: int) -> None:
 
 @op
 def linear_c4_int8(row: int, team: int) -> None:
-    linear_int8(C4, row, team)
+    linear_int8(C4, TWO, row, team)
 
 
 @op
