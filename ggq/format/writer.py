@@ -91,7 +91,7 @@ class Writer:
         except FileNotFoundError:
             return
         except OSError as error:
-            raise os_error(error, self.path, "write", resume=True) from None
+            raise os_error(error, self.path, "write") from None
         if kind is not None:
             raise UsageError(f"cannot write: it is {kind}", path=self.path, fix="give the name of a file")
         if not self._force:

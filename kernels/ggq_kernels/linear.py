@@ -3,7 +3,7 @@ alike.
 
 Activations come from activations.py in tiles of TOKENS tokens (a last single token stands alone). A thread takes some
 tiles of 16 rows at a time and computes them for all tokens, in blocks of tokens that stay in its second-level cache
-(products.py); for a single token two tiles together.
+(products.py); for a single token, with most codes, two tiles together.
 """
 
 from __future__ import annotations

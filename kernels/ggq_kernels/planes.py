@@ -126,10 +126,11 @@ def _sums(codes: TagType, acc: Tile | TagType, *_: Any) -> Tile:
     return acc if isinstance(acc, Tile) else Tile(I32x16, acc.values[0])
 
 
-def _products(b: Any, codes: TagType, kind: Tile | TagType, acc: Any) -> Products:
-    """What to add products to: sums, or nothing yet where a tag of tokens is given."""
-    fresh, m = not isinstance(kind, Tile), _sums(codes, kind).m
-    sums = [ir.Constant(I32x16.ir, None) if fresh else b.extract_value(acc, i) for i in range(m)]
+def _products(b: Any, codes: TagType, kind: Tile | TagType, acc: Any, *places: int) -> Products:
+    """What to add products to, the sums at some places or all of them: nothing yet where a tag is given."""
+    fresh = not isinstance(kind, Tile)
+    chosen = places or range(_sums(codes, kind).m)
+    sums = [ir.Constant(I32x16.ir, None) if fresh else b.extract_value(acc, i) for i in chosen]
     return Products(b, span(codes), sums, fresh)
 
 
@@ -175,8 +176,7 @@ def dot_tiles(
     sums = []
     for i in range(tile.m):
         at = (b.add(plane0, next0), b.add(plane1, next1)) if i else (plane0, plane1)
-        fresh = not isinstance(kind, Tile)
-        products = Products(b, span(codes), [ir.Constant(I32x16.ir, None) if fresh else b.extract_value(acc, i)], fresh)
+        products = _products(b, codes, kind, acc, i)
         for k in range(blocks.values[0]):
             place = (b.add(at[0], I64(64 * k * widths[0])), b.add(at[1], I64(64 * k * widths[1])))
             unit = _Block(b, codes, place, table)

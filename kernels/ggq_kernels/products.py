@@ -82,12 +82,15 @@ M_OUT, M_STRIDE, M_BIAS = range(M_SUB_LOWEST + 8, M_SUB_LOWEST + 32, 8)
 
 
 @inlined
-def prefetch_ahead(codes: Any, tiles: Any, plane0: int, plane1: int) -> None:
-    """Ask for the codes that a single token will need next; a tile of tokens computes long enough for them to come."""
-    for i in range(0, plane0_bytes(codes), 64):
-        prefetch(plane0 + AHEAD // tag_value(tiles) + i)
-    for i in range(0, plane1_bytes(codes), 64):
-        prefetch(plane1 + AHEAD // tag_value(tiles) + i)
+def prefetch_ahead(codes: Any, tiles: Any, plane0: int, plane1: int, next0: int, next1: int) -> None:
+    """Ask for the codes of a block of each tile that a single token will need next; a tile of tokens computes long
+    enough for them to come."""
+    for k in range(tag_value(tiles)):
+        ahead0, ahead1 = plane0 + AHEAD // tag_value(tiles), plane1 + AHEAD // tag_value(tiles)
+        for i in range(0, plane0_bytes(codes), 64):
+            prefetch(ahead0 + k * next0 + i)
+        for i in range(0, plane1_bytes(codes), 64):
+            prefetch(ahead1 + k * next1 + i)
 
 
 @inlined
@@ -170,9 +173,7 @@ def multiply_tiles(codes: Any, tiles: Any, m: int, tile: int, apart: int, row: i
     total = tile_zeros(tiles)
     if plain and piece == BLOCK:  # the same without memory between steps and an inner loop: a quarter faster
         for _ in range(blocks):
-            prefetch_ahead(codes, tiles, plane0, plane1)
-            if tag_value(tiles) == 2:
-                prefetch_ahead(codes, tiles, plane0 + next0, plane1 + next1)
+            prefetch_ahead(codes, tiles, plane0, plane1, next0, next1)
             acc = dot_tiles(codes, ONE_BLOCK, tiles, plane0, plane1, next0, next1, table, x)
             step = tile_load_f16(tiles, scale, next_scale)
             total = scale_add_tiles(total, acc, step, x_scale)
@@ -192,9 +193,7 @@ def multiply_tiles(codes: Any, tiles: Any, m: int, tile: int, apart: int, row: i
                 expand_steps(m, tile + k * apart, piece, lowest(codes), first, count, steps + out, low)
         if piece == BLOCK:  # without the inner loop, again
             for i in range(0, count * 64, 64):
-                prefetch_ahead(codes, tiles, plane0, plane1)
-                if tag_value(tiles) == 2:
-                    prefetch_ahead(codes, tiles, plane0 + next0, plane1 + next1)
+                prefetch_ahead(codes, tiles, plane0, plane1, next0, next1)
                 acc = dot_tiles(codes, ONE_BLOCK, tiles, plane0, plane1, next0, next1, table, x)
                 step = tile_load(tiles, steps + i, next_step)
                 offset = tile_mul(step, point) if offsets == 0 else tile_load(tiles, offsets + i, next_step)
@@ -211,9 +210,7 @@ def multiply_tiles(codes: Any, tiles: Any, m: int, tile: int, apart: int, row: i
             for _ in range(piece // (2 * BLOCK)):  # pieces are 32, 64 or 128 columns
                 for k in range(2):
                     ahead0, ahead1 = plane0 + k * plane0_bytes(codes), plane1 + k * plane1_bytes(codes)
-                    prefetch_ahead(codes, tiles, ahead0, ahead1)
-                    if tag_value(tiles) == 2:
-                        prefetch_ahead(codes, tiles, ahead0 + next0, ahead1 + next1)
+                    prefetch_ahead(codes, tiles, ahead0, ahead1, next0, next1)
                 acc = dot_tiles(codes, TWO_BLOCKS, acc, plane0, plane1, next0, next1, table, x)
                 plane0 += 2 * plane0_bytes(codes)
                 plane1 += 2 * plane1_bytes(codes)
@@ -280,16 +277,22 @@ def multiply_panel(codes: Any, many: Any, total: Any, row: int, token: int, star
 
 
 @inlined
+def put(total: Any, row: int, out: int, stride: int) -> None:
+    """Write or add a tile to the output."""
+    if read_i64(row + ADD) != 0:
+        tile_add(out, stride, total)
+    else:
+        tile_store(out, stride, total)
+
+
+@inlined
 def write(total: Any, m: int, tile: int, row: int, token: int) -> None:
     """Add the bias where there is one, and write or add the tile of tokens to the output."""
     bias, stride = read_i64(m + M_BIAS), read_i64(m + M_STRIDE)
     if bias != 0:
         total = tile_add_vector(total, load_f32(bias + tile * 64))
     out = read_i64(m + M_OUT) + token * stride + tile * 64
-    if read_i64(row + ADD) != 0:
-        tile_add(out, stride, total)
-    else:
-        tile_store(out, stride, total)
+    put(total, row, out, stride)
 
 
 @inlined
@@ -300,10 +303,7 @@ def write_tiles(total: Any, tiles: Any, m: int, tile: int, apart: int, row: int,
         total = tile_plus(total, tile_load(tiles, bias + tile * 64, apart * 64))
     out = read_i64(m + M_OUT) + token * read_i64(m + M_STRIDE) + tile * 64
     stride = apart * 64 if apart else scratch - out
-    if read_i64(row + ADD) != 0:
-        tile_add(out, stride, total)
-    else:
-        tile_store(out, stride, total)
+    put(total, row, out, stride)
 
 
 @inlined
