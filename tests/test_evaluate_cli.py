@@ -16,6 +16,7 @@ from safetensors.numpy import load_file, save_file
 
 import ggq
 from ggq.cli.main import main
+from ggq.engine import loading
 from ggq.errors import FormatError, UsageError
 from ggq.evaluate import evaluate as module
 from ggq.evaluate.saved import load_logits
@@ -248,6 +249,42 @@ def test_saved_references_that_do_not_fit(files: Path, tmp_path: Path, capsys: C
     small = write_ggq(tmp_path / "small.ggq", CONFIGS["grouped"], checkpoint(CONFIGS["grouped"]))
     with pytest.raises(UsageError, match="a vocabulary of 64 tokens, the reference has 1024"):
         ggq.evaluate(small, [1] * 400, reference=kept, interpreter="numpy")
+
+
+def test_what_does_not_fit_is_refused_before_anything_is_compiled_or_run(
+    files: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text, windows = ("--text", files / "text.txt"), ("--context", "64", "--windows", "2")
+    small = write_ggq(
+        tmp_path / "small.ggq",
+        CONFIGS["grouped"],
+        checkpoint(CONFIGS["grouped"]),
+        assets={"tokenizer.json": (DEMO / "tokenizer.json").read_bytes()},
+    )
+    kept = tmp_path / "kept.logits"
+    run(capsys, files / "exact.ggq", *text, *windows, "--save-logits", kept, "--top", "4")
+    short = tmp_path / "short.txt"
+    short.write_text("def f(): pass")
+
+    def ready(*_: object) -> None:
+        raise AssertionError("a model is made ready to run")
+
+    monkeypatch.setattr(loading, "numba_executor", ready)
+    monkeypatch.setattr(loading, "numpy_executor", ready)
+    q3 = files / "q3.ggq"
+    for problem, *arguments in (
+        ("a vocabulary of 1024 tokens, the reference has 64", q3, *text, *windows, "--reference", small),
+        ("a vocabulary of 64 tokens, the reference has 1024", small, *text, *windows, "--reference", q3),
+        ("a vocabulary of 64 tokens, the reference has 1024", small, *text, "--reference", kept),
+        ("2 windows in the reference, ", q3, *text, "--reference", kept),
+        ("context 64 in the reference, 32 asked for", q3, *text, "--context", "32", "--reference", kept),
+        ("fewer than one window of 512", q3, "--text", short, "--reference", files / "exact.ggq"),
+        ("do not fit into the model's context", q3, *text, "--context", "600"),
+    ):
+        assert main(["eval", *map(str, arguments)]) == 2
+        captured = capsys.readouterr()
+        assert captured.out == "" and captured.err.startswith("error: ") and problem in captured.err
+        assert len(captured.err.splitlines()) <= 2
 
 
 def test_damaged_saved_references(files: Path, tmp_path: Path, capsys: Capture) -> None:

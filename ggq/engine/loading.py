@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
+from functools import partial
 
 import numpy as np
 
@@ -47,6 +48,27 @@ def load(
         UnsupportedError: A model or a scheme that this version cannot run.
         UsageError: An argument is out of range.
     """
+    model = open_model(path, threads=threads, activations=activations, cache=cache, interpreter=interpreter)
+    try:
+        model.executor  # noqa: B018  made here, so that what it cannot run is refused here
+    except BaseException:
+        model.close()
+        raise
+    return model
+
+
+def open_model(
+    path: str | os.PathLike[str],
+    *,
+    threads: int | None = None,
+    activations: str = "int8",
+    cache: str | None = None,
+    interpreter: str = "numba",
+) -> Model:
+    """A model that is checked and can read text, and is made ready to run, its kernels compiled, when it first runs.
+
+    Args, Raises: See `load`; but a scheme that no kernel computes is refused when it is made ready.
+    """
     choose("activations", activations, ACTIVATIONS)
     choose("interpreter", interpreter, INTERPRETERS)
     if threads is not None:
@@ -60,14 +82,12 @@ def load(
         names = roles_to_names(reader, config)
         tape = build_tape(config)
         cache = cache or default_cache(reader)
-        if interpreter == "numpy":
-            executor = numpy_executor(reader, tape, names, activations, cache)
-        else:
-            executor = numba_executor(reader, tape, names, activations, cache, threads)
-        return Model(reader, config, executor)
     except BaseException:
         reader.close()
         raise
+    if interpreter == "numpy":
+        return Model(reader, config, partial(numpy_executor, reader, tape, names, activations, cache))
+    return Model(reader, config, partial(numba_executor, reader, tape, names, activations, cache, threads))
 
 
 def choose(name: str, value: str, allowed: tuple[str, ...]) -> None:

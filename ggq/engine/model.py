@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -58,11 +58,20 @@ class Model:
     Args:
         reader: The open file, which it closes.
         config: Its sizes.
-        executor: Where it runs.
+        bind: Makes the executor.
     """
 
-    def __init__(self, reader: Reader, config: ModelConfig, executor: Executor) -> None:
-        self.reader, self.config, self.executor = reader, config, executor
+    def __init__(self, reader: Reader, config: ModelConfig, bind: Callable[[], Executor]) -> None:
+        self.reader, self.config, self._bind = reader, config, bind
+
+    @cached_property
+    def executor(self) -> Executor:
+        """Where it runs; made, which may compile kernels, when first needed (`load` needs it at once).
+
+        Raises:
+            UnsupportedError: A scheme or an operation that it cannot compute.
+        """
+        return self._bind()
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -212,7 +221,8 @@ class Model:
 
     def close(self) -> None:
         """End the executor's threads and let go of the file."""
-        self.executor.close()
+        if "executor" in self.__dict__:
+            self.executor.close()
         self.reader.close()
 
     def __enter__(self) -> Model:

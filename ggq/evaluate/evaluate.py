@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
-from ggq.engine.loading import load
+from ggq.engine.loading import open_model
 from ggq.engine.model import Model
 from ggq.engine.tokenizer import TOKENIZER
 from ggq.errors import UsageError
@@ -110,29 +110,13 @@ def evaluate(
         check_place(save_logits, force=force)
     options: dict[str, Any] = {"threads": threads, "interpreter": interpreter}
     with ExitStack() as opened:
-        saved: SavedLogits | None = None
-        other: Model | None = None
-        if isinstance(reference, Model):
-            other = reference
-        elif reference is not None and is_model(reference):
-            other = opened.enter_context(load(reference, activations="float32", **options))
-        elif reference is not None:
-            saved = load_logits(reference)
-        model = (
-            file if isinstance(file, Model) else opened.enter_context(load(file, activations=activations, **options))
-        )
-        known = None if saved is None else saved.windows
-        if context is None:
-            context = min(CONTEXT, model.config.context_length) if known is None else known.context
-        if stride is None and known is not None:
-            stride = known.stride
-        if other is not None:
-            check_vocabulary(model, ModelReference(other))
-        cut = text_windows(model, text, context, stride, tokens, windows, text_name)
-        check_fit(model, cut)
-        if other is not None and isinstance(text, str) and tokenizer_digest(other) != tokenizer_digest(model):
-            theirs = text_windows(other, text, context, stride, tokens, windows, text_name)
-            check_windows(theirs, cut, other.reader.path, fix=OWN_MODEL)
+        against = open_reference(reference, options, opened)
+        model = file
+        if not isinstance(model, Model):
+            model = opened.enter_context(open_model(model, activations=activations, **options))
+        cut = fitting_windows(model, against, text, context, stride, tokens, windows, text_name)
+        for each in (model, against.model if isinstance(against, ModelReference) else model):
+            each.executor  # noqa: B018  ready to run, its kernels compiled, now that nothing is left to refuse
         start = time.perf_counter()
         digest = text_digest(text)
         if save_logits is not None:
@@ -141,12 +125,12 @@ def evaluate(
             kept.save(save_logits)
             scores = Scores(-kept.targets)
         else:
-            scores = score(model, cut, saved if other is None else ModelReference(other), progress)
+            scores = score(model, cut, against, progress)
         settings = {
             "file": model.reader.path,
             "model_digest": model.reader.digest.hex(),
             "bits_per_weight": summarize(model.reader).bits_per_weight,
-            **reference_notes(other, saved),
+            **reference_notes(against),
             "activations": None if isinstance(file, Model) else activations,
             "text_digest": digest,
             "seconds": time.perf_counter() - start,
@@ -154,13 +138,66 @@ def evaluate(
     return Evaluation(scores, cut, settings)
 
 
-def reference_notes(other: Model | None, saved: SavedLogits | None) -> dict[str, Any]:
-    """What the figures say of the reference."""
-    if other is not None:
-        return {"reference": other.reader.path, "reference_digest": other.reader.digest.hex(), "reference_top": None}
+def open_reference(
+    reference: str | os.PathLike[str] | Model | None, options: dict[str, Any], opened: ExitStack
+) -> ModelReference | SavedLogits | None:
+    """What a model is compared with, not yet ready to run; `opened` closes what is opened."""
+    if reference is None:
+        return None
+    if isinstance(reference, Model):
+        return ModelReference(reference)
+    if is_model(reference):
+        return ModelReference(opened.enter_context(open_model(reference, activations="float32", **options)))
+    return load_logits(reference)
+
+
+def fitting_windows(
+    model: Model,
+    reference: ModelReference | SavedLogits | None,
+    text: str | Sequence[int],
+    context: int | None,
+    stride: int | None,
+    tokens: int | None,
+    limit: int | None,
+    name: str | os.PathLike[str] | None,
+) -> Windows:
+    """The windows to score, once all has been refused that can be refused before a model runs.
+
+    Args:
+        model, reference: Neither need be ready to run.
+        text, context, stride, tokens, limit, name: See `evaluate` (`windows` and `text_name` there).
+
+    Raises:
+        UsageError: See `evaluate`.
+    """
+    saved = reference if isinstance(reference, SavedLogits) else None
+    if reference is not None:
+        check_vocabulary(model, reference)
+    if context is None:
+        context = min(CONTEXT, model.config.context_length) if saved is None else saved.windows.context
+    if stride is None and saved is not None:
+        stride = saved.windows.stride
+    cut = text_windows(model, text, context, stride, tokens, limit, name)
+    check_fit(model, cut)
     if saved is not None:
-        digest = saved.notes["model_digest"]
-        return {"reference": saved.path, "reference_digest": digest, "reference_top": saved.ids.shape[1]}
+        check_windows(saved.windows, cut, saved.path)
+    elif isinstance(reference, ModelReference):
+        other = reference.model
+        check_fit(other, cut)
+        if isinstance(text, str) and tokenizer_digest(other) != tokenizer_digest(model):
+            theirs = text_windows(other, text, context, stride, tokens, limit, name)
+            check_windows(theirs, cut, other.reader.path, fix=OWN_MODEL)
+    return cut
+
+
+def reference_notes(reference: ModelReference | SavedLogits | None) -> dict[str, Any]:
+    """What the figures say of the reference."""
+    if isinstance(reference, ModelReference):
+        reader = reference.model.reader
+        return {"reference": reader.path, "reference_digest": reader.digest.hex(), "reference_top": None}
+    if reference is not None:
+        digest = reference.notes["model_digest"]
+        return {"reference": reference.path, "reference_digest": digest, "reference_top": reference.ids.shape[1]}
     return {}
 
 
