@@ -35,6 +35,7 @@ def layer(seed: int = 0, rows: int = 37, columns: int = 600) -> NDArray[np.float
     weights[8] *= np.exp2(rng.integers(-20, 5, columns)).astype(np.float32)
     weights[9, :32] = 1e-30
     weights[10] = np.float32(0.125) * rng.integers(-8, 9, columns)  # many ties
+    weights[11], weights[12] = weights[11] + 1, weights[12] - 1  # padding is out of the range
     return weights
 
 
@@ -116,8 +117,9 @@ def test_squares_are_added_to_what_is_there() -> None:
 @pytest.mark.parametrize("scheme", ["c4-g32", "c4-g64", "c4-row"])
 def test_codebooks_are_those_of_the_reference(bits: int, scheme: str) -> None:
     for seed in range(3):
-        groups = by_groups(layer(seed), parse_scheme(scheme))
+        weights = layer(seed)
+        groups, columns = by_groups(weights, parse_scheme(scheme)), weights.shape[1]
         steps = extreme_steps(groups)
-        expected = fit_codebook(groups, steps, bits)
+        expected = fit_codebook(groups, steps, bits, columns)
         assert (np.diff(expected.astype(int)) > 0).all()
-        assert np.array_equal(fit_codebook(groups, steps, bits, compiled=True), expected)
+        assert np.array_equal(fit_codebook(groups, steps, bits, columns, compiled=True), expected)

@@ -171,7 +171,7 @@ def test_the_levels_of_a_codebook_are_the_means_of_what_they_stand_for() -> None
     weights, scheme = normal(256, 512, seed=6), parse_scheme("c3-g32")
     groups = by_groups(weights, scheme)
     steps = extreme_steps(groups)
-    codebook = fit_codebook(groups, steps, 3)
+    codebook = fit_codebook(groups, steps, 3, 512)
     matrix = KMeans(codebook).quantize(weights, scheme)
     inside = (groups / steps[:, :, None]).astype(np.float64).ravel()
     mass = np.broadcast_to(steps.astype(np.float64)[:, :, None] ** 2, groups.shape).ravel()
@@ -189,7 +189,7 @@ def test_weights_count_for_a_codebook_with_the_square_of_their_step() -> None:
 
     def fitted(weights: NDArray[np.float64]) -> list[int]:
         groups = by_groups(weights.astype(np.float32), scheme)
-        return fit_codebook(groups, extreme_steps(groups), 3).tolist()
+        return fit_codebook(groups, extreme_steps(groups), 3, 512).tolist()
 
     assert fitted(np.concatenate([large, small])) == fitted(large) != fitted(small)
 
@@ -202,7 +202,7 @@ def test_a_codebook_has_distinct_levels_within_limits_whatever_the_weights(bits:
     weights[0, 0] += 1000 * (kind == "one extreme")
     scheme = parse_scheme(f"c{bits}-g32")
     groups = by_groups(weights, scheme)
-    levels = fit_codebook(groups, extreme_steps(groups), bits).astype(int)
+    levels = fit_codebook(groups, extreme_steps(groups), bits, 64).astype(int)
     assert len(levels) == 2**bits and (np.diff(levels) > 0).all()
     assert -64 <= levels[0] and levels[-1] <= 63
     assert loss(weights, f"c{bits}-g32") < 0.02 or kind == "zeros"

@@ -43,19 +43,22 @@ class HQQ:
             scheme: One that `supports` accepts.
         """
         groups = by_groups(weights, scheme)
-        grid = self.grid(groups, scheme)
+        grid = self.grid(groups, scheme, weights.shape[1])
         return grid.nearest_matrix(groups, weights.shape[1])
 
-    def grid(self, groups: Floats, scheme: Scheme) -> Grid:
-        """The grid of weights (rows, groups, group)."""
+    def grid(self, groups: Floats, scheme: Scheme, columns: int) -> Grid:
+        """The grid of weights (rows, groups, group), of which so many columns are no padding."""
+        present = (np.arange(groups[0].size) < columns).astype(np.float32).reshape(groups.shape[1:])
         count = max(1, CHUNK_WEIGHTS // max(1, groups[0].size))
-        parts = [self._solve(groups[start : start + count], scheme) for start in range(0, len(groups), count)]
+        parts = [self._solve(groups[start : start + count], scheme, present) for start in range(0, len(groups), count)]
         steps = np.concatenate([part[0] for part in parts])
         shifts = None if scheme.zero == "none" else np.concatenate([part[1] for part in parts])
         return wished_grid(steps, shifts, scheme)
 
-    def _solve(self, x: Floats, scheme: Scheme) -> tuple[Floats, Floats]:
-        """Steps, and zero-points or minimums (zeros where there are none)."""
+    def _solve(self, x: Floats, scheme: Scheme, present: Floats) -> tuple[Floats, Floats]:
+        """Steps, and zero-points or minimums (zeros where there are none); `present`, (groups, group), is 0 in padding
+        and else 1."""
+        counts = np.maximum(present.sum(axis=1), 1)
         if scheme.zero == "none":
             step = extremes(x) / level_table(scheme)[0]
         else:
@@ -72,7 +75,7 @@ class HQQ:
             q: Floats = rounded((steps + zero[:, :, None]).astype(np.float32, copy=False)) - zero[:, :, None]
             error = steps - q
             size = np.abs(error)
-            total = np.power(size, POWER).sum(axis=2) * np.abs(step) ** POWER
+            total = (np.power(size, POWER) * present).sum(axis=2) * np.abs(step) ** POWER
             better = total < best
             best = np.where(better, total, best)
             kept_step, kept_zero = np.where(better, step, kept_step), np.where(better, zero, kept_zero)
@@ -84,6 +87,6 @@ class HQQ:
                 product = np.einsum("rgc,rgc->rg", steps, q)
                 step = step * np.where(squares > 0, product / np.maximum(squares, 1), 1)
             else:
-                zero = zero - (steps - q).mean(axis=2)
+                zero = zero - ((steps - q) * present).sum(axis=2) / counts
             beta *= KAPPA
         return kept_step, kept_zero * kept_step if scheme.zero == "minimum" else kept_zero

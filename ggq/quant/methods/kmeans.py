@@ -47,7 +47,8 @@ class KMeans:
     def prepare(self, sample: NDArray[np.float32], scheme: Scheme, inputs: Any = None) -> KMeans:
         """The method with a codebook learnt from some rows; see `Learner.prepare`."""
         groups = by_groups(sample, scheme)
-        found = fit_codebook(groups, extreme_steps(groups), scheme.bits, compiled=self.compiled)
+        steps = extreme_steps(groups)
+        found = fit_codebook(groups, steps, scheme.bits, sample.shape[1], compiled=self.compiled)
         return replace(self, codebook=found)
 
     def quantize(self, weights: NDArray[np.float32], scheme: Scheme) -> QuantizedMatrix:
@@ -87,7 +88,7 @@ def extreme_steps(groups: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def fit_codebook(
-    groups: NDArray[np.float32], steps: NDArray[np.float32], bits: int, *, compiled: bool = False
+    groups: NDArray[np.float32], steps: NDArray[np.float32], bits: int, columns: int, *, compiled: bool = False
 ) -> NDArray[np.int8]:
     """Lloyd's levels for weights in steps, deterministic: int8 (2**bits,), ascending, no two the same.
 
@@ -95,8 +96,21 @@ def fit_codebook(
         groups: float32 (rows, groups, group).
         steps: float32 (rows, groups), such that all weights lie between the limits of a table.
         bits: Of a code.
+        columns: How many of the weights' columns are no padding, which counts for nothing.
         compiled: Whether compiled code does the work; it finds the same levels.
     """
+    least, most = TABLE_LIMITS
+    whole, rest = divmod(columns, groups.shape[2])
+    mass = _histogram(groups[:, :whole], steps[:, :whole], compiled)
+    if rest:  # the columns of a group with padding; few, and no multiple of what compiled code takes at once
+        mass += _histogram(groups[:, whole : whole + 1, :rest], steps[:, whole : whole + 1], compiled=False)
+    bins = len(mass) - 1
+    centres = _lloyd(mass, np.arange(bins + 1, dtype=np.float64) / BINS_PER_STEP + least, 1 << bits, compiled)
+    return _distinct(np.clip(np.rint(centres), least, most).astype(np.int64))
+
+
+def _histogram(groups: NDArray[np.float32], steps: NDArray[np.float32], compiled: bool) -> NDArray[np.float64]:
+    """What the weights of each bin count: a weight the square of its group's step."""
     least, most = TABLE_LIMITS
     bins = (most + 1 - least) * BINS_PER_STEP
     with np.errstate(over="ignore"):
@@ -106,13 +120,13 @@ def fit_codebook(
     if compiled:
         from ggq_kernels.codebook import histogram
 
-        mass: NDArray[np.float64] = histogram(groups, inverse, weight, least, BINS_PER_STEP, bins)
-    else:
-        places = np.rint((groups * inverse[:, :, None] - least) * BINS_PER_STEP).astype(np.int64)
-        each = np.broadcast_to(weight[:, :, None], groups.shape)
-        mass = np.bincount(np.clip(places, 0, bins).ravel(), each.ravel(), bins + 1).astype(np.float64)
-    centres = _lloyd(mass, np.arange(bins + 1, dtype=np.float64) / BINS_PER_STEP + least, 1 << bits, compiled)
-    return _distinct(np.clip(np.rint(centres), least, most).astype(np.int64))
+        found: NDArray[np.float64] = histogram(
+            np.ascontiguousarray(groups), inverse, weight, least, BINS_PER_STEP, bins
+        )
+        return found
+    places = np.rint((groups * inverse[:, :, None] - least) * BINS_PER_STEP).astype(np.int64)
+    each = np.broadcast_to(weight[:, :, None], groups.shape)
+    return np.bincount(np.clip(places, 0, bins).ravel(), each.ravel(), bins + 1).astype(np.float64)
 
 
 def _lloyd(mass: NDArray[np.float64], places: NDArray[np.float64], count: int, compiled: bool) -> NDArray[np.float64]:

@@ -367,6 +367,16 @@ def _line(x: Floats, metric: Metric, scheme: Scheme) -> _Line:
     return _Line(hx, metric, total, lane_sums(hx), scheme.subscale > 0)
 
 
+def _counted(x: Floats, metric: Metric) -> Floats:
+    """Weights whose errors do not count, as those of padding, replaced by the first of their group whose do: so they
+    do not widen its range."""
+    counts = metric.energy > 0
+    if counts.all():
+        return x
+    first = np.take_along_axis(x, counts.argmax(axis=1)[None, :, None], axis=2)
+    return np.where(counts, x, first)
+
+
 def _codes(x: Floats, step: Floats, minimum: Floats, levels: np.float32) -> Floats:
     """Nearest codes as float32 under a step and a minimum."""
     t = x + minimum[:, :, None]
@@ -377,6 +387,7 @@ def _codes(x: Floats, step: Floats, minimum: Floats, levels: np.float32) -> Floa
 
 def _with_minimum(x: Floats, metric: Metric, scheme: Scheme, compiled: bool) -> tuple[Floats, Floats]:
     """Steps and float minimums."""
+    x = _counted(x, metric)
     tried = [(stretch, cut) for stretch in trials(scheme) for cut in (CUTS if stretch > 1 else (0.5,))]
     if compiled:
         return quick.search_shifts(x, metric.energy, metric.total, scheme, np.array(tried, np.float32), TURNS)
