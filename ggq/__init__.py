@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 import types
-from typing import TYPE_CHECKING, Any
 
 from ggq.errors import GGQError
 
+TYPE_CHECKING = False  # without `typing`: while this module loads, Ctrl-C still shows a traceback
 if TYPE_CHECKING:
+    from typing import Any
+
     from ggq.convert.convert import convert
     from ggq.engine.file import open_file as open
     from ggq.engine.loading import load

@@ -1,5 +1,5 @@
 """`python -m ggq` does what `ggq` does."""
 
-from ggq.cli.main import main
+from ggq.cli.entry import main
 
 raise SystemExit(main())

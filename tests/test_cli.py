@@ -49,7 +49,7 @@ def test_every_command_is_listed(capsys: Capture) -> None:
 
 def test_every_module_of_the_commands_is_registered() -> None:
     folder = Path(frame.__file__).parent
-    helpers = {"__init__", "main", "output", "generation", "compiling"}
+    helpers = {"__init__", "entry", "main", "output", "generation", "compiling"}
     modules = {f"ggq.cli.{path.stem}" for path in folder.glob("*.py") if path.stem not in helpers}
     assert modules == {command.module for command in COMMANDS}
 
@@ -148,6 +148,40 @@ def test_an_interrupt_while_arguments_are_read(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setattr(frame, "_version", interrupted)
     assert main(["--version"]) == 130
     assert capsys.readouterr().err.split() in ([], ["interrupted"])  # typer may end without a word
+
+
+INTERRUPT_IMPORT_OF = """
+import runpy, sys
+class Finder:
+    def find_spec(self, name, *_):
+        if name == {module!r}:  # within an `exec` of text, as most classes of a slow import are made
+            exec("import signal; signal.raise_signal(signal.SIGINT)")
+sys.meta_path.insert(0, Finder())
+"""
+
+
+@pytest.mark.parametrize(
+    "module, arguments, told",
+    [
+        ("ggq.cli.main", ["inspect", "a.ggq"], ""),
+        ("typer", ["--help"], ""),
+        ("ggq.cli.output", ["inspect", "a.ggq"], ""),
+        ("ggq.format.reader", ["inspect", "a.ggq"], ""),  # by the command's own module
+        ("ggq.convert.convert", ["convert", "folder", "a.ggq"], "interrupted\n"),  # by the command when it runs
+    ],
+)
+def test_an_interrupt_while_modules_are_imported(module: str, arguments: list[str], told: str) -> None:
+    code = f"{INTERRUPT_IMPORT_OF.format(module=module)}runpy.run_module('ggq', run_name='__main__')"
+    result = run_python("-c", code, *arguments)
+    assert (result.returncode, result.stdout, result.stderr) == (130, "", told)
+
+
+def test_an_ignored_interrupt_stays_ignored() -> None:
+    """As in a shell's background jobs."""
+    code = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+    code += f"{INTERRUPT_IMPORT_OF.format(module='ggq.cli.main')}runpy.run_module('ggq', run_name='__main__')"
+    result = run_python("-c", code, "--version")
+    assert (result.returncode, result.stdout, result.stderr) == (0, "ggq 0.1.0\n", "")
 
 
 def test_kernels_that_cannot_be_kept_are_told_of(tmp_path: Path, capsys: Capture) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ggq.cli.entry import INTERRUPTED
 from ggq.cli.output import pairs, print_json, printable, quantity, size, table
 from ggq.errors import UsageError
 
@@ -19,9 +20,6 @@ if TYPE_CHECKING:
     from ggq.convert.pipeline import Progress
     from ggq.convert.plan import Plan
     from ggq.convert.report import Report
-
-INTERRUPTED = 130
-"""Exit status after Ctrl-C."""
 
 
 def convert(

@@ -15,10 +15,11 @@ import typer
 from typer.main import get_command
 
 import ggq
+from ggq.cli.entry import INTERRUPTED, heed_interrupts
 from ggq.errors import GGQError
 
-ERROR, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
-"""Exit statuses besides 0 (done) and 1 (verification failed)."""
+ERROR, BROKEN_PIPE = 2, 141
+"""Exit statuses besides 0 (done), 1 (verification failed) and INTERRUPTED."""
 
 
 class Command(NamedTuple):
@@ -133,6 +134,7 @@ def _load(command: Command) -> Callable[..., None]:
 
     @functools.wraps(function)
     def guarded(*args: Any, **options: Any) -> None:
+        heed_interrupts()
         status = _status(functools.partial(function, *args, **options))
         if status:
             raise typer.Exit(status)

@@ -1,0 +1,43 @@
+"""Where the program starts: an interrupt while it is still importing ends it without a word."""
+
+from __future__ import annotations
+
+INTERRUPTED = 130
+"""Exit status after Ctrl-C."""
+
+
+def main() -> int:
+    """Run the command line on the process's own arguments.
+
+    Returns:
+        The exit status; see `ggq.cli.main.main`.
+    """
+    try:
+        import signal
+
+        # Raised as an exception, an interrupt of an import may be lost in a callback, or leave by a traceback.
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, _leave)
+        from ggq.cli.main import main as run
+
+        status = run()
+    except KeyboardInterrupt:
+        status = INTERRUPTED
+    # If what was interrupted is an `exec` of text, such as dataclasses are made by, CPython lets the whole process die
+    # of the signal in the end, although the interrupt was dealt with. Another `exec` makes it forget.
+    exec("")
+    return status
+
+
+def heed_interrupts() -> None:
+    """From now on an interrupt is an exception again: there is something to clean up or to tell."""
+    import signal
+
+    if signal.getsignal(signal.SIGINT) is _leave:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _leave(*_: object) -> None:
+    import os
+
+    os._exit(INTERRUPTED)
