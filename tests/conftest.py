@@ -8,7 +8,7 @@ import pytest
 from hypothesis import settings
 
 from tests.checkpoints import TEXT, tiny
-from tests.format_files import write_small
+from tests.format_files import small_bytes, write_small
 
 # Seeded, without deadlines: a shared machine's pauses are not failures, and a failure must come back.
 settings.register_profile("ggq", derandomize=True, deadline=None)
@@ -42,3 +42,15 @@ def small(tmp_path: Path) -> Path:
     path = tmp_path / "small.ggq"
     write_small(path)
     return path
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Where a .ggq file is to be written."""
+    return tmp_path / "made.ggq"
+
+
+@pytest.fixture
+def whole(tmp_path: Path) -> bytes:
+    """The bytes of a small .ggq file that nothing interrupted."""
+    return small_bytes(tmp_path)

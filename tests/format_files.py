@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ggq.format import Scheme, Writer
+from ggq.format import Scheme, Writer, paths
 from ggq.format.values import Scalar
 
 FLOAT = Scheme("float", 32, "f32")
@@ -62,3 +63,19 @@ def small_bytes(folder: Path) -> bytes:
 def left_over(path: Path) -> list[str]:
     """Names of what lies beside a file that was or is to be written, itself included."""
     return sorted(found.name for found in path.parent.iterdir() if found.name.startswith(path.name))
+
+
+def fail_after(count: int, error: OSError) -> Any:
+    """A write_all that fails once `count` bytes have been written, after half of what it was given."""
+    written = 0
+
+    def write_all(file: Any, data: Any) -> int:
+        nonlocal written
+        size = memoryview(data).nbytes
+        written += size
+        if written > count:
+            paths.write_all(file, memoryview(data).cast("B")[: size // 2])
+            raise error
+        return paths.write_all(file, data)
+
+    return write_all

@@ -206,6 +206,34 @@ def test_kernels_that_cannot_be_kept_are_told_of(tmp_path: Path, capsys: Capture
     assert lines[3].endswith(f" cannot be written to; {fix}")
 
 
+def test_a_full_cache_folder_is_told_of(tmp_path: Path) -> None:
+    code = (
+        "import ggq_kernels, ggq_kernels.store as store; from ggq.cli import compiling; from ggq.cli.main import main\n"
+        "def compile_two():\n"
+        "    store.listeners[-1]('linear')\n"
+        "    store.write_failures.append('No space left on device')\n"
+        "    store.listeners[-1]('norm')\n"
+        "compiling.announce_compiling()\n"
+        "compile_two()\n"
+        "store.listeners.clear(), store.write_failures.clear()\n"
+        "def warmup(tell):\n"
+        "    store.write_failures.append('No space left on device')  # at the last kernel\n"
+        "ggq_kernels.warmup = warmup\n"
+        "print(main(['warmup']))\n"
+    )
+    result = run_python("-c", code, NUMBA_CACHE_DIR=str(tmp_path))
+    folder = f"{tmp_path}{os.sep}kernels-"
+    fix = "free some space there, or set NUMBA_CACHE_DIR to another folder"
+    lines = result.stderr.splitlines()
+    assert result.stdout == "2\n" and len(lines) == 4
+    assert lines[0].startswith("compiling kernels for ") and lines[0].endswith(
+        "once for this version and processor ..."
+    )
+    assert lines[1].startswith(folder) and lines[1].endswith(f": they cannot be kept: No space left on device; {fix}")
+    assert lines[2].startswith(f"error: {folder}") and lines[3] == fix
+    assert lines[2].endswith(": compiled kernels cannot be kept there: No space left on device")
+
+
 def test_nobody_reads(tmp_path: Path) -> None:
     """`ggq inspect FILE | head -1` ends quietly."""
     path = write_demo(tmp_path / "demo.ggq")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -187,13 +188,19 @@ def test_things_that_are_no_models(tmp_path: Path, capsys: Capture) -> None:
         assert captured.out == "" and len(captured.err.splitlines()) <= 2
 
 
-def test_the_picture(tmp_path: Path, capsys: Capture) -> None:
+def test_the_picture(tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "demo.ggq"
     ggq.convert(DEMO, path, scheme="q3-g32")
     assert main(["compare", str(path), str(DEMO), "--plot", str(tmp_path / "errors.png")]) == 0
     assert (tmp_path / "errors.png").read_bytes().startswith(b"\x89PNG")
     capsys.readouterr()
-    for name, problem in (("errors.doc", "the name of a picture ends in"), ("no/errors.png", "there is no folder")):
+    monkeypatch.setattr(os, "access", lambda path, mode: str(path) != str(tmp_path / "kept"))
+    (tmp_path / "kept").mkdir()
+    for name, problem in (
+        ("kept/errors.png", f"the folder {tmp_path / 'kept'} cannot be written to"),
+        ("errors.doc", "the name of a picture ends in"),
+        ("no/errors.png", "there is no folder"),
+    ):
         assert main(["compare", str(path), str(DEMO), "--plot", str(tmp_path / name)]) == 2
         assert problem in capsys.readouterr().err
     picture = tmp_path / "model.png"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -190,7 +191,9 @@ def test_a_result_never_replaces_what_it_is_made_from(tmp_path: Path, text: Path
     assert text.read_bytes() == before and recipe.read_text().startswith("scheme")
 
 
-def test_calibration_that_nobody_needs_or_nobody_gives_is_refused(tmp_path: Path, text: Path) -> None:
+def test_calibration_that_nobody_needs_or_nobody_gives_is_refused(
+    tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(UsageError, match="method gptq needs calibration\ngive --calibration TEXT"):
         ggq.convert(DEMO, tmp_path / "m.ggq", method="gptq")
     with pytest.raises(UsageError, match="nothing to calibrate: method absmax has no use for statistics"):
@@ -203,6 +206,11 @@ def test_calibration_that_nobody_needs_or_nobody_gives_is_refused(tmp_path: Path
         ggq.convert(DEMO, tmp_path / "m.ggq", method="mse", statistics=tmp_path / "s")
     with pytest.raises(UsageError, match="there is no folder"):
         ggq.convert(DEMO, tmp_path / "m.ggq", method="mse", calibration=text, statistics=tmp_path / "none" / "s")
+    monkeypatch.setattr(os, "access", lambda path, mode: str(path) != str(text.parent / "kept"))
+    (kept := tmp_path / "kept").mkdir()
+    with pytest.raises(UsageError, match=f"{kept / 's'}: the folder {kept} cannot be written to"):
+        ggq.convert(DEMO, tmp_path / "m.ggq", method="mse", calibration=text, statistics=kept / "s")
+    kept.rmdir()
     assert [path.name for path in tmp_path.iterdir()] == ["text.txt"]
 
 

@@ -279,7 +279,8 @@ def test_what_does_not_fit_is_refused_before_anything_is_compiled_or_run(
         ("2 windows in the reference, ", q3, *text, "--reference", kept),
         ("context 64 in the reference, 32 asked for", q3, *text, "--context", "32", "--reference", kept),
         ("fewer than one window of 512", q3, "--text", short, "--reference", files / "exact.ggq"),
-        ("do not fit into the model's context", q3, *text, "--context", "600"),
+        ("600 tokens do not fit into the model's context of 512", q3, *text, "--context", "600"),
+        ("600 tokens do not fit into the model's context of 512", q3, "--text", short, "--context", "600"),
     ):
         assert main(["eval", *map(str, arguments)]) == 2
         captured = capsys.readouterr()

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from ggq.errors import FormatError, GGQError, UsageError
-from ggq.format import Reader, edit, edit_metadata, open_reader, paths, repack
-from tests.format_files import TENSORS, data_of
+from ggq.format import Reader, edit, edit_metadata, open_reader, paths, repack, writer
+from tests.format_files import TENSORS, data_of, fail_after, left_over
 from tests.support import ROOT
 from tools import read_ggq
 
@@ -190,3 +190,33 @@ def test_repack_refuses_damage(small: Path, tmp_path: Path) -> None:
     with pytest.raises(FormatError, match=r"tensor stack, scales: the bytes do not fit their digest"):
         repack(small, tmp_path / "out.ggq")
     assert not (tmp_path / "out.ggq").exists()
+
+
+def test_repack_that_fails_leaves_nothing_and_speaks_of_no_resume(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    out = tmp_path / "out.ggq"
+    for count in (100, 2000):  # before the first tensor is whole, and after
+        monkeypatch.setattr(writer, "write_all", fail_after(count, full))
+        with pytest.raises(GGQError) as caught:
+            repack(small, out)
+        problem = f"{out}.partial: cannot write: No space left on device\nfree some space and run it again"
+        assert str(caught.value) == problem
+        assert left_over(out) == []
+
+
+def test_repack_looks_at_the_place_first(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "folder").mkdir()
+    monkeypatch.setattr(os, "access", lambda path, mode: str(path) != str(tmp_path / "folder"))
+    for out, problem in (
+        (tmp_path / "no" / "out.ggq", f"there is no folder {tmp_path / 'no'}\nmake it first"),
+        (tmp_path / "folder", "the name of a file expected, found a folder"),
+        (
+            tmp_path / "folder" / "out.ggq",
+            f"the folder {tmp_path / 'folder'} cannot be written to\nchoose another place",
+        ),
+    ):
+        with pytest.raises(UsageError) as caught:
+            repack(small, out)
+        assert str(caught.value) == f"{out}: {problem}"

@@ -139,6 +139,7 @@ def test_a_large_vocabulary_is_not_decoded_when_the_file_is_opened(tmp_path: Pat
         ("", "not a ggq file: a directory (C-1)"),
         ("model", "not a ggq file: a directory (C-1)\nmake a ggq file of the checkpoint with `ggq convert`"),
         ("empty", "the file is empty (C-1)\ndownload or convert it again"),
+        ("short", "the file has 20 bytes, header and footer alone have 128 (C-1)\ndownload or convert it again"),
         ("picture", "begins with b'\\x89PNG\\r\\n\\x1a\\n' (C-1)\ngive a file that `ggq convert` has made"),
         ("loop", "cannot open: Too many levels of symbolic links"),
         ("fifo", "not a ggq file: a FIFO"),
@@ -153,6 +154,7 @@ def test_what_cannot_be_opened(small: Path, name: str, message: str) -> None:
     (small.parent / "model").mkdir()
     (small.parent / "model" / "config.json").touch()
     (small.parent / "empty").touch()
+    (small.parent / "short").write_bytes(small.read_bytes()[:20])
     (small.parent / "picture").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(99))
     with pytest.raises(GGQError) as caught:
         open_reader(os.path.join(small.parent, name))

@@ -11,17 +11,7 @@ import pytest
 
 from ggq.errors import FormatError, GGQError, UsageError
 from ggq.format import Scheme, Writer, open_reader
-from tests.format_files import FLOAT, FOUR, add_tensors, data_of, describe, left_over, small_bytes, write_small
-
-
-@pytest.fixture
-def whole(tmp_path: Path) -> bytes:
-    return small_bytes(tmp_path)
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "made.ggq"
+from tests.format_files import FLOAT, FOUR, add_tensors, data_of, describe, left_over, write_small
 
 
 def test_the_same_calls_give_the_same_bytes(path: Path, whole: bytes) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from ggq_kernels import store
 from ggq_kernels.cores import physical_cores
 from ggq_kernels.isa import CPU, FEATURES, ISA
 from ggq_kernels.together import share
@@ -86,6 +88,18 @@ def test_a_file_that_is_damaged_or_that_others_can_write_is_made_anew(warm: Path
 def test_a_folder_that_cannot_be_written_only_costs_time(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     assert python(COMPILE, NUMBA_CACHE_DIR=str(tmp_path / "file"))[3]
+
+
+def test_what_cannot_be_saved_is_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(store, "own_folder", lambda: tmp_path)
+    monkeypatch.setattr(store, "write_failures", [])
+    monkeypatch.setattr(os, "replace", full)
+    store.write("name", {})
+    assert store.write_failures == ["No space left on device"]
+    assert not list(tmp_path.iterdir())
 
 
 def test_numba_works_beside_kernels_that_were_loaded_without_it(warm: Path) -> None:

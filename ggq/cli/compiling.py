@@ -5,12 +5,14 @@ from __future__ import annotations
 import functools
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from ggq.cli.output import printable
 from ggq.errors import UsageError
 
 KEEP = "set NUMBA_CACHE_DIR to a folder that can be written to"
+FREE = "free some space there, or set NUMBA_CACHE_DIR to another folder"
 
 
 @functools.cache
@@ -23,35 +25,52 @@ def announce_compiling(interpreter: str = "numba") -> None:
     if interpreter != "numba":
         return
     import ggq_kernels
+    from ggq_kernels import store
 
-    told: list[str] = []
+    told: set[str] = set()
+
+    def say(text: str) -> None:
+        if text not in told:
+            print(text, file=sys.stderr, flush=True)
+        told.add(text)
 
     def tell(name: str) -> None:
-        if not told:
-            folder = unwritable_folder()
-            often = "once for this version and processor ..." if folder is None else "not to be kept:"
-            print(f"compiling kernels for {ggq_kernels.instruction_set()}, {often}", file=sys.stderr, flush=True)
-            if folder is not None:
-                print(f"{printable(str(folder))} cannot be written to; {KEEP}", file=sys.stderr, flush=True)
-        told.append(name)
+        folder = unwritable_folder()
+        often = "once for this version and processor ..." if folder is None else "not to be kept:"
+        say(f"compiling kernels for {ggq_kernels.instruction_set()}, {often}")
+        if folder is not None:
+            say(f"{printable(str(folder))} cannot be written to; {KEEP}")
+        elif store.write_failures:
+            say(f"{printable(str(store.own_folder()))}: they cannot be kept: {store.write_failures[0]}; {FREE}")
 
     ggq_kernels.on_compile(tell)
 
 
-def refuse_what_cannot_be_kept() -> None:
+def refuse_what_cannot_be_kept() -> Callable[[], None]:
     """From now on, have compiling refused where its result cannot be kept.
 
+    Returns:
+        What makes sure that all was kept, for the end.
+
     Raises:
-        UsageError: When a kernel has to be compiled and the cache folder cannot be written to.
+        UsageError: When a kernel has to be compiled and the cache folder cannot be written to, or has no room.
     """
     import ggq_kernels
+    from ggq_kernels import store
 
-    def check(name: str) -> None:
+    def check() -> None:
+        if store.write_failures:
+            problem = f"compiled kernels cannot be kept there: {store.write_failures[0]}"
+            raise UsageError(problem, path=store.own_folder(), fix=FREE)
+
+    def check_folder(_: str) -> None:
         folder = unwritable_folder()
         if folder is not None:
             raise UsageError("compiled kernels cannot be kept there", path=folder, fix=KEEP)
+        check()
 
-    ggq_kernels.on_compile(check)
+    ggq_kernels.on_compile(check_folder)
+    return check
 
 
 def unwritable_folder() -> Path | None:

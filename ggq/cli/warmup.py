@@ -18,11 +18,12 @@ def warmup() -> None:
     """
     import ggq_kernels
 
-    refuse_what_cannot_be_kept()
+    check_kept = refuse_what_cannot_be_kept()
     announce_compiling()
     seconds = ggq_kernels.warmup(_tell if sys.stderr.isatty() else None)
     if sys.stderr.isatty():
         print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+    check_kept()
     spent = f"after {seconds:.1f} s of compiling" if seconds else "and were so before"
     print(f"the kernels for {ggq_kernels.instruction_set()} are ready {spent}")
 

@@ -13,6 +13,7 @@ from ggq.convert.assets import TOKENIZER
 from ggq.convert.plan import Plan, TensorPlan
 from ggq.engine.windows import segments
 from ggq.errors import UsageError
+from ggq.format.paths import check_place
 from ggq.models.decoder import build_tape
 from ggq.quant import choose_method
 from ggq.quant.methods import Calibrated, uses
@@ -74,7 +75,8 @@ def check_calibration(
     """Refuse what shows before a text is read; arguments as for `make_calibration`.
 
     Raises:
-        UsageError: A method needs calibration and nothing is given for it, or options do not go together.
+        UsageError: A method needs calibration and nothing is given for it, options do not go together, or there is no
+            place for the statistics.
     """
     if (tokens is not None or context is not None) and text is None:
         raise UsageError("a number of calibration tokens without a text", fix="give --calibration TEXT too")
@@ -83,8 +85,7 @@ def check_calibration(
     if statistics is not None and not (path := Path(statistics)).exists():
         if text is None:
             raise UsageError("there are no statistics yet", path=path, fix="give --calibration TEXT too, to make them")
-        if not path.absolute().parent.is_dir():
-            raise UsageError(f"there is no folder {path.absolute().parent}", path=path, fix="make it first")
+        check_place(path, force=False)
     activations = plan.recipe.activations
     needy = next((tensor for tensor in plan.tensors if requires(tensor, activations)), None)
     if needy is not None and text is None and statistics is None:

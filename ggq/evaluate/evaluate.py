@@ -13,7 +13,7 @@ from ggq.engine.loading import open_model
 from ggq.engine.model import Model
 from ggq.engine.tokenizer import TOKENIZER
 from ggq.errors import UsageError
-from ggq.evaluate.forward import check_fit
+from ggq.evaluate.forward import check_context, check_fit
 from ggq.evaluate.reference import OWN_MODEL, ModelReference, check_windows
 from ggq.evaluate.saved import TOP, SavedLogits, is_model, load_logits, top_logits
 from ggq.evaluate.scores import Scores, check_vocabulary, score
@@ -177,6 +177,7 @@ def fitting_windows(
         context = min(CONTEXT, model.config.context_length) if saved is None else saved.windows.context
     if stride is None and saved is not None:
         stride = saved.windows.stride
+    check_context(model, context)
     cut = text_windows(model, text, context, stride, tokens, limit, name)
     check_fit(model, cut)
     if saved is not None:

@@ -49,15 +49,20 @@ def log_probabilities(model: Model, windows: Windows) -> Iterator[tuple[Part, ND
             executor.close_sequence(open_now.pop())
 
 
-def check_fit(model: Model, windows: Windows) -> None:
-    """Refuse windows that a model cannot take."""
-    config = model.config
-    if windows.context > config.context_length:
+def check_context(model: Model, context: int) -> None:
+    """Refuse windows of more tokens than a model can take."""
+    if context > model.config.context_length:
         raise UsageError(
-            f"windows of {windows.context} tokens do not fit into the model's context of {config.context_length}",
+            f"windows of {context} tokens do not fit into the model's context of {model.config.context_length}",
             path=model.reader.path,
             fix="Give a smaller --context.",
         )
+
+
+def check_fit(model: Model, windows: Windows) -> None:
+    """Refuse windows that a model cannot take."""
+    config = model.config
+    check_context(model, windows.context)
     for token in (int(windows.ids.min()), int(windows.ids.max())):
         if not 0 <= token < config.vocabulary_size:
             raise UsageError(

@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from ggq.errors import UnsupportedError, UsageError
-from ggq.format.paths import os_error
+from ggq.format.paths import check_place, os_error
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -33,7 +33,7 @@ def check_picture(path: str | os.PathLike[str]) -> None:
 
     Raises:
         UnsupportedError: matplotlib is not installed.
-        UsageError: Its name has an ending that matplotlib does not know, or there is no such folder.
+        UsageError: Its name has an ending that matplotlib does not know, or it has no place (`check_place`).
     """
     pyplot = require_matplotlib()
     name = os.fspath(path)
@@ -41,9 +41,7 @@ def check_picture(path: str | os.PathLike[str]) -> None:
     pyplot.close()
     if os.path.splitext(name)[1].lstrip(".").lower() not in known:
         raise UsageError(f"the name of a picture ends in {', '.join(known)}", path=name)
-    folder = os.path.dirname(os.path.realpath(path))
-    if not os.path.isdir(folder):
-        raise UsageError(f"there is no folder {folder}", path=name, fix="make it first")
+    check_place(path, force=True)
 
 
 def save_picture(figure: Figure, path: str | os.PathLike[str]) -> None:

@@ -13,7 +13,7 @@ from ggq.format.frame import digest_of, encode_footer
 from ggq.format.index import TensorParts, encode_index
 from ggq.format.layout import padding
 from ggq.format.names import check_key
-from ggq.format.paths import lock, os_error, write_all
+from ggq.format.paths import check_place, lock, os_error, write_all
 from ggq.format.reader import Reader, Segment, open_reader, to_segments
 from ggq.format.values import Value
 from ggq.format.writer import Writer
@@ -110,13 +110,14 @@ def repack(
 
     Raises:
         FormatError: A tensor or asset does not fit its digest.
-        UsageError: `out` is the file itself, or exists.
+        UsageError: `out` is the file itself, exists, or is no place for a file.
     """
     with open_reader(path) as reader:
         if os.path.exists(out) and os.path.samefile(path, out):
             problem = "the output is the input itself"
             raise UsageError(problem, path=os.fspath(out), fix="choose another name, then rename it")
-        with Writer(out, force=force) as writer:
+        check_place(out, force=force)
+        with Writer(out, force=force, keep=False) as writer:
             for key in reader.metadata:
                 writer.add_raw_metadata(key, reader.metadata.raw(key))
             for name, entry in reader.tensors.items():

@@ -73,7 +73,8 @@ def check_header(header: bytes, size: int) -> int:
         fix = None if ";" in what else "give a file that `ggq convert` has made"  # behind ; stands what to do instead
         raise FormatError(f"not a ggq file: {what} (C-1)", fix=fix)
     if size < HEADER_BYTES + FOOTER_BYTES:
-        raise refuse("C-1", f"the file has {size} bytes, header and footer alone have {HEADER_BYTES + FOOTER_BYTES}")
+        problem = f"the file has {size} bytes, header and footer alone have {HEADER_BYTES + FOOTER_BYTES} (C-1)"
+        raise FormatError(problem, fix="download or convert it again")
     _, major, minor, order, alignment, flags, reserved = unpack(HEADER_STRUCT, header[:HEADER_BYTES])
     if order != BYTE_ORDER:
         raise refuse("C-4", f"the byte order mark is 0x{order:08x}, allowed is 0x{BYTE_ORDER:08x}", "byte 12")

@@ -107,7 +107,7 @@ def check_place(path: str | os.PathLike[str], *, force: bool) -> None:
     if os.path.exists(real) and not force:
         raise UsageError("the file exists already", path=name, fix="choose another name or give --force")
     if not os.access(folder, os.W_OK):
-        raise UsageError(f"the folder {folder} cannot be written to", path=name)
+        raise UsageError(f"the folder {folder} cannot be written to", path=name, fix="choose another place")
 
 
 def check_not_input(path: str | os.PathLike[str], *inputs: object) -> None:

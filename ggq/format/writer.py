@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from blake3 import blake3
 
-from ggq.errors import ConvertError, UsageError
+from ggq.errors import ConvertError, GGQError, UsageError
 from ggq.format import journal, values
 from ggq.format.cursor import refuse
 from ggq.format.descriptor import check_dimensions, check_shape, encode_descriptor, roles_of
@@ -37,7 +37,7 @@ class _Begun(NamedTuple):
 
 
 class Writer:
-    """Writes a ggq file; a context manager that keeps the unfinished file, to resume from, when an exception ends it.
+    """Writes a ggq file; a context manager that keeps the unfinished file, if asked, when an exception ends it.
 
     The file is written as PATH.partial with the journal PATH.journal beside it, and takes its name in `finish`. It is
     not safe to share between threads.
@@ -45,6 +45,7 @@ class Writer:
     Args:
         path: The file to make.
         force: Replace an existing file.
+        keep: Keep what is unfinished, for a later `resume`, once there is a whole tensor in it; else it is removed.
         resume: Go on from the unfinished file, if there is one; else it is begun anew.
         fingerprint: Digest of inputs and options; an unfinished file is only continued with the one it was begun with.
 
@@ -55,10 +56,16 @@ class Writer:
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], *, force: bool = False, resume: bool = False, fingerprint: bytes = b""
+        self,
+        path: str | os.PathLike[str],
+        *,
+        force: bool = False,
+        keep: bool = True,
+        resume: bool = False,
+        fingerprint: bytes = b"",
     ) -> None:
         self.path = os.fspath(path)
-        self._force = force
+        self._force, self._keep, self._resume = force, keep, resume
         if "\0" in self.path:
             raise UsageError("cannot write: the name holds a null byte", path=repr(self.path))
         self._target = os.path.realpath(self.path)  # a symlink stays one: its target is replaced
@@ -82,7 +89,7 @@ class Writer:
                 self._file.close()
                 raise
         except OSError as error:
-            raise os_error(error, self.partial, "write", resume=True) from None
+            raise self._failed(error) from None
         self._open = True
 
     def _check_target(self) -> None:
@@ -193,7 +200,7 @@ class Writer:
             self._end += size
             self._journal.wrote(size)
         except OSError as error:
-            raise os_error(error, self.partial, "write", resume=True) from None
+            raise self._failed(error) from None
 
     def add_tensor(
         self,
@@ -260,7 +267,7 @@ class Writer:
             self._journal.add(record)
             self._journal.wrote(self._end - start)
         except OSError as error:
-            raise os_error(error, self.partial, "write", resume=True) from None
+            raise self._failed(error) from None
 
     def _check_next(self, name: str) -> None:
         """Refuses a tensor that cannot come next."""
@@ -312,11 +319,11 @@ class Writer:
             self._journal.close()
             os.unlink(self.journal)
         except OSError as error:
-            raise os_error(error, self.partial, "write", resume=True) from None
+            raise self._failed(error) from None
         return digest
 
     def abort(self) -> None:
-        """Stops, and keeps the unfinished file and its journal when there is a tensor to resume from."""
+        """Stops, and keeps the unfinished file and its journal as far as `keep` says."""
         if not self._open:
             return
         self._open = False
@@ -325,13 +332,17 @@ class Writer:
         except (OSError, ValueError):  # what was journaled before stays good; `finish` may have closed the journal
             pass
         self._journal.close()
-        if not self._names:
+        if not (self._names and self._keep):
             for path in (self.partial, self.journal):
                 try:
                     os.unlink(path)
                 except OSError:
                     pass
         self._file.close()
+
+    def _failed(self, error: OSError) -> GGQError:
+        resumable = self._keep and (self._resume or bool(self._names))
+        return os_error(error, self.partial, "write", resume=resumable)
 
     def _require_open(self) -> None:
         if not self._open:

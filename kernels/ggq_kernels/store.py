@@ -33,6 +33,9 @@ compile_log: list[tuple[str, float]] = []
 listeners: list[Callable[[str], None]] = []
 """Called with the name of each kernel before it is compiled."""
 
+write_failures: list[str] = []
+"""What the system said when something could not be saved."""
+
 LOCK = threading.RLock()
 """Held while a kernel is loaded or compiled."""
 
@@ -125,8 +128,9 @@ def write(name: str, head: dict[str, Any], body: bytes = b"") -> None:
             os.replace(unfinished, own_folder() / name)
         except OSError:
             os.unlink(unfinished)
-    except OSError:
-        return
+            raise
+    except OSError as error:
+        write_failures.append(error.strerror or str(error))
 
 
 def read(name: str) -> tuple[dict[str, Any], bytes] | None:
