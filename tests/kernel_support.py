@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pytest
 
 from ggq.engine.binding import middle_number
 from ggq.engine.tape import activation_group
@@ -22,6 +24,10 @@ UNIT = 2.0**-24
 
 UNTOUCHED = np.float32(-7.5e30)
 """What output buffers hold before a kernel runs, to see where it wrote."""
+
+
+once = pytest.mark.skipif("NUMBA_CPU_NAME" in os.environ, reason="not repeated for other instruction sets")
+"""Marks tests of the cache, of processes and of fixed targets: nothing in them depends on the instruction set."""
 
 
 FORMS = (

@@ -15,6 +15,7 @@ from ggq_kernels import store
 from ggq_kernels.cores import physical_cores
 from ggq_kernels.isa import CPU, FEATURES, ISA
 from ggq_kernels.together import share
+from tests.kernel_support import once
 from tests.support import ROOT, run_python
 
 pytestmark = pytest.mark.kernels
@@ -64,6 +65,7 @@ def test_the_next_process_compiles_nothing_and_imports_no_numba(warm: Path) -> N
     assert saved(warm) == files
 
 
+@once
 @pytest.mark.parametrize("change", ["cut", "flip", "empty", "swap", "writable"])
 def test_a_file_that_is_damaged_or_that_others_can_write_is_made_anew(warm: Path, tmp_path: Path, change: str) -> None:
     shutil.copytree(warm, tmp_path, dirs_exist_ok=True)
@@ -85,6 +87,7 @@ def test_a_file_that_is_damaged_or_that_others_can_write_is_made_anew(warm: Path
     assert python(COMPILE, NUMBA_CACHE_DIR=str(tmp_path)) == [[], [], False, True]
 
 
+@once
 def test_a_folder_that_cannot_be_written_only_costs_time(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     assert python(COMPILE, NUMBA_CACHE_DIR=str(tmp_path / "file"))[3]
@@ -133,6 +136,7 @@ print(json.dumps([[name for name, _ in store.compile_log], [store.is_saved(key) 
 """
 
 
+@once
 @pytest.mark.skipif(physical_cores() < 2, reason="two processes on one processor save nothing")
 def test_a_second_process_compiles_half(tmp_path: Path) -> None:
     assert python(TOGETHER, NUMBA_CACHE_DIR=str(tmp_path)) == [["select"], [True, True]]
@@ -148,6 +152,7 @@ def test_halves_take_about_as_long_and_little_is_not_worth_a_process() -> None:
 FOLDER = "import json\nfrom ggq_kernels.store import cache_folder\nprint(json.dumps(str(cache_folder())))"
 
 
+@once
 def test_a_changed_source_has_another_folder(tmp_path: Path) -> None:
     here, copy = python(FOLDER, NUMBA_CACHE_DIR="/cache"), tmp_path / "ggq_kernels"
     assert Path(here).parent == Path("/cache")
@@ -178,6 +183,7 @@ def test_the_users_cache_folder_is_used_when_none_is_set(tmp_path: Path) -> None
     assert tmp_path in Path(folder).parents
 
 
+@once
 def test_each_target_has_a_folder_and_an_instruction_set() -> None:
     code = "import json\nfrom ggq_kernels.store import cache_folder\nfrom ggq_kernels.isa import ISA\n"
     code += "print(json.dumps([ISA, str(cache_folder())]))"
@@ -213,6 +219,7 @@ print(json.dumps([ISA, found]))
 """
 
 
+@once
 @pytest.mark.skipif(ISA == "avx512-vnni", reason="the other tests run this code")
 @pytest.mark.skipif(not {"64bit", "sse2"} & FEATURES and CPU != "generic", reason="this machine is no x86")
 def test_code_for_avx512_uses_its_integer_product_and_no_missing_function(tmp_path: Path) -> None:

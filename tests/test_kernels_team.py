@@ -16,7 +16,7 @@ from ggq_kernels.compiled import op
 from ggq_kernels.simd import read_i64, write_i64
 from ggq_kernels.team import COUNT, SLEEPERS, fetch_add, take
 from ggq_kernels.threads import Team, aligned_zeros
-from tests.kernel_support import Floats, address, count, output
+from tests.kernel_support import Floats, address, count, once, output
 from tests.support import run_python
 
 pytestmark = pytest.mark.kernels
@@ -242,6 +242,7 @@ else:
     assert (done.returncode, done.stdout) == (0, "both\n"), done.stderr
 
 
+@once
 @pytest.mark.parametrize("end", ["", "raise SystemExit(0)", "del team", "team.close()"])
 def test_the_interpreter_ends_whatever_the_team_does(end: str) -> None:
     done = run_python("-c", SETUP + end)
