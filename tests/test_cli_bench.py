@@ -141,8 +141,8 @@ def test_threads_reach_the_engine(
     def load(file: object, *, threads: int | None = None, **_: object) -> None:
         raise GGQError(f"{threads} threads")
 
-    module = "ggq.evaluate.evaluate" if command == "eval" else f"ggq.cli.{command}"
-    monkeypatch.setattr(import_module(module), "load", load)
+    module, name = ("ggq.evaluate.evaluate", "open_model") if command == "eval" else (f"ggq.cli.{command}", "load")
+    monkeypatch.setattr(import_module(module), name, load)
     options = {"eval": ["--text", str(DEMO / "valid.txt")], "run": ["-p", "x"]}.get(command, [])
     path = str(write_demo(tmp_path / "demo.ggq"))
     for asked, told in ((["--threads", "3"], "3"), ([], "None")):

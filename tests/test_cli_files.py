@@ -78,7 +78,7 @@ def test_one_metadata_value(model: Path, capsys: Capture) -> None:
     assert capsys.readouterr().out == "a\nb\\x1b\n"
     assert json_of(capsys, "inspect", str(model), "--metadata", "text") == {"text": "a\nb\x1b"}
     assert main(["inspect", str(model), "--metadata", "model.layer"]) == 2
-    assert "Did you mean model.layers" in capsys.readouterr().err
+    assert "did you mean model.layers" in capsys.readouterr().err
 
 
 def test_long_lists_are_abbreviated_in_the_summary(model: Path, capsys: Capture) -> None:

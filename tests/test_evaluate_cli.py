@@ -216,7 +216,7 @@ def test_references_of_other_models(files: Path, tmp_path: Path, capsys: Capture
     other = write_demo(tmp_path / "other.ggq", tokenizer_json=json.dumps(tokenizer).encode())
     complaint = fails(capsys, files / "q3.ggq", *options, "--reference", other)
     assert "made from another text or tokenizer: token" in complaint
-    assert "Compare a file with its own unquantized model." in complaint
+    assert "compare a file with its own unquantized model" in complaint
     # Another file of the same tokenizer is none.
     spaced = write_demo(tmp_path / "spaced.ggq", tokenizer_json=(DEMO / "tokenizer.json").read_bytes() + b"\n")
     assert run(capsys, files / "q3.ggq", *options, "--reference", spaced)["mean_kld"] > 0

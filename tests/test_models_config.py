@@ -139,7 +139,7 @@ def test_architectures_must_name_one(found: object) -> None:
 
 
 def test_quantized_checkpoints_are_refused() -> None:
-    with pytest.raises(UnsupportedError, match="quantized already\nConvert the original checkpoint"):
+    with pytest.raises(UnsupportedError, match="quantized already\nconvert the original checkpoint"):
         find_architecture({**LLAMA, "quantization_config": {"bits": 4}})
 
 

@@ -72,7 +72,7 @@ def bench(
             problem = (
                 f"{max(prompt, generate)} tokens do not fit into the model's context of {model.config.context_length}"
             )
-            raise UsageError(problem, fix="Give a smaller --prompt or --generate.")
+            raise UsageError(problem, fix="give a smaller --prompt or --generate")
         tokens = np.random.default_rng(SEED).integers(0, model.config.vocabulary_size, max(prompt, generate))
         used = getattr(model.executor, "threads", 1)
         between = Between(file, used if interpreter == "numba" else 0)

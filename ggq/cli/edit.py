@@ -44,7 +44,7 @@ def edit(
         ggq edit model.ggq tokenizer.eos_ids="[2, 7]" --delete general.source
     """
     if not changes and not delete:
-        raise UsageError("nothing to change", fix="Give KEY=VALUE or --delete KEY.")
+        raise UsageError("nothing to change", fix="give KEY=VALUE or --delete KEY")
     if kind is not None and kind not in PARSERS:
         raise UsageError(f"--type is {kind!r}, allowed are {', '.join(PARSERS)}")
     with open_reader(file) as reader:
@@ -71,7 +71,7 @@ def _parse(change: str, kind: str | None, known: Mapping[str, Any]) -> tuple[str
     try:
         return key, PARSERS[kind](text) if kind else _guess(text)
     except ValueError as problem:
-        raise UsageError(f"{text!r} is no {kind} for {key!r}: {problem}", fix="See --type.") from None
+        raise UsageError(f"{text!r} is no {kind} for {key!r}: {problem}", fix="see --type") from None
 
 
 def _kind(value: Any) -> str:

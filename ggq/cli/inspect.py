@@ -56,7 +56,7 @@ def _print_value(reader: Reader, key: str, as_json: bool) -> None:
         import difflib
 
         near = difflib.get_close_matches(key, reader.metadata, n=3)
-        fix = f"Did you mean {', '.join(near)}?" if near else "`ggq inspect FILE` lists the keys."
+        fix = f"did you mean {', '.join(near)}?" if near else "`ggq inspect FILE` lists the keys"
         raise UsageError(f"no metadata key {key!r}", path=reader.path, fix=fix)
     value = reader.metadata[key]
     if as_json:

@@ -73,7 +73,7 @@ def profile(
         longest = max(prompt, context + repeat + 2)
         if longest > room:
             problem = f"{longest} tokens do not fit into the model's context of {room}"
-            raise UsageError(problem, fix="Give a smaller --prompt or --context.")
+            raise UsageError(problem, fix="give a smaller --prompt or --context")
         tokens = np.random.default_rng(SEED).integers(0, model.config.vocabulary_size, longest).astype(np.int32)
         limits = Limits(ggq_kernels.read_bandwidth(executor.threads), ggq_kernels.integer_peak(executor.threads))
         passes = {

@@ -94,7 +94,7 @@ class Model:
             raise UnsupportedError(
                 "the model has no chat template",
                 path=self.reader.path,
-                fix="Continue a text instead: ggq run FILE -p TEXT",
+                fix="continue a text instead: ggq run FILE -p TEXT",
             )
         return template
 

@@ -115,7 +115,7 @@ class Sampler:
         if not math.isfinite(logits[best]):
             raise ModelError(
                 f"the model computed {logits[best]} where finite numbers are expected",
-                fix="Its weights are damaged or out of range: see ggq verify.",
+                fix="its weights are damaged or out of range: `ggq verify FILE` checks the file",
             )
         if how.temperature == 0:
             return best

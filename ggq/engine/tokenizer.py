@@ -41,7 +41,10 @@ def load_tokenizer(
     """
     if TOKENIZER not in assets:
         raise ModelError(
-            "the file holds no tokenizer", path=path, where=TOKENIZER, fix="Pass token ids instead of text."
+            "the file holds no tokenizer",
+            path=path,
+            where=TOKENIZER,
+            fix="convert the model again with its tokenizer.json, or give token ids from Python",
         )
     tokenizer = parse(assets[TOKENIZER].read(), path)
     set_up(tokenizer, metadata, path)

@@ -154,7 +154,7 @@ def compare(weights: Weights, reference: Weights, progress: Callable[[int, int],
         found.append(TensorDifference(name, shape, weights.form(name), reference.form(name), part.error()))
     if not found:
         raise UsageError(
-            "the two have no tensor of the same name and shape", fix="Compare a file with one of the same model."
+            "the two have no tensor of the same name and shape", fix="compare a file with one of the same model"
         )
     return Comparison(tuple(found), matrices.error(), skipped)
 

@@ -55,7 +55,7 @@ def check_context(model: Model, context: int) -> None:
         raise UsageError(
             f"windows of {context} tokens do not fit into the model's context of {model.config.context_length}",
             path=model.reader.path,
-            fix="Give a smaller --context.",
+            fix="give a smaller --context",
         )
 
 
@@ -74,7 +74,7 @@ def check_fit(model: Model, windows: Windows) -> None:
 def log_softmax(logits: NDArray[np.float32], path: str) -> NDArray[np.float64]:
     """Logarithms of the probabilities that logits stand for, row by row, in float64."""
     if not np.isfinite(logits).all():
-        raise ModelError("the model computes NaN or infinity", path=path, fix="`ggq verify FILE` checks the file.")
+        raise ModelError("the model computes NaN or infinity", path=path, fix="`ggq verify FILE` checks the file")
     rows = logits.astype(np.float64)
     rows -= rows.max(axis=1, keepdims=True)
     rows -= np.log(np.exp(rows).sum(axis=1, keepdims=True))

@@ -131,8 +131,8 @@ def chosen(log_probs: NDArray[np.floating], targets: NDArray[np.integer]) -> NDA
     return log_probs[np.arange(len(targets)), targets].astype(np.float64)
 
 
-OWN_MODEL = "Compare a file with its own unquantized model."
-SAME_TEXT = "Give the text that the reference was made from, or make it anew."
+OWN_MODEL = "compare a file with its own unquantized model"
+SAME_TEXT = "give the text that the reference was made from, or make it anew"
 
 
 def check_windows(known: Windows, asked: Windows, path: str | None = None, fix: str = SAME_TEXT) -> None:
@@ -151,7 +151,7 @@ def check_windows(known: Windows, asked: Windows, path: str | None = None, fix: 
         here, there = getattr(asked, name), getattr(known, name)
         if here != there:
             problem = f"{name} {there} in the reference, {here} asked for"
-            raise UsageError(problem, path=path, fix=f"Give --{name} {there}.")
+            raise UsageError(problem, path=path, fix=f"give --{name} {there}")
     common = min(known.count, asked.count)
     different = np.argwhere(known.ids[:common] != asked.ids[:common])
     if len(different):
@@ -163,4 +163,4 @@ def check_windows(known: Windows, asked: Windows, path: str | None = None, fix: 
         raise UsageError(problem, path=path, fix=fix)
     if asked.count > known.count:
         problem = f"{known.count} windows in the reference, {asked.count} asked for"
-        raise UsageError(problem, path=path, fix=f"Give --windows {known.count}.")
+        raise UsageError(problem, path=path, fix=f"give --windows {known.count}")

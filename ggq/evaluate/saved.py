@@ -246,5 +246,5 @@ def whole(metadata: dict[str, str], key: str, path: str) -> int:
 
 def refuse(problem: str, path: str, where: str | None = None) -> FormatError:
     """The refusal of a file of logits."""
-    fix = "Make it anew with `ggq eval MODEL --text FILE --save-logits`."
+    fix = "make it anew: ggq eval MODEL --text FILE --save-logits OUT"
     return FormatError(problem, path=path, where=where, fix=fix)

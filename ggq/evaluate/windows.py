@@ -106,7 +106,7 @@ def make_windows(
             raise UsageError(f"{what} is {value}, at least {least} needed")
     if len(ids) < context:
         problem = f"the text has {len(ids)} tokens, fewer than one window of {context}"
-        raise UsageError(problem, path=name, fix="Give a longer text or a smaller --context.")
+        raise UsageError(problem, path=name, fix="give a longer text or a smaller --context")
     starts = range(0, len(ids) - context + 1, stride)[:limit]
     cut = np.array([ids[start : start + context] for start in starts], dtype=np.int32)
     if begin is not None:

@@ -33,7 +33,7 @@ def find_architecture(hf: Mapping[str, object], path: str | os.PathLike[str] | N
             "the weights of this checkpoint are quantized already",
             path=path,
             where="quantization_config",
-            fix="Convert the original checkpoint.",
+            fix="convert the original checkpoint",
         )
     for architecture in ARCHITECTURES:
         if found[0] in architecture.names:
