@@ -7,6 +7,7 @@ loaded as every later process loads it.
 from __future__ import annotations
 
 import functools
+import re
 import time
 from collections.abc import Callable
 from typing import Any
@@ -73,13 +74,19 @@ class Op:
         self._made = numba.cfunc(self.signature, nopython=True, error_model="numpy")(self.function)
         address = int(self._made.address)
         if self.key:
-            module = llvm.parse_assembly(self._made.inspect_llvm())
+            module = llvm.parse_assembly(_aligned(self._made.inspect_llvm()))
             named = [item for items in (module.functions, module.global_variables) for item in items]
             needed = [item.name for item in named if item.is_declaration and not item.name.startswith("llvm.")]
             store.save_code(self.key, self._made.native_name, needed, _machine().emit_object(module))
             address = store.load_code(self.key) or address
         store.compile_log.append((self.name, time.perf_counter() - start))
         return address
+
+
+def _aligned(text: str) -> str:
+    """LLVM's language with the stack of all functions at multiples of 64: vectors that registers have no room for would
+    cross cache lines there (q6-g32, 64 tokens: 158 to 187 GOP/s of one core by chance)."""
+    return re.sub(r"^(define .*) \{$", r'\1 alignstack(64) "stackrealign" {', text, flags=re.MULTILINE)
 
 
 @functools.cache
