@@ -52,7 +52,7 @@ def multiply(row: int, team: int) -> None:
             return
         acc = sums_of(MANY)
         for i in range(1 << 14):
-            acc = dot_bytes(Q4, acc, source + i % 4 * BLOCK_BYTES, source + 4 * BLOCK_BYTES + i % 4 * 64)
+            acc = dot_bytes(Q4, acc, 1, source + i % 4 * BLOCK_BYTES, source + 4 * BLOCK_BYTES + i % 4 * 64)
         write_f32(out, tile_sum(acc))
 
 

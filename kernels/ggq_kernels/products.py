@@ -20,8 +20,6 @@ from ggq_kernels.isa import load_f16, load_value, tile_load_f16, value_bytes
 from ggq_kernels.planes import (
     BLOCK,
     BLOCK_BYTES,
-    ONE_BLOCK,
-    TWO_BLOCKS,
     dot_block,
     dot_bytes,
     dot_tiles,
@@ -33,13 +31,11 @@ from ggq_kernels.planes import (
     plane1_bytes,
     scale_add,
     scale_add_tiles,
-    sums_of,
     unpack_block,
 )
 from ggq_kernels.simd import (
     load_f32,
     mul,
-    prefetch,
     read_i64,
     tag_value,
     tile_add,
@@ -61,13 +57,11 @@ from ggq_kernels.steps import (
     M_SUB_WIDTH0,
     M_TABLE,
     M_ZEROS,
+    ask_levels,
     expand_steps,
     middle_of,
 )
 
-AHEAD = 2048
-"""Bytes by which a single token asks for the codes of its tiles in advance, taken together: 25.5 GB/s became 31.8 with
-one tile; with two, 1024 bytes each, 512 take 5 % more time, 768 and 1536 the same, not asking 4 % more."""
 PANEL = 1024
 """Columns that are expanded at a time: 16 KiB of bytes, which stay in a first-level cache with the activations."""
 WIDE_PANEL, PAIR_PANEL = 4096, 2048
@@ -79,18 +73,6 @@ SCRATCH = PANEL * 20
 ADD, COLUMNS, X_GROUP, X, X_SCALE, X_OFFSET, X_STRIDE = range(16, 72, 8)
 # Words of one matrix descriptor behind those of steps.py.
 M_OUT, M_STRIDE, M_BIAS = range(M_SUB_LOWEST + 8, M_SUB_LOWEST + 32, 8)
-
-
-@inlined
-def prefetch_ahead(codes: Any, tiles: Any, plane0: int, plane1: int, next0: int, next1: int) -> None:
-    """Ask for the codes of a block of each tile that a single token will need next; a tile of tokens computes long
-    enough for them to come."""
-    for k in range(tag_value(tiles)):
-        ahead0, ahead1 = plane0 + AHEAD // tag_value(tiles), plane1 + AHEAD // tag_value(tiles)
-        for i in range(0, plane0_bytes(codes), 64):
-            prefetch(ahead0 + k * next0 + i)
-        for i in range(0, plane1_bytes(codes), 64):
-            prefetch(ahead1 + k * next1 + i)
 
 
 @inlined
@@ -118,9 +100,9 @@ def multiply_packed(codes: Any, tokens: Any, m: int, tile: int, row: int, token:
     steps, offsets, plain = scratch, 0 if one_point(m) else scratch + WIDE_PANEL * 2, plain_scales(m, piece)
     scale, point = read_i64(m + M_SCALES) + tile * pieces * 32, middle_of(m, lowest(codes))
     total = tile_zeros(tokens)
-    if plain and piece == BLOCK:  # the same without memory between steps and an inner loop
+    if plain and piece == BLOCK:  # the same without memory between steps and branches
         for _ in range(blocks):
-            acc = dot_block(codes, tokens, plane0, plane1, table, x)
+            acc = dot_block(codes, tokens, 1, plane0, plane1, table, x)
             step = load_f16(scale)
             total = scale_add(total, acc, step, x_scale)
             total = outer_add(total, mul(step, point), x_offset)
@@ -136,12 +118,10 @@ def multiply_packed(codes: Any, tokens: Any, m: int, tile: int, row: int, token:
         if not plain:
             expand_steps(m, tile, piece, lowest(codes), start // piece, count, steps, offsets)
         for i in range(count):
-            acc = sums_of(tokens)
-            for _ in range(piece // BLOCK):
-                acc = dot_block(codes, acc, plane0, plane1, table, x)
-                plane0 += plane0_bytes(codes)
-                plane1 += plane1_bytes(codes)
-                x += BLOCK * width
+            acc = dot_block(codes, tokens, piece // BLOCK, plane0, plane1, table, x)
+            plane0 += piece // BLOCK * plane0_bytes(codes)
+            plane1 += piece // BLOCK * plane1_bytes(codes)
+            x += piece * width
             if plain:
                 step = load_f16(scale)
                 scale += 32
@@ -170,11 +150,11 @@ def multiply_tiles(codes: Any, tiles: Any, m: int, tile: int, apart: int, row: i
     x_scale = read_i64(row + X_SCALE) + token * pieces * 4
     x_offset = read_i64(row + X_OFFSET) + token * pieces * 4
     steps, offsets, plain = scratch, 0 if one_point(m) else scratch + 2 * next_step, plain_scales(m, piece)
+    leveled = read_i64(m + M_MINIMUMS) != 0 and read_i64(m + M_SUB_WIDTH0) != 0
     total = tile_zeros(tiles)
-    if plain and piece == BLOCK:  # the same without memory between steps and an inner loop: a quarter faster
+    if plain and piece == BLOCK:  # the same without memory between steps and branches: a quarter faster
         for _ in range(blocks):
-            prefetch_ahead(codes, tiles, plane0, plane1, next0, next1)
-            acc = dot_tiles(codes, ONE_BLOCK, tiles, plane0, plane1, next0, next1, table, x)
+            acc = dot_tiles(codes, tiles, 1, plane0, plane1, next0, next1, table, x)
             step = tile_load_f16(tiles, scale, next_scale)
             total = scale_add_tiles(total, acc, step, x_scale)
             total = outer_add_tiles(total, tile_mul(step, point), x_offset)
@@ -191,30 +171,13 @@ def multiply_tiles(codes: Any, tiles: Any, m: int, tile: int, apart: int, row: i
             for k in range(tag_value(tiles)):
                 out, low = k * next_step, offsets + k * next_step if offsets else 0
                 expand_steps(m, tile + k * apart, piece, lowest(codes), first, count, steps + out, low)
-        if piece == BLOCK:  # without the inner loop, again
-            for i in range(0, count * 64, 64):
-                prefetch_ahead(codes, tiles, plane0, plane1, next0, next1)
-                acc = dot_tiles(codes, ONE_BLOCK, tiles, plane0, plane1, next0, next1, table, x)
-                step = tile_load(tiles, steps + i, next_step)
-                offset = tile_mul(step, point) if offsets == 0 else tile_load(tiles, offsets + i, next_step)
-                total = scale_add_tiles(total, acc, step, x_scale)
-                total = outer_add_tiles(total, offset, x_offset)
-                plane0 += plane0_bytes(codes)
-                plane1 += plane1_bytes(codes)
-                x += BLOCK
-                x_scale += 4
-                x_offset += 4
-            continue
+                if start == 0 and leveled:  # 3 to 4 % of a token of q4m-g32-s6; scales alone gain nothing
+                    ask_levels(m, tile + k * apart + 1)
         for i in range(0, count * 64, 64):
-            acc = sums_of(tiles)
-            for _ in range(piece // (2 * BLOCK)):  # pieces are 32, 64 or 128 columns
-                for k in range(2):
-                    ahead0, ahead1 = plane0 + k * plane0_bytes(codes), plane1 + k * plane1_bytes(codes)
-                    prefetch_ahead(codes, tiles, ahead0, ahead1, next0, next1)
-                acc = dot_tiles(codes, TWO_BLOCKS, acc, plane0, plane1, next0, next1, table, x)
-                plane0 += 2 * plane0_bytes(codes)
-                plane1 += 2 * plane1_bytes(codes)
-                x += 2 * BLOCK
+            acc = dot_tiles(codes, tiles, piece // BLOCK, plane0, plane1, next0, next1, table, x)
+            plane0 += piece // BLOCK * plane0_bytes(codes)
+            plane1 += piece // BLOCK * plane1_bytes(codes)
+            x += piece
             if plain:
                 step = tile_load_f16(tiles, scale, next_scale)
                 scale += 32
@@ -250,9 +213,10 @@ def multiply_panel(codes: Any, many: Any, total: Any, row: int, token: int, star
     x = read_i64(row + X) + token * columns + start * width
     place = (token * (columns // piece) + start // piece * width) * 4
     x_scale, x_offset = read_i64(row + X_SCALE) + place, read_i64(row + X_OFFSET) + place
-    if piece == BLOCK:  # without the inner loop nothing but the totals is spilled
+    if piece == BLOCK:  # without branches nothing but the totals is spilled
         for _ in range(start, stop, BLOCK):
-            total = scale_add(total, dot_bytes(codes, many, quads, x), load_f32(steps), x_scale)
+            acc = dot_bytes(codes, many, 1, quads, x)
+            total = scale_add(total, acc, load_f32(steps), x_scale)
             total = outer_add(total, load_f32(offsets), x_offset)
             quads += BLOCK_BYTES
             x += BLOCK * width
@@ -262,13 +226,11 @@ def multiply_panel(codes: Any, many: Any, total: Any, row: int, token: int, star
             x_offset += 4 * width
         return total
     for _ in range((stop - start) // piece):
-        acc = sums_of(many)
-        for _ in range(piece // BLOCK):
-            acc = dot_bytes(codes, acc, quads, x)
-            quads += BLOCK_BYTES
-            x += BLOCK * width
+        acc = dot_bytes(codes, many, piece // BLOCK, quads, x)
         total = scale_add(total, acc, load_f32(steps), x_scale)
         total = outer_add(total, load_f32(offsets), x_offset)
+        quads += piece // BLOCK * BLOCK_BYTES
+        x += piece * width
         steps += 64
         offsets += 64
         x_scale += 4 * width

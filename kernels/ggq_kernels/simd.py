@@ -197,6 +197,25 @@ def rows(b: ir.IRBuilder, tile: Tile, make: Callable[[int], Any]) -> Any:
     return t
 
 
+def field(b: ir.IRBuilder, v: Any, first: int, bits: int, to: int) -> Any:
+    """Bits [first, first + bits) of every byte, moved to bit `to`. Bytes are shifted as words, then masked: x86 has no
+    byte shift."""
+    kind, move = v.type, first - to
+    words = ir.VectorType(I16, kind.count // 2)
+    if move:
+        v = b.bitcast(v, words)
+        v = b.lshr(v, constant(words, move)) if move > 0 else b.shl(v, constant(words, -move))
+        v = b.bitcast(v, kind)
+    return v if bits == 8 else b.and_(v, constant(kind, ((1 << bits) - 1) << to))
+
+
+def ask(b: ir.IRBuilder, address: Any) -> None:
+    """Prefetch the cache line at an address, which need not exist."""
+    kind = ir.FunctionType(ir.VoidType(), [I8.as_pointer(), I32, I32, I32])
+    function = cgutils.get_or_insert_function(b.module, kind, "llvm.prefetch.p0")
+    b.call(function, [b.inttoptr(address, I8.as_pointer()), I32(0), I32(3), I32(1)])
+
+
 # ---- scalars at addresses
 
 
@@ -495,6 +514,4 @@ def clip_i32(b: Any, v: Any, high: Any) -> Any:
 @primitive(types.void, types.int64)
 def prefetch(b: Any, address: Any) -> None:
     """Ask for the cache line at an address, which need not exist."""
-    kind = ir.FunctionType(ir.VoidType(), [I8.as_pointer(), I32, I32, I32])
-    function = cgutils.get_or_insert_function(b.module, kind, "llvm.prefetch.p0")
-    b.call(function, [b.inttoptr(address, I8.as_pointer()), I32(0), I32(3), I32(1)])
+    ask(b, address)

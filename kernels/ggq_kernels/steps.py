@@ -19,19 +19,19 @@ from ggq_kernels.compiled import inlined
 from ggq_kernels.isa import load_f16
 from ggq_kernels.simd import (
     I8,
-    I16,
     I32,
     I64,
     F32x16,
     I32x16,
     Tag,
     TagType,
-    constant,
+    field,
     fma,
     load,
     load_f32,
     mul,
     multiply_add,
+    prefetch,
     primitive,
     read_f64,
     read_i64,
@@ -73,23 +73,12 @@ def load_field(b: Any, address: Any, first: Any, width: Any) -> Any:
 @primitive(types.void, None, F32x16, F32x16, types.int64, types.int64, types.int64)
 def expand_supergroup(b: Any, widths: TagType, _: Any, upper: Any, lowest: Any, low: Any, high: Any, out: Any) -> None:
     """Write the scales of eight groups that begin at an edge of both planes: upper * (sub-scale - lowest), exactly."""
-    bytes16, words8 = ir.VectorType(I8, 16), ir.VectorType(I16, 8)
-
-    def field(at: Any, group: int, width: int, to: int) -> Any:
-        """Sub-scales' bits of a group out of their plane, moved to bit `to`: bytes shifted as words, then masked."""
-        v, move = load(b, at, bytes16, 1, group * width // 8 * 16), group * width % 8 - to
-        if move:
-            words = b.bitcast(v, words8)
-            v = (b.lshr if move > 0 else b.shl)(words, constant(words8, abs(move)))
-            v = b.bitcast(v, bytes16)
-        return v if width == 8 else b.and_(v, constant(bytes16, ((1 << width) - 1) << to))
-
     base = b.fneg(b.fmul(upper, lowest))
     for group in range(SUPERGROUP):
-        at = 0
-        value = None
+        value, at = None, 0
         for plane, width in zip((low, high), widths.values):
-            part = field(plane, group, width, at)
+            unit = load(b, plane, ir.VectorType(I8, 16), 1, group * width // 8 * 16)
+            part = field(b, unit, group * width % 8, width, at)
             value, at = part if value is None else b.or_(value, part), at + width
         number = b.sitofp(b.zext(value, I32x16.ir), F32x16.ir)
         store(b, multiply_add(b, number, upper, base), b.add(out, I64(64 * group)))
@@ -180,3 +169,21 @@ def expand_steps(m: int, tile: int, piece: int, lowest: int, first: int, count: 
         point = middle_of(m, lowest)
         for i in range(0, count * 64, 64):
             store_f32(offsets + i, mul(load_f32(steps + i), point))
+
+
+@inlined
+def _ask_run(start: int, size: int) -> None:
+    for address in range(start, start + size, 64):
+        prefetch(address)
+
+
+@inlined
+def ask_levels(m: int, tile: int) -> None:
+    """Ask for the scales and minimums of a tile, all of two levels: six short runs that no prefetcher sees coming."""
+    groups, width, more = read_i64(m + M_GROUPS), read_i64(m + M_SUB_WIDTH0), read_i64(m + M_SUB_WIDTH1)
+    upper = (groups + SUPERGROUP - 1) // SUPERGROUP * 32
+    low, high = (groups * width + 7) // 8 * 16, (groups * more + 7) // 8 * 16
+    for run in range(2):
+        _ask_run(read_i64(m + (M_MINIMUMS if run else M_SCALES)) + tile * upper, upper)
+        _ask_run(read_i64(m + (M_MINIMUM_SUB0 if run else M_SUB0)) + tile * low, low)
+        _ask_run(read_i64(m + (M_MINIMUM_SUB1 if run else M_SUB1)) + tile * high, high)
