@@ -85,6 +85,14 @@ def expand_supergroup(b: Any, widths: TagType, _: Any, upper: Any, lowest: Any, 
 
 
 @inlined
+def level_bytes(m: int) -> Any:
+    """Bytes of a tile's scales of super-groups and of its sub-scales in both planes."""
+    groups, width, more = read_i64(m + M_GROUPS), read_i64(m + M_SUB_WIDTH0), read_i64(m + M_SUB_WIDTH1)
+    supergroups = (groups + SUPERGROUP - 1) // SUPERGROUP
+    return supergroups * 32, (groups * width + 7) // 8 * 16, (groups * more + 7) // 8 * 16
+
+
+@inlined
 def expand_scales(
     upper: int, low: int, high: int, m: int, sub_lowest: int, place: tuple[int, int, int, int, int], out: int
 ) -> None:
@@ -106,9 +114,10 @@ def expand_scales(
                 left = ratio
                 upper += 32
         return
-    upper += tile * ((groups + SUPERGROUP - 1) // SUPERGROUP) * 32
-    low += tile * ((groups * width + 7) // 8) * 16
-    high += tile * ((groups * more + 7) // 8) * 16
+    upper_bytes, low_bytes, high_bytes = level_bytes(m)
+    upper += tile * upper_bytes
+    low += tile * low_bytes
+    high += tile * high_bytes
     lowest, factor = splat_f32(float32(sub_lowest)), splat_f32(float32(1 << width))
     whole = count // SUPERGROUP * SUPERGROUP if ratio == 1 and group % SUPERGROUP == 0 else 0
     for i in range(0, whole, SUPERGROUP):
@@ -180,9 +189,7 @@ def _ask_run(start: int, size: int) -> None:
 @inlined
 def ask_levels(m: int, tile: int) -> None:
     """Ask for the scales and minimums of a tile, all of two levels: six short runs that no prefetcher sees coming."""
-    groups, width, more = read_i64(m + M_GROUPS), read_i64(m + M_SUB_WIDTH0), read_i64(m + M_SUB_WIDTH1)
-    upper = (groups + SUPERGROUP - 1) // SUPERGROUP * 32
-    low, high = (groups * width + 7) // 8 * 16, (groups * more + 7) // 8 * 16
+    upper, low, high = level_bytes(m)
     for run in range(2):
         _ask_run(read_i64(m + (M_MINIMUMS if run else M_SCALES)) + tile * upper, upper)
         _ask_run(read_i64(m + (M_MINIMUM_SUB0 if run else M_SUB0)) + tile * low, low)
