@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from os import environ
 from pathlib import Path
+from sys import executable
+from textwrap import dedent
 from types import SimpleNamespace
 from typing import Any
 
@@ -230,19 +233,29 @@ def test_a_missing_peer_is_named_and_not_asked_again(capsys: pytest.CaptureFixtu
 
 def test_a_peer_that_fails_says_why() -> None:
     bench = Bench(Path(), "", 1)
-    bench.peer = __import__("sys").executable
+    bench.peer = executable
     with pytest.raises(Missing, match="there is no such thing"):
         bench.other("-c", "raise SystemExit('there is no such thing')")
 
 
 def test_the_json_of_a_process_comes_with_its_seconds() -> None:
-    import sys
-
-    found = document([sys.executable, "-c", "print('warming up'); print('{\"a\": 1}')"])
+    found = document([executable, "-c", "print('warming up'); print('{\"a\": 1}')"])
     assert found["a"] == 1 and 0 < found["process_s"] < 60
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sides, "time", SimpleNamespace(perf_counter=iter([5.0, 7.5]).__next__))
-        assert document([sys.executable, "-c", "print('{}')"]) == {"process_s": 2.5}
+        assert document([executable, "-c", "print('{}')"]) == {"process_s": 2.5}
+
+
+def test_the_script_that_writes_a_gguf_ends_in_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stub = """
+        class GGUFWriter:
+            def __init__(self, path, name): open(path, "wb").write(b"gguf")
+            def __getattr__(self, name): return lambda *_: None
+        """
+    (tmp_path / "gguf.py").write_text(dedent(stub), encoding="utf-8")
+    monkeypatch.setattr(sides, "own_path", lambda: {**environ, "PYTHONPATH": str(tmp_path)})
+    path = Bench(tmp_path, executable, 1).gguf("tiny")
+    assert path == tmp_path / "model-tiny-F16.gguf" and path.read_bytes() == b"gguf"
 
 
 def test_every_row_of_the_table_has_a_name_of_its_own() -> None:

@@ -7,7 +7,9 @@ It has the shape of tools/make_model.py's, tied embedding and all, and no tokeni
 
 from __future__ import annotations
 
+import json
 import sys
+from pathlib import Path
 
 import gguf
 import numpy as np
@@ -58,6 +60,7 @@ def main() -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+    print(json.dumps({"bytes": Path(path).stat().st_size}))
 
 
 if __name__ == "__main__":
