@@ -63,11 +63,14 @@ FLOAT_ROWS = {"avx512-vnni": 12, "avx2": 4, "generic": 4}[ISA]
 
 # ---- integer dot product: acc[i] += sum over j of u8[4i + j] * s8[4i + j], i in 0..15
 
-_BYTES, _SUMS = ir.VectorType(I8, 64), ir.VectorType(I32, LANES)
+_BYTES, _WORDS, _SUMS = ir.VectorType(I8, 64), ir.VectorType(I16, 32), ir.VectorType(I32, LANES)
 
 
 def _vpdpbusd(b: Any, acc: Any, u8: Any, four: Any) -> Any:
-    s8 = b.bitcast(splat(b, _SUMS, four), _BYTES)
+    return _dot_quads(b, acc, u8, b.bitcast(splat(b, _SUMS, four), _BYTES))
+
+
+def _dot_quads(b: Any, acc: Any, u8: Any, s8: Any) -> Any:
     # LLVM 22 gave the byte operands their true type (llvm-project PR 155194); before, all three were <16 x i32>.
     if llvm.llvm_version_info[0] < 22:
         u8, s8 = b.bitcast(u8, _SUMS), b.bitcast(s8, _SUMS)
@@ -227,11 +230,61 @@ def look_up(b: Any, table: Any, codes: Any) -> Any:
             entry = splat(b, _BYTES, b.extract_element(table, I32(k)))
             found = b.select(b.icmp_unsigned("==", codes, constant(_BYTES, k)), entry, found)
         return found
+    return look_up_lanes(b, pick(b, table, list(range(16)) * 4), codes)
+
+
+def look_up_lanes(b: Any, tables: Any, codes: Any) -> Any:
+    """The same where each 16 bytes of the codes have a table of their own (<64 x i8>); needs SHUFFLES. Where bit 7 of a
+    code is 1 the result is 0."""
+    return _in_lanes(b, "avx512.pshuf.b.512", "avx2.pshuf.b", _BYTES, tables, codes)
+
+
+# ---- sums of bytes, for tables of them (sums.py); all need SHUFFLES
+
+
+def add_pairs(b: Any, s8: Any) -> Any:
+    """Neighbouring signed bytes (<64 x i8>) added as words (<32 x i16>)."""
+    return _in_lanes(b, "avx512.pmaddubs.w.512", "avx2.pmadd.ub.sw", _WORDS, constant(_BYTES, 1), s8)
+
+
+def narrow(b: Any, low: Any, high: Any) -> Any:
+    """Words (<32 x i16>), each within -128 and 127, as signed bytes: of each eight of `low`, then of `high`."""
+    return _in_lanes(b, "avx512.packsswb.512", "avx2.packsswb", _BYTES, low, high)
+
+
+def _in_lanes(b: Any, wide: str, half: str, kind: ir.VectorType, *values: Any) -> Any:
+    """An instruction that works within each 16 bytes: of 64 bytes at once, or of 32 twice."""
     if "avx512bw" in FEATURES:
-        return call_named(b, "llvm.x86.avx512.pshuf.b.512", _BYTES, pick(b, table, list(range(16)) * 4), codes)
-    twice = pick(b, table, list(range(16)) * 2)
-    halves = (pick(b, codes, range(32 * h, 32 * h + 32)) for h in range(2))
-    return join(b, *(call_named(b, "llvm.x86.avx2.pshuf.b", _HALF_BYTES, twice, half) for half in halves))
+        return call_named(b, f"llvm.x86.{wide}", kind, *values)
+    count = kind.count // 2
+    parts = []
+    for h in range(2):
+        halves = [pick(b, v, range(v.type.count // 2 * h, v.type.count // 2 * (h + 1))) for v in values]
+        parts.append(call_named(b, f"llvm.x86.{half}", ir.VectorType(kind.element, count), *halves))
+    return join(b, *parts)
+
+
+def add_weighted(b: Any, sums: Any, parts: list[tuple[int, Any]]) -> Any:
+    """Add weight * byte for some signed bytes (<64 x i8>), byte 16 * c + r to lane r of 16 sums, which stay below
+    2**15 / 4."""
+    if ISA == "avx512-vnni":
+        for weight, s8 in parts:
+            quads = pick(b, s8, [i // 4 + i % 4 * 16 for i in range(64)])
+            sums = _dot_quads(b, sums, constant(_BYTES, weight), quads)
+        return sums
+    (first, one), (second, two) = parts
+    weights = ir.Constant(_HALF_BYTES, [first, second] * 16)
+    words = []
+    for h in range(2):  # bytes of two c at a time: within each lane of 16, rows 0 to 7 and 8 to 15
+        halves = [pick(b, v, range(32 * h, 32 * h + 32)) for v in (one, two)]
+        for rows_of in (0, 8):
+            order = [16 * lane + rows_of + i // 2 + 32 * (i % 2) for lane in range(2) for i in range(16)]
+            mixed = b.shuffle_vector(*halves, ir.Constant(ir.VectorType(I32, 32), order))
+            words.append(call_named(b, "llvm.x86.avx2.pmadd.ub.sw", _HALF_WORDS, weights, mixed))
+    low, high = b.add(words[0], words[2]), b.add(words[1], words[3])
+    for h, v in enumerate((low, high)):
+        words[h] = b.sext(b.add(pick(b, v, range(8)), pick(b, v, range(8, 16))), _HALF_SUMS)
+    return b.add(sums, join(b, *words[:2]))
 
 
 # ---- half floats

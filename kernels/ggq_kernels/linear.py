@@ -16,8 +16,10 @@ from ggq_kernels.compiled import inlined, op
 from ggq_kernels.isa import FLOAT_ROWS, TOKENS, VALUES
 from ggq_kernels.planes import CODES, TABLE_CODES
 from ggq_kernels.products import (
+    COLUMNS,
     M_BIAS,
     SCRATCH,
+    X,
     X_STRIDE,
     multiply_float,
     multiply_many,
@@ -28,6 +30,7 @@ from ggq_kernels.products import (
     write_tiles,
 )
 from ggq_kernels.simd import Tag, read_i64, tag_value
+from ggq_kernels.sums import TABLE_BYTES, sums_of_token, token_bytes
 from ggq_kernels.team import allocate, release, seen, take
 
 MANY, ONE, FLOAT_MANY, TWO = Tag("tokens", TOKENS), Tag("tokens", 1), Tag("tokens", FLOAT_ROWS), Tag("tiles", 2)
@@ -96,7 +99,11 @@ def linear_int8(codes: Any, tiles: Any, row: int, team: int) -> None:
     n = read_i64(read_i64(row + TOKEN_COUNT))
     block, width, few = read_i64(row + TOKEN_BLOCK), tag_value(MANY), read_i64(row + FEW)
     whole = n if n % width == 1 else (n + width - 1) // width * width
-    memory, scratch = aligned_scratch(SCRATCH + (min(block, whole) + width) * 64)
+    sums_bytes = read_i64(row + COLUMNS) * TABLE_BYTES if token_bytes(codes) > 1 and n % width == 1 else 0
+    memory, sums = aligned_scratch(sums_bytes + SCRATCH + (min(block, whole) + width) * 64)
+    scratch = sums + sums_bytes
+    if sums_bytes > 0:
+        sums_of_token(read_i64(row + X) + (n - 1) * read_i64(row + COLUMNS), read_i64(row + COLUMNS), sums)
     while True:
         first, last = take_tiles(row, team, n)
         if first >= last:
@@ -119,7 +126,7 @@ def linear_int8(codes: Any, tiles: Any, row: int, team: int) -> None:
                     begin, end = max(first, read_i64(m + M_START)), min(last, read_i64(m + M_END))
                     apart = partner(tile - begin, end - begin, many == start) if tag_value(tiles) == 2 else 0
                     if apart >= 0:
-                        total = multiply_tiles(codes, tiles, m, t, apart, row, many, scratch)
+                        total = multiply_tiles(codes, tiles, m, t, apart, row, many, sums, scratch)
                         write_tiles(total, tiles, m, t, apart, row, many, scratch)
 
 

@@ -8,7 +8,7 @@ binary code. What is subtracted from it, and the scale, are kept apart (steps.py
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from llvmlite import ir
 from numba import types
@@ -36,6 +36,7 @@ from ggq_kernels.simd import (
     splat,
     store,
 )
+from ggq_kernels.sums import TABLE_BYTES, Lookups, tabled
 from ggq_kernels.widths import PLANES
 
 TABLE_BITS = (2, 3, 4)
@@ -137,8 +138,11 @@ def _behind(b: Any, address: Any, k: Any, size: int) -> Any:
     return b.add(address, I64(k * size) if isinstance(k, int) else b.mul(k, I64(size)))
 
 
+Summing = TypeVar("Summing", Products, Products | Lookups)
+
+
 def _over_blocks(
-    b: Any, count: Any, start: Callable[[], list[Products]], add: Callable[[list[Products], Blocks], None]
+    b: Any, count: Any, start: Callable[[], list[Summing]], add: Callable[[list[Summing], Blocks], None]
 ) -> list[Any]:
     """The sums of some products once add(products, blocks) was done for all blocks of a piece of 1, 2 or 4.
 
@@ -147,7 +151,7 @@ def _over_blocks(
     """
     slots = [cgutils.alloca_once_value(b, v) for each in start() for v in each.sums]
 
-    def go_on(products: list[Products], blocks: Blocks) -> None:
+    def go_on(products: list[Summing], blocks: Blocks) -> None:
         add(products, blocks)
         for each in products:
             each.flush()
@@ -229,20 +233,27 @@ def dot_tiles(
 ) -> Any:
     """row i += 16 rows of tile i and `count` times 32 columns . activations of one token, the next codes asked for.
 
-    `next0`, `next1` are the bytes from a tile to the next in each plane; the rest as of `dot_block`.
+    `next0`, `next1` are the bytes from a tile to the next in each plane; `x` holds `token_bytes` for each column: 1-bit
+    codes are looked up in tables of sums where the target can (sums.py). The rest as of `dot_block`.
     """
     tile, widths = _sums(codes, kind), (*PLANES[codes.values[0]], 0)
     places = [(b.add(plane0, next0), b.add(plane1, next1)) if i else (plane0, plane1) for i in range(tile.m)]
 
-    def add(products: list[Products], blocks: Blocks) -> None:
+    def start() -> list[Products | Lookups]:
+        return [Lookups(b) if tabled(codes) else _products(b, codes, kind, acc, i) for i in range(tile.m)]
+
+    def add(products: list[Products | Lookups], blocks: Blocks) -> None:
         for each, place in zip(products, places):
             for k in blocks:
                 for plane, width in zip(place, widths):  # a tile of tokens computes long enough for its codes to come
                     for unit in range(width):
                         ask(b, b.add(_behind(b, plane, k, 64 * width), I64(AHEAD // tile.m + 64 * unit)))
-                _dot_planes(b, codes, each, place, table, x, k)
+                if isinstance(each, Lookups):
+                    each.add(_behind(b, place[0], k, 64), x, k * BLOCK * TABLE_BYTES)
+                else:
+                    _dot_planes(b, codes, each, place, table, x, k)
 
-    sums = _over_blocks(b, count, lambda: [_products(b, codes, kind, acc, i) for i in range(tile.m)], add)
+    sums = _over_blocks(b, count, start, add)
     return rows(b, tile, lambda i: sums[i])
 
 

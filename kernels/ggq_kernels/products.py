@@ -61,6 +61,7 @@ from ggq_kernels.steps import (
     expand_steps,
     middle_of,
 )
+from ggq_kernels.sums import token_bytes
 
 PANEL = 1024
 """Columns that are expanded at a time: 16 KiB of bytes, which stay in a first-level cache with the activations."""
@@ -136,9 +137,11 @@ def multiply_packed(codes: Any, tokens: Any, m: int, tile: int, row: int, token:
 
 
 @inlined
-def multiply_tiles(codes: Any, tiles: Any, m: int, tile: int, apart: int, row: int, token: int, scratch: int) -> Any:
+def multiply_tiles(
+    codes: Any, tiles: Any, m: int, tile: int, apart: int, row: int, token: int, sums: int, scratch: int
+) -> Any:
     """One tile of 16 rows, or two so many tiles apart, times one token, the codes straight from their planes; int8
-    activations."""
+    activations, or their tables at `sums`."""
     columns, piece = read_i64(row + COLUMNS), read_i64(row + X_GROUP)
     blocks, table, pieces = columns // BLOCK, read_i64(m + M_TABLE), columns // piece
     plane0 = read_i64(m + M_PLANE0) + tile * blocks * plane0_bytes(codes)
@@ -146,7 +149,7 @@ def multiply_tiles(codes: Any, tiles: Any, m: int, tile: int, apart: int, row: i
     scale, point = read_i64(m + M_SCALES) + tile * pieces * 32, middle_of(m, lowest(codes))
     next0, next1 = apart * blocks * plane0_bytes(codes), apart * blocks * plane1_bytes(codes)
     next_scale, next_step = apart * pieces * 32, PAIR_PANEL * 2
-    x = read_i64(row + X) + token * columns
+    x = sums if token_bytes(codes) > 1 else read_i64(row + X) + token * columns
     x_scale = read_i64(row + X_SCALE) + token * pieces * 4
     x_offset = read_i64(row + X_OFFSET) + token * pieces * 4
     steps, offsets, plain = scratch, 0 if one_point(m) else scratch + 2 * next_step, plain_scales(m, piece)
@@ -160,7 +163,7 @@ def multiply_tiles(codes: Any, tiles: Any, m: int, tile: int, apart: int, row: i
             total = outer_add_tiles(total, tile_mul(step, point), x_offset)
             plane0 += plane0_bytes(codes)
             plane1 += plane1_bytes(codes)
-            x += BLOCK
+            x += BLOCK * token_bytes(codes)
             x_scale += 4
             x_offset += 4
             scale += 32
@@ -177,7 +180,7 @@ def multiply_tiles(codes: Any, tiles: Any, m: int, tile: int, apart: int, row: i
             acc = dot_tiles(codes, tiles, piece // BLOCK, plane0, plane1, next0, next1, table, x)
             plane0 += piece // BLOCK * plane0_bytes(codes)
             plane1 += piece // BLOCK * plane1_bytes(codes)
-            x += piece
+            x += piece * token_bytes(codes)
             if plain:
                 step = tile_load_f16(tiles, scale, next_scale)
                 scale += 32
