@@ -77,6 +77,18 @@ def _dot_quads(b: Any, acc: Any, u8: Any, s8: Any) -> Any:
     return call_named(b, "llvm.x86.avx512.vpdpbusd.512", _SUMS, acc, u8, s8)
 
 
+def _vnni_quad(b: Any, sums: list[Any], u8: Any, x: Any, at: int) -> list[Any]:
+    """Products of a quad of columns for some tokens, whose activations lie at x + at + 4 * token, added to their sums.
+
+    Assembly, because LLVM loads the activations of all blocks of a piece in advance and keeps them on the stack."""
+    m = len(sums)
+    lines = [f"vpdpbusd {at + 4 * i}(${2 * m + 1}){{1to16}}, ${2 * m}, ${i}" for i in range(m)]
+    result, values = ir.LiteralStructType([_SUMS] * m), [*sums, u8, x]
+    places = ",".join([*["=&v"] * m, *map(str, range(m)), "v", "r"])
+    out = b.asm(ir.FunctionType(result, [v.type for v in values]), "\n".join(lines), places, values, False)
+    return [b.extract_value(out, i) for i in range(m)]
+
+
 def _widening(b: Any, acc: Any, u8: Any, four: Any) -> Any:
     """Plain arithmetic on 32-bit lanes, byte by byte; LLVM sees that 16 bits suffice and multiplies words."""
     codes = b.bitcast(u8, _SUMS)
@@ -182,6 +194,9 @@ class Products:
             self.room += 1
             if self.room == self.limit:
                 self.flush()
+            return
+        if ISA == "avx512-vnni" and m > 1:
+            self.sums = _vnni_quad(b, self.sums, u8, x, at)
             return
         product = _vpdpbusd if ISA == "avx512-vnni" else _widening
         for i in range(m):

@@ -20,7 +20,7 @@ from numba import types
 
 from ggq_kernels.compiled import inlined
 from ggq_kernels.isa import SHUFFLES, add_pairs, add_weighted, look_up_lanes, narrow
-from ggq_kernels.simd import I8, I16, I32, I64, I32x16, TagType, constant, field, load, pick, primitive, store
+from ggq_kernels.simd import I8, I16, I64, I32x16, TagType, constant, field, load, pick, primitive, store
 
 _BYTES, _WORDS = ir.VectorType(I8, 64), ir.VectorType(I16, 32)
 COLUMNS = 16
