@@ -115,9 +115,11 @@ class Int8:
         rows = tokens + calls.MOST_ROWS
         self.tokens, self.columns, self.group = tokens, columns, group
         self.codes = aligned_zeros(rows * columns).view(np.int8)
-        self.scales, self.offsets = (aligned_zeros(rows * columns // group * 4).view(np.float32) for _ in range(2))
-        at = [address(a) for a in (self.codes, self.scales, self.offsets)]
-        self.rows = calls.Int8Rows(at[0], at[1], at[2], columns, group)
+        parts = [aligned_zeros(rows * columns // group * 4) for _ in range(3)]
+        self.scales, self.offsets = (part.view(np.float32) for part in parts[:2])
+        self.sums = parts[2].view(np.int32)
+        at = [address(a) for a in (self.codes, *parts)]
+        self.rows = calls.Int8Rows(at[0], at[1], at[2], at[3], columns, group)
 
     def tiles(self, width: int) -> list[tuple[int, int]]:
         """First token and tokens of each tile of at most `width`; a last single token stands alone."""
@@ -135,6 +137,12 @@ class Int8:
                 part.append(source[first * groups :][: n * groups].reshape(groups, n).T)
         codes, scales, offsets = (np.concatenate(part)[: self.tokens] for part in parts)
         return codes, scales, offsets
+
+    def negative_sums(self, width: int) -> np.ndarray:
+        """Sums of codes with their signs turned, int32 (tokens, groups), out of the same tiles."""
+        groups = self.columns // self.group
+        parts = [self.sums[first * groups :][: n * groups].reshape(groups, n).T for first, n in self.tiles(width)]
+        return np.concatenate(parts)[: self.tokens]
 
 
 @dataclass

@@ -33,7 +33,11 @@ def quantized(
     wanted = calls.Packed("", 4, 16, columns, group, 0, **form)
     row = calls.quantize_row(address(tokens), source.rows, out.rows, wanted, other.rows if other else None)
     run(row, threads=threads)
-    return out.unpacked(TOKENS)
+    codes, scales, offsets = out.unpacked(TOKENS)
+    np.testing.assert_array_equal(
+        out.negative_sums(TOKENS), -codes.reshape(len(x), -1, group).sum(axis=2, dtype=np.int32)
+    )
+    return codes, scales, offsets
 
 
 def emulated(x: np.ndarray, columns: int, group: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -6,6 +6,8 @@ additions (`kernel_support.gamma`).
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -114,6 +116,19 @@ def test_the_largest_sums_do_not_overflow(bits: int, zero: str, codes: str) -> N
             for n in (1, TOKENS):
                 x = whole_activations(rng, n, columns, activation_group(scheme), form)
                 assert_exact([m], x, int8=True)
+
+
+@pytest.mark.parametrize("name", ["binary-g32", "binary-g64", "binary-g128", "binary-row"])
+def test_sums_of_four_activations_are_exact_at_their_ends(name: str) -> None:
+    """A single token's 1-bit codes look sums up whose low and high parts are added up in bytes (sums.py): the largest
+    and least parts, four columns apart, meet codes that pick all of them, none, and any."""
+    scheme, rng = parse_scheme(name), np.random.default_rng(9)
+    fours = [(127, 127, 127, 127), (-127, -127, -127, -127), (127, 127, 127, 98), (-127, -127, -127, -100)]
+    for four, codes in itertools.product(fours, ("largest", "smallest", "random")):
+        m = whole_matrix(rng, scheme, 32, 256, codes)
+        x = np.tile(np.repeat(four, 4), 256 // 16).astype(np.float32)[None]
+        assert_exact([m], x, int8=True)
+        assert_exact([m], np.repeat(x, TOKENS + 1, axis=0), int8=True)
 
 
 def test_each_code_bit_and_column_is_where_the_layout_says() -> None:

@@ -339,8 +339,8 @@ class Binder:
             rows = self._capacity[buffer.rows] + self._calls.MOST_ROWS
             if piece:
                 codes = self._allocate(rows * matrix.columns)
-                scales, offsets = (self._allocate(rows * matrix.columns // piece * 4) for _ in range(2))
-                self._scratch[key] = self._calls.Int8Rows(codes, scales, offsets, matrix.columns, piece)
+                scales, offsets, sums = (self._allocate(rows * matrix.columns // piece * 4) for _ in range(3))
+                self._scratch[key] = self._calls.Int8Rows(codes, scales, offsets, sums, matrix.columns, piece)
             else:
                 stride = matrix.columns * 4
                 self._scratch[key] = self._calls.Rows(self._allocate(rows * stride), stride, matrix.columns)

@@ -34,15 +34,16 @@ from ggq_kernels.simd import (
     total,
     total_i32,
     write_f32,
+    write_i32,
     zeros_i32,
 )
 from ggq_kernels.team import allocate, release, take
 
 # Operands of a row, as byte offsets.
 TOKEN_COUNT, SOURCE, SOURCE_STRIDE, OUT, OUT_STRIDE, WIDTH = 8, 16, 24, 32, 40, 48
-# quantize: columns of a piece, scales, offsets, the matrix's order and factors of columns (0 for none), the form (0 a
-# scale for each piece, 1 for each token, 2 a fixed one), and that as a float64; a gate's second source (0 for none)
-Q_GROUP, Q_SCALE, Q_OFFSET, Q_ORDER, Q_FACTORS, Q_FORM, Q_STEP, Q_UP = range(56, 120, 8)
+# quantize: columns of a piece, scales, offsets, sums, the matrix's order and factors of columns (0 for none), the form
+# (0 a scale for each piece, 1 for each token, 2 a fixed one), and that as a float64; a gate's second source (0 for none)
+Q_GROUP, Q_SCALE, Q_OFFSET, Q_SUM, Q_ORDER, Q_FACTORS, Q_FORM, Q_STEP, Q_UP = range(56, 128, 8)
 # norm: the address of the weights; epsilon, a float64 at an address
 N_WEIGHT, N_EPSILON = 56, 64
 # rope: heads, size of a head, the table of (cosines, sines) by position, positions by token
@@ -69,8 +70,10 @@ def peak_of(source: int, columns: int) -> float:
 
 
 @inlined
-def quantize_group(top: float, source: int, group: int, target: int, stride: int, scale: int, offset: int) -> None:
-    """One token's group: codes, scale = top / 127, offset = scale * sum of codes, its sign turned."""
+def quantize_group(
+    top: float, source: int, group: int, target: int, stride: int, scale: int, offset: int, total: int
+) -> None:
+    """One token's group: codes, scale = top / 127, total = the sum of codes with its sign turned, offset = scale * total."""
     inverse = splat_f32(0.0)
     if top >= TINY:
         inverse = div(splat_f32(127.0), splat_f32(top))
@@ -81,7 +84,9 @@ def quantize_group(top: float, source: int, group: int, target: int, stride: int
         sums = add_i32(sums, codes)
     step = top / float32(127.0)
     write_f32(scale, step)
-    write_f32(offset, -step * float32(total_i32(sums)))
+    added = total_i32(sums)
+    write_i32(total, -added)
+    write_f32(offset, -step * float32(added))
 
 
 @inlined
@@ -120,14 +125,14 @@ def transform(row: int, team: int) -> None:
 
 @op
 def quantize(row: int, team: int) -> None:
-    """Round rows to int8 in tiles of TOKENS tokens, (columns / 4, TOKENS, 4), with scales and offsets (columns /
+    """Round rows to int8 in tiles of TOKENS tokens, (columns / 4, TOKENS, 4), with scales, offsets and sums (columns /
     group, TOKENS); a last single token stands alone. The arithmetic is float32's: code = rint(x * (127 / largest)),
     within +-127; `largest` is that of the group or of the row, or is given. What is rounded is the source, or
     the source with an order and factors, or the gated source.
     """
     n, source, stride = read_i64(read_i64(row + TOKEN_COUNT)), read_i64(row + SOURCE), read_i64(row + SOURCE_STRIDE)
     out, columns, group = read_i64(row + OUT), read_i64(row + WIDTH), read_i64(row + Q_GROUP)
-    scales, offsets = read_i64(row + Q_SCALE), read_i64(row + Q_OFFSET)
+    scales, offsets, sums = read_i64(row + Q_SCALE), read_i64(row + Q_OFFSET), read_i64(row + Q_SUM)
     order, factors, form = read_i64(row + Q_ORDER), read_i64(row + Q_FACTORS), read_i64(row + Q_FORM)
     piece = columns if form == 1 else max(group, PIECE // group * group)
     pieces = (columns + piece - 1) // piece
@@ -156,7 +161,7 @@ def quantize(row: int, team: int) -> None:
                     top = peak_of(x, group)
                 place = (first * (columns // group) + c // group * width + t) * 4
                 target = out + first * columns + c * width + 4 * t
-                quantize_group(top, x, group, target, 4 * width, scales + place, offsets + place)
+                quantize_group(top, x, group, target, 4 * width, scales + place, offsets + place, sums + place)
                 x += group * 4
 
 

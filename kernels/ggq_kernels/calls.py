@@ -6,6 +6,7 @@ of the batch.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -60,6 +61,7 @@ class Int8Rows:
     codes: int
     scales: int
     offsets: int
+    sums: int
     columns: int
     group: int
 
@@ -133,6 +135,9 @@ class Packed:
             operands |= {steps.M_MINIMUM_SUB0: self.sub_minimums, steps.M_MINIMUM_SUB1: self.sub_minimums + first}
             operands |= {steps.M_SUB_LOWEST: self.sub_lowest}
             words.view(np.float64)[steps.M_MIDDLE // 8] = self.middle
+            fraction, exponent = math.frexp(self.middle)
+            folded = fraction == 0.5 and exponent > 0 and not (self.zeros or self.minimums)
+            operands |= {steps.M_SHIFT: exponent - 1 if folded else -1}
         for offset, value in operands.items():
             words[offset // 8] = value
         return words
@@ -210,7 +215,7 @@ def linear_row(
     }
     if isinstance(source, Int8Rows):
         operands |= {products.X_GROUP: source.group, products.X: source.codes}
-        operands |= {products.X_SCALE: source.scales, products.X_OFFSET: source.offsets}
+        operands |= {products.X_SCALE: source.scales, products.X_OFFSET: source.offsets, products.X_SUM: source.sums}
     else:
         operands |= {products.X: source.address, products.X_STRIDE: source.stride}
     return row(getattr(linear, f"linear_{name}"), operands)
@@ -230,7 +235,13 @@ def quantize_row(tokens: int, source: Rows, out: Int8Rows, matrix: Packed, up: R
     """Round a buffer to int8 as a matrix wants it, or silu(buffer) * up, both of one stride."""
     a = activations
     operands = {a.TOKEN_COUNT: tokens, a.SOURCE: source.address, a.SOURCE_STRIDE: source.stride, a.OUT: out.codes}
-    operands |= {a.WIDTH: out.columns, a.Q_GROUP: out.group, a.Q_SCALE: out.scales, a.Q_OFFSET: out.offsets}
+    operands |= {
+        a.WIDTH: out.columns,
+        a.Q_GROUP: out.group,
+        a.Q_SCALE: out.scales,
+        a.Q_OFFSET: out.offsets,
+        a.Q_SUM: out.sums,
+    }
     operands |= {a.Q_ORDER: matrix.order, a.Q_FACTORS: matrix.column_scale}
     operands |= {a.Q_UP: up.address if up else 0}
     operands |= {a.Q_FORM: ("group", "token", "static").index(matrix.activations)}

@@ -61,6 +61,10 @@ register file."""
 FLOAT_ROWS = {"avx512-vnni": 12, "avx2": 4, "generic": 4}[ISA]
 """Rows of a register tile of float products (attention, float weights)."""
 
+FOLDED = ISA == "avx512-vnni"
+"""Whether integer sums begin with what is subtracted from the numbers, where that is the same for all, instead of a
+float product with the offset for each group: 8 of 88 instructions that compete with vpdpbusd for its ports."""
+
 # ---- integer dot product: acc[i] += sum over j of u8[4i + j] * s8[4i + j], i in 0..15
 
 _BYTES, _WORDS, _SUMS = ir.VectorType(I8, 64), ir.VectorType(I16, 32), ir.VectorType(I32, LANES)

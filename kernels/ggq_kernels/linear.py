@@ -20,6 +20,7 @@ from ggq_kernels.products import (
     M_BIAS,
     SCRATCH,
     X_STRIDE,
+    ZEROS,
     X,
     multiply_float,
     multiply_many,
@@ -29,7 +30,7 @@ from ggq_kernels.products import (
     write,
     write_tiles,
 )
-from ggq_kernels.simd import Tag, read_i64, tag_value
+from ggq_kernels.simd import Tag, read_i64, splat_f32, store_f32, tag_value
 from ggq_kernels.sums import TABLE_BYTES, sums_of_token, token_bytes
 from ggq_kernels.team import allocate, release, seen, take
 
@@ -100,8 +101,9 @@ def linear_int8(codes: Any, tiles: Any, row: int, team: int) -> None:
     block, width, few = read_i64(row + TOKEN_BLOCK), tag_value(MANY), read_i64(row + FEW)
     whole = n if n % width == 1 else (n + width - 1) // width * width
     sums_bytes = read_i64(row + COLUMNS) * TABLE_BYTES if token_bytes(codes) > 1 and n % width == 1 else 0
-    memory, sums = aligned_scratch(sums_bytes + SCRATCH + (min(block, whole) + width) * 64)
-    scratch = sums + sums_bytes
+    memory, sums = aligned_scratch(sums_bytes + ZEROS + SCRATCH + (min(block, whole) + width) * 64)
+    scratch = sums + sums_bytes + ZEROS
+    store_f32(scratch - ZEROS, splat_f32(0.0))
     if sums_bytes > 0:
         sums_of_token(read_i64(row + X) + (n - 1) * read_i64(row + COLUMNS), read_i64(row + COLUMNS), sums)
     while True:

@@ -14,11 +14,12 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 
-from ggq_kernels.isa import ISA, SHUFFLES, SIGNED, Products, look_up
+from ggq_kernels.isa import FOLDED, ISA, SHUFFLES, SIGNED, Products, look_up
 from ggq_kernels.simd import (
     FLOAT,
     I8,
     I16,
+    I32,
     I64,
     F32x16,
     I32x16,
@@ -127,6 +128,11 @@ def _products(b: Any, codes: TagType, kind: Tile | TagType, acc: Any, *places: i
     chosen = places or range(_sums(codes, kind).m)
     sums = [ir.Constant(I32x16.ir, None) if fresh else b.extract_value(acc, i) for i in chosen]
     return Products(b, span(codes), sums, fresh)
+
+
+def _lookups(b: Any, kind: Tile | TagType, acc: Any, place: int) -> Lookups:
+    """The same for tables of sums, of one tile."""
+    return Lookups(b, b.extract_value(acc, place) if isinstance(kind, Tile) else ir.Constant(I32x16.ir, None))
 
 
 Blocks = range | list[Any]
@@ -240,7 +246,9 @@ def dot_tiles(
     places = [(b.add(plane0, next0), b.add(plane1, next1)) if i else (plane0, plane1) for i in range(tile.m)]
 
     def start() -> list[Products | Lookups]:
-        return [Lookups(b) if tabled(codes) else _products(b, codes, kind, acc, i) for i in range(tile.m)]
+        return [
+            _lookups(b, kind, acc, i) if tabled(codes) else _products(b, codes, kind, acc, i) for i in range(tile.m)
+        ]
 
     def add(products: list[Products | Lookups], blocks: Blocks) -> None:
         for each, place in zip(products, places):
@@ -329,6 +337,25 @@ def plane1_bytes(b: Any, codes: TagType, _: Any) -> Any:
 def lowest(b: Any, codes: TagType, _: Any) -> Any:
     """What int8 products subtract from numbers beforehand: 128 where this target multiplies signed bytes."""
     return I64(128 if span(codes) >= SIGNED else 0)
+
+
+def _begun(m: TagType, *_: Any) -> Any:
+    return Tile(I32x16, m.values[0]) if FOLDED else m
+
+
+@primitive(_begun, None, types.int64, types.int64)
+def begin_sums(b: Any, m: TagType, _: Any, address: Any, shift: Any) -> Any:
+    """What `dot_block` adds products to: of token i, or of the only one and each tile, (int32 at address + 4 * i) <<
+    shift; the tag itself, for nothing, where targets do not fold offsets in."""
+    if not FOLDED:
+        return None
+    by = splat(b, I32x16.ir, b.trunc(shift, I32))
+
+    def row(i: int) -> Any:
+        first = load(b, address, I32, 4, 0 if m.kind == "tiles" else 4 * i)
+        return b.shl(splat(b, I32x16.ir, first), by)
+
+    return rows(b, Tile(I32x16, m.values[0]), row)
 
 
 @primitive(lambda m: Tile(I32x16, m.values[0]), None)

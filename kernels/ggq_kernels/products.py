@@ -16,10 +16,11 @@ from __future__ import annotations
 from typing import Any
 
 from ggq_kernels.compiled import inlined
-from ggq_kernels.isa import load_f16, load_value, tile_load_f16, value_bytes
+from ggq_kernels.isa import FOLDED, load_f16, load_value, tile_load_f16, value_bytes
 from ggq_kernels.planes import (
     BLOCK,
     BLOCK_BYTES,
+    begin_sums,
     dot_block,
     dot_bytes,
     dot_tiles,
@@ -53,7 +54,7 @@ from ggq_kernels.steps import (
     M_PLANE0,
     M_PLANE1,
     M_SCALES,
-    M_SUB_LOWEST,
+    M_SHIFT,
     M_SUB_WIDTH0,
     M_TABLE,
     M_ZEROS,
@@ -69,11 +70,13 @@ WIDE_PANEL, PAIR_PANEL = 4096, 2048
 """The same of steps and offsets alone, of one tile and of two: 16 KiB at groups of 32."""
 SCRATCH = PANEL * 20
 """Bytes of the largest of these panels."""
+ZEROS = 64
+"""Bytes before these panels that hold zeros."""
 
 # Operands of a row of a tape, as byte offsets; the others are linear.py's.
-ADD, COLUMNS, X_GROUP, X, X_SCALE, X_OFFSET, X_STRIDE = range(16, 72, 8)
+ADD, COLUMNS, X_GROUP, X, X_SCALE, X_OFFSET, X_SUM, X_STRIDE = range(16, 80, 8)
 # Words of one matrix descriptor behind those of steps.py.
-M_OUT, M_STRIDE, M_BIAS = range(M_SUB_LOWEST + 8, M_SUB_LOWEST + 32, 8)
+M_OUT, M_STRIDE, M_BIAS = range(M_SHIFT + 8, M_SHIFT + 32, 8)
 
 
 @inlined
@@ -85,7 +88,29 @@ def one_point(m: int) -> bool:
 @inlined
 def plain_scales(m: int, piece: int) -> bool:
     """Whether a piece's step is an f16 number as it is stored, and its offset a multiple of it."""
-    return one_point(m) and read_i64(m + M_SUB_WIDTH0) == 0 and read_i64(m + M_GROUP) == piece
+    point = folds(m) if FOLDED else one_point(m)
+    return point and read_i64(m + M_SUB_WIDTH0) == 0 and read_i64(m + M_GROUP) == piece
+
+
+@inlined
+def folds(m: int) -> bool:
+    """Whether what is subtracted from the numbers is an integer that sums of products begin with."""
+    return FOLDED and read_i64(m + M_SHIFT) >= 0
+
+
+@inlined
+def floats_of(m: int) -> bool:
+    """Whether offsets of a few tokens are expanded: neither folded in nor the same multiple of all steps."""
+    return not folds(m) if FOLDED else not one_point(m)
+
+
+@inlined
+def beginning(m: int, row: int, place: int, scratch: int) -> Any:
+    """Where the sums lie that products of tokens begin with (`begin_sums`), bytes from one token's to the next, and by
+    how many bits they are shifted."""
+    if folds(m):
+        return read_i64(row + X_SUM) + place, 4, read_i64(m + M_SHIFT)
+    return scratch - ZEROS, 0, 0
 
 
 @inlined
@@ -98,20 +123,23 @@ def multiply_packed(codes: Any, tokens: Any, m: int, tile: int, row: int, token:
     x = read_i64(row + X) + token * columns
     x_scale = read_i64(row + X_SCALE) + token * pieces * 4
     x_offset = read_i64(row + X_OFFSET) + token * pieces * 4
-    steps, offsets, plain = scratch, 0 if one_point(m) else scratch + WIDE_PANEL * 2, plain_scales(m, piece)
+    x_sum, each, shift = beginning(m, row, token * pieces * 4, scratch)
+    steps, offsets, plain = scratch, scratch + WIDE_PANEL * 2 if floats_of(m) else 0, plain_scales(m, piece)
     scale, point = read_i64(m + M_SCALES) + tile * pieces * 32, middle_of(m, lowest(codes))
     total = tile_zeros(tokens)
     if plain and piece == BLOCK:  # the same without memory between steps and branches
         for _ in range(blocks):
-            acc = dot_block(codes, tokens, 1, plane0, plane1, table, x)
+            acc = dot_block(codes, begin_sums(tokens, x_sum, shift), 1, plane0, plane1, table, x)
             step = load_f16(scale)
             total = scale_add(total, acc, step, x_scale)
-            total = outer_add(total, mul(step, point), x_offset)
+            if not FOLDED:
+                total = outer_add(total, mul(step, point), x_offset)
             plane0 += plane0_bytes(codes)
             plane1 += plane1_bytes(codes)
             x += BLOCK * width
             x_scale += 4 * width
             x_offset += 4 * width
+            x_sum += each * width
             scale += 32
         return total
     for start in range(0, columns, WIDE_PANEL):
@@ -119,7 +147,7 @@ def multiply_packed(codes: Any, tokens: Any, m: int, tile: int, row: int, token:
         if not plain:
             expand_steps(m, tile, piece, lowest(codes), start // piece, count, steps, offsets)
         for i in range(count):
-            acc = dot_block(codes, tokens, piece // BLOCK, plane0, plane1, table, x)
+            acc = dot_block(codes, begin_sums(tokens, x_sum, shift), piece // BLOCK, plane0, plane1, table, x)
             plane0 += piece // BLOCK * plane0_bytes(codes)
             plane1 += piece // BLOCK * plane1_bytes(codes)
             x += piece * width
@@ -128,11 +156,14 @@ def multiply_packed(codes: Any, tokens: Any, m: int, tile: int, row: int, token:
                 scale += 32
             else:
                 step = load_f32(steps + i * 64)
-            offset = mul(step, point) if offsets == 0 else load_f32(offsets + i * 64)
             total = scale_add(total, acc, step, x_scale)
-            total = outer_add(total, offset, x_offset)
+            if offsets != 0:
+                total = outer_add(total, load_f32(offsets + i * 64), x_offset)
+            elif not FOLDED:
+                total = outer_add(total, mul(step, point), x_offset)
             x_scale += 4 * width
             x_offset += 4 * width
+            x_sum += each * width
     return total
 
 
@@ -152,20 +183,23 @@ def multiply_tiles(
     x = sums if token_bytes(codes) > 1 else read_i64(row + X) + token * columns
     x_scale = read_i64(row + X_SCALE) + token * pieces * 4
     x_offset = read_i64(row + X_OFFSET) + token * pieces * 4
-    steps, offsets, plain = scratch, 0 if one_point(m) else scratch + 2 * next_step, plain_scales(m, piece)
+    x_sum, each, shift = beginning(m, row, token * pieces * 4, scratch)
+    steps, offsets, plain = scratch, scratch + 2 * next_step if floats_of(m) else 0, plain_scales(m, piece)
     leveled = read_i64(m + M_MINIMUMS) != 0 and read_i64(m + M_SUB_WIDTH0) != 0
     total = tile_zeros(tiles)
     if plain and piece == BLOCK:  # the same without memory between steps and branches: a quarter faster
         for _ in range(blocks):
-            acc = dot_tiles(codes, tiles, 1, plane0, plane1, next0, next1, table, x)
+            acc = dot_tiles(codes, begin_sums(tiles, x_sum, shift), 1, plane0, plane1, next0, next1, table, x)
             step = tile_load_f16(tiles, scale, next_scale)
             total = scale_add_tiles(total, acc, step, x_scale)
-            total = outer_add_tiles(total, tile_mul(step, point), x_offset)
+            if not FOLDED:
+                total = outer_add_tiles(total, tile_mul(step, point), x_offset)
             plane0 += plane0_bytes(codes)
             plane1 += plane1_bytes(codes)
             x += BLOCK * token_bytes(codes)
             x_scale += 4
             x_offset += 4
+            x_sum += each
             scale += 32
         return total
     for start in range(0, columns, PAIR_PANEL):
@@ -177,7 +211,9 @@ def multiply_tiles(
                 if start == 0 and leveled:  # 3 to 4 % of a token of q4m-g32-s6; scales alone gain nothing
                     ask_levels(m, tile + k * apart + 1)
         for i in range(0, count * 64, 64):
-            acc = dot_tiles(codes, tiles, piece // BLOCK, plane0, plane1, next0, next1, table, x)
+            acc = dot_tiles(
+                codes, begin_sums(tiles, x_sum, shift), piece // BLOCK, plane0, plane1, next0, next1, table, x
+            )
             plane0 += piece // BLOCK * plane0_bytes(codes)
             plane1 += piece // BLOCK * plane1_bytes(codes)
             x += piece * token_bytes(codes)
@@ -186,11 +222,14 @@ def multiply_tiles(
                 scale += 32
             else:
                 step = tile_load(tiles, steps + i, next_step)
-            offset = tile_mul(step, point) if offsets == 0 else tile_load(tiles, offsets + i, next_step)
             total = scale_add_tiles(total, acc, step, x_scale)
-            total = outer_add_tiles(total, offset, x_offset)
+            if offsets != 0:
+                total = outer_add_tiles(total, tile_load(tiles, offsets + i, next_step), x_offset)
+            elif not FOLDED:
+                total = outer_add_tiles(total, tile_mul(step, point), x_offset)
             x_scale += 4
             x_offset += 4
+            x_sum += each
     return total
 
 
@@ -209,35 +248,44 @@ def unpack_panel(codes: Any, m: int, tile: int, columns: int, start: int, stop: 
 
 
 @inlined
-def multiply_panel(codes: Any, many: Any, total: Any, row: int, token: int, start: int, stop: int, scratch: int) -> Any:
+def multiply_panel(
+    codes: Any, many: Any, total: Any, m: int, row: int, token: int, start: int, stop: int, scratch: int
+) -> Any:
     """Add the product of an expanded panel with a tile of tokens."""
     columns, piece, width = read_i64(row + COLUMNS), read_i64(row + X_GROUP), tag_value(many)
     steps, offsets, quads = scratch, scratch + PANEL * 2, scratch + PANEL * 4
     x = read_i64(row + X) + token * columns + start * width
     place = (token * (columns // piece) + start // piece * width) * 4
     x_scale, x_offset = read_i64(row + X_SCALE) + place, read_i64(row + X_OFFSET) + place
+    x_sum, each, shift = beginning(m, row, place, scratch)
+    if folds(m):
+        offsets = 0
     if piece == BLOCK:  # without branches nothing but the totals is spilled
         for _ in range(start, stop, BLOCK):
-            acc = dot_bytes(codes, many, 1, quads, x)
+            acc = dot_bytes(codes, begin_sums(many, x_sum, shift), 1, quads, x)
             total = scale_add(total, acc, load_f32(steps), x_scale)
-            total = outer_add(total, load_f32(offsets), x_offset)
+            if not FOLDED or offsets != 0:
+                total = outer_add(total, load_f32(offsets), x_offset)
+                offsets += 64
             quads += BLOCK_BYTES
             x += BLOCK * width
             steps += 64
-            offsets += 64
             x_scale += 4 * width
             x_offset += 4 * width
+            x_sum += each * width
         return total
     for _ in range((stop - start) // piece):
-        acc = dot_bytes(codes, many, piece // BLOCK, quads, x)
+        acc = dot_bytes(codes, begin_sums(many, x_sum, shift), piece // BLOCK, quads, x)
         total = scale_add(total, acc, load_f32(steps), x_scale)
-        total = outer_add(total, load_f32(offsets), x_offset)
+        if not FOLDED or offsets != 0:
+            total = outer_add(total, load_f32(offsets), x_offset)
+            offsets += 64
         quads += piece // BLOCK * BLOCK_BYTES
         x += piece * width
         steps += 64
-        offsets += 64
         x_scale += 4 * width
         x_offset += 4 * width
+        x_sum += each * width
     return total
 
 
@@ -279,12 +327,14 @@ def multiply_many(codes: Any, many: Any, m: int, tile: int, row: int, token: int
     for start in range(0, columns, PANEL):
         end = min(start + PANEL, columns)
         count = (end - start) // piece
-        expand_steps(m, tile, piece, lowest(codes), start // piece, count, scratch, scratch + PANEL * 2)
+        expand_steps(
+            m, tile, piece, lowest(codes), start // piece, count, scratch, 0 if folds(m) else scratch + PANEL * 2
+        )
         unpack_panel(codes, m, tile, columns, start, end, scratch + PANEL * 4)
         for t in range(token, stop, width):
             kept = totals + (t - token) * 64
             total = tile_zeros(many) if start == 0 else tile_load(many, kept, 64)
-            total = multiply_panel(codes, many, total, row, t, start, end, scratch)
+            total = multiply_panel(codes, many, total, m, row, t, start, end, scratch)
             if end == columns:
                 write(total, m, tile, row, t)
             else:

@@ -53,6 +53,8 @@ FOUR, SIX, EIGHT = (Tag("widths", *PLANES[bits]) for bits in (4, 6, 8))
 M_PLANE0, M_PLANE1, M_TABLE = 0, 8, 16
 M_GROUPS, M_GROUP, M_MIDDLE, M_SCALES, M_ZEROS, M_MINIMUMS = range(24, 72, 8)
 M_SUB_WIDTH0, M_SUB_WIDTH1, M_SUB0, M_SUB1, M_MINIMUM_SUB0, M_MINIMUM_SUB1, M_SUB_LOWEST = range(72, 128, 8)
+M_SHIFT = 128
+"""The exponent of what is subtracted from all numbers; -1 where that is no power of two, or not the same for all."""
 
 
 @primitive(F32x16, types.int64)

@@ -20,7 +20,7 @@ from numba import types
 
 from ggq_kernels.compiled import inlined
 from ggq_kernels.isa import SHUFFLES, add_pairs, add_weighted, look_up_lanes, narrow
-from ggq_kernels.simd import I8, I16, I64, I32x16, TagType, constant, field, load, pick, primitive, store
+from ggq_kernels.simd import I8, I16, I64, TagType, constant, field, load, pick, primitive, store
 
 _BYTES, _WORDS = ir.VectorType(I8, 64), ir.VectorType(I16, 32)
 COLUMNS = 16
@@ -70,9 +70,8 @@ def sums_of_token(x: int, columns: int, out: int) -> None:
 class Lookups:
     """Sums of one tile of rows while code is generated: bytes that are added to 32-bit sums before they overflow."""
 
-    def __init__(self, b: Any) -> None:
-        self.b = b
-        self.sums = [ir.Constant(I32x16.ir, None)]
+    def __init__(self, b: Any, sums: Any) -> None:
+        self.b, self.sums = b, [sums]
         self.parts: list[Any] = []
         self.room = 0
 
