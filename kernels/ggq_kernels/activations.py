@@ -42,7 +42,7 @@ from ggq_kernels.team import allocate, release, take
 # Operands of a row, as byte offsets.
 TOKEN_COUNT, SOURCE, SOURCE_STRIDE, OUT, OUT_STRIDE, WIDTH = 8, 16, 24, 32, 40, 48
 # quantize: columns of a piece, scales, offsets, sums, the matrix's order and factors of columns (0 for none), the form
-# (0 a scale for each piece, 1 for each token, 2 a fixed one), and that as a float64; a gate's second source (0 for none)
+# (0 a scale for each piece, 1 for each token, 2 a fixed one), and that as a float64; a gate's second source (0: none)
 Q_GROUP, Q_SCALE, Q_OFFSET, Q_SUM, Q_ORDER, Q_FACTORS, Q_FORM, Q_STEP, Q_UP = range(56, 128, 8)
 # norm: the address of the weights; epsilon, a float64 at an address
 N_WEIGHT, N_EPSILON = 56, 64
@@ -73,7 +73,7 @@ def peak_of(source: int, columns: int) -> float:
 def quantize_group(
     top: float, source: int, group: int, target: int, stride: int, scale: int, offset: int, total: int
 ) -> None:
-    """One token's group: codes, scale = top / 127, total = the sum of codes with its sign turned, offset = scale * total."""
+    """One group of a token: codes, scale = top / 127, total = -(their sum), offset = total * scale."""
     inverse = splat_f32(0.0)
     if top >= TINY:
         inverse = div(splat_f32(127.0), splat_f32(top))
