@@ -61,6 +61,14 @@ register file."""
 FLOAT_ROWS = {"avx512-vnni": 12, "avx2": 4, "generic": 4}[ISA]
 """Rows of a register tile of float products (attention, float weights)."""
 
+AHEAD, AHEAD_EXPANDED, ASKED_INTO = {"avx512-vnni": (3072, 6144, 2)}.get(ISA, (2048, 2048, 1))
+"""Bytes by which a single token asks for the codes of its tiles in advance, taken together, where scales are used as
+they are stored and where steps are expanded first; and the level of the cache that they are asked into.
+
+Zen 3, 4 bits: 25.5 GB/s became 31.8 with one tile; with two, 1024 bytes each, 512 take 5 % more time, 768 and 1536 the
+same, not asking 4 % more. Zen 4: the second level instead of the first 5 to 23 % less time (4 and 8 bits), 3072 bytes
+3 % less than 4096 or more; with expanded steps 6144 11 to 15 % less than 3072."""
+
 FOLDED = ISA == "avx512-vnni"
 """Whether integer sums begin with what is subtracted from the numbers, where that is the same for all, instead of a
 float product with the offset for each group: 8 of 88 instructions that compete with vpdpbusd for its ports."""
@@ -234,11 +242,15 @@ class Products:
         self.words, self.room, self.fresh = None, 0, False
 
 
-# ---- a table of 16 bytes
+# ---- tables of 16 bytes
 
 SHUFFLES = "avx512bw" in FEATURES or ISA == "avx2"
 """Whether bytes can be looked up in one instruction, whose index is bits 0 to 3 of a byte, provided that bit 7 is
 0."""
+
+SUM_TABLES = ISA == "avx512-vnni" and "avx512bw" in FEATURES
+"""Whether a single token looks sums of its activations up for 1-bit codes (sums.py). On AVX2, where bytes come to their
+places in ten instructions instead of one, that takes as long as multiplying: 183 and 178 GOP/s of one core."""
 
 
 def look_up(b: Any, table: Any, codes: Any) -> Any:
@@ -249,61 +261,35 @@ def look_up(b: Any, table: Any, codes: Any) -> Any:
             entry = splat(b, _BYTES, b.extract_element(table, I32(k)))
             found = b.select(b.icmp_unsigned("==", codes, constant(_BYTES, k)), entry, found)
         return found
-    return look_up_lanes(b, pick(b, table, list(range(16)) * 4), codes)
+    if "avx512bw" in FEATURES:
+        return look_up_lanes(b, pick(b, table, list(range(16)) * 4), codes)
+    twice = pick(b, table, list(range(16)) * 2)
+    halves = (pick(b, codes, range(32 * h, 32 * h + 32)) for h in range(2))
+    return join(b, *(call_named(b, "llvm.x86.avx2.pshuf.b", _HALF_BYTES, twice, half) for half in halves))
+
+
+# These need SUM_TABLES.
 
 
 def look_up_lanes(b: Any, tables: Any, codes: Any) -> Any:
-    """The same where each 16 bytes of the codes have a table of their own (<64 x i8>); needs SHUFFLES. Where bit 7 of a
-    code is 1 the result is 0."""
-    return _in_lanes(b, "avx512.pshuf.b.512", "avx2.pshuf.b", _BYTES, tables, codes)
-
-
-# ---- sums of bytes, for tables of them (sums.py); all need SHUFFLES
+    """The same where each 16 bytes of the codes have a table of their own (<64 x i8>). Where bit 7 of a code is 1 the
+    result is 0."""
+    return call_named(b, "llvm.x86.avx512.pshuf.b.512", _BYTES, tables, codes)
 
 
 def add_pairs(b: Any, s8: Any) -> Any:
     """Neighbouring signed bytes (<64 x i8>) added as words (<32 x i16>)."""
-    return _in_lanes(b, "avx512.pmaddubs.w.512", "avx2.pmadd.ub.sw", _WORDS, constant(_BYTES, 1), s8)
+    return call_named(b, "llvm.x86.avx512.pmaddubs.w.512", _WORDS, constant(_BYTES, 1), s8)
 
 
 def narrow(b: Any, low: Any, high: Any) -> Any:
     """Words (<32 x i16>), each within -128 and 127, as signed bytes: of each eight of `low`, then of `high`."""
-    return _in_lanes(b, "avx512.packsswb.512", "avx2.packsswb", _BYTES, low, high)
+    return call_named(b, "llvm.x86.avx512.packsswb.512", _BYTES, low, high)
 
 
-def _in_lanes(b: Any, wide: str, half: str, kind: ir.VectorType, *values: Any) -> Any:
-    """An instruction that works within each 16 bytes: of 64 bytes at once, or of 32 twice."""
-    if "avx512bw" in FEATURES:
-        return call_named(b, f"llvm.x86.{wide}", kind, *values)
-    count = kind.count // 2
-    parts = []
-    for h in range(2):
-        halves = [pick(b, v, range(v.type.count // 2 * h, v.type.count // 2 * (h + 1))) for v in values]
-        parts.append(call_named(b, f"llvm.x86.{half}", ir.VectorType(kind.element, count), *halves))
-    return join(b, *parts)
-
-
-def add_weighted(b: Any, sums: Any, parts: list[tuple[int, Any]]) -> Any:
-    """Add weight * byte for some signed bytes (<64 x i8>), byte 16 * c + r to lane r of 16 sums, which stay below
-    2**15 / 4."""
-    if ISA == "avx512-vnni":
-        for weight, s8 in parts:
-            quads = pick(b, s8, [i // 4 + i % 4 * 16 for i in range(64)])
-            sums = _dot_quads(b, sums, constant(_BYTES, weight), quads)
-        return sums
-    (first, one), (second, two) = parts
-    weights = ir.Constant(_HALF_BYTES, [first, second] * 16)
-    words = []
-    for h in range(2):  # bytes of two c at a time: within each lane of 16, rows 0 to 7 and 8 to 15
-        halves = [pick(b, v, range(32 * h, 32 * h + 32)) for v in (one, two)]
-        for rows_of in (0, 8):
-            order = [16 * lane + rows_of + i // 2 + 32 * (i % 2) for lane in range(2) for i in range(16)]
-            mixed = b.shuffle_vector(*halves, ir.Constant(ir.VectorType(I32, 32), order))
-            words.append(call_named(b, "llvm.x86.avx2.pmadd.ub.sw", _HALF_WORDS, weights, mixed))
-    low, high = b.add(words[0], words[2]), b.add(words[1], words[3])
-    for h, v in enumerate((low, high)):
-        words[h] = b.sext(b.add(pick(b, v, range(8)), pick(b, v, range(8, 16))), _HALF_SUMS)
-    return b.add(sums, join(b, *words[:2]))
+def add_fours(b: Any, sums: Any, weight: int, s8: Any) -> Any:
+    """Add weight * each byte of four signed ones (<64 x i8>) to 32-bit sums; weight < 256."""
+    return _dot_quads(b, sums, constant(_BYTES, weight), s8)
 
 
 # ---- half floats

@@ -14,7 +14,7 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 
-from ggq_kernels.isa import FOLDED, ISA, SHUFFLES, SIGNED, Products, look_up
+from ggq_kernels.isa import ASKED_INTO, FOLDED, ISA, SHUFFLES, SIGNED, Products, look_up
 from ggq_kernels.simd import (
     FLOAT,
     I8,
@@ -53,9 +53,6 @@ TABLE_CODES = {bits: Tag("codes", bits, True) for bits in TABLE_BITS}
 _BYTES, _WORDS = ir.VectorType(I8, 64), ir.VectorType(I16, 32)
 BLOCK = 32
 """Columns handled at a time: one unit of a 1-bit plane."""
-AHEAD = 2048
-"""Bytes by which a single token asks for the codes of its tiles in advance, taken together: 25.5 GB/s became 31.8 with
-one tile; with two, 1024 bytes each, 512 take 5 % more time, 768 and 1536 the same, not asking 4 % more."""
 BLOCK_BYTES = 16 * BLOCK
 """Bytes of a block whose codes have been taken out of their planes."""
 
@@ -222,7 +219,7 @@ def dot_block(
     return rows(b, _sums(codes, kind), lambda i: sums[i])
 
 
-@primitive(_sums, None, None, *[types.int64] * 7)
+@primitive(_sums, None, None, *[types.int64] * 8)
 def dot_tiles(
     b: Any,
     codes: TagType,
@@ -234,10 +231,12 @@ def dot_tiles(
     plane1: Any,
     next0: Any,
     next1: Any,
+    ahead: Any,
     table: Any,
     x: Any,
 ) -> Any:
-    """row i += 16 rows of tile i and `count` times 32 columns . activations of one token, the next codes asked for.
+    """row i += 16 rows of tile i and `count` times 32 columns . activations of one token, the codes `ahead` bytes later
+    asked for.
 
     `next0`, `next1` are the bytes from a tile to the next in each plane; `x` holds `token_bytes` for each column: 1-bit
     codes are looked up in tables of sums where the target can (sums.py). The rest as of `dot_block`.
@@ -255,7 +254,8 @@ def dot_tiles(
             for k in blocks:
                 for plane, width in zip(place, widths):  # a tile of tokens computes long enough for its codes to come
                     for unit in range(width):
-                        ask(b, b.add(_behind(b, plane, k, 64 * width), I64(AHEAD // tile.m + 64 * unit)))
+                        later = b.add(_behind(b, plane, k, 64 * width), ahead)
+                        ask(b, b.add(later, I64(64 * unit)), ASKED_INTO)
                 if isinstance(each, Lookups):
                     each.add(_behind(b, place[0], k, 64), x, k * BLOCK * TABLE_BYTES)
                 else:

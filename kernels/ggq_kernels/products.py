@@ -16,7 +16,7 @@ from __future__ import annotations
 from typing import Any
 
 from ggq_kernels.compiled import inlined
-from ggq_kernels.isa import FOLDED, load_f16, load_value, tile_load_f16, value_bytes
+from ggq_kernels.isa import AHEAD, AHEAD_EXPANDED, FOLDED, load_f16, load_value, tile_load_f16, value_bytes
 from ggq_kernels.planes import (
     BLOCK,
     BLOCK_BYTES,
@@ -185,11 +185,12 @@ def multiply_tiles(
     x_offset = read_i64(row + X_OFFSET) + token * pieces * 4
     x_sum, each, shift = beginning(m, row, token * pieces * 4, scratch)
     steps, offsets, plain = scratch, scratch + 2 * next_step if floats_of(m) else 0, plain_scales(m, piece)
+    ahead = (AHEAD if plain else AHEAD_EXPANDED) // tag_value(tiles)
     leveled = read_i64(m + M_MINIMUMS) != 0 and read_i64(m + M_SUB_WIDTH0) != 0
     total = tile_zeros(tiles)
     if plain and piece == BLOCK:  # the same without memory between steps and branches: a quarter faster
         for _ in range(blocks):
-            acc = dot_tiles(codes, begin_sums(tiles, x_sum, shift), 1, plane0, plane1, next0, next1, table, x)
+            acc = dot_tiles(codes, begin_sums(tiles, x_sum, shift), 1, plane0, plane1, next0, next1, ahead, table, x)
             step = tile_load_f16(tiles, scale, next_scale)
             total = scale_add_tiles(total, acc, step, x_scale)
             if not FOLDED:
@@ -212,7 +213,7 @@ def multiply_tiles(
                     ask_levels(m, tile + k * apart + 1)
         for i in range(0, count * 64, 64):
             acc = dot_tiles(
-                codes, begin_sums(tiles, x_sum, shift), piece // BLOCK, plane0, plane1, next0, next1, table, x
+                codes, begin_sums(tiles, x_sum, shift), piece // BLOCK, plane0, plane1, next0, next1, ahead, table, x
             )
             plane0 += piece // BLOCK * plane0_bytes(codes)
             plane1 += piece // BLOCK * plane1_bytes(codes)

@@ -19,7 +19,7 @@ from llvmlite import ir
 from numba import types
 
 from ggq_kernels.compiled import inlined
-from ggq_kernels.isa import SHUFFLES, add_pairs, add_weighted, look_up_lanes, narrow
+from ggq_kernels.isa import SUM_TABLES, add_fours, add_pairs, look_up_lanes, narrow
 from ggq_kernels.simd import I8, I16, I64, TagType, constant, field, load, pick, primitive, store
 
 _BYTES, _WORDS = ir.VectorType(I8, 64), ir.VectorType(I16, 32)
@@ -37,7 +37,7 @@ SAFE = 2
 
 def tabled(codes: TagType) -> bool:
     """Whether one token is multiplied with such codes by tables of sums."""
-    return SHUFFLES and codes.values[0] == 1
+    return SUM_TABLES and codes.values[0] == 1
 
 
 def _bit_sources(bits: tuple[int, int], entries: range) -> list[int]:
@@ -92,9 +92,9 @@ class Lookups:
 
     def flush(self) -> None:
         """Add what the bytes hold to the sums."""
-        if self.parts:
-            weights = 2, 2 << SPLIT
-            self.sums = [add_weighted(self.b, self.sums[0], list(zip(weights, self.parts)))]
+        for weight, part in zip((2, 2 << SPLIT), self.parts):
+            rows = pick(self.b, part, [i // 4 + i % 4 * 16 for i in range(64)])  # back to the four c of each row
+            self.sums = [add_fours(self.b, self.sums[0], weight, rows)]
         self.parts, self.room = [], 0
 
 
