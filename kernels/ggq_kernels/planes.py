@@ -191,7 +191,15 @@ def _dot_planes(b: Any, codes: TagType, products: Products, planes: Any, table: 
         products.dot(block.signed_quad(q), at, 4 * (first + q) * m)
 
 
-@primitive(_sums, None, None, *[types.int64] * 5)
+def _ask_block(b: Any, codes: TagType, planes: Any, k: Any, ahead: Any) -> None:
+    """Ask for the codes that lie `ahead` bytes behind those of a block."""
+    for plane, width in zip(planes, PLANES[codes.values[0]]):
+        later = b.add(_behind(b, plane, k, 64 * width), ahead)
+        for unit in range(width):
+            ask(b, b.add(later, I64(64 * unit)), ASKED_INTO)
+
+
+@primitive(_sums, None, None, *[types.int64] * 6)
 def dot_block(
     b: Any,
     codes: TagType,
@@ -201,6 +209,7 @@ def dot_block(
     count: Any,
     plane0: Any,
     plane1: Any,
+    ahead: Any,
     table: Any,
     x: Any,
 ) -> Any:
@@ -213,6 +222,7 @@ def dot_block(
 
     def add(products: list[Products], blocks: Blocks) -> None:
         for k in blocks:
+            _ask_block(b, codes, (plane0, plane1), k, ahead)
             _dot_planes(b, codes, products[0], (plane0, plane1), table, x, k)
 
     sums = _over_blocks(b, count, lambda: [_products(b, codes, kind, acc)], add)
@@ -241,7 +251,7 @@ def dot_tiles(
     `next0`, `next1` are the bytes from a tile to the next in each plane; `x` holds `token_bytes` for each column: 1-bit
     codes are looked up in tables of sums where the target can (sums.py). The rest as of `dot_block`.
     """
-    tile, widths = _sums(codes, kind), (*PLANES[codes.values[0]], 0)
+    tile = _sums(codes, kind)
     places = [(b.add(plane0, next0), b.add(plane1, next1)) if i else (plane0, plane1) for i in range(tile.m)]
 
     def start() -> list[Products | Lookups]:
@@ -252,10 +262,7 @@ def dot_tiles(
     def add(products: list[Products | Lookups], blocks: Blocks) -> None:
         for each, place in zip(products, places):
             for k in blocks:
-                for plane, width in zip(place, widths):  # a tile of tokens computes long enough for its codes to come
-                    for unit in range(width):
-                        later = b.add(_behind(b, plane, k, 64 * width), ahead)
-                        ask(b, b.add(later, I64(64 * unit)), ASKED_INTO)
+                _ask_block(b, codes, place, k, ahead)
                 if isinstance(each, Lookups):
                     each.add(_behind(b, place[0], k, 64), x, k * BLOCK * TABLE_BYTES)
                 else:

@@ -129,7 +129,7 @@ def multiply_packed(codes: Any, tokens: Any, m: int, tile: int, row: int, token:
     total = tile_zeros(tokens)
     if plain and piece == BLOCK:  # the same without memory between steps and branches
         for _ in range(blocks):
-            acc = dot_block(codes, begin_sums(tokens, x_sum, shift), 1, plane0, plane1, table, x)
+            acc = dot_block(codes, begin_sums(tokens, x_sum, shift), 1, plane0, plane1, AHEAD, table, x)
             step = load_f16(scale)
             total = scale_add(total, acc, step, x_scale)
             if not FOLDED:
@@ -147,7 +147,7 @@ def multiply_packed(codes: Any, tokens: Any, m: int, tile: int, row: int, token:
         if not plain:
             expand_steps(m, tile, piece, lowest(codes), start // piece, count, steps, offsets)
         for i in range(count):
-            acc = dot_block(codes, begin_sums(tokens, x_sum, shift), piece // BLOCK, plane0, plane1, table, x)
+            acc = dot_block(codes, begin_sums(tokens, x_sum, shift), piece // BLOCK, plane0, plane1, AHEAD, table, x)
             plane0 += piece // BLOCK * plane0_bytes(codes)
             plane1 += piece // BLOCK * plane1_bytes(codes)
             x += piece * width
