@@ -26,6 +26,7 @@ from ggq_kernels.simd import (
     Tag,
     TagType,
     Tile,
+    ask,
     constant,
     join,
     load,
@@ -72,6 +73,13 @@ same, not asking 4 % more. Zen 4: the second level instead of the first 5 to 23 
 FOLDED = ISA == "avx512-vnni"
 """Whether integer sums begin with what is subtracted from the numbers, where that is the same for all, instead of a
 float product with the offset for each group: 8 of 88 instructions that compete with vpdpbusd for its ports."""
+
+
+@primitive(types.void, types.int64)
+def prefetch(b: Any, address: Any) -> None:
+    """Ask for the cache line at an address, which need not exist."""
+    ask(b, address, ASKED_INTO)
+
 
 # ---- integer dot product: acc[i] += sum over j of u8[4i + j] * s8[4i + j], i in 0..15
 

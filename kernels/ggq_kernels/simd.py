@@ -509,9 +509,3 @@ def clip_i32(b: Any, v: Any, high: Any) -> Any:
     low, top = constant(I32x16.ir, 0), splat(b, I32x16.ir, b.trunc(high, I32))
     v = b.select(b.icmp_signed("<", v, low), low, v)
     return b.select(b.icmp_signed(">", v, top), top, v)
-
-
-@primitive(types.void, types.int64)
-def prefetch(b: Any, address: Any) -> None:
-    """Ask for the cache line at an address, which need not exist."""
-    ask(b, address)

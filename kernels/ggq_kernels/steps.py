@@ -16,7 +16,7 @@ from llvmlite import ir
 from numba import float32, int64, types
 
 from ggq_kernels.compiled import inlined
-from ggq_kernels.isa import load_f16
+from ggq_kernels.isa import load_f16, prefetch
 from ggq_kernels.simd import (
     I8,
     I32,
@@ -31,7 +31,6 @@ from ggq_kernels.simd import (
     load_f32,
     mul,
     multiply_add,
-    prefetch,
     primitive,
     read_f64,
     read_i64,
