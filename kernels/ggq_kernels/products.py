@@ -2,6 +2,9 @@
 
     out[t, r] = sum over pieces p of x_scale[t, p] * (step[r, p] * sum of number * x8  -  offset[r, p] * sum of x8)
 
+Where the same integer is subtracted from all numbers, targets that gain by it (isa.FOLDED) begin the sum of number * x8
+with -(sum of x8) times that, and there is no offset.
+
 Activations come from activations.py, rounded to int8 per piece of the columns. Of a panel of columns that stays in
 first-level cache, scales are expanded and, for more than a few tokens, codes taken out of their planes, once. Plain f16
 scales of a few tokens are used as they are. With float32 activations the weights are converted in registers instead.
