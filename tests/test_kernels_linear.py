@@ -7,6 +7,7 @@ additions (`kernel_support.gamma`).
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from ggq_kernels import calls, planes, steps
 from ggq_kernels.isa import FLOAT_ROWS, TOKENS
 from ggq_kernels.linear import M_BYTES, M_END, M_START, partner
 from ggq_kernels.products import WIDE_PANEL
+from ggq_kernels.steps import M_SHIFT
 from tests.kernel_support import FORMS, Floats, Matrix, address, coded, count, gamma, matrix, product, run
 
 pytestmark = pytest.mark.kernels
@@ -116,6 +118,24 @@ def test_the_largest_sums_do_not_overflow(bits: int, zero: str, codes: str) -> N
             for n in (1, TOKENS):
                 x = whole_activations(rng, n, columns, activation_group(scheme), form)
                 assert_exact([m], x, int8=True)
+
+
+@pytest.mark.parametrize("name", ["q4-g32", "q4-g64", "q6-g32-s6"])
+def test_any_number_may_be_subtracted_from_all_codes(name: str) -> None:
+    """Powers of two are folded into integer sums where the target gains by it; 0 and other numbers are not."""
+    scheme, rng = parse_scheme(name), np.random.default_rng(10)
+    m = whole_matrix(rng, scheme, 40, 128, "random")
+    q = unpack(scheme, m.weights.shape, m.kept)
+    groups = scheme.geometry(m.weights.shape).groups
+    step = np.repeat(step_sizes(scheme, q.scales, q.subscales, groups), scheme.group, axis=1)
+    for middle, shift in ((1.0, 0), (2.0, 1), (64.0, 6), (0.0, -1), (3.0, -1), (0.5, -1)):
+        other = replace(
+            m, packed=replace(m.packed, middle=middle), weights=m.weights + step * (m.packed.middle - middle)
+        )
+        assert other.packed.descriptor()[M_SHIFT // 8] == shift
+        for n in counts(TOKENS):
+            x = whole_activations(rng, n, 128, activation_group(scheme), "random")
+            assert_exact([other], x, int8=True)
 
 
 @pytest.mark.parametrize("name", ["binary-g32", "binary-g64", "binary-g128", "binary-row"])
