@@ -63,8 +63,8 @@ FLOAT_ROWS = {"avx512-vnni": 12, "avx2": 4, "generic": 4}[ISA]
 """Rows of a register tile of float products (attention, float weights)."""
 
 AHEAD, AHEAD_EXPANDED, ASKED_INTO = {"avx512-vnni": (3072, 6144, 2)}.get(ISA, (2048, 2048, 1))
-"""Bytes by which a single token asks for the codes of its tiles in advance, taken together, where scales are used as
-they are stored and where steps are expanded first; and the level of the cache that they are asked into.
+"""Bytes by which codes are asked for in advance, those of a single token's two tiles taken together, where scales are
+used as they are stored, and where steps are expanded first; the level of the cache that they are asked into.
 
 Zen 3, 4 bits: 25.5 GB/s became 31.8 with one tile; with two, 1024 bytes each, 512 take 5 % more time, 768 and 1536 the
 same, not asking 4 % more. Zen 4: the second level instead of the first 5 to 23 % less time (4 and 8 bits), 3072 bytes

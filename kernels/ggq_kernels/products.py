@@ -102,7 +102,7 @@ def folds(m: int) -> bool:
 
 
 @inlined
-def floats_of(m: int) -> bool:
+def expands_offsets(m: int) -> bool:
     """Whether offsets of a few tokens are expanded: neither folded in nor the same multiple of all steps."""
     return not folds(m) if FOLDED else not one_point(m)
 
@@ -127,7 +127,7 @@ def multiply_packed(codes: Any, tokens: Any, m: int, tile: int, row: int, token:
     x_scale = read_i64(row + X_SCALE) + token * pieces * 4
     x_offset = read_i64(row + X_OFFSET) + token * pieces * 4
     x_sum, each, shift = beginning(m, row, token * pieces * 4, scratch)
-    steps, offsets, plain = scratch, scratch + WIDE_PANEL * 2 if floats_of(m) else 0, plain_scales(m, piece)
+    steps, offsets, plain = scratch, scratch + WIDE_PANEL * 2 if expands_offsets(m) else 0, plain_scales(m, piece)
     scale, point = read_i64(m + M_SCALES) + tile * pieces * 32, middle_of(m, lowest(codes))
     total = tile_zeros(tokens)
     if plain and piece == BLOCK:  # the same without memory between steps and branches
@@ -187,7 +187,7 @@ def multiply_tiles(
     x_scale = read_i64(row + X_SCALE) + token * pieces * 4
     x_offset = read_i64(row + X_OFFSET) + token * pieces * 4
     x_sum, each, shift = beginning(m, row, token * pieces * 4, scratch)
-    steps, offsets, plain = scratch, scratch + 2 * next_step if floats_of(m) else 0, plain_scales(m, piece)
+    steps, offsets, plain = scratch, scratch + 2 * next_step if expands_offsets(m) else 0, plain_scales(m, piece)
     ahead = (AHEAD if plain else AHEAD_EXPANDED) // tag_value(tiles)
     leveled = read_i64(m + M_MINIMUMS) != 0 and read_i64(m + M_SUB_WIDTH0) != 0
     total = tile_zeros(tiles)
