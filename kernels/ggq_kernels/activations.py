@@ -71,9 +71,9 @@ def peak_of(source: int, columns: int) -> float:
 
 @inlined
 def quantize_group(
-    top: float, source: int, group: int, target: int, stride: int, scale: int, offset: int, total: int
+    top: float, source: int, group: int, target: int, stride: int, scale: int, offset: int, negative: int
 ) -> None:
-    """One group of a token: codes, scale = top / 127, total = -(their sum), offset = total * scale."""
+    """One group of a token: codes, scale = top / 127, negative = -(their sum), offset = negative * scale."""
     inverse = splat_f32(0.0)
     if top >= TINY:
         inverse = div(splat_f32(127.0), splat_f32(top))
@@ -85,7 +85,7 @@ def quantize_group(
     step = top / float32(127.0)
     write_f32(scale, step)
     added = total_i32(sums)
-    write_i32(total, -added)
+    write_i32(negative, -added)
     write_f32(offset, -step * float32(added))
 
 

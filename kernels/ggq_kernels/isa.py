@@ -12,6 +12,7 @@ from typing import Any
 import llvmlite.binding as llvm
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.core.registry import cpu_target
 
 from ggq_kernels.simd import (
@@ -26,7 +27,6 @@ from ggq_kernels.simd import (
     Tag,
     TagType,
     Tile,
-    ask,
     constant,
     join,
     load,
@@ -75,10 +75,17 @@ FOLDED = ISA == "avx512-vnni"
 float product with the offset for each group: 8 of 88 instructions that compete with vpdpbusd for its ports."""
 
 
+def ask(b: Any, address: Any) -> None:
+    """Prefetch the cache line at an address, which need not exist."""
+    kind = ir.FunctionType(ir.VoidType(), [I8.as_pointer(), I32, I32, I32])
+    function = cgutils.get_or_insert_function(b.module, kind, "llvm.prefetch.p0")
+    b.call(function, [b.inttoptr(address, I8.as_pointer()), I32(0), I32(4 - ASKED_INTO), I32(1)])
+
+
 @primitive(types.void, types.int64)
 def prefetch(b: Any, address: Any) -> None:
-    """Ask for the cache line at an address, which need not exist."""
-    ask(b, address, ASKED_INTO)
+    """The same for kernels."""
+    ask(b, address)
 
 
 # ---- integer dot product: acc[i] += sum over j of u8[4i + j] * s8[4i + j], i in 0..15

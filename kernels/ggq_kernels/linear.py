@@ -100,12 +100,13 @@ def linear_int8(codes: Any, tiles: Any, row: int, team: int) -> None:
     n = read_i64(read_i64(row + TOKEN_COUNT))
     block, width, few = read_i64(row + TOKEN_BLOCK), tag_value(MANY), read_i64(row + FEW)
     whole = n if n % width == 1 else (n + width - 1) // width * width
-    sums_bytes = read_i64(row + COLUMNS) * TABLE_BYTES if token_bytes(codes) > 1 and n % width == 1 else 0
+    columns = read_i64(row + COLUMNS)
+    sums_bytes = columns * TABLE_BYTES if token_bytes(codes) > 1 and n % width == 1 else 0
     memory, sums = aligned_scratch(sums_bytes + ZEROS + SCRATCH + (min(block, whole) + width) * 64)
     scratch = sums + sums_bytes + ZEROS
     store_f32(scratch - ZEROS, splat_f32(0.0))
     if sums_bytes > 0:
-        sums_of_token(read_i64(row + X) + (n - 1) * read_i64(row + COLUMNS), read_i64(row + COLUMNS), sums)
+        sums_of_token(read_i64(row + X) + (n - 1) * columns, columns, sums)
     while True:
         first, last = take_tiles(row, team, n)
         if first >= last:

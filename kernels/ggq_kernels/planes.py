@@ -14,7 +14,7 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 
-from ggq_kernels.isa import ASKED_INTO, FOLDED, ISA, SHUFFLES, SIGNED, Products, look_up
+from ggq_kernels.isa import AHEAD, FOLDED, ISA, SHUFFLES, SIGNED, Products, ask, look_up
 from ggq_kernels.simd import (
     FLOAT,
     I8,
@@ -27,7 +27,6 @@ from ggq_kernels.simd import (
     TagType,
     Tile,
     _reduce,
-    ask,
     constant,
     field,
     load,
@@ -127,11 +126,6 @@ def _products(b: Any, codes: TagType, kind: Tile | TagType, acc: Any, *places: i
     return Products(b, span(codes), sums, fresh)
 
 
-def _lookups(b: Any, kind: Tile | TagType, acc: Any, place: int) -> Lookups:
-    """The same for tables of sums, of one tile."""
-    return Lookups(b, b.extract_value(acc, place) if isinstance(kind, Tile) else ir.Constant(I32x16.ir, None))
-
-
 Blocks = range | list[Any]
 """Numbers of blocks of a piece, or the one value that a loop counts."""
 
@@ -196,10 +190,10 @@ def _ask_block(b: Any, codes: TagType, planes: Any, k: Any, ahead: Any) -> None:
     for plane, width in zip(planes, PLANES[codes.values[0]]):
         later = b.add(_behind(b, plane, k, 64 * width), ahead)
         for unit in range(width):
-            ask(b, b.add(later, I64(64 * unit)), ASKED_INTO)
+            ask(b, b.add(later, I64(64 * unit)))
 
 
-@primitive(_sums, None, None, *[types.int64] * 6)
+@primitive(_sums, None, None, *[types.int64] * 5)
 def dot_block(
     b: Any,
     codes: TagType,
@@ -209,7 +203,6 @@ def dot_block(
     count: Any,
     plane0: Any,
     plane1: Any,
-    ahead: Any,
     table: Any,
     x: Any,
 ) -> Any:
@@ -222,7 +215,7 @@ def dot_block(
 
     def add(products: list[Products], blocks: Blocks) -> None:
         for k in blocks:
-            _ask_block(b, codes, (plane0, plane1), k, ahead)
+            _ask_block(b, codes, (plane0, plane1), k, I64(AHEAD))
             _dot_planes(b, codes, products[0], (plane0, plane1), table, x, k)
 
     sums = _over_blocks(b, count, lambda: [_products(b, codes, kind, acc)], add)
@@ -255,9 +248,8 @@ def dot_tiles(
     places = [(b.add(plane0, next0), b.add(plane1, next1)) if i else (plane0, plane1) for i in range(tile.m)]
 
     def start() -> list[Products | Lookups]:
-        return [
-            _lookups(b, kind, acc, i) if tabled(codes) else _products(b, codes, kind, acc, i) for i in range(tile.m)
-        ]
+        products = [_products(b, codes, kind, acc, i) for i in range(tile.m)]
+        return [Lookups(b, each.sums) if tabled(codes) else each for each in products]
 
     def add(products: list[Products | Lookups], blocks: Blocks) -> None:
         for each, place in zip(products, places):

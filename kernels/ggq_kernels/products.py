@@ -91,8 +91,7 @@ def one_point(m: int) -> bool:
 @inlined
 def plain_scales(m: int, piece: int) -> bool:
     """Whether a piece's step is an f16 number as it is stored, and its offset a multiple of it."""
-    point = folds(m) if FOLDED else one_point(m)
-    return point and read_i64(m + M_SUB_WIDTH0) == 0 and read_i64(m + M_GROUP) == piece
+    return not expands_offsets(m) and read_i64(m + M_SUB_WIDTH0) == 0 and read_i64(m + M_GROUP) == piece
 
 
 @inlined
@@ -132,7 +131,7 @@ def multiply_packed(codes: Any, tokens: Any, m: int, tile: int, row: int, token:
     total = tile_zeros(tokens)
     if plain and piece == BLOCK:  # the same without memory between steps and branches
         for _ in range(blocks):
-            acc = dot_block(codes, begin_sums(tokens, x_sum, shift), 1, plane0, plane1, AHEAD, table, x)
+            acc = dot_block(codes, begin_sums(tokens, x_sum, shift), 1, plane0, plane1, table, x)
             step = load_f16(scale)
             total = scale_add(total, acc, step, x_scale)
             if not FOLDED:
@@ -150,7 +149,7 @@ def multiply_packed(codes: Any, tokens: Any, m: int, tile: int, row: int, token:
         if not plain:
             expand_steps(m, tile, piece, lowest(codes), start // piece, count, steps, offsets)
         for i in range(count):
-            acc = dot_block(codes, begin_sums(tokens, x_sum, shift), piece // BLOCK, plane0, plane1, AHEAD, table, x)
+            acc = dot_block(codes, begin_sums(tokens, x_sum, shift), piece // BLOCK, plane0, plane1, table, x)
             plane0 += piece // BLOCK * plane0_bytes(codes)
             plane1 += piece // BLOCK * plane1_bytes(codes)
             x += piece * width
@@ -257,13 +256,11 @@ def multiply_panel(
 ) -> Any:
     """Add the product of an expanded panel with a tile of tokens."""
     columns, piece, width = read_i64(row + COLUMNS), read_i64(row + X_GROUP), tag_value(many)
-    steps, offsets, quads = scratch, scratch + PANEL * 2, scratch + PANEL * 4
+    steps, offsets, quads = scratch, 0 if folds(m) else scratch + PANEL * 2, scratch + PANEL * 4
     x = read_i64(row + X) + token * columns + start * width
     place = (token * (columns // piece) + start // piece * width) * 4
     x_scale, x_offset = read_i64(row + X_SCALE) + place, read_i64(row + X_OFFSET) + place
     x_sum, each, shift = beginning(m, row, place, scratch)
-    if folds(m):
-        offsets = 0
     if piece == BLOCK:  # without branches nothing but the totals is spilled
         for _ in range(start, stop, BLOCK):
             acc = dot_bytes(codes, begin_sums(many, x_sum, shift), 1, quads, x)

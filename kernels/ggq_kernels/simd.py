@@ -209,13 +209,6 @@ def field(b: ir.IRBuilder, v: Any, first: int, bits: int, to: int) -> Any:
     return v if bits == 8 else b.and_(v, constant(kind, ((1 << bits) - 1) << to))
 
 
-def ask(b: ir.IRBuilder, address: Any, level: int = 1) -> None:
-    """Prefetch the cache line at an address, which need not exist, into a level of the cache."""
-    kind = ir.FunctionType(ir.VoidType(), [I8.as_pointer(), I32, I32, I32])
-    function = cgutils.get_or_insert_function(b.module, kind, "llvm.prefetch.p0")
-    b.call(function, [b.inttoptr(address, I8.as_pointer()), I32(0), I32(4 - level), I32(1)])
-
-
 # ---- scalars at addresses
 
 

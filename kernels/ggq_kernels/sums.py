@@ -72,8 +72,8 @@ def sums_of_token(x: int, columns: int, out: int) -> None:
 class Lookups:
     """Sums of one tile of rows while code is generated: bytes that are added to 32-bit sums before they overflow."""
 
-    def __init__(self, b: Any, sums: Any) -> None:
-        self.b, self.sums = b, [sums]
+    def __init__(self, b: Any, sums: list[Any]) -> None:
+        self.b, self.sums = b, sums
         self.parts: list[Any] = []
         self.room = 0
 
