@@ -32,14 +32,11 @@ from ggq_kernels.simd import (
     splat_f32,
     store_f32,
     store_some,
-    tile_add,
-    tile_outer,
-    tile_store,
-    tile_zeros,
     total,
     write_f32,
 )
 from ggq_kernels.team import allocate, release, take
+from ggq_kernels.tiles import tile_add, tile_outer, tile_store, tile_zeros
 
 PAGE = 128
 """Positions of a page; also the block of scores that is held in the first-level cache."""

@@ -37,20 +37,7 @@ from ggq_kernels.planes import (
     scale_add_tiles,
     unpack_block,
 )
-from ggq_kernels.simd import (
-    load_f32,
-    mul,
-    read_i64,
-    tag_value,
-    tile_add,
-    tile_add_vector,
-    tile_load,
-    tile_mul,
-    tile_outer,
-    tile_plus,
-    tile_store,
-    tile_zeros,
-)
+from ggq_kernels.simd import load_f32, mul, read_i64, tag_value
 from ggq_kernels.steps import (
     M_GROUP,
     M_MINIMUMS,
@@ -66,6 +53,16 @@ from ggq_kernels.steps import (
     middle_of,
 )
 from ggq_kernels.sums import token_bytes
+from ggq_kernels.tiles import (
+    tile_add,
+    tile_add_vector,
+    tile_load,
+    tile_mul,
+    tile_outer,
+    tile_plus,
+    tile_store,
+    tile_zeros,
+)
 
 PANEL = 1024
 """Columns that are expanded at a time: 16 KiB of bytes, which stay in a first-level cache with the activations."""
