@@ -78,8 +78,8 @@ def count_helpers(row, team):
     """Add to the word at HELPERS for each thread beyond the first that computes this row."""
     if fetch_add(read_i64(row + SEEN), 1) > 0:
         fetch_add(read_i64(row + HELPERS), 1)
-    while True:  # a helper that may join has the time for it
-        if fetch_add(read_i64(row + SEEN), 0) > 1 or take(team, 1) > 1_000_000:
+    while True:  # a helper that may join has the time for it, on a busy machine too (some tenths of a second)
+        if fetch_add(read_i64(row + SEEN), 0) > 1 or take(team, 1) > 30_000_000:
             return
 
 
