@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ggq.convert.convert import convert
-    from ggq.engine.file import open_file as open
-    from ggq.engine.loading import load
     from ggq.evaluate.evaluate import evaluate
+    from ggq.generate.file import open_file as open
+    from ggq.generate.loading import load
 
 __version__ = "0.1.0"
 __all__ = ["GGQError", "__version__", "convert", "evaluate", "load", "open"]
@@ -47,13 +47,13 @@ class _Package(types.ModuleType):
 
     @property
     def open(self) -> Any:
-        from ggq.engine.file import open_file
+        from ggq.generate.file import open_file
 
         return open_file
 
     @property
     def load(self) -> Any:
-        from ggq.engine.loading import load
+        from ggq.generate.loading import load
 
         return load
 

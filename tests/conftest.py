@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from tests.checkpoints import TEXT, tiny
-from tests.format_files import small_bytes, write_small
+from tests.kit.checkpoints import TEXT, tiny
+from tests.kit.format_files import small_bytes, write_small
 
 # Seeded, without deadlines: a shared machine's pauses are not failures, and a failure must come back.
 settings.register_profile("ggq", derandomize=True, deadline=None)
@@ -18,7 +18,7 @@ settings.load_profile("ggq")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the tests of compiled code, which `.ci/run` repeats for other instruction sets."""
     for item in items:
-        if item.path.name.startswith("test_kernels"):
+        if item.path.parent.name == "kernels":
             item.add_marker("kernels")
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import ggq
-from tests.support import DEMO, ROOT, run_python
+from tests.kit.support import DEMO, ROOT, run_python
 
 
 def listed_packages() -> set[str]:
@@ -46,11 +46,11 @@ def test_the_demo_checkpoint_is_whole() -> None:
     assert sum(path.stat().st_size for path in DEMO.iterdir()) < 2_500_000
 
 
-@pytest.mark.parametrize("before", ["", "import ggq.convert.plan", "import ggq.convert.convert"])
+@pytest.mark.parametrize("before", ["", "import ggq.convert.plan.plan", "import ggq.convert.convert"])
 def test_convert_is_a_function_whatever_was_imported(before: str) -> None:
     check = "import ggq, inspect; assert inspect.isfunction(ggq.convert); assert inspect.isfunction(ggq.open)"
     result = run_python(
-        "-c", f"{before}\n{check}\nfrom ggq import convert, load, open\nfrom ggq.convert.plan import make_plan"
+        "-c", f"{before}\n{check}\nfrom ggq import convert, load, open\nfrom ggq.convert.plan.plan import make_plan"
     )
     assert result.returncode == 0, result.stderr
 

@@ -11,7 +11,7 @@ import pytest
 
 import ggq
 from ggq.cli.main import COMMANDS, main
-from tests.support import DEMO, ROOT
+from tests.kit.support import DEMO, ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 NAMES = {command.name for command in COMMANDS}

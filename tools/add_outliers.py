@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ggq.convert.checkpoint import FLOATS, Checkpoint
+from ggq.convert.source.checkpoint import FLOATS, Checkpoint
 from ggq.errors import GGQError, UsageError
 from ggq.models.registry import find_architecture
 from ggq.quant.floats import from_float32, to_float32

@@ -35,9 +35,9 @@ from ggq.evaluate.plot import check_picture, require_matplotlib, save_picture
 from ggq.evaluate.reference import LogProbs, ModelReference, Reference
 from ggq.evaluate.scores import score
 from ggq.evaluate.text import read_text, text_windows
-from ggq.evaluate.windows import Windows
+from ggq.evaluate.text_windows import Windows
 from ggq.format import open_reader
-from ggq.format.summary import summarize
+from ggq.format.native.summary import summarize
 
 ROOT = Path(__file__).resolve().parents[1]
 PEER = Path(__file__).with_name("llama_cpp_peer.py")
@@ -212,7 +212,7 @@ def ggq_row(
     path = convert(source, recipe, work, args.calibration)
     with open_reader(path) as reader:
         digest, bits, methods = reader.digest, summarize(reader).bits_per_weight, methods_of(reader.tensors.values())
-    code = sources("ggq/engine", "ggq/evaluate", "kernels")
+    code = sources("ggq/tape", "ggq/engine", "ggq/generate", "ggq/text", "ggq/evaluate", "kernels")
     cache = work / f"{recipe.name}.{key(digest, windows.digest, args.interpreter, code)}.json"
     if cache.exists():
         found = json.loads(cache.read_text())
@@ -256,7 +256,7 @@ def convert(source: Path, recipe: Recipe, work: Path, calibration: Path | None) 
     inputs = [state(path) for path in sorted(source.iterdir())]
     if recipe.calibrated and calibration is not None:
         inputs.append(state(calibration))
-    code = sources("ggq/convert", "ggq/quant", "ggq/format", "ggq/models", "kernels/ggq_kernels/encode.py")
+    code = sources("ggq/convert", "ggq/quant", "ggq/format", "ggq/models", "kernels/ggq_kernels/quantize/encode.py")
     path = work / f"{recipe.name}.{key(*options, *inputs, code)}.ggq"
     if not path.exists():
         command = [sys.executable, "-m", "ggq", "convert", str(source), str(path), *options, "--json"]

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 from ggq.errors import GGQError
-from ggq.format import open_reader
+from ggq.format import open_reader, verify
 
 Ranges = list[tuple[int, int, str]]
 
@@ -71,7 +71,7 @@ def report(path: Path) -> str | None:
     """What opening and verifying say of a file; None when they find nothing."""
     try:
         with open_reader(path) as reader:
-            problems = reader.verify()
+            problems = verify(reader)
     except GGQError as error:
         return str(error)
     return "; ".join(f"{problem.tensor} {problem.where} {problem.text}" for problem in problems) or None

@@ -19,7 +19,7 @@ import transformers
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from tests.small_models import CONFIGS, checkpoint, prompt  # noqa: E402
+from tests.kit.small_models import CONFIGS, checkpoint, prompt  # noqa: E402
 
 GOLDEN = ROOT / "tests" / "golden"
 TOKENS = 80

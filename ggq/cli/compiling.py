@@ -25,7 +25,7 @@ def announce_compiling(interpreter: str = "numba") -> None:
     if interpreter != "numba":
         return
     import ggq_kernels
-    from ggq_kernels import store
+    from ggq_kernels.code import store
 
     told: set[str] = set()
 
@@ -56,7 +56,7 @@ def refuse_what_cannot_be_kept() -> Callable[[], None]:
         UsageError: When a kernel has to be compiled and the cache folder cannot be written to, or has no room.
     """
     import ggq_kernels
-    from ggq_kernels import store
+    from ggq_kernels.code import store
 
     def check() -> None:
         if store.write_failures:
@@ -75,7 +75,7 @@ def refuse_what_cannot_be_kept() -> Callable[[], None]:
 
 def unwritable_folder() -> Path | None:
     """The cache folder of compiled kernels if it cannot be written to."""
-    from ggq_kernels.store import own_folder
+    from ggq_kernels.code.store import own_folder
 
     folder = own_folder()
     return None if os.access(folder, os.W_OK | os.X_OK) else folder

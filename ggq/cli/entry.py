@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-INTERRUPTED = 130
-"""Exit status after Ctrl-C."""
+from ggq.cli.interrupts import INTERRUPTED, leave
 
 
 def main() -> int:
@@ -17,7 +16,7 @@ def main() -> int:
 
         # Raised as an exception, an interrupt of an import may be lost in a callback, or leave by a traceback.
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-            signal.signal(signal.SIGINT, _leave)
+            signal.signal(signal.SIGINT, leave)
         from ggq.cli.main import main as run
 
         status = run()
@@ -27,17 +26,3 @@ def main() -> int:
     # of the signal in the end, although the interrupt was dealt with. Another `exec` makes it forget.
     exec("")
     return status
-
-
-def heed_interrupts() -> None:
-    """From now on an interrupt is an exception again: there is something to clean up or to tell."""
-    import signal
-
-    if signal.getsignal(signal.SIGINT) is _leave:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-def _leave(*_: object) -> None:
-    import os
-
-    os._exit(INTERRUPTED)

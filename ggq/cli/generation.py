@@ -9,9 +9,9 @@ from typing import Annotated
 import typer
 
 from ggq.cli.output import printable
-from ggq.engine.generation import Timing
-from ggq.engine.options import Options
 from ggq.errors import UsageError
+from ggq.generate.generation import Timing
+from ggq.generate.options import Options
 
 FILE = Annotated[Path, typer.Argument(metavar="FILE", help="A .ggq file.", show_default=False)]
 MAX_TOKENS = Annotated[int | None, typer.Option("-n", "--max-tokens", help="Tokens to generate at most.", min=1)]

@@ -15,7 +15,7 @@ import typer
 from typer.main import get_command
 
 import ggq
-from ggq.cli.entry import INTERRUPTED, heed_interrupts
+from ggq.cli.interrupts import INTERRUPTED, heed_interrupts
 from ggq.errors import GGQError
 
 ERROR, BROKEN_PIPE = 2, 141
@@ -31,19 +31,19 @@ class Command(NamedTuple):
 
 
 COMMANDS = (
-    Command("convert", "ggq.cli.convert", "Turn a Hugging Face checkpoint into one quantized file."),
-    Command("run", "ggq.cli.run", "Continue a text."),
-    Command("chat", "ggq.cli.chat", "Talk with a model that has a chat template."),
-    Command("inspect", "ggq.cli.inspect", "Show what a file holds, without reading its tensors."),
-    Command("verify", "ggq.cli.verify", "Check every byte of a file and name what is damaged."),
-    Command("edit", "ggq.cli.edit", "Change metadata in place, whatever the file's size."),
-    Command("repack", "ggq.cli.repack", "Write a file anew without what edits left behind."),
-    Command("eval", "ggq.cli.eval", "Score a file on a text: perplexity, divergence from a reference."),
-    Command("compare", "ggq.cli.compare", "Show the error of each tensor against another file or a checkpoint."),
-    Command("bench", "ggq.cli.bench", "Measure loading, prefill and decoding."),
-    Command("profile", "ggq.cli.profile", "Show where the time of a prompt and of a token goes."),
-    Command("warmup", "ggq.cli.warmup", "Compile the kernels now instead of at the first run."),
-    Command("demo", "ggq.cli.demo", "Convert, inspect, verify and run a small model that is included."),
+    Command("convert", "ggq.cli.commands.convert", "Turn a Hugging Face checkpoint into one quantized file."),
+    Command("run", "ggq.cli.commands.run", "Continue a text."),
+    Command("chat", "ggq.cli.commands.chat", "Talk with a model that has a chat template."),
+    Command("inspect", "ggq.cli.commands.inspect", "Show what a file holds, without reading its tensors."),
+    Command("verify", "ggq.cli.commands.verify", "Check every byte of a file and name what is damaged."),
+    Command("edit", "ggq.cli.commands.edit", "Change metadata in place, whatever the file's size."),
+    Command("repack", "ggq.cli.commands.repack", "Write a file anew without what edits left behind."),
+    Command("eval", "ggq.cli.commands.eval", "Score a file on a text: perplexity, divergence from a reference."),
+    Command("compare", "ggq.cli.commands.compare", "Show each tensor's error against another file or a checkpoint."),
+    Command("bench", "ggq.cli.commands.bench", "Measure loading, prefill and decoding."),
+    Command("profile", "ggq.cli.commands.profile", "Show where the time of a prompt and of a token goes."),
+    Command("warmup", "ggq.cli.commands.warmup", "Compile the kernels now instead of at the first run."),
+    Command("demo", "ggq.cli.commands.demo", "Convert, inspect, verify and run a small model that is included."),
 )
 
 

@@ -9,19 +9,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import ggq
-from ggq.convert.calibration import Calibration, check_calibration, make_calibration
-from ggq.convert.checkpoint import CONFIG, load_config
-from ggq.convert.choices import Choices, read_choices
-from ggq.convert.fingerprint import fingerprint
-from ggq.convert.folder import Folder
-from ggq.convert.hub import find_source
-from ggq.convert.mix import rehearsal, solve_target
-from ggq.convert.pipeline import Progress, write_tensors
-from ggq.convert.plan import Plan, make_plan
-from ggq.convert.preflight import check_disk, check_output
-from ggq.convert.recipe_file import recipe_text
-from ggq.convert.report import Report, read_results
-from ggq.engine.memory import peak_memory
+from ggq.convert.calibrate.calibration import Calibration, check_calibration, make_calibration
+from ggq.convert.mix.mix import rehearsal, solve_target
+from ggq.convert.plan.choices import Choices, read_choices
+from ggq.convert.plan.fingerprint import fingerprint
+from ggq.convert.plan.plan import Plan, make_plan
+from ggq.convert.plan.preflight import check_disk, check_output
+from ggq.convert.plan.recipe_file import recipe_text
+from ggq.convert.source.checkpoint import CONFIG, load_config
+from ggq.convert.source.folder import Folder
+from ggq.convert.source.hub import find_source
+from ggq.convert.write.pipeline import Progress, write_tensors
+from ggq.convert.write.report import Report, read_results
+from ggq.engine.footprint import peak_memory
 from ggq.errors import ConvertError, UsageError
 from ggq.format import Writer
 from ggq.format.paths import check_not_input
@@ -53,7 +53,7 @@ def plan(
         told: Called with what is being done while a target is solved for.
         check: Called with the plan, or before a target is solved for, which takes time, with one of the method asked
             for and some scheme. What it raises ends the planning.
-        choices: Schemes and methods; see `ggq.convert.choices.Choices`.
+        choices: Schemes and methods; see `ggq.convert.plan.choices.Choices`.
 
     Raises:
         GGQError: Whatever would make the conversion fail, as far as it shows before a weight is read.
@@ -126,7 +126,7 @@ def convert(
         resume: Go on from what an interrupted conversion of the same checkpoint with the same options has left.
         force: Replace an existing file.
         progress: Called with source bytes done, source bytes in all, and a tensor's name.
-        choices: Schemes and methods, such as scheme="q4-g32"; see `ggq.convert.choices.Choices`.
+        choices: Schemes and methods, such as scheme="q4-g32"; see `ggq.convert.plan.choices.Choices`.
 
     Returns:
         What was written and how far it is from the original.
@@ -205,7 +205,7 @@ def check_workers(workers: int | None) -> int:
         UsageError: Less than one, or more than any machine has use for.
     """
     if workers is None:
-        from ggq_kernels.cores import physical_cores
+        from ggq_kernels.run.cores import physical_cores
 
         return min(physical_cores(), MOST_WORKERS)
     if not 1 <= workers <= MOST_WORKERS:

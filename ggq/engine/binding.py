@@ -10,8 +10,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ggq.engine.stored import activation_form
-from ggq.engine.tape import (
+from ggq.errors import FormatError, UnsupportedError
+from ggq.format import Reader
+from ggq.format.scheme import TABLE_LIMITS, Geometry, Scheme, round_up
+from ggq.quant.matrix import middle, subscale_offset
+from ggq.quant.stored import activation_form
+from ggq.quant.transform import checked_order
+from ggq.tape.program import (
     Attention,
     Buffer,
     Embed,
@@ -25,14 +30,9 @@ from ggq.engine.tape import (
     Tape,
     activation_group,
 )
-from ggq.errors import FormatError, UnsupportedError
-from ggq.format import Reader
-from ggq.format.scheme import TABLE_LIMITS, Geometry, Scheme, round_up
-from ggq.quant.matrix import middle, subscale_offset
-from ggq.quant.transform import checked_order
 
 if TYPE_CHECKING:
-    from ggq_kernels.calls import Heads, Int8Rows, Packed, Rows
+    from ggq_kernels.run.calls import Heads, Int8Rows, Packed, Rows
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Weights:
             UnsupportedError: A scheme that no kernel multiplies.
             FormatError: An order of columns that points outside.
         """
-        from ggq_kernels.calls import Packed
+        from ggq_kernels.run.calls import Packed
 
         entry, scheme, sizes = self._reader.tensors[self._names[role]], self.scheme(role), self.sizes(role)
         addresses = {name: self._address(role, name) for name in entry.segments}
@@ -209,7 +209,7 @@ class Binder:
         cache: str,
         threads: int,
     ) -> None:
-        from ggq_kernels import calls
+        from ggq_kernels.run import calls
 
         self._calls, self._tape, self._weights, self._batch = calls, tape, weights, batch
         self._capacity, self._int8, self._cache, self._threads = rows, activations == "int8", cache, threads
@@ -275,7 +275,7 @@ class Binder:
         return widths
 
     def _allocate(self, size: int) -> int:
-        from ggq_kernels.threads import aligned_zeros
+        from ggq_kernels.run.threads import aligned_zeros
 
         self.kept.append(aligned_zeros(size))
         return int(self.kept[-1].ctypes.data)

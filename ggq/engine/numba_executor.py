@@ -8,11 +8,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from ggq.engine.binding import Batch, Binder, Step, Weights
-from ggq.engine.executor import check_runs, pieces, wanted_count, wanted_rows
-from ggq.engine.pages import PagedSequence, PagePool
-from ggq.engine.tape import Run, Tape
+from ggq.engine.kv.pages import PagedSequence, PagePool
 from ggq.errors import UsageError
 from ggq.format import Reader
+from ggq.tape.executor import check_runs, pieces, wanted_count, wanted_rows
+from ggq.tape.program import Run, Tape
 
 LOGIT_BYTES = 32 << 20
 """Memory for the logits of one batch; more wanted rows are computed in several."""
@@ -47,8 +47,8 @@ class NumbaExecutor:
         cache: str = "f16",
         max_rows: int = 512,
     ) -> None:
-        from ggq_kernels import calls
-        from ggq_kernels.threads import Team
+        from ggq_kernels.run import calls
+        from ggq_kernels.run.threads import Team
 
         self.tape, self._reader, self._jobs = tape, reader, calls.attention_jobs
         self._team = Team(threads)

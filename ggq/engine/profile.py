@@ -9,7 +9,7 @@ import numpy as np
 
 from ggq.engine.binding import Step
 from ggq.engine.numba_executor import NumbaExecutor
-from ggq.engine.tape import Run
+from ggq.tape.program import Run
 
 
 @dataclass(frozen=True)

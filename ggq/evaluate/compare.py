@@ -11,12 +11,12 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ggq.engine.file import segments_of, undecodable
 from ggq.errors import UnsupportedError, UsageError
 from ggq.format import Reader
-from ggq.format.summary import scheme_label, summarize
+from ggq.format.native.summary import scheme_label, summarize
 from ggq.quant import Error, ErrorSum
 from ggq.quant.change import read_change
+from ggq.quant.stored import segments_of, undecodable
 from ggq.quant.tensors import decoded_blocks
 
 

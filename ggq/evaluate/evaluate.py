@@ -9,18 +9,18 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
-from ggq.engine.loading import open_model
-from ggq.engine.model import Model
-from ggq.engine.tokenizer import TOKENIZER
 from ggq.errors import UsageError
 from ggq.evaluate.forward import check_context, check_fit
 from ggq.evaluate.reference import OWN_MODEL, ModelReference, check_windows
 from ggq.evaluate.saved import TOP, SavedLogits, is_model, load_logits, top_logits
 from ggq.evaluate.scores import Scores, check_vocabulary, score
 from ggq.evaluate.text import text_digest, text_windows
-from ggq.evaluate.windows import CONTEXT, Progress, Windows
+from ggq.evaluate.text_windows import CONTEXT, Progress, Windows
+from ggq.format.native.summary import summarize
 from ggq.format.paths import check_not_input, check_place
-from ggq.format.summary import summarize
+from ggq.generate.loading import open_model
+from ggq.generate.model import Model
+from ggq.text.tokenizer import TOKENIZER
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from ggq.engine.model import Model
-from ggq.engine.tape import Run
 from ggq.errors import ModelError, UsageError
-from ggq.evaluate.windows import Part, Windows, parts
+from ggq.evaluate.text_windows import Part, Windows, parts
+from ggq.generate.model import Model
+from ggq.tape.program import Run
 
 
 def log_probabilities(model: Model, windows: Windows) -> Iterator[tuple[Part, NDArray[np.float64]]]:

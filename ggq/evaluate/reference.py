@@ -9,10 +9,10 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ggq.engine.model import Model
 from ggq.errors import UsageError
 from ggq.evaluate.forward import log_probabilities
-from ggq.evaluate.windows import Windows, parts
+from ggq.evaluate.text_windows import Windows, parts
+from ggq.generate.model import Model
 
 
 class Distribution(NamedTuple):

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ggq.engine.model import Model
 from ggq.errors import FormatError, UsageError
 from ggq.evaluate.forward import log_probabilities
 from ggq.evaluate.reference import Distribution, check_windows, chosen
-from ggq.evaluate.windows import Progress, Windows, parts, tell
+from ggq.evaluate.text_windows import Progress, Windows, parts, tell
 from ggq.format.identify import identify
-from ggq.format.layout import MAGIC
+from ggq.format.native.layout import MAGIC
 from ggq.format.paths import open_regular, os_error, sync_folder
+from ggq.generate.model import Model
 
 TOP = 256
 """Tokens kept of each distribution unless told: 2 kB a scored token. On pylm (4,096 tokens, perplexity 14) the mean

@@ -8,11 +8,11 @@ from math import sqrt
 import numpy as np
 from numpy.typing import NDArray
 
-from ggq.engine.model import Model
 from ggq.errors import UsageError
 from ggq.evaluate.forward import log_probabilities
 from ggq.evaluate.reference import OWN_MODEL, Reference, chosen
-from ggq.evaluate.windows import Progress, Windows, tell
+from ggq.evaluate.text_windows import Progress, Windows, tell
+from ggq.generate.model import Model
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 from blake3 import blake3
 
-from ggq.engine.model import Model
 from ggq.errors import UsageError
-from ggq.evaluate.windows import Windows, make_windows
+from ggq.evaluate.text_windows import Windows, make_windows
 from ggq.format.paths import open_text, os_error
+from ggq.generate.model import Model
 
 
 def read_text(path: str | os.PathLike[str]) -> str:

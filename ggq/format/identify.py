@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ggq.format.layout import MAGIC
+from ggq.format.native.layout import MAGIC
 
 _STARTS = (
     (MAGIC, "a ggq file"),

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from ggq.format.cursor import refuse
-from ggq.format.layout import MAX_KEY_BYTES, MAX_NAME_BYTES
+from ggq.format.native.cursor import refuse
+from ggq.format.native.layout import MAX_KEY_BYTES, MAX_NAME_BYTES
 
 _KEY = re.compile(r"[A-Za-z0-9_.-]+\Z")
 _NAME = re.compile(r"[!-\[\]-~]+\Z")  # printable ASCII without space and backslash

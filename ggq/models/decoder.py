@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 
-from ggq.engine.tape import (
+from ggq.models.config import ModelConfig
+from ggq.models.rope import frequencies
+from ggq.tape.program import (
     Attention,
     Buffer,
     Embed,
@@ -17,8 +19,6 @@ from ggq.engine.tape import (
     StoreKV,
     Tape,
 )
-from ggq.models.config import ModelConfig
-from ggq.models.rope import frequencies
 
 
 def role_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:

@@ -1,7 +1,7 @@
 """Kernels of ggq, compiled by Numba: they know addresses, counts and scheme numbers, never files or models.
 
-`ggq_kernels.calls` makes the rows of a tape, `ggq_kernels.team` runs them on threads, `ggq_kernels.limits` measures
-the machine.
+`ggq_kernels.run.calls` makes the rows of a tape, `ggq_kernels.run.team` runs them on threads,
+`ggq_kernels.run.limits` measures the machine.
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ from collections.abc import Callable
 
 def instruction_set() -> str:
     """The instruction set that the kernels are compiled for: "avx512-vnni", "avx2" or "generic"."""
-    from ggq_kernels import ready
+    from ggq_kernels.code import ready
 
     return str(ready.module("isa").ISA)
 
 
 def read_bandwidth(threads: int | None = None) -> float:
     """GB/s at which so many threads (all cores unless told) together read memory."""
-    from ggq_kernels.limits import read_bandwidth as measure
+    from ggq_kernels.run.limits import read_bandwidth as measure
 
     return measure(threads)
 
 
 def integer_peak(threads: int | None = None) -> float:
     """GOP/s of this target's integer dot product on so many threads, without memory traffic."""
-    from ggq_kernels.limits import integer_peak as measure
+    from ggq_kernels.run.limits import integer_peak as measure
 
     return measure(threads)
 
@@ -41,20 +41,12 @@ def warmup(progress: Callable[[int, int, str], None] | None = None) -> float:
     Returns:
         Seconds spent compiling; 0 when all were there.
     """
-    from ggq_kernels import (
-        activations,
-        attention,
-        compiled,
-        embed,
-        encode_rows,
-        linear,
-        lloyd,
-        search_rows,
-        shift_rows,
-        store,
-        team,
-        together,
-    )
+    from ggq_kernels.attend import attention
+    from ggq_kernels.code import compiled, store, together
+    from ggq_kernels.product import embed, linear
+    from ggq_kernels.quantize import encode_rows, lloyd, search_rows, shift_rows
+    from ggq_kernels.row import activations
+    from ggq_kernels.run import team
 
     modules = (activations, attention, embed, encode_rows, linear, lloyd, search_rows, shift_rows, team)
     ops = [op for module in modules for op in vars(module).values() if isinstance(op, compiled.Op)]
@@ -70,6 +62,6 @@ def warmup(progress: Callable[[int, int, str], None] | None = None) -> float:
 
 def on_compile(tell: Callable[[str], None]) -> None:
     """Have `tell` called with a kernel's name before it is compiled; kernels that are only loaded are not told."""
-    from ggq_kernels.store import listeners
+    from ggq_kernels.code.store import listeners
 
     listeners.append(tell)

@@ -21,11 +21,11 @@ import numpy as np
 
 import ggq_kernels
 from ggq.engine.binding import Batch, Binder, Weights
-from ggq.engine.loading import load
-from ggq.engine.tape import Buffer, Linear, Run, Tape
 from ggq.format import Writer, open_reader
+from ggq.generate.loading import load
 from ggq.quant import parse_scheme
-from ggq_kernels.threads import Team
+from ggq.tape.program import Buffer, Linear, Run, Tape
+from ggq_kernels.run.threads import Team
 
 SECONDS = 2.0
 """How long a matrix is measured, about."""

@@ -118,7 +118,7 @@ def _histogram(groups: NDArray[np.float32], steps: NDArray[np.float32], compiled
     inverse[np.isinf(inverse)] = 0  # weights so small count for nothing
     weight = np.square(steps, dtype=np.float64)
     if compiled:
-        from ggq_kernels.codebook import histogram
+        from ggq_kernels.quantize.codebook import histogram
 
         found: NDArray[np.float64] = histogram(
             np.ascontiguousarray(groups), inverse, weight, least, BINS_PER_STEP, bins
@@ -136,7 +136,7 @@ def _lloyd(mass: NDArray[np.float64], places: NDArray[np.float64], count: int, c
     spread = np.append(0, np.cumsum(np.cbrt(mass)))  # Panter and Dite: the best density of levels, about
     centres = np.interp((np.arange(count) + 0.5) / count * spread[-1], spread[1:], places)
     if compiled:
-        from ggq_kernels.codebook import lloyd
+        from ggq_kernels.quantize.codebook import lloyd
 
         found: NDArray[np.float64] = lloyd(masses, moments, places, centres, ROUNDS)
         return found

@@ -45,8 +45,8 @@ def search(
     Returns:
         float32 (rows, groups).
     """
-    from ggq_kernels.search import Stored
-    from ggq_kernels.search import search as search_rows
+    from ggq_kernels.quantize.search import Stored
+    from ggq_kernels.quantize.search import search as search_rows
 
     reach = float(np.abs(level_table(scheme, codebook)).max())
     stored = Stored(scheme.subscale, subscale_offset(scheme), reach, turns[1])
@@ -63,13 +63,13 @@ def search_shifts(
         x, energy: As for `search`.
         totals: float32 (groups,), the sums of energy.
         scheme: One with zero-points or minimums.
-        trials: float32 (trials, 2); see `ggq_kernels.shift.search`.
+        trials: float32 (trials, 2); see `ggq_kernels.quantize.shift.search`.
         turns: How often the best is refitted.
 
     Returns:
         float32 (rows, groups) each.
     """
-    from ggq_kernels.shift import search as search_rows
+    from ggq_kernels.quantize.shift import search as search_rows
 
     minimum, below = scheme.zero == "minimum", scheme.subscale > 0
     last = largest_code(scheme)
@@ -80,7 +80,7 @@ def search_shifts(
 
 def _levels(scheme: Scheme, codebook: NDArray[np.int8] | None) -> Any:
     """What weights in steps are rounded to, as the kernels have it."""
-    from ggq_kernels.search import sign_levels, table_levels, whole_levels
+    from ggq_kernels.quantize.search import sign_levels, table_levels, whole_levels
 
     if codebook is not None:
         return table_levels(codebook)

@@ -1,0 +1,327 @@
+"""`ggq convert`: a Hugging Face checkpoint in, one quantized file out."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ggq.cli.interrupts import INTERRUPTED
+from ggq.cli.output import pairs, print_json, printable, quantity, size, table
+from ggq.errors import UsageError
+
+if TYPE_CHECKING:
+    from ggq.convert.calibrate.calibration import Calibration
+    from ggq.convert.plan.plan import Plan
+    from ggq.convert.write.pipeline import Progress
+    from ggq.convert.write.report import Report
+
+
+def convert(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE",
+            help="A folder with config.json, tokenizer.json and safetensors files, or ORG/NAME[@REVISION] on the hub.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[
+        Path | None, typer.Argument(metavar="OUT.ggq", help="The file to write.", show_default=False)
+    ] = None,
+    scheme: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SCHEME",
+            help="Of the layers: f32, f16, bf16 or q{2,3,4,5,6,8}[z|m]-{g32,g64,g128,row}[-s6] ...",
+            show_default=False,
+        ),
+    ] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            metavar="METHOD",
+            help="How codes and scales are chosen, such as mse, gptq or awq+gptq; by default as fits the scheme.",
+            show_default=False,
+        ),
+    ] = None,
+    embedding: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SCHEME",
+            help="Of the embedding and the output; by default the scheme with at least 6 bits.",
+            show_default=False,
+        ),
+    ] = None,
+    keep: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="REGEX=SCHEME",
+            help="Matrices whose names match get this scheme; may be repeated, the first that matches decides.",
+            show_default=False,
+        ),
+    ] = None,
+    recipe: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.toml",
+            help="Schemes and methods from a recipe file, such as `ggq inspect --recipe` prints.",
+            show_default=False,
+        ),
+    ] = None,
+    activations: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FORM",
+            help="How inputs are rounded to int8: group (the default), token, or static (needs calibration).",
+            show_default=False,
+        ),
+    ] = None,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="TEXT",
+            help="A text like those that the model will see, for methods that look at the inputs of matrices.",
+            show_default=False,
+        ),
+    ] = None,
+    calibration_tokens: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", help="Tokens of it to use, evenly over its length; 16384 unless told.", show_default=False
+        ),
+    ] = None,
+    calibration_context: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Tokens of a window of it; 512 unless told, or the model's context where that is shorter.",
+            show_default=False,
+        ),
+    ] = None,
+    statistics: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Keeps what calibration found: made if it is missing, used in place of a text if not.",
+            show_default=False,
+        ),
+    ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PRESET",
+            help="small, balanced or high: a mix of 3.3, 4.6 or 6.6 bits; balanced where no scheme is named.",
+            show_default=False,
+        ),
+    ] = None,
+    target_bpw: Annotated[
+        float | None,
+        typer.Option(
+            metavar="BITS",
+            help="Choose the scheme of each matrix so that all have at most BITS per weight and least is lost.",
+            show_default=False,
+        ),
+    ] = None,
+    target_size: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="The same for the size of the file, such as 3GiB.", show_default=False),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Threads; by default one per physical core.", show_default=False),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and write nothing.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from what an interrupted run has left.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> int:
+    """Turn a Hugging Face checkpoint into one quantized file.
+
+    Memory stays small whatever the model: weights are read, quantized and written by blocks. The file appears under its
+    name when it is whole; until then it is OUT.ggq.partial, and --resume goes on from it after a crash, a full disk or
+    Ctrl-C. The result is the same for any number of workers.
+
+    Example:
+        ggq convert ./my-model my-model.ggq
+        ggq convert ./my-model my-model.ggq --target-size 3GiB --calibration text.txt --method gptq
+        ggq convert HuggingFaceTB/SmolLM2-135M smol.ggq --scheme q4z-g64 --keep "down_proj=q6-g64"
+        ggq convert ./my-model my-model.ggq --scheme q3-g64 --method gptq --calibration text.txt
+    """
+    from ggq.convert.convert import check_workers, prepare, run
+    from ggq.convert.plan.preflight import check_disk
+
+    if out is None and not dry_run:
+        raise UsageError("the name of the file to write is missing", fix="give OUT.ggq, or --dry-run to see the plan")
+    threads = check_workers(workers)
+    with _told() as told:
+        planned, calibrated = prepare(
+            source,
+            out,
+            calibration=calibration,
+            calibration_tokens=calibration_tokens,
+            calibration_context=calibration_context,
+            statistics=statistics,
+            force=force,
+            told=told,
+            scheme=scheme,
+            method=method,
+            embedding=embedding,
+            keep=keep,
+            activations=activations,
+            recipe=recipe,
+            target_bpw=target_bpw,
+            target_size=target_size,
+            preset=preset,
+        )
+    if dry_run:
+        if out is not None:
+            check_disk(planned, out)
+        _show_plan(planned, calibrated, out, threads, as_json)
+        return 0
+    assert out is not None
+    try:
+        with _progress(planned.source_bytes) as progress:
+            report = run(
+                planned,
+                out,
+                calibration=calibrated,
+                workers=threads,
+                resume=resume,
+                force=force,
+                progress=progress,
+            )
+    except KeyboardInterrupt:
+        kept = Path(f"{out}.partial").exists()
+        text = f"; the same command with --resume goes on from {out}.partial" if kept else ""
+        print(printable(f"interrupted{text}"), file=sys.stderr)
+        return INTERRUPTED
+    if as_json:
+        print_json(report.document())
+    else:
+        _show_report(report, planned)
+    return 0
+
+
+def _show_plan(plan: Plan, calibration: Calibration | None, out: Path | None, workers: int, as_json: bool) -> None:
+    from ggq.convert.plan.plan import plan_document
+    from ggq.convert.plan.preflight import free_bytes
+    from ggq.convert.write.pipeline import memory_estimate
+
+    memory, free = memory_estimate(plan, workers, calibration), None if out is None else free_bytes(out)
+    if as_json:
+        print_json({**plan_document(plan), "workers": workers, "peak_memory": memory, "disk_free": free})
+        return
+    document = plan_document(plan)
+    rows = [
+        [
+            printable(t["name"]),
+            "x".join(map(str, t["shape"])),
+            t["source_dtype"],
+            t["scheme"],
+            t["method"],
+            size(t["bytes"]),
+        ]
+        for t in document["tensors"]
+    ]
+    table(["tensor", "shape", "from", "scheme", "method", "size"], rows, right=(1, 5))
+    print()
+    pairs(
+        [
+            ("source", f"{printable(plan.source.origin)}, {plan.architecture}, {size(plan.source_bytes)} to read"),
+            ("weights", f"{quantity(plan.weights)} in {len(plan.matrices)} matrices"),
+            *_ignored(plan),
+            ("result", f"{size(plan.file_bytes)}, {plan.bits_per_weight:.3f} bits per weight"),
+            *_predicted(plan),
+            ("disk", f"{size(plan.file_bytes)} needed" + ("" if free is None else f", {size(free)} free")),
+            ("memory", f"up to {size(memory)} with {workers} worker{'s' * (workers > 1)}"),
+        ]
+    )
+
+
+def _show_report(report: Report, plan: Plan) -> None:
+    print("worst tensors by relative error (root mean square)\n")
+    rows = [
+        [printable(t.name), t.scheme, t.method, f"{t.relative_rmse:.5f}", f"{t.sqnr_db:.1f}", f"{t.max_error:.4g}"]
+        for t in report.worst()
+    ]
+    table(["tensor", "scheme", "method", "error", "SQNR dB", "largest"], rows, right=(3, 4, 5))
+    print()
+    for tensor in report.tensors:
+        if tensor.fallback:
+            print(f"{printable(tensor.name)} fell back to {tensor.method}: {tensor.fallback}")
+    resumed = f", {report.resumed} of {len(report.tensors)} tensors from before" if report.resumed else ""
+    pairs(
+        [
+            ("file", printable(str(report.path))),
+            ("digest", report.digest),
+            ("size", f"{size(report.file_bytes)} from {size(report.source_bytes)}"),
+            ("bits per weight", f"{report.bits_per_weight:.3f}"),
+            *_ignored(plan),
+            ("time", f"{report.seconds:.2f} s, {report.megabytes_per_second:.0f} MB/s{resumed}"),
+            ("peak memory", f"{size(report.peak_memory)} with {report.workers} worker{'s' * (report.workers > 1)}"),
+        ]
+    )
+
+
+def _predicted(plan: Plan) -> list[tuple[str, str]]:
+    """The divergence that a solved mix was chosen for."""
+    if plan.divergence is None:
+        return []
+    return [("divergence", f"about {plan.divergence:.2g} nats per token predicted")]
+
+
+def _ignored(plan: Plan) -> list[tuple[str, str]]:
+    """What was left out, if anything was."""
+    if not plan.ignored:
+        return []
+    more = f" and {len(plan.ignored) - 1} more" if len(plan.ignored) > 1 else ""
+    return [("left out", f"{printable(plan.ignored[0])}{more}: known to be unused")]
+
+
+@dataclass
+class _Bar:
+    """Forwards progress to a rich bar."""
+
+    bar: Any
+    task: Any
+
+    def __call__(self, done: int, total: int, name: str) -> None:
+        self.bar.update(self.task, completed=done, total=total, description=printable(name[-44:]))
+
+
+@contextmanager
+def _told() -> Iterator[Callable[[str], None] | None]:
+    """What the plan is being solved by, as one changing line on standard error; None when nobody watches."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    try:
+        yield lambda text: print(f"\r\x1b[2K{printable(text)}", end="", file=sys.stderr, flush=True)
+    finally:
+        print("\r\x1b[2K", end="", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Progress | None]:
+    """A bar on standard error: the tensor, bytes, speed; None when nobody watches."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = (
+        TextColumn("{task.description:<44}", markup=False),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        yield _Bar(bar, bar.add_task("", total=total))

@@ -1,0 +1,221 @@
+"""Calibration: a checkpoint run layer by layer in float32 over windows of text, and what its matrices met."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Generator, Iterator, Mapping, Set
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ggq.convert.source.checkpoint import FLOATS, Checkpoint
+from ggq.convert.source.safetensors_header import SourceTensor
+from ggq.quant.floats import widen
+from ggq.quant.inputs import InputStatistics
+from ggq.tape.program import Buffer, Embed, Linear, Tape
+from ggq.tape.windows import Segment, WindowRun, roles, segments
+
+CHUNK_TOKENS = 2048
+"""Tokens that go through a layer at once; with a feed-forward of 8192 each of its buffers takes 64 MiB."""
+
+SAMPLE_TOKENS = 512
+"""Tokens, about, whose inputs are kept as they are where a method wants samples."""
+
+MEMORY_BYTES = 512 << 20
+"""Hidden states of all tokens up to this size are kept in memory, larger ones in a nameless temporary file."""
+
+READ_WEIGHTS = 1 << 20
+"""Weights that a thread converts to float32 at once."""
+
+LayerStatistics = Mapping[str, InputStatistics]
+"""Statistics by the role of a matrix; those that share an input share the record."""
+
+
+class Calibrator:
+    """Runs a checkpoint over windows of text, one layer's weights in memory at a time.
+
+    Args:
+        checkpoint: Where weights are read.
+        sources: Its tensors by role.
+        tape: The model.
+        windows: int32 (windows, context), token ids.
+        wants: What a matrix with this role wants besides numbers by column: of "gram" and "samples".
+        told: Called with what is being done before each layer.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        sources: Mapping[str, SourceTensor],
+        tape: Tape,
+        windows: NDArray[np.int32],
+        wants: Callable[[str], Set[str]],
+        told: Callable[[str], None] | None = None,
+    ) -> None:
+        self.checkpoint, self.sources, self.tape, self.windows = checkpoint, sources, tape, windows
+        self.wants, self.told = wants, told
+
+    def layers(self) -> Generator[LayerStatistics, None, None]:
+        """The statistics of each layer's matrices in the order of a forward pass, as soon as they are known.
+
+        What lies before the first layer and behind the last counts as a layer of its own. Memory beyond the hidden
+        states is one layer's weights, sums and the buffers of CHUNK_TOKENS tokens.
+        """
+        count, context = self.windows.shape
+        step = max(1, CHUNK_TOKENS // context)
+        chunks = [slice(start, min(start + step, count)) for start in range(0, count, step)]
+        kept: dict[Buffer, NDArray[np.float32]] = {}
+        for segment in segments(self.tape):
+            if self.told is not None:
+                self.told(f"calibrating {segment.name or 'the outer layers'}")
+            weights = self._weights(segment)
+            sums: dict[str, Sums] = {}
+            run = WindowRun(self.tape, context, weights.__getitem__, partial(self._observe, sums))
+            results = {buffer: kept.get(buffer) for buffer in segment.kept}
+            for chunk in chunks:
+                before = {buffer: array[chunk] for buffer, array in kept.items()}
+                after = run.run(segment, self.windows[chunk], before)
+                for buffer, array in after.items():
+                    whole = results[buffer]
+                    if whole is None:
+                        whole = results[buffer] = scratch((count, context, buffer.width))
+                    whole[chunk] = array
+            kept = {buffer: array for buffer, array in results.items() if array is not None}
+            del weights, run
+            yield {role: found for each in sums.values() for role, found in each.take()}
+            sums.clear()
+
+    def _observe(self, sums: dict[str, Sums], op: Linear, x: NDArray[np.float32]) -> None:
+        if op.weights[0] not in sums:
+            wants = frozenset[str]().union(*(self.wants(role) for role in op.weights))
+            every = -(-self.windows.size // SAMPLE_TOKENS)  # as in `sample_count`
+            sums[op.weights[0]] = Sums(op.weights, x.shape[1], "gram" in wants, every if "samples" in wants else 0)
+        sums[op.weights[0]].add(x)
+
+    def _weights(self, segment: Segment) -> LayerWeights:
+        return LayerWeights(self.checkpoint, self.sources, {int(token) for token in np.unique(self.windows)}, segment)
+
+
+class LayerWeights:
+    """The float32 numbers of one segment's tensors, read when first asked for and kept while the segment runs.
+
+    Of an embedding only the rows of tokens that occur are read; the others are zeros.
+    """
+
+    def __init__(
+        self, checkpoint: Checkpoint, sources: Mapping[str, SourceTensor], tokens: set[int], segment: Segment
+    ) -> None:
+        self.checkpoint, self.sources, self.tokens = checkpoint, sources, tokens
+        self.tables = {op.table for op in segment.ops if isinstance(op, Embed)}
+        self.allowed = {role for op in segment.ops for role in roles(op)}
+        self.found: dict[str, NDArray[np.float32]] = {}
+
+    def __getitem__(self, role: str) -> NDArray[np.float32]:
+        assert role in self.allowed
+        if role not in self.found:
+            source = self.sources[role]
+            rows = sorted(self.tokens) if role in self.tables else None
+            self.found[role] = read_float32(self.checkpoint, source, rows)
+        return self.found[role]
+
+
+@dataclass
+class Sums:
+    """Sums over the inputs that some matrices share."""
+
+    roles: tuple[str, ...]
+    columns: int
+    wants_gram: bool
+    every: int
+    """Of how many tokens one is kept as a sample; 0 for none."""
+    count: int = 0
+    largest: NDArray[np.float32] = field(init=False)
+    total: NDArray[np.float64] = field(init=False)
+    squares: NDArray[np.float64] = field(init=False)
+    gram: NDArray[np.float32] | None = field(init=False)
+    samples: list[NDArray[np.float32]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.largest = np.zeros(self.columns, np.float32)
+        self.total, self.squares = np.zeros(self.columns), np.zeros(self.columns)
+        self.gram = np.zeros((self.columns, self.columns), np.float32) if self.wants_gram else None
+
+    def add(self, x: NDArray[np.float32]) -> None:
+        """Count in float32 (tokens, columns)."""
+        if self.every:
+            self.samples.append(x[-self.count % self.every :: self.every].copy())
+        self.count += len(x)
+        with np.errstate(over="ignore", invalid="ignore"):
+            self.largest = np.maximum(self.largest, np.maximum(x.max(axis=0), -x.min(axis=0)))
+            self.total += x.sum(axis=0, dtype=np.float64)
+            self.squares += np.einsum("tc,tc->c", x, x, dtype=np.float64)
+            if self.gram is not None:
+                self.gram += x.T @ x  # NumPy gives this to BLAS's syrk, which does half the work
+
+    def take(self) -> Iterator[tuple[str, InputStatistics]]:
+        """The means for each role; the sums are used up."""
+        with np.errstate(over="ignore"):
+            if self.gram is not None:
+                self.gram /= np.float32(self.count)
+            found = InputStatistics(
+                self.count,
+                self.largest,
+                (self.total / self.count).astype(np.float32),
+                (self.squares / self.count).astype(np.float32),
+                self.gram,
+                np.concatenate(self.samples) if self.every else None,
+            )
+        self.gram = None
+        self.samples.clear()
+        for role in self.roles:
+            yield role, found
+
+
+def sample_count(tokens: int) -> int:
+    """How many of so many tokens are kept as samples."""
+    return -(-tokens // -(-tokens // SAMPLE_TOKENS))
+
+
+def read_float32(checkpoint: Checkpoint, source: SourceTensor, only: list[int] | None = None) -> NDArray[np.float32]:
+    """A tensor's numbers in its shape.
+
+    Args:
+        checkpoint: Where they are read.
+        source: A tensor of one or two dimensions.
+        only: Rows that are wanted, ascending; the others are zeros.
+    """
+    columns = source.shape[-1]
+    count = 1 if len(source.shape) == 1 else source.shape[0]
+    out = np.empty((count, columns), np.float32) if only is None else np.zeros((count, columns), np.float32)
+
+    def read(start: int, stop: int) -> None:
+        widen(checkpoint.read_rows(source, start, stop, reuse=True), FLOATS[source.dtype], out[start:stop])
+
+    if only is not None:
+        for row in only:
+            read(row, row + 1)
+        return out.reshape(source.shape)
+    step = max(1, READ_WEIGHTS // columns)
+    parts = [(start, min(start + step, count)) for start in range(0, count, step)]
+    if len(parts) == 1:
+        read(*parts[0])
+    else:
+        from ggq_kernels.run.cores import physical_cores
+
+        with ThreadPoolExecutor(min(physical_cores(), len(parts))) as pool:
+            for _ in pool.map(lambda part: read(*part), parts):
+                pass
+    return out.reshape(source.shape)
+
+
+def scratch(shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """An array for hidden states; a large one lies in a temporary file without a name, which leaves nothing behind."""
+    size = 4 * int(np.prod(shape))
+    if size <= MEMORY_BYTES:
+        return np.empty(shape, np.float32)
+    with tempfile.TemporaryFile(prefix="ggq-calibration-") as file:
+        file.truncate(size)
+        return np.memmap(file, np.float32, "r+", shape=shape)

@@ -1,0 +1,252 @@
+"""The statistics file: what calibration found, kept as a safetensors file that knows its checkpoint and its text."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Generator, Iterable, Iterator, Mapping, Set
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from blake3 import blake3
+from numpy.typing import NDArray
+
+from ggq.convert.calibrate.calibrator import LayerStatistics, sample_count
+from ggq.convert.source.checkpoint import Checkpoint
+from ggq.convert.source.json_input import load_object
+from ggq.convert.source.safetensors_header import SafetensorsFile, SourceTensor, read_header
+from ggq.errors import ConvertError, FormatError
+from ggq.format.paths import os_error
+from ggq.quant.inputs import InputStatistics
+from ggq.tape.program import Linear, Tape
+from ggq.tape.windows import segments
+
+FORMAT = "ggq-statistics-1"
+VECTORS = ("absolute_maximum", "mean", "mean_square")
+MATRICES = ("gram", "samples")
+"""What is kept where a method wants it."""
+
+Wants = Mapping[str, Set[str]]
+"""Which of MATRICES a matrix with a role wants."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What statistics were made from: the same origin, the same statistics.
+
+    Args:
+        checkpoint: Digest of the weights' files, hexadecimal.
+        text: Digest of the windows of tokens.
+        tokens: Tokens of all windows.
+        context: Tokens of a window.
+    """
+
+    checkpoint: str
+    text: str
+    tokens: int
+    context: int
+
+
+@dataclass(frozen=True)
+class SharedInput:
+    """An input of the model that matrices share.
+
+    Args:
+        roles: Those matrices; the first names the statistics in the file.
+        columns: Its width.
+    """
+
+    roles: tuple[str, ...]
+    columns: int
+
+
+def shared_inputs(tape: Tape) -> list[list[SharedInput]]:
+    """The inputs of all matrices, segment by segment, in the order in which they are calibrated."""
+    return [
+        [SharedInput(op.weights, op.source.width) for op in segment.ops if isinstance(op, Linear)]
+        for segment in segments(tape)
+    ]
+
+
+def checkpoint_digest(checkpoint: Checkpoint) -> str:
+    """Digest of everything in the weights' files, which does not depend on where they lie."""
+    state = blake3(max_threads=blake3.AUTO)
+    for file in sorted(checkpoint.files, key=lambda file: file.path.name):
+        try:
+            state.update_mmap(file.path)
+        except OSError as error:
+            raise os_error(error, os.fspath(file.path), "read") from None
+    return state.hexdigest()
+
+
+def save(
+    path: Path, origin: Origin, tape: Tape, wants: Wants, layers: Iterable[LayerStatistics]
+) -> Generator[LayerStatistics, None, None]:
+    """Hand statistics on and write them down as they pass; the file gets its name when the last has passed.
+
+    Args:
+        path: The file to write; until then it is PATH.partial, which is removed when anything fails.
+        origin: What they are made from.
+        tape: The model.
+        wants: What is kept of each matrix's inputs besides numbers by column.
+        layers: From a `Calibrator`.
+
+    Raises:
+        GGQError: The file cannot be written.
+    """
+    partial = path.with_name(path.name + ".partial")
+    inputs = shared_inputs(tape)
+    try:
+        with partial.open("wb") as file:
+            file.write(_header(origin, [each for segment in inputs for each in segment], wants))
+            left = iter(inputs)
+            for found in layers:  # no zip: it would hold on to a layer's grams while the next one's are made
+                for each in next(left):
+                    _write(file, found[each.roles[0]], kept_of(each, wants))
+                yield found
+                del found
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError as error:
+        raise os_error(error, os.fspath(path), "write") from None
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def kept_of(shared: SharedInput, wants: Wants) -> list[str]:
+    """What is kept of an input besides numbers by column."""
+    return [name for name in MATRICES if any(name in wants.get(role, ()) for role in shared.roles)]
+
+
+def _write(file: BinaryIO, statistics: InputStatistics, kept: list[str]) -> None:
+    for name in (*VECTORS, *kept):
+        file.write(np.ascontiguousarray(getattr(statistics, name), "<f4").data)
+
+
+def _header(origin: Origin, inputs: list[SharedInput], wants: Wants) -> bytes:
+    """A safetensors header for these tensors, one after the other."""
+    notes = {
+        "format": FORMAT,
+        "checkpoint": origin.checkpoint,
+        "text": origin.text,
+        "tokens": str(origin.tokens),
+        "context": str(origin.context),
+    }
+    entries: dict[str, object] = {"__metadata__": notes}
+    end = 0
+    for each in inputs:
+        sizes = {"gram": each.columns, "samples": sample_count(origin.tokens)}
+        shapes = {name: [each.columns] for name in VECTORS}
+        shapes |= {name: [sizes[name], each.columns] for name in kept_of(each, wants)}
+        for name, shape in shapes.items():
+            start, end = end, end + 4 * int(np.prod(shape))
+            entries[f"{each.roles[0]}.{name}"] = {"dtype": "F32", "shape": shape, "data_offsets": [start, end]}
+    text = json.dumps(entries, separators=(",", ":")).encode("ascii")
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+class SavedStatistics:
+    """Statistics of an earlier calibration; vectors and grams are read when they are asked for.
+
+    Args:
+        path: The file.
+        tape: The model that they have to fit.
+
+    Raises:
+        ConvertError: The file holds something else, or statistics of a model of another shape.
+        FormatError: It is no safetensors file, or breaks a rule of that format.
+        GGQError: It cannot be read.
+    """
+
+    def __init__(self, path: Path, tape: Tape) -> None:
+        self.path, self.inputs = path, shared_inputs(tape)
+        try:
+            self.file: SafetensorsFile = read_header(path, path)
+        except OSError as error:
+            raise os_error(error, os.fspath(path), "read") from None
+        notes = load_object(self.file.header, path, "header").get("__metadata__", {})
+        if notes.get("format") != FORMAT:
+            raise ConvertError(
+                "a safetensors file, but none of calibration statistics", path=path, fix="give another name"
+            )
+        try:
+            sizes = int(notes["tokens"]), int(notes["context"])
+            self.origin = Origin(notes["checkpoint"], notes["text"], *sizes)
+        except (KeyError, ValueError):
+            raise FormatError("its note of where the statistics come from is damaged", path=path) from None
+        self.tensors = {tensor.name: tensor for tensor in self.file.tensors}
+        for each in (each for segment in self.inputs for each in segment):
+            for name in VECTORS:
+                self._check(f"{each.roles[0]}.{name}", (each.columns,))
+            for name, rows in (("gram", each.columns), ("samples", sample_count(self.origin.tokens))):
+                if f"{each.roles[0]}.{name}" in self.tensors:
+                    self._check(f"{each.roles[0]}.{name}", (rows, each.columns))
+
+    def _check(self, name: str, shape: tuple[int, ...]) -> None:
+        found = self.tensors.get(name)
+        if found is None or found.shape != shape or found.dtype != "F32":
+            raise ConvertError(
+                f"float32 of shape {list(shape)} expected for this model",
+                path=self.path,
+                where=name,
+                fix="calibrate anew: remove the file or give another name",
+            )
+
+    def check_origin(self, checkpoint: str, text: str | None) -> None:
+        """Refuse statistics of another checkpoint, or (where a text was given) of another text.
+
+        Raises:
+            ConvertError: Which of the two differs.
+        """
+        other = "checkpoint" if self.origin.checkpoint != checkpoint else ""
+        if not other and text is not None and text != self.origin.text:
+            other = "calibration text, number of tokens or context"
+        if other:
+            raise ConvertError(
+                f"these statistics were made from another {other}",
+                path=self.path,
+                fix="remove the file to calibrate anew, or give another name",
+            )
+
+    def check_wanted(self, wants: Wants) -> None:
+        """Refuse statistics without something that a method needs.
+
+        Raises:
+            ConvertError: What is missing first.
+        """
+        for each in (each for segment in self.inputs for each in segment):
+            for name in kept_of(each, wants):
+                if f"{each.roles[0]}.{name}" not in self.tensors:
+                    what = "the products of input columns" if name == "gram" else "the samples of inputs"
+                    raise ConvertError(
+                        f"saved without {what} that the method needs",
+                        path=self.path,
+                        where=each.roles[0],
+                        fix="calibrate anew: remove the file or give another name",
+                    )
+
+    def layers(self) -> Iterator[LayerStatistics]:
+        """The statistics of each layer's matrices, as `Calibrator.layers` gives them."""
+        for segment in self.inputs:
+            yield {role: found for each in segment for found in [self._read(each)] for role in each.roles}
+
+    def _read(self, each: SharedInput) -> InputStatistics:
+        largest, mean, square = (self._numbers(self.tensors[f"{each.roles[0]}.{name}"]) for name in VECTORS)
+        found = [self.tensors.get(f"{each.roles[0]}.{name}") for name in MATRICES]
+        gram, samples = (None if tensor is None else self._numbers(tensor) for tensor in found)
+        return InputStatistics(self.origin.tokens, largest, mean, square, gram, samples)
+
+    def _numbers(self, tensor: SourceTensor) -> NDArray[np.float32]:
+        try:
+            with self.path.open("rb") as file:
+                file.seek(tensor.offset)
+                found = np.fromfile(file, "<f4", tensor.bytes // 4)
+        except OSError as error:
+            raise os_error(error, os.fspath(self.path), "read") from None
+        if found.nbytes != tensor.bytes:
+            raise ConvertError("the file changed while it was read", path=self.path, where=tensor.name)
+        return found.astype(np.float32, copy=False).reshape(tensor.shape)

@@ -1,0 +1,1 @@
+"""Mixed precision under a budget."""

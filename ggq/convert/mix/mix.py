@@ -1,0 +1,204 @@
+"""Mixed precision: the recipe of least divergence within a budget."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from math import prod
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ggq.convert.calibrate.calibration_text import read_windows
+from ggq.convert.mix.budget import solve
+from ggq.convert.mix.candidates import able, candidates, searched
+from ggq.convert.mix.sensitivity import CONTEXT, WINDOWS, random_windows, sensitivities
+from ggq.convert.plan.plan import Plan, TensorPlan, with_recipe
+from ggq.convert.plan.recipe import EMBEDDING_ROLES, Recipe, Rule, fit_group
+from ggq.convert.plan.target import Target
+from ggq.convert.source.assets import TOKENIZER
+from ggq.errors import UsageError
+from ggq.format.scheme import Scheme
+from ggq.models.decoder import build_tape
+from ggq.quant import parse_scheme
+
+LADDER = (
+    "q2-g64-s4",
+    "q2-g32-s4",
+    "c3-g64-s6",
+    "c3-g32-s6",
+    "c4-g64-s6",
+    "c4-g32-s6",
+    "q5-g64-s6",
+    "q5-g32-s6",
+    "q6-g64-s6",
+    "q6-g32-s6",
+    "q8-g64-s8",
+    "q8-g32-s8",
+)
+"""Schemes to choose from, besides the checkpoint's own float type: those that a mix gains from (NOTES.md)."""
+
+
+@dataclass(frozen=True)
+class Mix:
+    """A solved budget.
+
+    Args:
+        recipe: Gives each matrix its scheme, by name.
+        divergence: The KL divergence from full precision that was predicted, in nats per token, rounding of activations
+            aside; how good it is as an absolute number is told in NOTES.md.
+    """
+
+    recipe: Recipe
+    divergence: float
+
+
+def rehearsal(planned: Plan, method: str) -> Plan:
+    """The plan with some scheme and the method that a mix will have, for what can be refused before it is solved for.
+
+    Args:
+        planned, method: See `mix`.
+
+    Raises:
+        ConvertError: No such method.
+    """
+    body = parse_scheme("q4-g32")
+    recipe = replace(
+        planned.recipe, scheme=body, embedding=body, method=able(method, body), embedding_method=able(method, body)
+    )
+    return with_recipe(planned, recipe)
+
+
+def solve_target(
+    planned: Plan,
+    target: Target,
+    method: str,
+    text: str | os.PathLike[str] | None = None,
+    told: Callable[[str], None] | None = None,
+) -> Plan:
+    """The plan with the schemes of least predicted divergence within a target.
+
+    Args:
+        planned: See `mix`.
+        target: What the result may have.
+        method: See `mix`.
+        text: What to measure sensitivity on; random tokens where there is none.
+        told: Called with what is being done.
+
+    Raises:
+        UsageError: The target is too small.
+        GGQError: The text cannot be used.
+    """
+    model, tokens = planned.model, planned.tokens
+    if text is None:
+        windows = random_windows(model.vocabulary_size, model.context_length, tokens.bos)
+    else:
+        context = min(CONTEXT, model.context_length)
+        windows = read_windows(text, planned.assets[TOKENIZER], tokens, context, WINDOWS * context).windows
+    sources = {tensor.role: tensor.source for tensor in planned.tensors}
+    sensitivity = sensitivities(planned.checkpoint, sources, build_tape(model), windows, told)
+    solved = mix(planned, target.budget(planned), method, sensitivity, told=told)
+    return with_recipe(planned, solved.recipe, solved.divergence)
+
+
+def mix(
+    planned: Plan,
+    budget: int,
+    method: str,
+    sensitivity: Mapping[str, NDArray[np.float64]],
+    told: Callable[[str], None] | None = None,
+) -> Mix:
+    """Choose the scheme of each matrix so that the predicted divergence is least.
+
+    Args:
+        planned: The checkpoint; matrices that rules of its recipe match keep what these say, all others are chosen.
+        budget: Bits of all matrices.
+        method: Of the matrices that are chosen for, where it can fill the scheme.
+        sensitivity: Of each matrix by role; see `ggq.convert.mix.sensitivity`.
+        told: Called with what is being done.
+
+    Raises:
+        UsageError: The smallest schemes take more than the budget.
+    """
+    rules = planned.recipe.rules
+    fixed = [tensor for tensor in planned.matrices if any(rule.pattern.search(tensor.name) for rule in rules)]
+    free = [tensor for tensor in planned.matrices if tensor not in fixed]
+    if told is not None:
+        told("measuring schemes")
+    from ggq_kernels.run.cores import physical_cores
+
+    compiled = searched(planned.weights)
+    with ThreadPoolExecutor(physical_cores()) as pool:
+        ladders = list(
+            pool.map(
+                lambda t: candidates(planned.checkpoint, t, ladder(t), sensitivity[t.role], compiled=compiled), free
+            )
+        )
+    left = budget - sum(8 * tensor.bytes for tensor in fixed)
+    options = [[candidate.option for candidate in each] for each in ladders]
+    chosen = solve(options, left)
+    if chosen is None:
+        least = sum(min(option.cost for option in each) for each in options) + budget - left
+        raise UsageError(
+            f"a target of {budget / planned.weights:.3f} bits per weight: the least that can be reached is "
+            f"{least / planned.weights:.3f}",
+            fix="give it more",
+        )
+    schemes = {tensor.name: each[k].scheme for tensor, each, k in zip(free, ladders, chosen)}
+    return Mix(_recipe(planned.recipe, method, free, schemes), sum(each[k].loss for each, k in zip(options, chosen)))
+
+
+def ladder(tensor: TensorPlan) -> list[Scheme]:
+    """The schemes that a matrix may have: those of LADDER with groups no larger than its rows, and 16-bit floats."""
+    schemes = [fit_group(parse_scheme(name), tensor.shape[-1]) for name in LADDER]
+    return [*schemes, parse_scheme("bf16" if tensor.source.dtype == "BF16" else "f16")]
+
+
+def _recipe(base: Recipe, method: str, tensors: Sequence[TensorPlan], schemes: Mapping[str, Scheme]) -> Recipe:
+    """A recipe that gives these matrices these schemes: the most common one for the body, rules for what differs."""
+
+    outer = [tensor for tensor in tensors if tensor.role in EMBEDDING_ROLES]
+    body = _commonest([tensor for tensor in tensors if tensor not in outer], schemes) or base.scheme
+    embedding = _commonest(outer, schemes) or base.embedding
+    places: dict[tuple[str, Scheme], list[TensorPlan]] = {}
+    for tensor in tensors:
+        scheme = schemes[tensor.name]
+        if scheme != (embedding if tensor in outer else body):
+            places.setdefault((_LAYER.sub(".N.", tensor.name, count=1), scheme), []).append(tensor)
+    rules = [
+        Rule(re.compile(_pattern([tensor.name for tensor in group])), scheme, able(method, scheme), "mixed precision")
+        for (_, scheme), group in places.items()
+    ]
+    return replace(
+        base,
+        scheme=body,
+        embedding=embedding,
+        rules=(*base.rules, *rules),
+        method=able(method, body),
+        embedding_method=able(method, embedding),
+    )
+
+
+def _commonest(tensors: Sequence[TensorPlan], schemes: Mapping[str, Scheme]) -> Scheme | None:
+    """The scheme that most weights have; of equals the first."""
+    weights: dict[Scheme, int] = {}
+    for tensor in tensors:
+        weights[schemes[tensor.name]] = weights.get(schemes[tensor.name], 0) + prod(tensor.shape)
+    return max(weights, key=weights.__getitem__, default=None)
+
+
+_LAYER = re.compile(r"\.(\d+)\.")
+
+
+def _pattern(names: Sequence[str]) -> str:
+    """A regular expression for names that differ in the number of their layer only."""
+    parts = [_LAYER.search(name) for name in names]
+    first = parts[0]
+    if first is None:
+        return f"^{re.escape(names[0])}$"
+    numbers = "|".join(part[1] for part in parts if part is not None)
+    layers = f"({numbers})" if len(names) > 1 else numbers
+    return f"^{re.escape(names[0][: first.start(1)])}{layers}{re.escape(names[0][first.end(1) :])}$"

@@ -1,0 +1,1 @@
+"""What a conversion would write, worked out from headers alone."""

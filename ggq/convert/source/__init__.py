@@ -1,0 +1,1 @@
+"""Where a checkpoint comes from: its files, their headers and their numbers."""

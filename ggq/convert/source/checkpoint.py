@@ -1,0 +1,117 @@
+"""A Hugging Face checkpoint: its config, its tensors by name, and their numbers by blocks of rows."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ggq.convert.source.folder import Folder
+from ggq.convert.source.json_input import load_object
+from ggq.convert.source.safetensors_header import SafetensorsFile, SourceTensor
+from ggq.convert.source.shards import read_files
+from ggq.errors import ConvertError
+from ggq.format.paths import os_error
+from ggq.quant.floats import STORAGE
+
+CONFIG = "config.json"
+LARGEST_CONFIG = 4 << 20
+
+FLOATS = {"F32": "f32", "F16": "f16", "BF16": "bf16"}
+"""Types of tensors that can be converted, by their safetensors names."""
+
+
+class Checkpoint:
+    """A checkpoint's headers, read and checked; weights are read when they are asked for and never kept.
+
+    Args:
+        path: The folder.
+
+    Raises:
+        ConvertError: Files are missing or contradict each other.
+        FormatError: A file breaks a rule of its format.
+        GGQError: A file cannot be read.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.folder = Folder(path)
+        self.config = load_config(self.folder)
+        self.files: list[SafetensorsFile] = read_files(self.folder)
+        self.tensors: Mapping[str, SourceTensor] = MappingProxyType(
+            {tensor.name: tensor for file in self.files for tensor in file.tensors}
+        )
+        self._files = {file.path: file for file in self.files}
+        self._local = threading.local()
+
+    def read_rows(self, tensor: SourceTensor, start: int, stop: int, *, reuse: bool = False) -> NDArray[Any]:
+        """Rows of a tensor, every dimension but the last counted as rows.
+
+        Args:
+            tensor: One of FLOATS, of at least one dimension.
+            start: First row.
+            stop: Behind the last row.
+            reuse: Read into memory that the next such call of the same thread overwrites. The system zeroes new memory
+                page by page, which takes longer than reading into it.
+
+        Returns:
+            float32, float16 or uint16 (the bits of bf16) of shape (stop - start, columns). Safe to call from many
+            threads: each call opens the file anew, which costs microseconds, and sees whether it is still the same.
+
+        Raises:
+            ConvertError: The file has changed since its header was read.
+        """
+        dtype = STORAGE[FLOATS[tensor.dtype]]
+        columns = tensor.shape[-1]
+        size = (stop - start) * columns * dtype.itemsize
+        memory = self._memory(size) if reuse else np.empty(size, np.uint8)
+        out = memory.view(dtype).reshape(-1, columns)
+        file = self._files[tensor.file]
+        try:
+            with open(tensor.file, "rb", buffering=0) as raw:
+                state = os.fstat(raw.fileno())
+                if (state.st_size, state.st_mtime_ns) != (file.size, file.modified):
+                    raise _changed(tensor)
+                raw.seek(tensor.offset + start * columns * dtype.itemsize)
+                left = memoryview(out.data).cast("B")
+                while left:
+                    count = raw.readinto(left)
+                    if not count:
+                        raise _changed(tensor)
+                    left = left[count:]
+        except OSError as error:
+            raise os_error(error, os.fspath(tensor.file), "read") from None
+        return out
+
+    def _memory(self, size: int) -> NDArray[np.uint8]:
+        """Memory of this thread, uint8 (size,)."""
+        memory: NDArray[np.uint8] | None = getattr(self._local, "memory", None)
+        if memory is None or len(memory) < size:
+            memory = self._local.memory = np.empty(size, np.uint8)
+        return memory[:size]
+
+
+def load_config(folder: Folder) -> dict[str, Any]:
+    """The checkpoint's config.json."""
+    path: Path = folder.path / CONFIG
+    if CONFIG not in folder:
+        raise ConvertError(
+            "missing: not a Hugging Face checkpoint",
+            path=path,
+            fix="give the folder that holds config.json and the weights",
+        )
+    return load_object(folder.read(CONFIG, LARGEST_CONFIG), path)
+
+
+def _changed(tensor: SourceTensor) -> ConvertError:
+    return ConvertError(
+        "the file changed while it was converted",
+        path=tensor.file,
+        where=f"tensor {tensor.name}",
+        fix="run it again when nothing writes to the checkpoint",
+    )

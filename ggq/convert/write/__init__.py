@@ -1,0 +1,1 @@
+"""Quantizing and writing, tensor by tensor."""

@@ -1,0 +1,173 @@
+"""Quantizing a tensor by blocks of rows, each block on its own, so that threads share the work of even one tensor."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ggq.convert.calibrate.changes import read_changed
+from ggq.convert.plan.plan import TensorPlan
+from ggq.convert.source.checkpoint import FLOATS, Checkpoint
+from ggq.convert.write.stages import Work
+from ggq.errors import ConvertError
+from ggq.format.scheme import TILE_ROWS
+from ggq.quant import ErrorSum, Method, choose_method, decode_tensor, encode_tensor, to_float32
+from ggq.quant.matrix import geometry
+from ggq.quant.methods import Learner, block_weights, prepared, sample_rows
+from ggq.quant.methods.chain import keeping
+from ggq.quant.methods.fitted import Fitted
+from ggq.quant.methods.kmeans import KMeans
+from ggq.quant.tiles import Segments, empty_segments, view_floats, view_matrix
+
+BLOCK_WEIGHTS = 1 << 20
+"""Weights of a block, about: 4 MiB of float32. Smaller ones wait for Python, larger ones leave threads idle."""
+
+COMPILED_METHODS = ("absmax", "zero-point")
+"""Methods that the compiled encoder knows; the scheme's zero-points tell it which."""
+
+Block = tuple[int, int, int]
+"""Number of the matrix, first row and the row behind the last."""
+
+
+class TensorJob:
+    """One tensor while it is converted: its segments, filled block by block in any order.
+
+    Args:
+        checkpoint: Where the weights are read.
+        plan: What becomes of the tensor.
+        work: What calibration adds to that; None for nothing.
+        compiled: Whether the compiled encoder does what it can do; it finds the same codes, a dozen times as fast.
+        searched: Whether compiled code searches for steps and codebooks where it can; it finds the same.
+        segments: Memory for the segments, of their lengths; memory of their own by default.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        plan: TensorPlan,
+        work: Work | None = None,
+        compiled: bool = False,
+        searched: bool = False,
+        segments: Segments | None = None,
+    ) -> None:
+        self.checkpoint, self.plan, self.work = checkpoint, plan, work or Work(plan.method)
+        plain = plan.scheme.kind == "uniform" and not plan.scheme.subscale and not plan.scheme.transform
+        self.compiled = compiled and plain and self.work.change.nothing and self.work.method in COMPILED_METHODS
+        self.searched = searched
+        self._method: Method | None = None
+        self._learning = threading.Lock()
+        self.sizes = geometry(plan.scheme, plan.shape)
+        self.segments = empty_segments(self.sizes) if segments is None else segments
+
+    def blocks(self) -> Iterator[Block]:
+        """Blocks of whole tiles that together are the tensor."""
+        weights = BLOCK_WEIGHTS
+        if self.work.method:
+            method = self.work.rounding or choose_method(self.plan.scheme, self.work.method)
+            weights = block_weights(method) or weights
+        step = max(1, weights // (self.sizes.columns * TILE_ROWS)) * TILE_ROWS
+        for matrix in range(self.sizes.count):
+            for start in range(0, self.sizes.rows, step):
+                yield matrix, start, min(start + step, self.sizes.rows)
+
+    def final_bytes(self, block: Block) -> int:
+        """Bytes at the beginning of the first segment that no block behind this one changes."""
+        matrix, _, stop = block
+        role = next(iter(self.segments))
+        whole = len(self.segments[role]) // self.sizes.count
+        if stop == self.sizes.rows:
+            return (matrix + 1) * whole
+        if role == "values":
+            return matrix * whole + whole * stop // self.sizes.padded_rows
+        scheme = self.plan.scheme  # the first plane comes first
+        return matrix * whole + self.sizes.padded_columns * stop * scheme.planes[0] // 8
+
+    def convert(self, block: Block) -> ErrorSum:
+        """Read, quantize and place one block; the error that it made.
+
+        Raises:
+            ConvertError: Weights that are NaN, infinite or too large for the scheme.
+        """
+        matrix, start, stop = block
+        source, scheme = self.plan.source, self.plan.scheme
+        first = matrix * self.sizes.rows
+        if self.work.change.nothing:
+            raw = self.checkpoint.read_rows(source, first + start, first + stop, reuse=True)
+            if self.compiled and (total := self._encode(raw, matrix, start // TILE_ROWS)) is not None:
+                return total
+            weights = to_float32(raw, FLOATS[source.dtype])
+        else:
+            weights = read_changed(self.checkpoint, source, self.work.change, range(first + start, first + stop))
+        if len(self.plan.shape) == 1:
+            weights = weights[0]
+        try:
+            segments = encode_tensor(weights, scheme, self._prepared())
+        except ConvertError as error:
+            rows = f", rows {first + start} to {first + stop - 1}" if len(self.plan.shape) > 1 else ""
+            raise ConvertError(
+                error.problem, path=source.file, where=f"tensor {source.name}{rows}", fix=error.fix
+            ) from None
+        self._place(segments, weights.shape, matrix, start // TILE_ROWS)
+        total = ErrorSum()
+        total.add(weights, decode_tensor(scheme, weights.shape, segments))
+        return total
+
+    def _prepared(self) -> Method | None:
+        """The tensor's method, which has learnt what its rows share; the first block that asks waits for that."""
+        if not self.work.method:
+            return None
+        with self._learning:
+            if self._method is None:
+                work, scheme = self.work, self.plan.scheme
+                method = work.rounding or choose_method(scheme, work.method)
+                if self.searched and isinstance(method, Fitted | KMeans):
+                    method = replace(method, compiled=True)
+                if scheme.transform and work.rounding is not None:
+                    method = keeping(method, self._sample(), scheme, work.inputs, work.scale, work.order)
+                elif isinstance(method, Learner):
+                    method = prepared(method, self._sample(), scheme, work.inputs)
+                self._method = method
+        return self._method
+
+    def _sample(self) -> NDArray[np.float32]:
+        """Rows to learn from."""
+        source, (rows, columns) = self.plan.source, (self.sizes.count * self.sizes.rows, self.sizes.columns)
+        return read_changed(self.checkpoint, source, self.work.change, sample_rows(rows, columns).tolist())
+
+    def _encode(self, raw: NDArray[Any], matrix: int, tile: int) -> ErrorSum | None:
+        """Encode a block where it lies in the tensor's segments; None where the reference has to say what is wrong."""
+        from ggq_kernels.quantize.encode import encode
+
+        scheme, sizes = self.plan.scheme, self.sizes
+        view = view_matrix(scheme, sizes, self.segments, matrix)
+        tiles = slice(tile, tile + -(-len(raw) // TILE_ROWS))
+        planes = tuple(plane[tiles] for plane in view.planes)
+        zeros = None if view.zeros is None else view.zeros[tiles]
+        kind = FLOATS[self.plan.source.dtype]
+        sums = encode(raw, kind, sizes.padded_columns, sizes.group, scheme.bits, planes, view.scales[tiles], zeros)
+        return None if sums is None else ErrorSum(*sums)
+
+    def _place(self, segments: Segments, shape: tuple[int, ...], matrix: int, tile: int) -> None:
+        """Copy a block's segments to where they lie in the tensor's."""
+        scheme, sizes = self.plan.scheme, self.sizes
+        if len(shape) == 1:
+            self.segments["values"][:] = segments["values"]
+            return
+        part = geometry(scheme, shape)
+        if scheme.kind == "float":
+            _copy(view_floats(scheme, sizes, self.segments)[matrix], view_floats(scheme, part, segments)[0], tile)
+            return
+        to, block = view_matrix(scheme, sizes, self.segments, matrix), view_matrix(scheme, part, segments, 0)
+        for target, source in zip(to.tiled, block.tiled, strict=True):
+            _copy(target, source, tile)
+        for target, source in zip(to.shared, block.shared, strict=True):
+            target[...] = source  # the same in every block
+
+
+def _copy(target: NDArray[np.generic], block: NDArray[np.generic], tile: int) -> None:
+    target[tile : tile + len(block)] = block

@@ -1,0 +1,188 @@
+"""Reading, quantizing and writing at once, in bounded memory and with the same bytes for any number of threads."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+
+from ggq.convert.calibrate.calibration import Calibration
+from ggq.convert.mix.candidates import searched
+from ggq.convert.plan.plan import Plan, TensorPlan
+from ggq.convert.source.checkpoint import FLOATS
+from ggq.convert.write.blocks import Block, TensorJob
+from ggq.convert.write.stages import Work, stages
+from ggq.format import Writer
+from ggq.format.scheme import Geometry
+from ggq.quant import ErrorSum
+from ggq.quant.matrix import geometry
+from ggq.quant.tiles import Segments, empty_segments
+
+LOOK_AHEAD_BYTES = 64 << 20
+"""Bytes of results, besides the largest tensor's, that may wait for their turn to be written."""
+
+KEPT_BYTES = 64 << 20
+"""Bytes of memory of written tensors that are kept for the next ones."""
+
+PIECE_BYTES = 1 << 18
+"""Bytes of a tensor that are written as soon as they are final."""
+
+LOOK_AHEAD_TENSORS = 64
+"""Tensors that may be under way at once."""
+
+WORKER_BYTES = 48 << 20
+"""Memory of a thread, about: a block as read, as float32, as segments, decoded, and as float64 for its error."""
+
+BASE_BYTES = 192 << 20
+"""Memory of Python, its libraries, the headers and the index, about."""
+
+COMPILED_WEIGHTS = 1 << 24
+"""Weights of a model from which on loading the compiled encoder, half a second, pays."""
+
+Progress = Callable[[int, int, str], None]
+"""Called with the source bytes done, the source bytes in all, and the name of the tensor that is waited for."""
+
+
+def memory_estimate(plan: Plan, workers: int, calibration: Calibration | None = None) -> int:
+    """Bytes of memory that a conversion will take at most, about."""
+    assets = 8 * sum(len(data) for data in plan.assets.values())  # tokenizer.json as Python objects
+    more = 0
+    if calibration is not None:
+        from ggq.convert.calibrate.calibration_memory import calibration_bytes
+
+        more = calibration_bytes(plan, calibration, workers)
+    return BASE_BYTES + assets + WORKER_BYTES * workers + _budget(plan) + KEPT_BYTES + more
+
+
+def write_tensors(
+    plan: Plan, writer: Writer, workers: int, progress: Progress | None = None, calibration: Calibration | None = None
+) -> None:
+    """Convert every tensor that the writer does not have yet, and write them in the order of their stages.
+
+    Blocks are independent and errors are added up in their order, so nothing depends on which thread was first.
+
+    Args:
+        plan: What to write.
+        writer: Where to; the calling thread alone uses it.
+        workers: Threads that read and quantize.
+        progress: Called now and then, by the calling thread.
+        calibration: What the methods know of the inputs, or None.
+
+    Raises:
+        GGQError: The first failure in that order.
+    """
+    finished, memory = writer.finished, _Memory()
+    tell = _Teller(plan, sum(tensor.source.bytes for tensor in plan.tensors if tensor.name in finished), progress)
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="ggq-convert")
+    parts = stages(plan, calibration, finished, tell.about)
+    try:
+        with closing(parts):
+            for tensors, works in parts:
+                waiting = deque((tensor, works[tensor.name]) for tensor in tensors if tensor.name not in finished)
+                _write_stage(plan, writer, pool, waiting, memory, tell)
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+class _Memory:
+    """Segments that are used again by tensors of the same sizes: layers are alike, and the system zeroes new memory."""
+
+    def __init__(self) -> None:
+        self._free: dict[tuple[int, ...], list[Segments]] = {}
+        self._bytes = 0
+
+    def take(self, sizes: Geometry) -> Segments:
+        """Segments of these lengths, to be filled."""
+        free = self._free.get(tuple(sizes.lengths.values()))
+        if not free:
+            return empty_segments(sizes)
+        self._bytes -= sizes.bytes
+        return dict(zip(sizes.lengths, free.pop().values(), strict=True))
+
+    def give(self, segments: Segments) -> None:
+        """Take segments back that nobody looks at any more."""
+        lengths = tuple(map(len, segments.values()))
+        if self._bytes + sum(lengths) <= KEPT_BYTES:
+            self._bytes += sum(lengths)
+            self._free.setdefault(lengths, []).append(segments)
+
+
+def _write_stage(
+    plan: Plan,
+    writer: Writer,
+    pool: ThreadPoolExecutor,
+    waiting: deque[tuple[TensorPlan, Work]],
+    memory: _Memory,
+    tell: _Teller,
+) -> None:
+    flying: deque[tuple[TensorJob, list[tuple[Block, Future[ErrorSum]]]]] = deque()
+    budget, taken = _budget(plan), 0
+    while waiting or flying:
+        while waiting and _fits(waiting[0][0], taken, budget, len(flying)):
+            segments = memory.take(geometry(waiting[0][0].scheme, waiting[0][0].shape))
+            quick = plan.weights >= COMPILED_WEIGHTS, searched(plan.weights)
+            job = TensorJob(plan.checkpoint, *waiting.popleft(), *quick, segments)
+            taken += job.plan.bytes
+            flying.append((job, [(block, pool.submit(job.convert, block)) for block in job.blocks()]))
+        job, blocks = flying.popleft()
+        error, written = ErrorSum(), 0
+        first = next(iter(job.segments.values()))
+        for number, (block, future) in enumerate(blocks):
+            tell.about(job.plan.name, job.plan.source.bytes * number // len(blocks))
+            error.merge(future.result())
+            final = job.final_bytes(block)
+            if final - written >= PIECE_BYTES:
+                writer.begin_tensor(job.plan.name, first[written:final])
+                written = final
+        _write(writer, job, error)
+        memory.give(job.segments)
+        taken -= job.plan.bytes
+        tell.done += job.plan.source.bytes
+        del job, blocks, first  # what they hold goes before the next tensor takes its own
+        tell.about("")
+
+
+class _Teller:
+    """Tells of progress: the bytes of finished tensors, and of the one that is waited for."""
+
+    def __init__(self, plan: Plan, done: int, progress: Progress | None) -> None:
+        self.total, self.done, self.progress = plan.source_bytes, done, progress
+
+    def about(self, name: str, more: int = 0) -> None:
+        if self.progress is not None:
+            self.progress(self.done + more, self.total, name)
+
+
+def _budget(plan: Plan) -> int:
+    """Bytes of results that may be in memory at once."""
+    return LOOK_AHEAD_BYTES + max(tensor.bytes for tensor in plan.tensors)
+
+
+def _fits(tensor: TensorPlan, taken: int, budget: int, flying: int) -> bool:
+    return flying == 0 or (flying < LOOK_AHEAD_TENSORS and taken + tensor.bytes <= budget)
+
+
+def _write(writer: Writer, job: TensorJob, sums: ErrorSum) -> None:
+    plan, error = job.plan, sums.error()
+    method: dict[str, str] = {"method": job.work.method} if job.work.method else {}
+    writer.add_tensor(
+        plan.name,
+        plan.shape,
+        plan.scheme,
+        job.segments,
+        {
+            "role": plan.role,
+            **method,
+            **job.work.notes,
+            "source_dtype": FLOATS[plan.source.dtype],
+            "relative_rmse": _rounded(error.relative_rmse),
+            "sqnr_db": _rounded(error.sqnr_db),
+            "max_error": _rounded(error.max_error),
+        },
+    )
+
+
+def _rounded(number: float) -> float:
+    """Four digits: those far behind depend on the order in which a processor adds, and would change the digest."""
+    return float(f"{number:.4g}")

@@ -1,0 +1,1 @@
+"""The .ggq file: its layout, its reader and its writer."""

@@ -1,0 +1,1 @@
+"""Generation: a model that is ready to run, from prompts to text."""

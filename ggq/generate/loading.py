@@ -1,0 +1,167 @@
+"""From a file to a model that can run: its config, its tensors checked against that, an executor."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from functools import partial
+
+import numpy as np
+
+from ggq.engine.prefault import map_pages
+from ggq.errors import ModelError, UsageError
+from ggq.format import Reader, open_reader
+from ggq.format.scheme import Scheme
+from ggq.generate.model import Model
+from ggq.generate.sampling import whole
+from ggq.models.config import ModelConfig
+from ggq.models.decoder import build_tape, role_shapes
+from ggq.models.fields import shown
+from ggq.models.metadata import from_metadata
+from ggq.quant.stored import undecodable
+from ggq.tape.executor import Executor
+from ggq.tape.program import Tape
+
+ACTIVATIONS, CACHES, INTERPRETERS = ("int8", "float32"), ("f16", "f32"), ("numba", "numpy")
+
+
+def load(
+    path: str | os.PathLike[str],
+    *,
+    threads: int | None = None,
+    activations: str = "int8",
+    cache: str | None = None,
+    interpreter: str = "numba",
+) -> Model:
+    """Open a model to run it, as `ggq.load`.
+
+    Args:
+        path: A .ggq file.
+        threads: Threads of the kernels; one for each physical core unless told.
+        activations: "int8" (fast) or "float32" (exact) where they meet quantized matrices.
+        cache: Float type of the key-value cache, "f16" or "f32"; by default "f32" only for a model kept in f32 whole.
+        interpreter: "numba", or "numpy", the slow reference.
+
+    Raises:
+        FormatError: The file breaks a rule of the format.
+        ModelError: What it holds is no whole model: see `from_metadata` and `roles_to_names`.
+        UnsupportedError: A model or a scheme that this version cannot run.
+        UsageError: An argument is out of range.
+    """
+    model = open_model(path, threads=threads, activations=activations, cache=cache, interpreter=interpreter)
+    try:
+        model.executor  # noqa: B018  made here, so that what it cannot run is refused here
+    except BaseException:
+        model.close()
+        raise
+    return model
+
+
+def open_model(
+    path: str | os.PathLike[str],
+    *,
+    threads: int | None = None,
+    activations: str = "int8",
+    cache: str | None = None,
+    interpreter: str = "numba",
+) -> Model:
+    """A model that is checked and can read text, and is made ready to run, its kernels compiled, when it first runs.
+
+    Args, Raises: See `load`; but a scheme that no kernel computes is refused when it is made ready.
+    """
+    choose("activations", activations, ACTIVATIONS)
+    choose("interpreter", interpreter, INTERPRETERS)
+    if threads is not None:
+        whole("threads", threads, 1)
+    if cache is not None:
+        choose("cache", cache, CACHES)
+    reader = open_reader(path)
+    try:
+        config = from_metadata(reader.metadata, reader.path)
+        check_token_ids(reader.metadata, config.vocabulary_size, reader.path)
+        names = roles_to_names(reader, config)
+        tape = build_tape(config)
+        cache = cache or default_cache(reader)
+    except BaseException:
+        reader.close()
+        raise
+    if interpreter == "numpy":
+        return Model(reader, config, partial(numpy_executor, reader, tape, names, activations, cache))
+    return Model(reader, config, partial(numba_executor, reader, tape, names, activations, cache, threads))
+
+
+def choose(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    """Refuse an argument that is none of the allowed words."""
+    if value not in allowed:
+        raise UsageError(f"{name} is {value!r}, allowed are {', '.join(allowed)}")
+
+
+def check_token_ids(metadata: Mapping[str, object], vocabulary: int, path: str) -> None:
+    """Refuse a first or a last token that is none of the vocabulary (M-8)."""
+    for key in ("tokenizer.bos_id", "tokenizer.eos_ids"):
+        found = metadata.get(key)
+        ids = found if isinstance(found, Iterable) and not isinstance(found, str | bytes) else [found]
+        for token in [] if found is None else ids:
+            if isinstance(token, bool) or not isinstance(token, int | np.integer) or not 0 <= token < vocabulary:
+                raise ModelError(f"{shown(token)} found, token ids are 0 to {vocabulary - 1}", path=path, where=key)
+
+
+def roles_to_names(reader: Reader, config: ModelConfig) -> dict[str, str]:
+    """Which tensor plays each role.
+
+    Raises:
+        ModelError: A tensor is missing, has another shape than the config says, no role in this model or another's.
+        UnsupportedError: This version cannot decode one.
+    """
+    expected = role_shapes(config)
+    names: dict[str, str] = {}
+    for name, entry in reader.tensors.items():
+        role = entry.attributes.get("role")
+        if not isinstance(role, str) or role not in expected:
+            raise ModelError(f"its role {role!r} is none of this model's", path=reader.path, where=f"tensor {name}")
+        if role in names:
+            raise ModelError(f"{names[role]} has the role {role} too", path=reader.path, where=f"tensor {name}")
+        if entry.shape != expected[role]:
+            problem = f"shape {shape(entry.shape)}, {shape(expected[role])} expected for {role}"
+            raise ModelError(problem, path=reader.path, where=f"tensor {name}")
+        if entry.scheme is None:
+            raise undecodable(reader, entry)
+        names[role] = name
+    missing = [role for role in expected if role not in names]
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise ModelError(f"no tensor for {missing[0]}{more}", path=reader.path)
+    return names
+
+
+def shape(sizes: tuple[int, ...]) -> str:
+    """A shape for a message."""
+    return " x ".join(map(str, sizes))
+
+
+def default_cache(reader: Reader) -> str:
+    """ "f32" when every tensor is: who keeps a model exact wants it run so."""
+    exact = all(entry.scheme == Scheme("float", 32, "f32") for entry in reader.tensors.values())
+    return "f32" if exact else "f16"
+
+
+def numpy_executor(reader: Reader, tape: Tape, names: Mapping[str, str], activations: str, cache: str) -> Executor:
+    """The slow reference."""
+    from ggq.quant.stored import StoredWeight, read_stored
+    from ggq.tape.reference import NumpyExecutor
+
+    def weight(role: str) -> StoredWeight:
+        return read_stored(reader, reader.tensors[names[role]])
+
+    return NumpyExecutor(tape, weight, activations, cache)
+
+
+def numba_executor(
+    reader: Reader, tape: Tape, names: dict[str, str], activations: str, cache: str, threads: int | None
+) -> Executor:
+    """The kernels; numba is imported here and not before."""
+    from ggq.engine.numba_executor import NumbaExecutor
+
+    map_pages(reader)
+    executor: Executor = NumbaExecutor(tape, reader, names, threads=threads, activations=activations, cache=cache)
+    return executor

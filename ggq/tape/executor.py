@@ -1,0 +1,108 @@
+"""What both interpreters of a tape promise, and what both ask of a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Protocol
+
+import numpy as np
+
+from ggq.errors import UsageError
+from ggq.tape.program import Run, Tape
+
+
+class Executor(Protocol):
+    """Runs a tape over tokens of any number of sequences, each with its own key-value cache."""
+
+    def open_sequence(self) -> int:
+        """The id of a new, empty sequence."""
+        ...
+
+    def close_sequence(self, sequence: int) -> None:
+        """Forget a sequence and its cache."""
+        ...
+
+    def length(self, sequence: int) -> int:
+        """Tokens that a sequence holds."""
+        ...
+
+    def forward(self, runs: Sequence[Run]) -> np.ndarray:
+        """Append the runs to their sequences, each to another one, splitting long ones as suits the executor.
+
+        Returns:
+            float32 (wanted rows in order of the runs, vocabulary): the logits after each wanted token.
+
+        Raises:
+            UsageError: See `check_runs`; nothing was appended then.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of threads; nothing is run after that."""
+        ...
+
+
+def check_runs(tape: Tape, runs: Sequence[Run], length: Callable[[int], int]) -> None:
+    """Refuse a batch that cannot be run.
+
+    Args:
+        tape: Its vocabulary and context length are the bounds.
+        runs: The batch.
+        length: Tokens that a sequence holds now.
+
+    Raises:
+        UsageError: A run is empty, a sequence occurs twice, a token id is no token of the vocabulary, or a sequence
+            would outgrow the context.
+    """
+    seen: set[int] = set()
+    for run in runs:
+        tokens = np.asarray(run.tokens)
+        if tokens.ndim != 1 or tokens.size == 0 or tokens.dtype.kind not in "iu":
+            raise UsageError("a run needs a list of one or more token ids")
+        if run.sequence in seen:
+            raise UsageError(f"sequence {run.sequence} occurs twice in one batch")
+        seen.add(run.sequence)
+        extremes = (tokens[0],) if tokens.size == 1 else (tokens.min(), tokens.max())
+        for token in map(int, extremes):
+            if not 0 <= token < tape.vocabulary_size:
+                raise UsageError(f"token id {token} is outside the vocabulary, 0 to {tape.vocabulary_size - 1} allowed")
+        total = length(run.sequence) + tokens.size
+        if total > tape.context_length:
+            raise UsageError(f"{total} tokens do not fit into the model's context of {tape.context_length}")
+
+
+def pieces(runs: Sequence[Run], rows: int) -> list[list[Run]]:
+    """Cut a batch into consecutive ones of at most `rows` tokens; the wanted rows stay the same, in their order."""
+    if sum(len(run.tokens) for run in runs) <= rows:
+        return [list(runs)]
+    batches: list[list[Run]] = [[]]
+    room = rows
+    for run in runs:
+        start = 0
+        while start < len(run.tokens):
+            if room == 0:
+                batches.append([])
+                room = rows
+            end = min(start + room, len(run.tokens))
+            last_here = run.logits == "last" and end < len(run.tokens)
+            part = replace(run, tokens=run.tokens[start:end], logits="none" if last_here else run.logits)
+            batches[-1].append(part)
+            room -= end - start
+            start = end
+    return batches
+
+
+def wanted_count(run: Run) -> int:
+    """How many logit rows are wanted of a run."""
+    return {"all": len(run.tokens), "last": 1, "none": 0}[run.logits]
+
+
+def wanted_rows(runs: Sequence[Run]) -> list[int]:
+    """Indices, into the rows of the batch, of those whose logits are wanted."""
+    rows: list[int] = []
+    end = 0
+    for run in runs:
+        end += len(run.tokens)
+        rows.extend(range(end - wanted_count(run), end))
+    return rows

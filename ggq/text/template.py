@@ -1,0 +1,127 @@
+"""Messages to a prompt, by the model's own chat template."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ggq.errors import ModelError, UsageError
+from ggq.text.tokenizer import Asset
+
+SECONDS = 10.0
+"""A template that takes longer is stopped."""
+
+CHARACTERS = 1 << 24
+"""Longest prompt that a template may write."""
+
+Message = Mapping[str, object]
+"""{"role": "user", "content": "..."} and whatever else the template knows."""
+
+
+class ChatTemplate:
+    """A chat template; it runs in jinja2's immutable sandbox, in a process that is stopped when it takes too much.
+
+    Args:
+        source: The template's text.
+        variables: What it may use besides the messages: "bos_token", "eos_token" ...
+        path: The model's file, for the messages.
+    """
+
+    def __init__(
+        self, source: str, variables: Mapping[str, str] | None = None, path: str | os.PathLike[str] | None = None
+    ) -> None:
+        self.source, self.variables, self.path = source, dict(variables or {}), path
+
+    def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> str:
+        """The prompt for these messages.
+
+        Args:
+            messages: The conversation so far, oldest first.
+            add_generation_prompt: End with what begins an answer.
+
+        Raises:
+            UsageError: The template refuses the messages, or they are not mappings with a "role".
+            ModelError: The template is broken, touches what the sandbox forbids, or takes too much time or memory.
+        """
+        for message in messages:
+            if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
+                raise UsageError('a message is a mapping such as {"role": "user", "content": "Hello"}')
+        variables = {
+            **self.variables,
+            "messages": [dict(message) for message in messages],
+            "add_generation_prompt": add_generation_prompt,
+        }
+        answer = self._ask({"template": self.source, "variables": variables, "limit": CHARACTERS, "path": sys.path})
+        if "refused" in answer:
+            raise UsageError(f"the chat template refuses: {answer['refused']}", path=self.path)
+        if "text" not in answer:
+            raise self._error(answer["error"])
+        return answer["text"]
+
+    def _ask(self, request: dict[str, object]) -> dict[str, str]:
+        try:
+            document = json.dumps(request).encode("ascii")
+        except (TypeError, ValueError) as problem:
+            raise UsageError(f"messages hold strings, numbers, lists and mappings only: {problem}") from None
+        script = Path(__file__).with_name("template_worker.py")
+        command = [sys.executable, "-I", "-S", os.fspath(script)]
+        try:
+            done = subprocess.run(command, input=document, capture_output=True, timeout=SECONDS, check=False)
+        except subprocess.TimeoutExpired:
+            raise self._error(f"it takes more than {SECONDS:g} seconds") from None
+        if done.returncode:
+            raise self._error("it was stopped for taking too much time or memory")
+        result: dict[str, str] = json.loads(done.stdout)
+        return result
+
+    def _error(self, problem: str) -> ModelError:
+        return ModelError(f"the chat template failed: {problem[:300]}", path=self.path, where="chat template")
+
+
+def find_template(assets: Mapping[str, Asset], path: str | os.PathLike[str] | None = None) -> ChatTemplate | None:
+    """The chat template among a file's assets, or None.
+
+    Raises:
+        ModelError: tokenizer_config.json cannot be read.
+    """
+    config = read_json(assets, "tokenizer_config.json", path)
+    source: object = config.get("chat_template")
+    if isinstance(source, list):  # several by name
+        named = [item for item in source if isinstance(item, Mapping)]
+        source = next((item.get("template") for item in named if item.get("name") == "default"), None)
+    if "chat_template.jinja" in assets:
+        source = assets["chat_template.jinja"].read().decode("utf-8", "replace")
+    if not isinstance(source, str):
+        return None
+    tokens = {name: token_text(config.get(name)) for name in ("bos_token", "eos_token", "pad_token", "unk_token")}
+    return ChatTemplate(source, {name: text for name, text in tokens.items() if text is not None}, path)
+
+
+def token_text(value: object) -> str | None:
+    """A special token as tokenizer_config.json writes it: a string, or an object with its "content"."""
+    if isinstance(value, Mapping):
+        value = value.get("content")
+    return value if isinstance(value, str) else None
+
+
+def read_json(
+    assets: Mapping[str, Asset], name: str, path: str | os.PathLike[str] | None = None
+) -> Mapping[str, object]:
+    """The object in a JSON asset; an empty one when there is no such asset.
+
+    Raises:
+        ModelError: It is not JSON, or no object.
+    """
+    if name not in assets:
+        return {}
+    try:
+        value = json.loads(assets[name].read())
+    except (ValueError, RecursionError) as problem:
+        raise ModelError(f"not JSON: {str(problem)[:200]}", path=path, where=name) from None
+    if not isinstance(value, dict):
+        raise ModelError("an object is expected", path=path, where=name)
+    return value

@@ -1,0 +1,245 @@
+"""Causal attention over a paged key-value cache: register tiles for both products, softmax by pages in one pass.
+
+A page holds PAGE positions of one sequence, for every layer and key-value head: keys in tiles of 16 positions with
+the position as the lane, (PAGE / 16, dim, 16), so that scores need no horizontal sum; values by rows, (PAGE, dim
+padded to 16). The rows of a register tile are pairs of a token and a query head that share a key-value head, so a
+long prompt and one token with grouped heads are the same case, and each loaded key serves the whole tile.
+
+Error bound: products and sums are float32 over dim and over positions; exp2 is within 3e-7; a total is rescaled once
+a page.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numba import float32
+
+from ggq_kernels.code.compiled import inlined, op
+from ggq_kernels.run.team import allocate, release, take
+from ggq_kernels.vector.isa import (
+    FLOAT_ROWS,
+    VALUES,
+    load_value,
+    scatter_values,
+    store_values,
+    value_bytes,
+    write_value,
+)
+from ggq_kernels.vector.simd import (
+    Tag,
+    add,
+    exp2_minus,
+    largest,
+    load_f32,
+    mask_from,
+    maximum,
+    mul,
+    read_f32,
+    read_f64,
+    read_i64,
+    splat_f32,
+    store_f32,
+    store_some,
+    total,
+    write_f32,
+)
+from ggq_kernels.vector.tiles import tile_add, tile_outer, tile_store, tile_zeros
+
+PAGE = 128
+"""Positions of a page; also the block of scores that is held in the first-level cache."""
+ROWS = Tag("tokens", FLOAT_ROWS)
+
+# Operands of a row, as byte offsets. A page table is an array of page addresses.
+TOKEN_COUNT, RUN_COUNT, RUNS, HEADS, KV_HEADS, DIM, LAYER_OFFSET = 8, 16, 24, 32, 40, 48, 56
+SOURCE, SOURCE_STRIDE, OUT, OUT_STRIDE, SCALE = 64, 72, 80, 88, 96
+VALUE_SOURCE, POSITIONS, TABLES = 104, 112, 120
+# Words of one run (consecutive tokens of one sequence): first row, tokens, before them, page table, jobs before it.
+RUN_FIRST, RUN_TOKENS, RUN_START, RUN_TABLE, RUN_JOBS, RUN_BYTES = range(0, 48, 8)
+
+
+@inlined
+def key_bytes(kind: Any, dim: int) -> int:
+    """Bytes of one head's keys in a page."""
+    return PAGE * dim * value_bytes(kind)
+
+
+@inlined
+def head_bytes(kind: Any, dim: int) -> int:
+    """Bytes of one head's keys and values in a page."""
+    return key_bytes(kind, dim) + PAGE * ((dim + 15) // 16 * 16) * value_bytes(kind)
+
+
+@inlined
+def store_rows(kind: Any, row: int, team: int) -> None:
+    """Append keys and values of the batch to the cache: `SOURCE` holds keys, `VALUE_SOURCE` values, both with
+    SOURCE_STRIDE."""
+    n, keys, stride = read_i64(read_i64(row + TOKEN_COUNT)), read_i64(row + SOURCE), read_i64(row + SOURCE_STRIDE)
+    values, heads, dim = read_i64(row + VALUE_SOURCE), read_i64(row + KV_HEADS), read_i64(row + DIM)
+    positions, tables, layer = read_i64(row + POSITIONS), read_i64(row + TABLES), read_i64(row + LAYER_OFFSET)
+    step, wide = value_bytes(kind), (dim + 15) // 16 * 16
+    while True:
+        t = take(team, 1)
+        if t >= n:
+            return
+        position = read_i64(positions + 8 * t)
+        page = read_i64(read_i64(tables + 8 * t) + position // PAGE * 8) + layer
+        place = position % PAGE
+        for h in range(heads):
+            base = page + h * head_bytes(kind, dim)
+            key = base + (place // 16 * dim * 16 + place % 16) * step
+            value = base + key_bytes(kind, dim) + place * wide * step
+            source = t * stride + h * dim * 4
+            for d in range(0, dim, 16):
+                if d + 16 <= dim:
+                    scatter_values(kind, key + d * 16 * step, 16 * step, load_f32(keys + source + d * 4))
+                    store_values(kind, value + d * step, load_f32(values + source + d * 4))
+                else:
+                    for i in range(d, dim):
+                        write_value(kind, key + i * 16 * step, read_f32(keys + source + i * 4))
+                        write_value(kind, value + i * step, read_f32(values + source + i * 4))
+
+
+@inlined
+def gather_queries(row: int, first_pair: int, pairs: int, share: int, kv: int, queries: int) -> None:
+    """Scaled queries of a tile, (dim, ROWS); missing pairs are zero."""
+    dim, stride, scale = read_i64(row + DIM), read_i64(row + SOURCE_STRIDE), float32(read_f64(read_i64(row + SCALE)))
+    source = read_i64(row + SOURCE)
+    for m in range(FLOAT_ROWS):
+        pair = first_pair + m
+        head = source + pair // share * stride + (kv * share + pair % share) * dim * 4
+        for d in range(dim):
+            x = read_f32(head + d * 4) * scale if m < pairs else float32(0.0)
+            write_f32(queries + (d * FLOAT_ROWS + m) * 4, x)
+
+
+@inlined
+def page_scores(kind: Any, keys: int, count: int, dim: int, queries: int, scores: int) -> None:
+    """scores[m, p] = query m . key p for the first `count` positions of a page, in whole tiles of 16."""
+    step = 16 * value_bytes(kind)
+    for p in range(0, count, 16):
+        acc, key = tile_zeros(ROWS), keys + p * dim * value_bytes(kind)
+        for d in range(dim):
+            acc = tile_outer(acc, load_value(kind, key), queries + d * FLOAT_ROWS * 4, 4)
+            key += step
+        tile_store(scores + p * 4, PAGE * 4, acc)
+
+
+@inlined
+def page_softmax(scores: int, count: int, limit: int, sums: int, wide: int, state: int) -> None:
+    """Turn one row of scores into weights 2**(score - peak), rescaling what earlier pages gave; state holds peak and
+    total."""
+    old = read_f32(state)
+    top = splat_f32(old)
+    for p in range(0, count, 16):
+        v = mask_from(load_f32(scores + p * 4), p, limit)
+        store_f32(scores + p * 4, v)
+        top = maximum(top, v)
+    new, s = largest(top), splat_f32(0.0)
+    for p in range(0, count, 16):
+        e = exp2_minus(load_f32(scores + p * 4), new)
+        store_f32(scores + p * 4, e)
+        s = add(s, e)
+    fix = float32(0.0)
+    if old > -1e29:
+        fix = largest(exp2_minus(splat_f32(old), new))
+    write_f32(state, new)
+    write_f32(state + 4, read_f32(state + 4) * fix + total(s))
+    if fix != 1.0:
+        for d in range(0, wide * 4, 64):
+            store_f32(sums + d, mul(load_f32(sums + d), splat_f32(fix)))
+
+
+@inlined
+def page_values(kind: Any, values: int, count: int, wide: int, scores: int, sums: int) -> None:
+    """sums[m] += sum over positions of weight[m, p] * value[p]"""
+    for d in range(0, wide, 16):
+        acc, value = tile_zeros(ROWS), values + d * value_bytes(kind)
+        for p in range(count):
+            acc = tile_outer(acc, load_value(kind, value), scores + p * 4, PAGE * 4)
+            value += wide * value_bytes(kind)
+        tile_add(sums + d * 4, wide * 4, acc)
+
+
+@inlined
+def attend(kind: Any, row: int, run: int, job: int, scratch: int) -> None:
+    """One tile of pairs of one run and key-value head, the last tokens first, since they take longest."""
+    heads, kv_heads, dim = read_i64(row + HEADS), read_i64(row + KV_HEADS), read_i64(row + DIM)
+    share, wide = heads // kv_heads, (dim + 15) // 16 * 16
+    tokens, start, table = read_i64(run + RUN_TOKENS), read_i64(run + RUN_START), read_i64(run + RUN_TABLE)
+    kv, tiles = job % kv_heads, (tokens * share + FLOAT_ROWS - 1) // FLOAT_ROWS
+    first = (tiles - 1 - job // kv_heads) * FLOAT_ROWS
+    pairs = min(FLOAT_ROWS, tokens * share - first)
+    queries, scores = scratch, scratch + FLOAT_ROWS * dim * 4
+    sums = scores + FLOAT_ROWS * PAGE * 4
+    state = sums + FLOAT_ROWS * wide * 4
+    base = read_i64(run + RUN_FIRST) * share
+    gather_queries(row, base + first, pairs, share, kv, queries)
+    for m in range(FLOAT_ROWS):
+        write_f32(state + 8 * m, float32(-1e30))
+        write_f32(state + 8 * m + 4, float32(0.0))
+    for d in range(0, FLOAT_ROWS * wide * 4, 64):
+        store_f32(sums + d, splat_f32(0.0))
+    end = start + (first + pairs - 1) // share + 1
+    for p in range(0, end, PAGE):
+        count = min(PAGE, end - p)
+        page = read_i64(table + p // PAGE * 8) + read_i64(row + LAYER_OFFSET) + kv * head_bytes(kind, dim)
+        page_scores(kind, page, count, dim, queries, scores)
+        for m in range(FLOAT_ROWS):
+            limit = start + (first + m) // share + 1 - p
+            page_softmax(scores + m * PAGE * 4, count, limit, sums + m * wide * 4, wide, state + 8 * m)
+        page_values(kind, page + key_bytes(kind, dim), count, wide, scores, sums)
+    out, stride = read_i64(row + OUT), read_i64(row + OUT_STRIDE)
+    for m in range(pairs):
+        pair = base + first + m
+        target = out + pair // share * stride + (kv * share + pair % share) * dim * 4
+        factor = splat_f32(float32(1.0) / read_f32(state + 8 * m + 4))
+        for d in range(0, dim, 16):
+            store_some(target + d * 4, mul(load_f32(sums + (m * wide + d) * 4), factor), dim - d)
+
+
+@inlined
+def attend_all(kind: Any, row: int, team: int) -> None:
+    """Take tiles of all runs of the batch until none is left."""
+    count, runs = read_i64(read_i64(row + RUN_COUNT)), read_i64(row + RUNS)
+    kv_heads, dim = read_i64(row + KV_HEADS), read_i64(row + DIM)
+    share, wide = read_i64(row + HEADS) // kv_heads, (dim + 15) // 16 * 16
+    last = runs + (count - 1) * RUN_BYTES
+    jobs = read_i64(last + RUN_JOBS) + (read_i64(last + RUN_TOKENS) * share + FLOAT_ROWS - 1) // FLOAT_ROWS * kv_heads
+    scratch = allocate(4 * FLOAT_ROWS * (dim + PAGE + wide + 2))
+    while True:
+        job = take(team, 1)
+        if job >= jobs:
+            release(scratch)
+            return
+        run = runs
+        while run < last and job >= read_i64(run + RUN_BYTES + RUN_JOBS):
+            run += RUN_BYTES
+        attend(kind, row, run, job - read_i64(run + RUN_JOBS), scratch)
+
+
+F16, F32 = VALUES["f16"], VALUES["f32"]
+
+
+@op
+def store_kv_f16(row: int, team: int) -> None:
+    """Keys and values into a float16 cache."""
+    store_rows(F16, row, team)
+
+
+@op
+def store_kv_f32(row: int, team: int) -> None:
+    """Keys and values into a float32 cache."""
+    store_rows(F32, row, team)
+
+
+@op
+def attention_f16(row: int, team: int) -> None:
+    """Attention over a float16 cache."""
+    attend_all(F16, row, team)
+
+
+@op
+def attention_f32(row: int, team: int) -> None:
+    """Attention over a float32 cache."""
+    attend_all(F32, row, team)

@@ -1,0 +1,178 @@
+"""Modules of kernels without Numba: their constants and the addresses of their kernels, as saved before.
+
+`linear = module("linear")` has the attributes of ggq_kernels.product.linear that a tape is made with. What was not
+saved, or not for this version and processor, comes from the module itself, which imports Numba and compiles.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+from ggq_kernels.code import store
+
+
+def _activations() -> ModuleType:
+    from ggq_kernels.row import activations
+
+    return activations
+
+
+def _attention() -> ModuleType:
+    from ggq_kernels.attend import attention
+
+    return attention
+
+
+def _embed() -> ModuleType:
+    from ggq_kernels.product import embed
+
+    return embed
+
+
+def _encode_rows() -> ModuleType:
+    from ggq_kernels.quantize import encode_rows
+
+    return encode_rows
+
+
+def _isa() -> ModuleType:
+    from ggq_kernels.vector import isa
+
+    return isa
+
+
+def _linear() -> ModuleType:
+    from ggq_kernels.product import linear
+
+    return linear
+
+
+def _lloyd() -> ModuleType:
+    from ggq_kernels.quantize import lloyd
+
+    return lloyd
+
+
+def _products() -> ModuleType:
+    from ggq_kernels.product import products
+
+    return products
+
+
+def _search_rows() -> ModuleType:
+    from ggq_kernels.quantize import search_rows
+
+    return search_rows
+
+
+def _shift_rows() -> ModuleType:
+    from ggq_kernels.quantize import shift_rows
+
+    return shift_rows
+
+
+def _steps() -> ModuleType:
+    from ggq_kernels.product import steps
+
+    return steps
+
+
+def _team() -> ModuleType:
+    from ggq_kernels.run import team
+
+    return team
+
+
+MODULES: dict[str, Callable[[], ModuleType]] = {
+    "activations": _activations,
+    "attention": _attention,
+    "embed": _embed,
+    "encode_rows": _encode_rows,
+    "isa": _isa,
+    "linear": _linear,
+    "lloyd": _lloyd,
+    "products": _products,
+    "search_rows": _search_rows,
+    "shift_rows": _shift_rows,
+    "steps": _steps,
+    "team": _team,
+}
+
+
+class Kernel:
+    """A kernel by its name; used as an `Op`.
+
+    Args:
+        module: Its module, which is imported when the kernel must be compiled.
+        name: Its name there.
+        arguments, returns: How many int64 it takes, and whether it returns one.
+    """
+
+    def __init__(self, module: str, name: str, arguments: int, returns: bool) -> None:
+        self.module, self.name, self._form = module, name, (arguments, returns)
+        self.key = f"{module}.{name}"
+        self._address = 0
+
+    @property
+    def address(self) -> int:
+        """Address of the machine code."""
+        if not self._address:
+            with store.LOCK:
+                saved = store.load_code(self.key)
+                self._address = saved or getattr(MODULES[self.module](), self.name).address
+        return self._address
+
+    @functools.cached_property
+    def _call(self) -> Callable[..., Any]:
+        return store.callable_at(self.address, *self._form)
+
+    def __call__(self, *arguments: int) -> Any:
+        """Run it; the GIL is released meanwhile."""
+        return self._call(*arguments)
+
+
+class Ready:
+    """A module's constants and kernels.
+
+    Args:
+        name: A name of MODULES.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    @functools.cached_property
+    def _saved(self) -> dict[str, Any]:
+        found = store.read(f"{self._name}.module")
+        if found is None:
+            whole = _describe(MODULES[self._name]())
+            store.write(f"{self._name}.module", whole)
+        else:
+            whole = found[0]
+        kernels = {name: Kernel(self._name, name, *form) for name, form in whole["kernels"].items()}
+        return {**whole["constants"], **kernels}
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            value = self._saved[name]
+        except KeyError:
+            raise AttributeError(f"{self._name} of ggq_kernels has no constant or kernel {name}") from None
+        self.__dict__[name] = value
+        return value
+
+
+def _describe(module: ModuleType) -> dict[str, dict[str, Any]]:
+    from ggq_kernels.code.compiled import Op
+
+    names = vars(module).items()
+    constants = {name: value for name, value in names if name.isupper() and isinstance(value, int | str)}
+    return {"constants": constants, "kernels": {name: op.form for name, op in names if isinstance(op, Op)}}
+
+
+@functools.cache
+def module(name: str) -> Any:
+    """A module of kernels; nothing is read or imported yet."""
+    return Ready(name)

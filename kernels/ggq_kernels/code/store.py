@@ -1,0 +1,220 @@
+"""Machine code of kernels on disk: saved once, loaded by llvmlite alone, so that a start needs no Numba.
+
+A folder's name is a digest of all that decides about the code: the sources of this package, the versions of Python,
+Numba and LLVM, the processor and its features, and the user's settings of Numba. A change anywhere gives a new folder,
+and the oldest ones are deleted. Each file begins with a digest of what follows; one that does not fit is as good as
+none, and the kernel is compiled anew. Files that another user owns or can write are not loaded: they are code.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import importlib.util
+import json
+import os
+import platform
+import re
+import shutil
+import stat
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from platformdirs import user_cache_dir
+
+compile_log: list[tuple[str, float]] = []
+"""Name and seconds of each kernel that this process had to compile rather than load."""
+listeners: list[Callable[[str], None]] = []
+"""Called with the name of each kernel before it is compiled."""
+
+write_failures: list[str] = []
+"""What the system said when something could not be saved."""
+
+LOCK = threading.RLock()
+"""Held while a kernel is loaded or compiled."""
+
+HARMLESS = ("NUMBA_CACHE_DIR", "NUMBA_NUM_THREADS", "NUMBA_THREADING_LAYER", "NUMBA_THREADING_LAYER_PRIORITY")
+"""Settings of Numba that do not change machine code."""
+
+UNREACHED = (
+    "NRT_Free",
+    "numba_do_raise",
+    "numba_gil_ensure",
+    "numba_gil_release",
+    "numba_runtime_build_excinfo_struct",
+    "numba_unpickle",
+)
+"""Functions of Numba's runtime that compiled code names where it raises an exception, which no kernel does. Without
+Numba they lead to abort()."""
+
+KEPT = 8
+"""Folders of other versions, processors and settings that are kept: those used last."""
+
+_DIGEST_BYTES = 16
+_DAY = 86400.0
+
+
+def _key() -> str:
+    import llvmlite
+    import llvmlite.binding as llvm
+
+    state = hashlib.blake2b(digest_size=10)
+    package = Path(__file__).parents[1]
+    for path in sorted(package.rglob("*.py")):
+        state.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    settings = [f"{k}={v}" for k, v in sorted(os.environ.items()) if k.startswith("NUMBA_") and k not in HARMLESS]
+    own = Path(".numba_config.yaml")  # Numba reads it from the folder that it is started in
+    if own.is_file():
+        settings.append(own.read_text(encoding="utf-8", errors="replace"))
+    features = llvm.get_host_cpu_features().flatten()
+    python = f"{sys.implementation.name} {sys.version} {sys.platform} {platform.machine()}"
+    versions = python, _numba_version(), llvmlite.__version__, str(llvm.llvm_version_info)
+    for part in (*versions, llvm.get_host_cpu_name(), features, *settings):
+        state.update(part.encode(errors="surrogateescape") + b"\0")
+    return state.hexdigest()
+
+
+def _numba_version() -> str:
+    """What Numba's own file says, without importing Numba (0.3 s) or importlib.metadata (20 ms)."""
+    found = importlib.util.find_spec("numba")
+    folder = Path(found.origin).parent if found and found.origin else Path()
+    return (folder / "_version.py").read_text(encoding="utf-8")
+
+
+def cache_folder() -> Path:
+    """Where this version's machine code lies: in NUMBA_CACHE_DIR where that is set, else in the user's cache folder."""
+    return Path(os.environ.get("NUMBA_CACHE_DIR") or user_cache_dir("ggq")) / f"kernels-{_key()}"
+
+
+@functools.cache
+def own_folder() -> Path:
+    """The folder of this process; where nobody can write there, everything else works."""
+    folder = cache_folder()
+    try:
+        if folder.is_dir():
+            if time.time() - folder.stat().st_mtime > _DAY:
+                os.utime(folder)
+        else:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _forget_old(folder)
+    except OSError:
+        pass
+    return folder
+
+
+def _forget_old(folder: Path) -> None:
+    """Delete the other versions' folders that were not used for longest; another process that still uses one
+    compiles what it lacks."""
+    names = (path for path in folder.parent.iterdir() if re.fullmatch(r"kernels-[0-9a-f]{20}", path.name))
+    others = [path for path in names if path != folder and not path.is_symlink()]
+    for path in sorted(others, key=lambda path: path.stat().st_mtime, reverse=True)[KEPT:]:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def write(name: str, head: dict[str, Any], body: bytes = b"") -> None:
+    """Save a file whole or not at all; a disk that is full is no error, since everything can be compiled again."""
+    payload = json.dumps(head, separators=(",", ":")).encode() + b"\n" + body
+    digest = hashlib.blake2b(name.encode() + b"\0" + payload, digest_size=_DIGEST_BYTES).digest()
+    try:
+        number, unfinished = tempfile.mkstemp(dir=own_folder())  # mode 0600
+        try:
+            with os.fdopen(number, "wb") as file:
+                file.write(digest + payload)
+            os.replace(unfinished, own_folder() / name)
+        except OSError:
+            os.unlink(unfinished)
+            raise
+    except OSError as error:
+        write_failures.append(error.strerror or str(error))
+
+
+def read(name: str) -> tuple[dict[str, Any], bytes] | None:
+    """What `write` has saved under a name; None when there is nothing, it is damaged, or somebody else's."""
+    try:
+        with open(own_folder() / name, "rb") as file:
+            data = file.read() if _trusted(os.fstat(file.fileno())) else b""
+    except OSError:
+        return None
+    digest, payload = data[:_DIGEST_BYTES], data[_DIGEST_BYTES:]
+    if hashlib.blake2b(name.encode() + b"\0" + payload, digest_size=_DIGEST_BYTES).digest() != digest:
+        return None
+    head, _, body = payload.partition(b"\n")
+    found: dict[str, Any] = json.loads(head)
+    return found, body
+
+
+def _trusted(status: os.stat_result) -> bool:
+    """Whether only this user, or the system's administrator, can have written a file."""
+    if not hasattr(os, "geteuid"):  # Windows: the user's cache folder is the user's alone
+        return True
+    return status.st_uid in (0, os.geteuid()) and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+
+
+def save_code(kernel: str, symbol: str, needed: list[str], code: bytes) -> None:
+    """Save a kernel.
+
+    Args:
+        kernel: "module.function".
+        symbol: What its entry is called in the code.
+        needed: Names that the code refers to and does not define.
+        code: An object file.
+    """
+    write(f"{kernel}.kernel", {"symbol": symbol, "needed": needed}, code)
+
+
+_engines: list[Any] = []  # the code lives as long as its engine
+
+
+def load_code(kernel: str) -> int | None:
+    """The address of a saved kernel; None when it is not there or cannot be linked into this process."""
+    found = read(f"{kernel}.kernel")
+    if found is None:
+        return None
+    head, code = found
+    llvm = _llvm()
+    machine = llvm.Target.from_default_triple().create_target_machine(codemodel="jitdefault", jit=True)
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)  # the first one opens the process's symbols
+    missing = [name for name in head["needed"] if llvm.address_of_symbol(name) is None]
+    if not set(missing) <= set(UNREACHED):
+        return None
+    for name in missing:
+        llvm.add_symbol(name, _abort())
+    engine.add_object_file(llvm.ObjectFileRef.from_data(code))
+    engine.finalize_object()
+    address = int(engine.get_function_address(head["symbol"]))
+    if not address:
+        return None
+    _engines.append(engine)
+    return address
+
+
+def is_saved(kernel: str) -> bool:
+    """Whether there is code of this name, whole or not."""
+    return (own_folder() / f"{kernel}.kernel").exists()
+
+
+@functools.cache
+def _llvm() -> Any:
+    import llvmlite.binding as llvm
+
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    return llvm
+
+
+@functools.cache
+def _abort() -> int:
+    return int(ctypes.cast(ctypes.CDLL(None).abort, ctypes.c_void_p).value or 0)
+
+
+def callable_at(address: int, arguments: int, returns: bool) -> Callable[..., Any]:
+    """A function of so many int64, at an address; the GIL is released while it runs."""
+    result = ctypes.c_int64 if returns else None
+    made: Callable[..., Any] = ctypes.CFUNCTYPE(result, *[ctypes.c_int64] * arguments)(address)
+    return made

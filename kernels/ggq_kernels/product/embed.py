@@ -1,0 +1,117 @@
+"""Rows of a packed matrix as float32: the embedding of tokens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numba import float32, int64
+
+from ggq_kernels.code.compiled import inlined, op
+from ggq_kernels.product.planes import BLOCK
+from ggq_kernels.product.steps import (
+    M_GROUP,
+    M_GROUPS,
+    M_MIDDLE,
+    M_MINIMUMS,
+    M_PLANE0,
+    M_PLANE1,
+    M_TABLE,
+    M_ZEROS,
+    expand_steps,
+)
+from ggq_kernels.run.team import allocate, release, take
+from ggq_kernels.vector.isa import VALUES, read_value, value_bytes
+from ggq_kernels.vector.simd import read_f32, read_f64, read_i32, read_i64, read_u8, write_f32
+
+# Operands of a row, as byte offsets; MATRIX is the address of a descriptor (steps.py).
+TOKEN_COUNT, TOKEN_IDS, OUT, OUT_STRIDE, COLUMNS = 8, 16, 24, 32, 40
+PLANE0, MATRIX, WIDTH0, WIDTH1, PADDED = 48, 56, 64, 72, 80
+ORDER, COLUMN_SCALE = 88, 96
+
+
+F32, F16, BF16 = VALUES["f32"], VALUES["f16"], VALUES["bf16"]
+
+
+@inlined
+def field(plane: int, width: int, lane: int, column: int) -> int:
+    """A plane's bits of the code in one lane and column of a tile; `plane` is the tile's address, width in bits."""
+    run, quad = 8 // width, column // 4
+    byte = read_u8(plane + quad // run * 64 + lane * 4 + column % 4)
+    return (int64(byte) >> (quad % run * width)) & ((1 << width) - 1)
+
+
+@op
+def embed_codes(row: int, team: int) -> None:
+    """out[i] = row ids[i] of a quantized matrix, rounded as the reference rounds it; put in the column and times the
+    factor that the matrix's transform names, where there is one."""
+    n, ids, m = read_i64(read_i64(row + TOKEN_COUNT)), read_i64(row + TOKEN_IDS), read_i64(row + MATRIX)
+    out, stride, columns = read_i64(row + OUT), read_i64(row + OUT_STRIDE), read_i64(row + COLUMNS)
+    width0, width1, padded = read_i64(row + WIDTH0), read_i64(row + WIDTH1), read_i64(row + PADDED)
+    order, factors, table = read_i64(row + ORDER), read_i64(row + COLUMN_SCALE), read_i64(m + M_TABLE)
+    zeros, minimums, groups = read_i64(m + M_ZEROS), read_i64(m + M_MINIMUMS), read_i64(m + M_GROUPS)
+    group, steps, point = read_i64(m + M_GROUP), allocate(128), float32(read_f64(m + M_MIDDLE))
+    while True:
+        t = take(team, 1)
+        if t >= n:
+            release(steps)
+            return
+        token = read_i64(ids + 8 * t)
+        tile, lane = token // 16, token % 16
+        low = read_i64(m + M_PLANE0) + tile * padded * 2 * width0
+        high = read_i64(m + M_PLANE1) + tile * padded * 2 * width1
+        for c in range(columns):
+            if c % BLOCK == 0:
+                expand_steps(m, tile, BLOCK, 0, c // BLOCK, 1, steps, steps + 64)
+                if zeros != 0:
+                    point = float32(read_u8(zeros + (tile * groups + c // group) * 16 + lane))
+            number = field(low, width0, lane, c)
+            if width1 != 0:
+                number |= field(high, width1, lane, c) << width0
+            if table != 0:
+                number = int64(read_u8(table + number))
+            elif width0 == 1:
+                number *= 2
+            if minimums != 0:
+                value = read_f32(steps + 4 * lane) * float32(number) - read_f32(steps + 64 + 4 * lane)
+            else:
+                value = read_f32(steps + 4 * lane) * (float32(number) - point)
+            if factors != 0:
+                value *= read_f32(factors + 4 * c)
+            place = c
+            if order != 0:
+                place = int64(read_i32(order + 4 * c))
+            write_f32(out + t * stride + 4 * place, value)
+
+
+@inlined
+def embed_values(kind: Any, row: int, team: int) -> None:
+    """out[i] = row ids[i] of a matrix of whole floats."""
+    n, ids = read_i64(read_i64(row + TOKEN_COUNT)), read_i64(row + TOKEN_IDS)
+    out, stride, columns = read_i64(row + OUT), read_i64(row + OUT_STRIDE), read_i64(row + COLUMNS)
+    plane, step = read_i64(row + PLANE0), value_bytes(kind)
+    while True:
+        t = take(team, 1)
+        if t >= n:
+            return
+        token = read_i64(ids + 8 * t)
+        source = plane + (token // 16 * columns * 16 + token % 16) * step
+        for c in range(columns):
+            write_f32(out + t * stride + 4 * c, read_value(kind, source + c * 16 * step))
+
+
+@op
+def embed_f32(row: int, team: int) -> None:
+    """Rows of a float32 matrix."""
+    embed_values(F32, row, team)
+
+
+@op
+def embed_f16(row: int, team: int) -> None:
+    """Rows of a float16 matrix."""
+    embed_values(F16, row, team)
+
+
+@op
+def embed_bf16(row: int, team: int) -> None:
+    """Rows of a bfloat16 matrix."""
+    embed_values(BF16, row, team)

@@ -1,0 +1,376 @@
+"""The product of tiles of 16 rows with tiles of tokens, of packed codes or of floats.
+
+    out[t, r] = sum over pieces p of x_scale[t, p] * (step[r, p] * sum of number * x8  -  offset[r, p] * sum of x8)
+
+Where the same integer is subtracted from all numbers, targets that gain by it (isa.FOLDED) begin the sum of number * x8
+with -(sum of x8) times that, and there is no offset.
+
+Activations come from activations.py, rounded to int8 per piece of the columns. Of a panel of columns that stays in
+first-level cache, scales are expanded and, for more than a few tokens, codes taken out of their planes, once. Plain f16
+scales of a few tokens are used as they are. With float32 activations the weights are converted in registers instead.
+
+Error bound: int8 sums are exact. Each of the columns / piece pieces adds two products and two sums of float32 to a
+total, so |error| <= gamma(2 * pieces + 4) * sum of |terms|, gamma(n) = n u / (1 - n u), u = 2**-24
+(tests/test_kernels_linear.py).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ggq_kernels.code.compiled import inlined
+from ggq_kernels.product.planes import (
+    BLOCK,
+    BLOCK_BYTES,
+    begin_sums,
+    dot_block,
+    dot_bytes,
+    dot_tiles,
+    lowest,
+    outer_add,
+    outer_add_tiles,
+    outer_block,
+    plane0_bytes,
+    plane1_bytes,
+    scale_add,
+    scale_add_tiles,
+    unpack_block,
+)
+from ggq_kernels.product.steps import (
+    M_GROUP,
+    M_MINIMUMS,
+    M_PLANE0,
+    M_PLANE1,
+    M_SCALES,
+    M_SHIFT,
+    M_SUB_WIDTH0,
+    M_TABLE,
+    M_ZEROS,
+    ask_levels,
+    expand_steps,
+    middle_of,
+)
+from ggq_kernels.product.sums import token_bytes
+from ggq_kernels.vector.isa import AHEAD, AHEAD_EXPANDED, FOLDED, load_f16, load_value, tile_load_f16, value_bytes
+from ggq_kernels.vector.simd import load_f32, mul, read_i64, tag_value
+from ggq_kernels.vector.tiles import (
+    tile_add,
+    tile_add_vector,
+    tile_load,
+    tile_mul,
+    tile_outer,
+    tile_plus,
+    tile_store,
+    tile_zeros,
+)
+
+PANEL = 1024
+"""Columns that are expanded at a time: 16 KiB of bytes, which stay in a first-level cache with the activations."""
+WIDE_PANEL, PAIR_PANEL = 4096, 2048
+"""The same of steps and offsets alone, of one tile and of two: 16 KiB at groups of 32."""
+SCRATCH = PANEL * 20
+"""Bytes of the largest of these panels."""
+ZEROS = 64
+"""Bytes before these panels that hold zeros."""
+
+# Operands of a row of a tape, as byte offsets; the others are linear.py's.
+ADD, COLUMNS, X_GROUP, X, X_SCALE, X_OFFSET, X_SUM, X_STRIDE = range(16, 80, 8)
+# Words of one matrix descriptor behind those of steps.py.
+M_OUT, M_STRIDE, M_BIAS = range(M_SHIFT + 8, M_SHIFT + 32, 8)
+
+
+@inlined
+def one_point(m: int) -> bool:
+    """Whether all offsets are the same multiple of their steps."""
+    return read_i64(m + M_ZEROS) | read_i64(m + M_MINIMUMS) == 0
+
+
+@inlined
+def plain_scales(m: int, piece: int) -> bool:
+    """Whether a piece's step is an f16 number as it is stored, and its offset a multiple of it."""
+    return not expands_offsets(m) and read_i64(m + M_SUB_WIDTH0) == 0 and read_i64(m + M_GROUP) == piece
+
+
+@inlined
+def folds(m: int) -> bool:
+    """Whether what is subtracted from the numbers is an integer that sums of products begin with."""
+    return FOLDED and read_i64(m + M_SHIFT) >= 0
+
+
+@inlined
+def expands_offsets(m: int) -> bool:
+    """Whether offsets of a few tokens are expanded: neither folded in nor the same multiple of all steps."""
+    return not folds(m) if FOLDED else not one_point(m)
+
+
+@inlined
+def beginning(m: int, row: int, place: int, scratch: int) -> Any:
+    """Where the sums lie that products of tokens begin with (`begin_sums`), bytes from one token's to the next, and by
+    how many bits they are shifted."""
+    if folds(m):
+        return read_i64(row + X_SUM) + place, 4, read_i64(m + M_SHIFT)
+    return scratch - ZEROS, 0, 0
+
+
+@inlined
+def multiply_packed(codes: Any, tokens: Any, m: int, tile: int, row: int, token: int, scratch: int) -> Any:
+    """16 rows times a few tokens, the codes straight from their planes; int8 activations."""
+    columns, piece, width = read_i64(row + COLUMNS), read_i64(row + X_GROUP), tag_value(tokens)
+    blocks, table, pieces = columns // BLOCK, read_i64(m + M_TABLE), columns // piece
+    plane0 = read_i64(m + M_PLANE0) + tile * blocks * plane0_bytes(codes)
+    plane1 = read_i64(m + M_PLANE1) + tile * blocks * plane1_bytes(codes)
+    x = read_i64(row + X) + token * columns
+    x_scale = read_i64(row + X_SCALE) + token * pieces * 4
+    x_offset = read_i64(row + X_OFFSET) + token * pieces * 4
+    x_sum, each, shift = beginning(m, row, token * pieces * 4, scratch)
+    steps, offsets, plain = scratch, scratch + WIDE_PANEL * 2 if expands_offsets(m) else 0, plain_scales(m, piece)
+    scale, point = read_i64(m + M_SCALES) + tile * pieces * 32, middle_of(m, lowest(codes))
+    total = tile_zeros(tokens)
+    if plain and piece == BLOCK:  # the same without memory between steps and branches
+        for _ in range(blocks):
+            acc = dot_block(codes, begin_sums(tokens, x_sum, shift), 1, plane0, plane1, table, x)
+            step = load_f16(scale)
+            total = scale_add(total, acc, step, x_scale)
+            if not FOLDED:
+                total = outer_add(total, mul(step, point), x_offset)
+            plane0 += plane0_bytes(codes)
+            plane1 += plane1_bytes(codes)
+            x += BLOCK * width
+            x_scale += 4 * width
+            x_offset += 4 * width
+            x_sum += each * width
+            scale += 32
+        return total
+    for start in range(0, columns, WIDE_PANEL):
+        count = min(WIDE_PANEL, columns - start) // piece
+        if not plain:
+            expand_steps(m, tile, piece, lowest(codes), start // piece, count, steps, offsets)
+        for i in range(count):
+            acc = dot_block(codes, begin_sums(tokens, x_sum, shift), piece // BLOCK, plane0, plane1, table, x)
+            plane0 += piece // BLOCK * plane0_bytes(codes)
+            plane1 += piece // BLOCK * plane1_bytes(codes)
+            x += piece * width
+            if plain:
+                step = load_f16(scale)
+                scale += 32
+            else:
+                step = load_f32(steps + i * 64)
+            total = scale_add(total, acc, step, x_scale)
+            if offsets != 0:
+                total = outer_add(total, load_f32(offsets + i * 64), x_offset)
+            elif not FOLDED:
+                total = outer_add(total, mul(step, point), x_offset)
+            x_scale += 4 * width
+            x_offset += 4 * width
+            x_sum += each * width
+    return total
+
+
+@inlined
+def multiply_tiles(
+    codes: Any, tiles: Any, m: int, tile: int, apart: int, row: int, token: int, sums: int, scratch: int
+) -> Any:
+    """One tile of 16 rows, or two so many tiles apart, times one token, the codes straight from their planes; int8
+    activations, or their tables at `sums`."""
+    columns, piece = read_i64(row + COLUMNS), read_i64(row + X_GROUP)
+    blocks, table, pieces = columns // BLOCK, read_i64(m + M_TABLE), columns // piece
+    plane0 = read_i64(m + M_PLANE0) + tile * blocks * plane0_bytes(codes)
+    plane1 = read_i64(m + M_PLANE1) + tile * blocks * plane1_bytes(codes)
+    scale, point = read_i64(m + M_SCALES) + tile * pieces * 32, middle_of(m, lowest(codes))
+    next0, next1 = apart * blocks * plane0_bytes(codes), apart * blocks * plane1_bytes(codes)
+    next_scale, next_step = apart * pieces * 32, PAIR_PANEL * 2
+    x = sums if token_bytes(codes) > 1 else read_i64(row + X) + token * columns
+    x_scale = read_i64(row + X_SCALE) + token * pieces * 4
+    x_offset = read_i64(row + X_OFFSET) + token * pieces * 4
+    x_sum, each, shift = beginning(m, row, token * pieces * 4, scratch)
+    steps, offsets, plain = scratch, scratch + 2 * next_step if expands_offsets(m) else 0, plain_scales(m, piece)
+    ahead = (AHEAD if plain else AHEAD_EXPANDED) // tag_value(tiles)
+    leveled = read_i64(m + M_MINIMUMS) != 0 and read_i64(m + M_SUB_WIDTH0) != 0
+    total = tile_zeros(tiles)
+    if plain and piece == BLOCK:  # the same without memory between steps and branches: a quarter faster
+        for _ in range(blocks):
+            acc = dot_tiles(codes, begin_sums(tiles, x_sum, shift), 1, plane0, plane1, next0, next1, ahead, table, x)
+            step = tile_load_f16(tiles, scale, next_scale)
+            total = scale_add_tiles(total, acc, step, x_scale)
+            if not FOLDED:
+                total = outer_add_tiles(total, tile_mul(step, point), x_offset)
+            plane0 += plane0_bytes(codes)
+            plane1 += plane1_bytes(codes)
+            x += BLOCK * token_bytes(codes)
+            x_scale += 4
+            x_offset += 4
+            x_sum += each
+            scale += 32
+        return total
+    for start in range(0, columns, PAIR_PANEL):
+        first, count = start // piece, min(PAIR_PANEL, columns - start) // piece
+        if not plain:
+            for k in range(tag_value(tiles)):
+                out, low = k * next_step, offsets + k * next_step if offsets else 0
+                expand_steps(m, tile + k * apart, piece, lowest(codes), first, count, steps + out, low)
+                if start == 0 and leveled:  # 3 to 4 % of a token of q4m-g32-s6; scales alone gain nothing
+                    ask_levels(m, tile + k * apart + 1)
+        for i in range(0, count * 64, 64):
+            acc = dot_tiles(
+                codes, begin_sums(tiles, x_sum, shift), piece // BLOCK, plane0, plane1, next0, next1, ahead, table, x
+            )
+            plane0 += piece // BLOCK * plane0_bytes(codes)
+            plane1 += piece // BLOCK * plane1_bytes(codes)
+            x += piece * token_bytes(codes)
+            if plain:
+                step = tile_load_f16(tiles, scale, next_scale)
+                scale += 32
+            else:
+                step = tile_load(tiles, steps + i, next_step)
+            total = scale_add_tiles(total, acc, step, x_scale)
+            if offsets != 0:
+                total = outer_add_tiles(total, tile_load(tiles, offsets + i, next_step), x_offset)
+            elif not FOLDED:
+                total = outer_add_tiles(total, tile_mul(step, point), x_offset)
+            x_scale += 4
+            x_offset += 4
+            x_sum += each
+    return total
+
+
+@inlined
+def unpack_panel(codes: Any, m: int, tile: int, columns: int, start: int, stop: int, target: int) -> None:
+    """Take the codes of a tile and a panel of columns out of their planes."""
+    blocks, table = columns // BLOCK, read_i64(m + M_TABLE)
+    first = tile * blocks + start // BLOCK
+    plane0 = read_i64(m + M_PLANE0) + first * plane0_bytes(codes)
+    plane1 = read_i64(m + M_PLANE1) + first * plane1_bytes(codes)
+    for _ in range(start, stop, BLOCK):
+        unpack_block(codes, plane0, plane1, table, target)
+        plane0 += plane0_bytes(codes)
+        plane1 += plane1_bytes(codes)
+        target += BLOCK_BYTES
+
+
+@inlined
+def multiply_panel(
+    codes: Any, many: Any, total: Any, m: int, row: int, token: int, start: int, stop: int, scratch: int
+) -> Any:
+    """Add the product of an expanded panel with a tile of tokens."""
+    columns, piece, width = read_i64(row + COLUMNS), read_i64(row + X_GROUP), tag_value(many)
+    steps, offsets, quads = scratch, 0 if folds(m) else scratch + PANEL * 2, scratch + PANEL * 4
+    x = read_i64(row + X) + token * columns + start * width
+    place = (token * (columns // piece) + start // piece * width) * 4
+    x_scale, x_offset = read_i64(row + X_SCALE) + place, read_i64(row + X_OFFSET) + place
+    x_sum, each, shift = beginning(m, row, place, scratch)
+    if piece == BLOCK:  # without branches nothing but the totals is spilled
+        for _ in range(start, stop, BLOCK):
+            acc = dot_bytes(codes, begin_sums(many, x_sum, shift), 1, quads, x)
+            total = scale_add(total, acc, load_f32(steps), x_scale)
+            if not FOLDED or offsets != 0:
+                total = outer_add(total, load_f32(offsets), x_offset)
+                offsets += 64
+            quads += BLOCK_BYTES
+            x += BLOCK * width
+            steps += 64
+            x_scale += 4 * width
+            x_offset += 4 * width
+            x_sum += each * width
+        return total
+    for _ in range((stop - start) // piece):
+        acc = dot_bytes(codes, begin_sums(many, x_sum, shift), piece // BLOCK, quads, x)
+        total = scale_add(total, acc, load_f32(steps), x_scale)
+        if not FOLDED or offsets != 0:
+            total = outer_add(total, load_f32(offsets), x_offset)
+            offsets += 64
+        quads += piece // BLOCK * BLOCK_BYTES
+        x += piece * width
+        steps += 64
+        x_scale += 4 * width
+        x_offset += 4 * width
+        x_sum += each * width
+    return total
+
+
+@inlined
+def put(total: Any, row: int, out: int, stride: int) -> None:
+    """Write or add a tile to the output."""
+    if read_i64(row + ADD) != 0:
+        tile_add(out, stride, total)
+    else:
+        tile_store(out, stride, total)
+
+
+@inlined
+def write(total: Any, m: int, tile: int, row: int, token: int) -> None:
+    """Add the bias where there is one, and write or add the tile of tokens to the output."""
+    bias, stride = read_i64(m + M_BIAS), read_i64(m + M_STRIDE)
+    if bias != 0:
+        total = tile_add_vector(total, load_f32(bias + tile * 64))
+    out = read_i64(m + M_OUT) + token * stride + tile * 64
+    put(total, row, out, stride)
+
+
+@inlined
+def write_tiles(total: Any, tiles: Any, m: int, tile: int, apart: int, row: int, token: int, scratch: int) -> None:
+    """The same of one tile or two and one token; a tile that is 0 apart from itself is written once."""
+    bias = read_i64(m + M_BIAS)
+    if bias != 0:
+        total = tile_plus(total, tile_load(tiles, bias + tile * 64, apart * 64))
+    out = read_i64(m + M_OUT) + token * read_i64(m + M_STRIDE) + tile * 64
+    stride = apart * 64 if apart else scratch - out
+    put(total, row, out, stride)
+
+
+@inlined
+def multiply_many(codes: Any, many: Any, m: int, tile: int, row: int, token: int, stop: int, scratch: int) -> None:
+    """16 rows times tokens token .. stop - 1, whole tiles of them, panel by panel; int8 activations."""
+    columns, piece, width = read_i64(row + COLUMNS), read_i64(row + X_GROUP), tag_value(many)
+    totals = scratch + SCRATCH
+    for start in range(0, columns, PANEL):
+        end = min(start + PANEL, columns)
+        count = (end - start) // piece
+        expand_steps(
+            m, tile, piece, lowest(codes), start // piece, count, scratch, 0 if folds(m) else scratch + PANEL * 2
+        )
+        unpack_panel(codes, m, tile, columns, start, end, scratch + PANEL * 4)
+        for t in range(token, stop, width):
+            kept = totals + (t - token) * 64
+            total = tile_zeros(many) if start == 0 else tile_load(many, kept, 64)
+            total = multiply_panel(codes, many, total, m, row, t, start, end, scratch)
+            if end == columns:
+                write(total, m, tile, row, t)
+            else:
+                tile_store(kept, 64, total)
+
+
+@inlined
+def multiply_float(codes: Any, many: Any, m: int, tile: int, row: int, token: int, scratch: int) -> Any:
+    """16 rows times a tile of tokens; float32 activations."""
+    columns, stride = read_i64(row + COLUMNS), read_i64(row + X_STRIDE)
+    blocks, table = columns // BLOCK, read_i64(m + M_TABLE)
+    plane0 = read_i64(m + M_PLANE0) + tile * blocks * plane0_bytes(codes)
+    plane1 = read_i64(m + M_PLANE1) + tile * blocks * plane1_bytes(codes)
+    x = read_i64(row + X) + token * stride
+    steps, offsets = scratch, scratch + PANEL * 2
+    total = tile_zeros(many)
+    for start in range(0, columns, PANEL):
+        count = min(PANEL, columns - start) // BLOCK
+        expand_steps(m, tile, BLOCK, 0, start // BLOCK, count, steps, offsets)
+        for i in range(count):
+            step, offset = load_f32(steps + i * 64), load_f32(offsets + i * 64)
+            total = outer_block(codes, total, step, offset, plane0, plane1, table, x, stride)
+            plane0 += plane0_bytes(codes)
+            plane1 += plane1_bytes(codes)
+            x += BLOCK * 4
+    return total
+
+
+@inlined
+def multiply_whole(kind: Any, tokens: Any, m: int, tile: int, row: int, token: int, _: int) -> Any:
+    """One tile of 16 rows of whole floats times a tile of tokens; float32 activations."""
+    columns, stride = read_i64(row + COLUMNS), read_i64(row + X_STRIDE)
+    step = 16 * value_bytes(kind)
+    w = read_i64(m + M_PLANE0) + tile * columns * step
+    x = read_i64(row + X) + token * stride
+    total = tile_zeros(tokens)
+    for _ in range(columns):
+        total = tile_outer(total, load_value(kind, w), x, stride)
+        w += step
+        x += 4
+    return total

@@ -1,0 +1,1 @@
+"""What happens to activations row by row."""

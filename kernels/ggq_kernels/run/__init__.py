@@ -1,0 +1,1 @@
+"""Running rows on a team of threads."""

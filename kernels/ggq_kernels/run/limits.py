@@ -1,0 +1,111 @@
+"""What this machine can do, to hold a speed against: reading memory, and integer products without memory."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+from numba import float32
+
+from ggq_kernels.code.compiled import op
+from ggq_kernels.product.linear import MANY, Q4
+from ggq_kernels.product.planes import BLOCK_BYTES, dot_bytes, sums_of, tile_sum
+from ggq_kernels.run.calls import row
+from ggq_kernels.run.team import take
+from ggq_kernels.run.threads import Team, aligned_zeros
+from ggq_kernels.vector.isa import TOKENS
+from ggq_kernels.vector.simd import add, load_f32, read_i64, splat_f32, total, write_f32
+
+COUNT, SOURCE, SIZE, OUT = 8, 16, 24, 32
+PIECE = 1 << 18
+"""Bytes that one thread reads, or repeats of a product, at a time."""
+RUN = PIECE // 4
+"""Bytes that it reads one after the other."""
+BUFFER_BYTES = 1 << 29
+"""More than any last-level cache that this package will meet."""
+
+
+@op
+def read_memory(row: int, team: int) -> None:
+    """Read a buffer once, each piece in four runs side by side: a seventh faster than in one."""
+    source, size, out = read_i64(row + SOURCE), read_i64(row + SIZE), read_i64(row + OUT)
+    while True:
+        piece = take(team, 1)
+        if piece >= size // PIECE:
+            return
+        a = b = c = d = splat_f32(float32(0.0))
+        start = source + piece * PIECE
+        for i in range(start, start + RUN, 64):
+            a, b = add(a, load_f32(i)), add(b, load_f32(i + RUN))
+            c, d = add(c, load_f32(i + 2 * RUN)), add(d, load_f32(i + 3 * RUN))
+        write_f32(out, total(add(add(a, b), add(c, d))))
+
+
+@op
+def multiply(row: int, team: int) -> None:
+    """The integer product of 4-bit numbers and a tile of tokens, over and over on operands that stay in first-level
+    cache."""
+    source, count, out = read_i64(row + SOURCE), read_i64(row + SIZE), read_i64(row + OUT)
+    while True:
+        piece = take(team, 1)
+        if piece >= count:
+            return
+        acc = sums_of(MANY)
+        for i in range(1 << 14):
+            acc = dot_bytes(Q4, acc, 1, source + i % 4 * BLOCK_BYTES, source + 4 * BLOCK_BYTES + i % 4 * 64)
+        write_f32(out, tile_sum(acc))
+
+
+class MemoryReader:
+    """Reads a buffer beyond every cache, pass by pass, so that it can take turns with what is held against it.
+
+    Args:
+        threads: All cores unless told.
+        size: Bytes of the buffer, BUFFER_BYTES unless told.
+    """
+
+    def __init__(self, threads: int | None = None, size: int | None = None) -> None:
+        self._size = size or BUFFER_BYTES
+        self._team, self._buffer, self._out = Team(threads), aligned_zeros(self._size), np.zeros(16, np.float32)
+        self._buffer[::4096] = 1  # pages of the kernel's one zero page would be read from cache
+        operands = {SOURCE: self._buffer.ctypes.data, SIZE: self._size, OUT: self._out.ctypes.data}
+        self._tape = np.stack([row(read_memory, operands)])
+
+    def rates(self, passes: int) -> list[float]:
+        """GB/s of each of some passes, after one that warms up."""
+        return [self._size / seconds / 1e9 for seconds in _seconds(self._team, self._tape, passes)]
+
+    def close(self) -> None:
+        """End the threads."""
+        self._team.close()
+
+
+def _seconds(team: Team, tape: np.ndarray, repeat: int) -> list[float]:
+    team.run(tape)
+    seconds = []
+    for _ in range(repeat):
+        start = time.perf_counter()
+        team.run(tape)
+        seconds.append(time.perf_counter() - start)
+    return seconds
+
+
+def read_bandwidth(threads: int | None = None, repeat: int = 5, size: int | None = None) -> float:
+    """GB/s at which so many threads together read memory: the best of some passes; see `MemoryReader`."""
+    reader = MemoryReader(threads, size)
+    try:
+        return max(reader.rates(repeat))
+    finally:
+        reader.close()
+
+
+def integer_peak(threads: int | None = None, repeat: int = 5) -> float:
+    """GOP/s (two operations a product) of this target's integer dot product of 4-bit numbers, out of first-level
+    cache."""
+    team, buffer, out, count = Team(threads), aligned_zeros(8192), np.zeros(16, np.float32), 64
+    operands = {SOURCE: buffer.ctypes.data, SIZE: count, OUT: out.ctypes.data}
+    try:
+        seconds = min(_seconds(team, np.stack([row(multiply, operands)]), repeat))
+        return count * (1 << 14) * 16 * 32 * TOKENS * 2 / seconds / 1e9
+    finally:
+        team.close()

@@ -1,0 +1,1 @@
+"""SIMD vectors, instruction sets and register tiles."""

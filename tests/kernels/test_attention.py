@@ -1,0 +1,214 @@
+"""Attention over a paged cache against float64, within a bound that follows its float32 operations one by one."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from ggq.engine.kv.pages import PagedSequence, PagePool
+from ggq_kernels.attend.attention import PAGE
+from ggq_kernels.run import calls
+from ggq_kernels.vector.isa import FLOAT_ROWS
+from tests.kit.kernel_support import UNIT, Floats, address, count, gamma, output, run
+
+pytestmark = pytest.mark.kernels
+
+CACHE = {"f16": np.float16, "f32": np.float32}
+EXP2 = 3e-7
+"""Largest relative error of the kernels' exp2 (test_kernels_activations.py)."""
+
+
+class Layers:
+    """A cache of some layers, with what was stored in the layer at hand as float64."""
+
+    def __init__(self, kind: str, heads: int, kv_heads: int, dim: int, layers: int = 1) -> None:
+        self.kind, self.heads, self.kv_heads, self.dim, self.layers = kind, heads, kv_heads, dim, layers
+        self.pool = PagePool(layers * calls.layer_bytes(kind, kv_heads, dim), PAGE)
+        self.sequences: list[PagedSequence] = []
+        self.keys: list[np.ndarray] = []
+        self.values: list[np.ndarray] = []
+        self.scale = 1 / math.sqrt(dim)
+
+    def open(self) -> int:
+        self.sequences.append(PagedSequence())
+        self.keys.append(np.zeros((0, self.kv_heads, self.dim)))
+        self.values.append(np.zeros((0, self.kv_heads, self.dim)))
+        return len(self.sequences) - 1
+
+    def append(
+        self, batch: list[tuple[int, np.ndarray, np.ndarray, np.ndarray]], layer: int = 0, threads: int = 1
+    ) -> list[np.ndarray]:
+        """Store keys and values of (sequence, queries, keys, values), each float32 (tokens, heads * dim); attend."""
+        q, k, v = (np.concatenate([run[i] for run in batch]) for i in (1, 2, 3))
+        n, first, jobs = len(q), 0, 0
+        runs: list[tuple[int, int, int, int, int]] = []
+        tables: list[int] = []
+        positions: list[int] = []
+        for sequence, queries, keys, values in batch:
+            paged, tokens = self.sequences[sequence], len(queries)
+            self.pool.reserve(paged, paged.length + tokens)
+            runs.append((first, tokens, paged.length, paged.address, jobs))
+            tables += [paged.address] * tokens
+            jobs += calls.attention_jobs(tokens, self.heads, self.kv_heads)
+            positions += range(paged.length, paged.length + tokens)
+            paged.length, first = paged.length + tokens, first + tokens
+            for store, new in ((self.keys, keys), (self.values, values)):
+                rounded = new.astype(CACHE[self.kind]).astype(np.float64).reshape(tokens, self.kv_heads, self.dim)
+                store[sequence] = np.concatenate([store[sequence], rounded])
+        query, key, value, out = Floats(q), Floats(k), Floats(v), output(n, q.shape[1])
+        sizes = calls.Heads(self.heads, self.kv_heads, self.dim, layer * self.pool.page_bytes // self.layers)
+        words = np.array(runs, np.int64)
+        scale, rows_count, run_count = np.array([self.scale * math.log2(math.e)]), count(n), count(len(runs))
+        of_token = np.array(positions, np.int64), np.array(tables, np.int64)
+        store_row = calls.store_kv_row(
+            self.kind, address(rows_count), key.rows, value.rows, sizes, address(of_token[0]), address(of_token[1])
+        )
+        rows = calls.attention_row(
+            self.kind, address(run_count), address(words), query.rows, out.rows, sizes, address(scale)
+        )
+        run(store_row, rows, threads=threads)
+        assert (out.whole[n:] == out.whole[-1, -1]).all(), "written beyond the batch"
+        return np.split(out.values.copy(), np.cumsum([len(b[1]) for b in batch])[:-1])
+
+    def check(self, sequence: int, queries: np.ndarray, got: np.ndarray) -> None:
+        """The outputs of the last tokens of a sequence are within the bound."""
+        n, share = len(queries), self.heads // self.kv_heads
+        q = queries.astype(np.float64).reshape(n, self.heads, self.dim)
+        start = len(self.keys[sequence]) - n
+        for head in range(self.heads):
+            k, v = self.keys[sequence][:, head // share], self.values[sequence][:, head // share]
+            later = np.arange(len(k))[None] > start + np.arange(n)[:, None]
+            scores = np.where(later, -np.inf, q[:, head] @ k.T * self.scale)
+            weights = np.exp(scores - scores.max(axis=1, keepdims=True))
+            weights /= weights.sum(axis=1, keepdims=True)
+            allowed = self.bound(q[:, head], k, v, weights, later)
+            error = np.abs(got.reshape(n, self.heads, self.dim)[:, head] - weights @ v)
+            assert (error <= allowed).all(), (error / allowed).max()
+
+    def bound(self, q: np.ndarray, k: np.ndarray, v: np.ndarray, weights: np.ndarray, later: np.ndarray) -> np.ndarray:
+        """How far float32 may be off.
+
+        A score in units of log2 is off by gamma(dim + 3) of its terms: query times scale (both rounded), products,
+        sums. The peak is subtracted, one rounding of a difference of at most twice the largest score; its own error
+        cancels. A weight is off by ln 2 times that, by EXP2, and by one such factor and its product for each page
+        that moved the peak. Sums of weights and of weighted values add a rounding for each position, a product and a
+        quotient follow. Numerator and denominator both have it. A weight is never below 2**-126, however small it
+        should be.
+        """
+        terms = np.abs(q) @ np.abs(k).T * self.scale * math.log2(math.e)
+        terms = np.where(later, 0, terms).max(axis=1)
+        scores = terms * gamma(self.dim + 3) + 2 * terms * UNIT
+        pages = -(-len(k) // PAGE)
+        weight = np.log(2) * scores * 1.01 + EXP2 + pages * (np.log(2) * 4 * terms * UNIT + EXP2 + UNIT)
+        relative = 2 * weight + 2 * gamma(len(k) + pages + 3)
+        return np.asarray(relative[:, None] * (weights @ np.abs(v)) + len(k) * 2.0**-125 * np.abs(v).max())
+
+
+def numbers(rng: np.random.Generator, layers: Layers, tokens: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Queries, keys and values of some tokens."""
+    q = rng.standard_normal((tokens, layers.heads * layers.dim)) * 2
+    k, v = (rng.standard_normal((tokens, layers.kv_heads * layers.dim)) for _ in range(2))
+    return q.astype(np.float32), k.astype(np.float32), v.astype(np.float32)
+
+
+@pytest.mark.parametrize("kind", ["f16", "f32"])
+@pytest.mark.parametrize("dim", [8, 16, 24, 64, 80])
+@pytest.mark.parametrize("share", [1, 2, 3, 4, 7, 8])
+def test_sequences_of_different_lengths_in_one_batch(kind: str, dim: int, share: int) -> None:
+    rng, layers = np.random.default_rng(100 * dim + share), Layers(kind, 2 * share, 2, dim)
+    lengths = [5, 1, FLOAT_ROWS + 1]
+    for tokens in (lengths, [1, 1, 1], [3, 20, 2]):
+        batch = [(i, *numbers(rng, layers, n)) for i, n in enumerate(tokens)]
+        while len(layers.sequences) < len(batch):
+            layers.open()
+        for (sequence, queries, *_), got in zip(batch, layers.append(batch)):
+            layers.check(sequence, queries, got)
+
+
+@pytest.mark.parametrize("kind", ["f16", "f32"])
+@pytest.mark.parametrize("length", [PAGE - 1, PAGE, PAGE + 1, 300])
+def test_lengths_around_the_edges_of_pages(kind: str, length: int) -> None:
+    """One pass over all tokens, and one more token after it."""
+    rng, layers = np.random.default_rng(length), Layers(kind, 4, 2, 16)
+    sequence = layers.open()
+    for tokens in (length, 1):
+        q, k, v = numbers(rng, layers, tokens)
+        layers.check(sequence, q, layers.append([(sequence, q, k, v)])[0])
+
+
+def test_a_context_in_pieces_is_the_context_at_once() -> None:
+    """Each query goes over the same pages in the same order, whatever tile it lies in: bit for bit the same."""
+    rng, layers = np.random.default_rng(12), Layers("f16", 6, 2, 24)
+    q, k, v = numbers(rng, layers, 300)
+    whole = layers.append([(layers.open(), q, k, v)])[0]
+    pieces, start, sequence = [], 0, layers.open()
+    for n in (1, 126, 1, 1, 100, 71):
+        part = slice(start, start + n)
+        pieces += layers.append([(sequence, q[part], k[part], v[part])], threads=2)
+        start += n
+    layers.check(sequence, q, np.concatenate(pieces))
+    np.testing.assert_array_equal(np.concatenate(pieces), whole)
+
+
+@pytest.mark.parametrize("kind", ["f16", "f32"])
+def test_pages_of_a_closed_sequence_are_used_again(kind: str) -> None:
+    """What the last owner left behind the new one's tokens does not show: large numbers at every position."""
+    rng, layers = np.random.default_rng(13), Layers(kind, 2, 1, 24)
+    old = layers.open()
+    q, k, v = numbers(rng, layers, 2 * PAGE)
+    layers.append([(old, q, k * 1000, v + 60000)])
+    pages = set(layers.sequences[old].pages)
+    layers.pool.release(layers.sequences[old])
+    new = layers.open()
+    for n in (3, 1, PAGE + 1):
+        q, k, v = numbers(rng, layers, n)
+        layers.check(new, q, layers.append([(new, q, k, v)])[0])
+    assert set(layers.sequences[new].pages) == pages
+
+
+def test_layers_of_a_page_are_apart() -> None:
+    rng, layers = np.random.default_rng(14), Layers("f16", 2, 2, 8, layers=3)
+    sequence = layers.open()
+    per_layer = [numbers(rng, layers, 20) for _ in range(3)]
+    for layer, (q, k, v) in enumerate(per_layer):
+        layers.sequences[sequence].length = 0
+        layers.append([(sequence, q, k, v)], layer)
+    for layer, (q, k, v) in enumerate(per_layer):  # the last token again: what it sees must be its own layer
+        layers.sequences[sequence].length = 19
+        layers.keys[sequence], layers.values[sequence] = (
+            a[:19].astype(np.float16).astype(np.float64).reshape(19, 2, 8) for a in (k, v)
+        )
+        got = layers.append([(sequence, q[19:], k[19:], v[19:])], layer)[0]
+        layers.check(sequence, q[19:], got)
+
+
+def test_scores_far_apart_and_all_alike() -> None:
+    """One key that outweighs all others by far more than float32 can show, and keys that are all the same."""
+    layers = Layers("f32", 1, 1, 16)
+    q = np.full((200, 16), 30, np.float32)
+    k, v = np.zeros((200, 16), np.float32), np.random.default_rng(15).standard_normal((200, 16)).astype(np.float32)
+    for peak in (0, 77, 150):  # the peak moves with the first, in the middle of the first and on the second page
+        k[:] = -30
+        k[peak] = 30
+        sequence = layers.open()
+        got = layers.append([(sequence, q, k, v)])[0]
+        np.testing.assert_allclose(
+            got[peak:], np.tile(v[peak], (200 - peak, 1)), rtol=2 * gamma(205), atol=200 * 2**-120
+        )
+    k[:] = 1
+    sequence = layers.open()
+    layers.check(sequence, q, layers.append([(sequence, q, k, v)])[0])
+
+
+def test_two_threads_give_the_same_bits() -> None:
+    rng = np.random.default_rng(16)
+    layers = Layers("f16", 8, 2, 64)
+    batch = [numbers(rng, layers, n) for n in (70, 1, 30)]
+    results = []
+    for threads in (1, 2, 64):
+        sequences = [layers.open() for _ in batch]
+        results.append(np.concatenate(layers.append([(s, *b) for s, b in zip(sequences, batch)], threads=threads)))
+    np.testing.assert_array_equal(results[0], results[1])
+    np.testing.assert_array_equal(results[0], results[2])
