@@ -31,7 +31,9 @@ class Architecture(Protocol):
     """A family of checkpoints, as data: the one place that knows Hugging Face's names for it."""
 
     names: tuple[str, ...]
-    """Hugging Face class names, as in "architectures" of config.json."""
+    """Hugging Face class names, as in "architectures" of config.json; the first is the one that is written down."""
+    model_types: tuple[str, ...]
+    """Values of "model_type" in config.json."""
 
     def config(self, hf: Mapping[str, object], path: str | os.PathLike[str] | None = None) -> ModelConfig:
         """The normalised, checked form of a config.json."""

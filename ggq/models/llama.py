@@ -27,11 +27,15 @@ MODULES = {
 }
 """Module names in a checkpoint by the middle of a role: "layers.3.mlp.up.bias" is "model.layers.3.mlp.up_proj.bias"."""
 
+ACTIVATIONS = {"silu": "silu", "swish": "silu"}
+"""Names that transformers has for an activation, and ours."""
+
 
 class Llama:
     """LlamaForCausalLM: RMS norms before, grouped-query attention with RoPE, a gated SiLU feed-forward."""
 
-    names: tuple[str, ...] = ("LlamaForCausalLM",)
+    names: tuple[str, ...] = ("LlamaForCausalLM", "LlamaModel")
+    model_types: tuple[str, ...] = ("llama",)
 
     def config(self, hf: Mapping[str, object], path: str | os.PathLike[str] | None = None) -> ModelConfig:
         """The normalised form of a config.json; what it leaves out has transformers' default, except for the sizes.
@@ -62,7 +66,7 @@ class Llama:
             context_length=context,
             norm="rms",
             norm_epsilon=fields.number("rms_norm_eps", limits.NUMBERS["norm_epsilon"], 1e-6),
-            activation=fields.choice("hidden_act", ("silu",), "silu"),
+            activation=activation(fields),
             gated=True,
             rope=rope_config(fields, context),
             tied_embedding=fields.flag("tie_word_embeddings", False),
@@ -84,10 +88,25 @@ class Llama:
         return specs
 
 
+def activation(fields: Fields) -> str:
+    """The activation by the name that this project gives it."""
+    return ACTIVATIONS[fields.choice("hidden_act", tuple(ACTIVATIONS), "silu")]
+
+
+def rope_source(fields: Fields) -> Fields:
+    """The object that says how heads are rotated: "rope_scaling" unless it is empty, else "rope_parameters" (S-1)."""
+    for key in ("rope_scaling", "rope_parameters"):
+        if fields.values.get(key) not in (None, False) and len(fields.inner(key).values):
+            return fields.inner(key)
+    return Fields({}, fields.path)
+
+
 def rope_config(fields: Fields, context: int) -> RopeConfig:
-    """RoPE as transformers 5 ("rope_parameters") or 4 ("rope_theta" beside "rope_scaling") writes it."""
-    name = "rope_parameters" if "rope_parameters" in fields else "rope_scaling"
-    inner = fields.inner(name) if name in fields else Fields({}, fields.path)
+    """RoPE as transformers 5 ("rope_parameters") or 4 ("rope_theta" beside "rope_scaling") writes it.
+
+    Which of two places wins is told in docs/sources.md, S-1 to S-4.
+    """
+    inner = rope_source(fields)
     kind = inner.choice("rope_type" if "rope_type" in inner else "type", ("default", "llama3"), "default")
     for key, value in inner.values.items():
         if isinstance(value, list | dict):  # a RoPE per kind of layer, or sections of a multimodal one
@@ -98,6 +117,7 @@ def rope_config(fields: Fields, context: int) -> RopeConfig:
     theta = (inner if "rope_theta" in inner else fields).number("rope_theta", limits.NUMBERS["theta"], 10000.0)
     if kind == "default":
         return RopeConfig(theta, "half", "none", 0.0, 0.0, 0.0, 0)
+    original = "original_max_position_embeddings"
     return RopeConfig(
         theta=theta,
         layout="half",
@@ -105,8 +125,8 @@ def rope_config(fields: Fields, context: int) -> RopeConfig:
         factor=inner.number("factor", limits.NUMBERS["factor"]),
         low_frequency_factor=inner.number("low_freq_factor", limits.NUMBERS["low_frequency_factor"]),
         high_frequency_factor=inner.number("high_freq_factor", limits.NUMBERS["high_frequency_factor"]),
-        original_context_length=inner.integer(
-            "original_max_position_embeddings", limits.INTEGERS["original_context_length"], context
+        original_context_length=(fields if original in fields else inner).integer(
+            original, limits.INTEGERS["original_context_length"], context
         ),
     )
 

@@ -15,28 +15,44 @@ ARCHITECTURES: tuple[Architecture, ...] = (Llama(),)
 
 
 def find_architecture(hf: Mapping[str, object], path: str | os.PathLike[str] | None = None) -> Architecture:
-    """The architecture that a config.json names.
+    """The architecture that a config.json names: by "architectures", and where that is missing by "model_type".
 
     Args:
         hf: The parsed config.json.
         path: That file, for the messages.
 
     Raises:
-        ModelError: "architectures" is not a list with one string.
-        UnsupportedError: No such architecture here, or the weights are quantized already.
+        ModelError: "architectures" is no list of strings, or names another family than "model_type" (S-5).
+        UnsupportedError: No such architecture here.
     """
-    found = hf.get("architectures")
-    if not isinstance(found, list) or len(found) != 1 or not isinstance(found[0], str):
-        raise ModelError(f"{shown(found)} found, a list with one class name expected", path=path, where="architectures")
-    if hf.get("quantization_config") is not None:
-        raise UnsupportedError(
-            "the weights of this checkpoint are quantized already",
-            path=path,
-            where="quantization_config",
-            fix="convert the original checkpoint",
-        )
+    listed = hf.get("architectures")
+    listed = [listed] if isinstance(listed, str) else [] if listed is None else listed
+    if not isinstance(listed, list) or not all(isinstance(name, str) for name in listed):
+        raise ModelError(f"{shown(listed)} found, a list of class names expected", path=path, where="architectures")
+    model_type = hf.get("model_type")
+    typed = next((family for family in ARCHITECTURES if model_type in family.model_types), None)
+    if not listed and typed is None:
+        raise _unknown("model_type" if model_type is not None else "architectures", model_type, path)
+    families = [_named(name, path) for name in dict.fromkeys(listed)]
+    if typed is None and isinstance(model_type, str):
+        problem = f"{shown(model_type)} found, and architectures {shown(listed[0])}: they name different models"
+        raise ModelError(problem, path=path, where="model_type", fix="correct the one that is wrong")
+    found = list(dict.fromkeys([*([] if typed is None else [typed]), *families]))
+    if len(found) > 1:
+        names = ", ".join([*([] if typed is None else [f"model_type {shown(model_type)}"]), *map(shown, listed)])
+        raise ModelError(f"{names} name different models", path=path, where="architectures")
+    return found[0]
+
+
+def _named(name: str, path: str | os.PathLike[str] | None) -> Architecture:
+    """The architecture of a class."""
     for architecture in ARCHITECTURES:
-        if found[0] in architecture.names:
+        if name in architecture.names:
             return architecture
-    known = ", ".join(name for architecture in ARCHITECTURES for name in architecture.names)
-    raise UnsupportedError(f"{shown(found[0])} is not supported; supported: {known}", path=path, where="architectures")
+    raise _unknown("architectures", name, path)
+
+
+def _unknown(where: str, found: object, path: str | os.PathLike[str] | None) -> UnsupportedError:
+    known = ", ".join(architecture.names[0] for architecture in ARCHITECTURES)
+    what = "missing" if found is None else f"{shown(found)} is not supported"
+    return UnsupportedError(f"{what}; supported: {known}", path=path, where=where)

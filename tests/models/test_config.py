@@ -104,8 +104,8 @@ def test_contradictions_are_refused(changes: dict[str, Any], message: str) -> No
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"hidden_act": "gelu"}, "hidden_act: 'gelu' is not supported; supported: silu"),
-        ({"hidden_act": "\x1b[31m"}, r"hidden_act: '\x1b[31m' is not supported; supported: silu"),
+        ({"hidden_act": "gelu"}, "hidden_act: 'gelu' is not supported; supported: silu, swish"),
+        ({"hidden_act": "\x1b[31m"}, r"hidden_act: '\x1b[31m' is not supported; supported: silu, swish"),
         (
             {"rope_scaling": {"type": "linear", "factor": 2}},
             "rope_scaling.type: 'linear' is not supported; supported: default, llama3",
@@ -132,15 +132,85 @@ def test_what_the_engine_has_not_is_refused(changes: dict[str, Any], message: st
     assert str(caught.value) == f"config.json: {message}"
 
 
-@pytest.mark.parametrize("found", [None, [], "LlamaForCausalLM", [1], ["LlamaForCausalLM", "LlamaModel"]])
-def test_architectures_must_name_one(found: object) -> None:
-    with pytest.raises(ModelError, match="a list with one class name expected"):
-        find_architecture({"architectures": found})
+@pytest.mark.parametrize(
+    "named",
+    [
+        {"architectures": ["LlamaForCausalLM"]},
+        {"architectures": "LlamaForCausalLM"},
+        {"architectures": ["LlamaForCausalLM", "LlamaForCausalLM"]},
+        {"architectures": ["LlamaModel"]},
+        {"architectures": None, "model_type": "llama"},
+        {"architectures": [], "model_type": "llama"},
+        {"model_type": "llama"},
+        {"architectures": ["LlamaForCausalLM", "LlamaModel"], "model_type": "llama"},
+    ],
+)
+def test_a_family_is_known_by_its_class_or_its_model_type(named: dict[str, Any]) -> None:
+    """S-5: as transformers, which goes by model_type and does not look at "architectures"."""
+    assert find_architecture(named).names[0] == "LlamaForCausalLM"
 
 
-def test_quantized_checkpoints_are_refused() -> None:
-    with pytest.raises(UnsupportedError, match="quantized already\nconvert the original checkpoint"):
-        find_architecture({**LLAMA, "quantization_config": {"bits": 4}})
+@pytest.mark.parametrize(
+    ("named", "kind", "message"),
+    [
+        ({}, UnsupportedError, "architectures: missing; supported: LlamaForCausalLM"),
+        ({"architectures": [], "model_type": "t5"}, UnsupportedError, "model_type: 't5' is not supported"),
+        ({"architectures": [1]}, ModelError, "architectures: a list of 1 found, a list of class names expected"),
+        ({"architectures": {"a": 1}}, ModelError, "architectures: an object found, a list of class names expected"),
+        ({"architectures": ["LlamaForCausalLM", "T5Model"]}, UnsupportedError, "architectures: 'T5Model'"),
+        (
+            {"architectures": ["LlamaForCausalLM"], "model_type": "t5"},
+            ModelError,
+            "model_type: 't5' found, and architectures 'LlamaForCausalLM': they name different models",
+        ),
+    ],
+)
+def test_what_names_no_family_or_two_is_refused(named: dict[str, Any], kind: type[GGQError], message: str) -> None:
+    with pytest.raises(kind, match=message):
+        find_architecture(named)
+
+
+SCALED = {"rope_type": "llama3", **LLAMA3}
+
+
+@pytest.mark.parametrize(
+    ("rule", "changes", "theta", "scaling", "original"),
+    [
+        (
+            "S-1",
+            {"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}, "rope_scaling": SCALED},
+            1e4,
+            "llama3",
+            32,
+        ),
+        (
+            "S-1",
+            {"rope_parameters": {**SCALED, "rope_theta": 5e5}, "rope_scaling": {"type": "default"}},
+            1e4,
+            "none",
+            0,
+        ),
+        ("S-1", {"rope_parameters": {**SCALED, "rope_theta": 5e5}, "rope_scaling": {}}, 5e5, "llama3", 32),
+        ("S-1", {"rope_parameters": {**SCALED, "rope_theta": 5e5}, "rope_scaling": False}, 5e5, "llama3", 32),
+        ("S-1", {"rope_scaling": False}, 1e4, "none", 0),
+        ("S-2", {"rope_theta": 7e5, "rope_scaling": {**SCALED, "rope_theta": 5e3}}, 5e3, "llama3", 32),
+        ("S-2", {"rope_theta": 7e5, "rope_parameters": {"rope_theta": 5e5}, "rope_scaling": SCALED}, 7e5, "llama3", 32),
+        ("S-2", {"rope_theta": 7e5, "rope_parameters": {"rope_type": "default"}}, 7e5, "none", 0),
+        ("S-3", {"rope_scaling": {**SCALED, "type": "default"}}, 1e4, "llama3", 32),
+        ("S-3", {"rope_scaling": {**SCALED, "rope_type": "default", "type": "llama3"}}, 1e4, "none", 0),
+        ("S-4", {"rope_scaling": SCALED, "original_max_position_embeddings": 64}, 1e4, "llama3", 64),
+    ],
+)
+def test_which_source_of_rope_wins(
+    rule: str, changes: dict[str, Any], theta: float, scaling: str, original: int
+) -> None:
+    """docs/sources.md; each value is what transformers 5.24 computes with."""
+    rope = config_of(**changes).rope
+    assert (rope.theta, rope.scaling, rope.original_context_length) == (theta, scaling, original), rule
+
+
+def test_an_activation_has_several_names() -> None:
+    assert config_of(hidden_act="swish") == config_of(hidden_act="silu")
 
 
 @pytest.mark.parametrize("name", CONFIGS)

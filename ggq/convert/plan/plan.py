@@ -11,6 +11,7 @@ from ggq.convert.plan.recipe import Recipe, check_rules
 from ggq.convert.source.assets import read_assets
 from ggq.convert.source.checkpoint import CONFIG, FLOATS, Checkpoint
 from ggq.convert.source.hub import Source
+from ggq.convert.source.quantized import check_not_quantized
 from ggq.convert.source.safetensors_header import SourceTensor
 from ggq.convert.source.tokens import Tokens, read_tokens
 from ggq.errors import ConvertError, UnsupportedError
@@ -134,6 +135,7 @@ def make_plan(source: Source, recipe: Recipe) -> Plan:
     path = checkpoint.folder.path / CONFIG
     architecture = find_architecture(checkpoint.config, path)
     model = architecture.config(checkpoint.config, path)
+    check_not_quantized(checkpoint)
     specs = architecture.tensors(model)
     wanted, ignored = match_tensors(specs, checkpoint)
     check_rules(recipe, wanted)
@@ -143,7 +145,7 @@ def make_plan(source: Source, recipe: Recipe) -> Plan:
         checkpoint=checkpoint,
         recipe=recipe,
         model=model,
-        architecture=checkpoint.config["architectures"][0],
+        architecture=architecture.names[0],
         tokens=read_tokens(checkpoint.folder, assets, model.vocabulary_size),
         assets=assets,
         tensors=tuple(_plan_tensor(spec, checkpoint.tensors[spec.name], recipe) for spec in wanted),
