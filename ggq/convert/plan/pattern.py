@@ -125,7 +125,8 @@ class Pattern:
         if kind is sre.BRANCH:
             return self._add(_State(next=[self._sequence(branch, after) for branch in value[1]]))
         if kind in (sre.MAX_REPEAT, sre.MIN_REPEAT):
-            return self._repeat(*value, after)
+            least, most, inner = value
+            return self._repeat(least, most, inner, after)
         if kind is sre.AT and value in _PLACES:
             return self._add(_State(place=_PLACES[value], next=[after]))
         return self._add(_State(_test(kind, value, self._refuse), next=[after]))
@@ -173,7 +174,7 @@ def _test(kind: Any, value: Any, refuse: Callable[[str], UsageError]) -> Test:
     if kind is sre.CATEGORY and value in _CLASSES:
         return _CLASSES[value]
     if kind is sre.IN:
-        tests = [_test(*item, refuse) for item in value if item[0] is not sre.NEGATE]
+        tests = [_test(inner, found, refuse) for inner, found in value if inner is not sre.NEGATE]
         negated = value[0][0] is sre.NEGATE
         return lambda character: any(test(character) for test in tests) != negated
     raise refuse(f"{str(kind).lower()} is not supported in a regular expression here")
