@@ -12,6 +12,7 @@ import ggq
 from ggq.convert.calibrate.calibration import Calibration, check_calibration, make_calibration
 from ggq.convert.mix.mix import rehearsal, solve_target
 from ggq.convert.plan.choices import Choices, read_choices
+from ggq.convert.plan.described import describe
 from ggq.convert.plan.fingerprint import fingerprint
 from ggq.convert.plan.plan import Plan, make_plan
 from ggq.convert.plan.preflight import check_disk, check_output
@@ -26,7 +27,6 @@ from ggq.errors import ConvertError, UsageError
 from ggq.format import Writer
 from ggq.format.paths import check_not_input
 from ggq.models.metadata import to_metadata
-from ggq.models.registry import find_architecture
 from ggq.quant import scheme_name
 
 if TYPE_CHECKING:
@@ -180,7 +180,7 @@ def run(
             Path(path).unlink(missing_ok=True)
         raise
     seconds = time.perf_counter() - start
-    read = sum(tensor.source.bytes for tensor in planned.tensors if tensor.name not in finished)
+    read = sum(tensor.source_bytes for tensor in planned.tensors if tensor.name not in finished)
     return Report(
         path=out,
         digest=digest.hex(),
@@ -238,4 +238,4 @@ def _check_config(folder: Path) -> None:
     """Refuse a model of an architecture that is not supported, from its config.json."""
     files = Folder(folder)
     config, path = load_config(files), files.path / CONFIG
-    find_architecture(config, path).config(config, path)
+    describe(config, path)

@@ -20,7 +20,7 @@ from ggq.quant.stored import segments_of, undecodable
 from ggq.quant.tensors import decoded_blocks
 
 
-class Weights(Protocol):
+class ComparedTensors(Protocol):
     """The tensors of a model, wherever they lie."""
 
     @property
@@ -41,7 +41,7 @@ class Weights(Protocol):
         ...
 
 
-class FileWeights:
+class FileTensors:
     """The tensors of a .ggq file.
 
     Args:
@@ -58,11 +58,11 @@ class FileWeights:
         return summarize(self.reader).bits_per_weight
 
     def form(self, name: str) -> str:
-        """See `Weights`."""
+        """See `ComparedTensors`."""
         return scheme_label(self.reader.tensors[name])
 
     def blocks(self, name: str) -> Iterator[NDArray[np.float32]]:
-        """See `Weights`; what was folded into a tensor is undone, so that it compares with the checkpoint's."""
+        """See `ComparedTensors`; what was folded into a tensor is undone, so that it compares with the checkpoint's."""
         entry = self.reader.tensors[name]
         if entry.scheme is None:
             raise undecodable(self.reader, entry)
@@ -122,7 +122,9 @@ class Comparison:
         return {**self.matrices._asdict(), "tensors": listed, "skipped": self.skipped}
 
 
-def compare(weights: Weights, reference: Weights, progress: Callable[[int, int], Any] | None = None) -> Comparison:
+def compare(
+    weights: ComparedTensors, reference: ComparedTensors, progress: Callable[[int, int], Any] | None = None
+) -> Comparison:
     """The error of every tensor that two models have in common.
 
     Args:

@@ -8,23 +8,29 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ggq.models.config import ModelConfig
+from ggq.models.names import Expression
 
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """A tensor that a checkpoint of the architecture has.
+    """A tensor that a checkpoint of the architecture has, as it is stored in a file.
 
     Args:
-        name: Its name in the checkpoint.
         role: Its normalised role (spec/metadata.md); "" for one that is known, means nothing here and is not stored.
-        shape: Its dimensions.
+        shape: Its dimensions as it is stored.
+        expression: What it is made of, by the names in the checkpoint.
         required: Whether a checkpoint without it is refused.
     """
 
-    name: str
     role: str
     shape: tuple[int, ...]
+    expression: Expression
     required: bool = True
+
+    @property
+    def name(self) -> str:
+        """Its name in a file: the checkpoint's where it is one whole tensor of that in whatever form, else its role."""
+        return self.expression.whole() or self.role or str(self.expression)
 
 
 class Architecture(Protocol):

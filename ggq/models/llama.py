@@ -10,6 +10,7 @@ from ggq.models.architecture import TensorSpec
 from ggq.models.config import ModelConfig, RopeConfig
 from ggq.models.decoder import role_shapes
 from ggq.models.fields import Fields, shown
+from ggq.models.names import Tensor
 
 MODULES = {
     "embedding": "model.embed_tokens",
@@ -78,13 +79,13 @@ class Llama:
 
     def tensors(self, config: ModelConfig) -> list[TensorSpec]:
         """Every tensor of a checkpoint, and those that old ones carry for nothing."""
-        specs = [TensorSpec(checkpoint_name(role), role, shape) for role, shape in role_shapes(config).items()]
+        specs = [TensorSpec(role, shape, Tensor(checkpoint_name(role))) for role, shape in role_shapes(config).items()]
         if config.tied_embedding:
             shape = (config.vocabulary_size, config.hidden_size)
-            specs.append(TensorSpec(f"{MODULES['output']}.weight", "", shape, required=False))
+            specs.append(TensorSpec("", shape, Tensor(f"{MODULES['output']}.weight"), required=False))
         for layer in range(config.layers):
             name = f"model.layers.{layer}.self_attn.rotary_emb.inv_freq"  # a constant that transformers 4.30 saved
-            specs.append(TensorSpec(name, "", (config.head_dim // 2,), required=False))
+            specs.append(TensorSpec("", (config.head_dim // 2,), Tensor(name), required=False))
         return specs
 
 

@@ -19,7 +19,6 @@ from ggq.convert.convert import plan
 from ggq.errors import ConvertError, FormatError, UsageError
 from ggq.format import open_reader
 from ggq.format.scheme import Scheme
-from ggq.models.decoder import build_tape
 from ggq.tape.program import Linear, Run
 from ggq.tape.reference import NumpyExecutor
 from tests.kit.checkpoints import TEXT, numbers, replace_tensors, tiny, write_safetensors
@@ -28,11 +27,10 @@ from tests.kit.support import DEMO, run_ggq
 
 def calibrated(folder: Path, windows: np.ndarray, gram: bool = True) -> LayerStatistics:
     planned = plan(folder)
-    sources = {tensor.role: tensor.source for tensor in planned.tensors}
-    tape = build_tape(planned.model)
+    tape = planned.program
     found: dict[str, object] = {}
     for layer in Calibrator(
-        planned.checkpoint, sources, tape, windows, lambda role: {"gram", "samples"} if gram else set()
+        planned.checkpoint, planned.expressions, tape, windows, lambda role: {"gram", "samples"} if gram else set()
     ).layers():
         found.update(layer)
     return found  # type: ignore[return-value]
@@ -49,7 +47,7 @@ def direct(folder: Path, windows: np.ndarray) -> dict[str, np.ndarray]:
                 seen[role] = np.concatenate([seen[role], buffers[op.source]]) if role in seen else buffers[op.source]
             super()._linear(op, buffers)
 
-    tape, scheme = build_tape(planned.model), Scheme("float", 32, "f32")
+    tape, scheme = planned.program, Scheme("float", 32, "f32")
     executor = Watching(tape, lambda role: (scheme, tensors[role]), activations="float32", cache="f32")
     for window in windows:
         executor.forward([Run(executor.open_sequence(), window, "all")])
@@ -97,9 +95,10 @@ def test_no_layers_weights_or_grams_outlive_it(tmp_path: Path) -> None:
     import weakref
 
     planned = plan(DEMO)
-    sources = {tensor.role: tensor.source for tensor in planned.tensors}
     windows = np.zeros((1, 8), np.int32)
-    layers = Calibrator(planned.checkpoint, sources, build_tape(planned.model), windows, lambda role: {"gram"}).layers()
+    layers = Calibrator(
+        planned.checkpoint, planned.expressions, planned.program, windows, lambda role: {"gram"}
+    ).layers()
     before: list[weakref.ref] = []  # type: ignore[type-arg]
     for found in layers:
         gc.collect()
@@ -266,7 +265,7 @@ def test_statistics_can_be_read_by_others(tmp_path: Path, text: Path) -> None:
 
     folder, saved = tiny(tmp_path / "m"), tmp_path / "s.safetensors"
     ggq.convert(folder, tmp_path / "m.ggq", method="gptq", calibration=text, calibration_tokens=500, statistics=saved)
-    ours = SavedStatistics(saved, build_tape(plan(folder).model))
+    ours = SavedStatistics(saved, plan(folder).program)
     found = {role: each for layer in ours.layers() for role, each in layer.items()}
     theirs = load_file(saved)
     assert np.array_equal(theirs["layers.0.mlp.down.weight.gram"], found["layers.0.mlp.down.weight"].gram)

@@ -91,7 +91,7 @@ from ggq.engine.footprint import peak_memory
 start = peak_memory()
 source, out, scheme, workers = sys.argv[1:]
 report = convert(source, out, scheme=scheme, workers=int(workers))
-largest = max(tensor.source.bytes for tensor in plan(source).tensors)
+largest = max(tensor.source_bytes for tensor in plan(source).tensors)
 print(json.dumps([start, report.peak_memory, largest, memory_estimate(plan(source, scheme=scheme), int(workers))]))
 """
 

@@ -22,7 +22,6 @@ from ggq.convert.plan.target import Target, parse_size, parse_target
 from ggq.convert.source.checkpoint import Checkpoint
 from ggq.errors import ConvertError, GGQError, UsageError
 from ggq.format import open_reader
-from ggq.models.decoder import build_tape
 from ggq.quant import parse_scheme, scheme_name
 from tests.kit.checkpoints import replace_tensors, tiny
 from tests.kit.support import DEMO
@@ -90,9 +89,8 @@ def test_an_unknown_method_is_refused() -> None:
 
 def loss(planned: Plan) -> float:
     """The divergence that is predicted for a plan's schemes."""
-    sources = {tensor.role: tensor.source for tensor in planned.tensors}
     windows = random_windows(planned.model.vocabulary_size, planned.model.context_length, planned.tokens.bos)
-    found = sensitivities(planned.checkpoint, sources, build_tape(planned.model), windows)
+    found = sensitivities(planned.checkpoint, planned.expressions, planned.program, windows)
     return sum(
         candidates(planned.checkpoint, tensor, [tensor.scheme], found[tensor.role])[0].option.loss
         for tensor in planned.matrices
@@ -132,7 +130,7 @@ def test_a_size_is_met_from_below(tmp_path: Path, size: str | int) -> None:
 
 def test_matrices_that_are_kept_count_in_the_bits(tmp_path: Path) -> None:
     planned = plan(DEMO, target_bpw=5.0, keep=["embed=q8-g32", r"layers\.0\..*up=f16"], method="gptq")
-    found = {tensor.name: (scheme_name(tensor.scheme), tensor.method) for tensor in planned.matrices}
+    found = {tensor.name: (scheme_name(tensor.scheme), tensor.method_name) for tensor in planned.matrices}
     assert found["model.embed_tokens.weight"][0] == "q8-g32"
     assert found["model.layers.0.mlp.up_proj.weight"] == ("f16", "")
     assert 4.98 < planned.bits_per_weight <= 5.0
@@ -193,8 +191,7 @@ def test_errors_are_measured_on_rows_from_all_over_a_matrix() -> None:
     checkpoint, found = matrices(DEMO)
     for tensor in found[:3]:
         sample = sample_weights(checkpoint, tensor)
-        whole = checkpoint.read_rows(tensor.source, 0, tensor.shape[0]).astype(np.uint32) << 16
-        rows = {row.tobytes() for row in whole.view(np.float32)}
+        rows = {row.tobytes() for row in checkpoint.rows(tensor.name, 0, tensor.shape[0])}
         assert len(sample) <= tensor.shape[0] and all(row.tobytes() in rows for row in sample)
         assert sample.size == min(prod(tensor.shape), 1 << 15)
 
@@ -216,7 +213,7 @@ def test_the_error_of_floats_is_that_of_rounding() -> None:
 
 def test_what_a_method_cannot_fill_is_filled_by_mse(tmp_path: Path) -> None:
     planned = plan(tiny(tmp_path / "m"), target_bpw=5.0, method="kmeans")
-    found = {(tensor.scheme.kind, tensor.method) for tensor in planned.matrices}
+    found = {(tensor.scheme.kind, tensor.method_name) for tensor in planned.matrices}
     assert found <= {("codebook", "kmeans"), ("uniform", "mse"), ("float", "")} and ("uniform", "mse") in found
 
 
@@ -224,15 +221,15 @@ def test_what_a_method_cannot_fill_is_filled_by_mse(tmp_path: Path) -> None:
 def test_presets_are_mixes_of_their_sizes(preset: str, bits: float) -> None:
     planned = plan(DEMO, preset=preset)
     assert bits - 0.02 < planned.bits_per_weight <= bits
-    assert {tensor.method for tensor in planned.matrices} == {"mse"}
+    assert {tensor.method_name for tensor in planned.matrices} == {"mse"}
 
 
 def test_nothing_said_is_the_balanced_preset_and_a_text_changes_its_method(tmp_path: Path) -> None:
     source = tiny(tmp_path / "m")
     assert recipe_text(plan(source).recipe) == recipe_text(plan(source, preset="balanced").recipe)
-    methods = {tensor.method for tensor in plan(source, calibration=DEMO / "valid.txt").matrices}
+    methods = {tensor.method_name for tensor in plan(source, calibration=DEMO / "valid.txt").matrices}
     assert "gptq" in methods and "mse" not in methods
-    assert {tensor.method for tensor in plan(source, method="absmax").matrices} >= {"absmax"}
+    assert {tensor.method_name for tensor in plan(source, method="absmax").matrices} >= {"absmax"}
     assert scheme_name(plan(source, embedding="f16").recipe.scheme) == "q4-g32"
 
 

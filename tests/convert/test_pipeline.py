@@ -18,7 +18,9 @@ from ggq.convert.write import blocks, pipeline
 from ggq.convert.write.blocks import TensorJob
 from ggq.errors import ConvertError
 from ggq.format import open_reader, verify
-from ggq.quant import SCHEMES, check_segments, decode_tensor, encode_tensor, parse_scheme, tensor_error
+from ggq.models.architecture import TensorSpec
+from ggq.models.names import Tensor
+from ggq.quant import METHODS, SCHEMES, check_segments, decode_tensor, encode_tensor, parse_scheme, tensor_error
 from ggq.quant.stored import segments_of
 from tests.kit.checkpoints import edit_json, numbers, read_safetensors, replace_tensors, tiny, write_safetensors
 from tests.kit.support import DEMO
@@ -125,8 +127,9 @@ def test_matrices_stored_one_after_the_other_are_placed_one_by_one(tmp_path: Pat
     checkpoint = Checkpoint(folder)
     for name in ("q5z-g32", "f16"):
         scheme = parse_scheme(name)
-        method = "zero-point" if scheme.kind == "uniform" else ""
-        job = TensorJob(checkpoint, TensorPlan(checkpoint.tensors["experts"], "", scheme, method, 0))
+        method = METHODS["zero-point"] if scheme.kind == "uniform" else None
+        spec = TensorSpec("", stack.shape, Tensor("experts"))
+        job = TensorJob(checkpoint, TensorPlan(spec, (checkpoint.tensors["experts"],), scheme, method, 0))
         todo = list(job.blocks())
         assert len(todo) == 9
         for block in reversed(todo):
@@ -303,9 +306,8 @@ def test_a_source_that_changes_meanwhile_is_refused(tmp_path: Path) -> None:
     planned = plan(tiny(tmp_path / "m"))
     weights = tmp_path / "m" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-2])
-    tensor = planned.tensors[-1].source
     with pytest.raises(ConvertError, match="tensor model.norm.weight: the file changed while it was converted"):
-        planned.checkpoint.read_rows(tensor, 0, 1)
+        planned.checkpoint.rows("model.norm.weight", 0, 1)
 
 
 def test_progress_reaches_the_whole_source_and_never_goes_back(tmp_path: Path) -> None:

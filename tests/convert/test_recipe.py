@@ -7,19 +7,20 @@ import pytest
 from ggq.convert.plan.recipe import check_rules, make_recipe
 from ggq.errors import ConvertError, GGQError, UsageError
 from ggq.models.architecture import TensorSpec
+from ggq.models.names import Tensor
 from ggq.quant import scheme_name
 
-EMBEDDING = TensorSpec("model.embed_tokens.weight", "embedding.weight", (320, 64))
-OUTPUT = TensorSpec("lm_head.weight", "output.weight", (320, 64))
-UP = TensorSpec("model.layers.0.mlp.up_proj.weight", "layers.0.mlp.up.weight", (172, 64))
-DOWN = TensorSpec("model.layers.0.mlp.down_proj.weight", "layers.0.mlp.down.weight", (64, 172))
-NORM = TensorSpec("model.norm.weight", "norm.weight", (64,))
-BIAS = TensorSpec("model.layers.0.self_attn.q_proj.bias", "layers.0.attention.q.bias", (64,))
+EMBEDDING = TensorSpec("embedding.weight", (320, 64), Tensor("model.embed_tokens.weight"))
+OUTPUT = TensorSpec("output.weight", (320, 64), Tensor("lm_head.weight"))
+UP = TensorSpec("layers.0.mlp.up.weight", (172, 64), Tensor("model.layers.0.mlp.up_proj.weight"))
+DOWN = TensorSpec("layers.0.mlp.down.weight", (64, 172), Tensor("model.layers.0.mlp.down_proj.weight"))
+NORM = TensorSpec("norm.weight", (64,), Tensor("model.norm.weight"))
+BIAS = TensorSpec("layers.0.attention.q.bias", (64,), Tensor("model.layers.0.self_attn.q_proj.bias"))
 
 
 def chosen(spec: TensorSpec, scheme: str, **options: object) -> tuple[str, str]:
     found, method = make_recipe(scheme, **options).choose(spec)  # type: ignore[arg-type]
-    return scheme_name(found), method
+    return scheme_name(found), "" if method is None else method.name
 
 
 @pytest.mark.parametrize("scheme", ["f32", "bf16", "q2-g32", "q8z-row"])
@@ -92,7 +93,7 @@ def test_a_name_that_says_a_method_says_it_of_its_own_tensors_only() -> None:
     ],
 )
 def test_a_group_larger_than_the_padded_row_becomes_the_row(columns: int, scheme: str, found: str) -> None:
-    assert chosen(TensorSpec("w", "layers.0.mlp.up.weight", (48, columns)), scheme)[0] == found
+    assert chosen(TensorSpec("layers.0.mlp.up.weight", (48, columns), Tensor("w")), scheme)[0] == found
 
 
 def test_the_first_rule_that_matches_decides_and_comes_before_the_embedding() -> None:

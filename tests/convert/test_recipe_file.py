@@ -17,13 +17,14 @@ from ggq.convert.plan.recipe_file import LARGEST_RECIPE, read_recipe, recipe_tex
 from ggq.errors import ConvertError, FormatError, GGQError, UsageError
 from ggq.format import open_reader
 from ggq.models.architecture import TensorSpec
+from ggq.models.names import Tensor
 from ggq.quant import scheme_name
 from tests.kit.checkpoints import tiny
 
-EMBEDDING = TensorSpec("model.embed_tokens.weight", "embedding.weight", (320, 64))
-UP = TensorSpec("model.layers.0.mlp.up_proj.weight", "layers.0.mlp.up.weight", (172, 64))
-DOWN = TensorSpec("model.layers.0.mlp.down_proj.weight", "layers.0.mlp.down.weight", (64, 172))
-NORM = TensorSpec("model.norm.weight", "norm.weight", (64,))
+EMBEDDING = TensorSpec("embedding.weight", (320, 64), Tensor("model.embed_tokens.weight"))
+UP = TensorSpec("layers.0.mlp.up.weight", (172, 64), Tensor("model.layers.0.mlp.up_proj.weight"))
+DOWN = TensorSpec("layers.0.mlp.down.weight", (64, 172), Tensor("model.layers.0.mlp.down_proj.weight"))
+NORM = TensorSpec("norm.weight", (64,), Tensor("model.norm.weight"))
 
 WHOLE = """
 scheme = "q4-g32"       # of the layers
@@ -46,7 +47,7 @@ def written(folder: Path, text: str | bytes) -> Path:
 def test_a_recipe_file_says_what_each_matrix_gets(tmp_path: Path) -> None:
     recipe = read_recipe(written(tmp_path, WHOLE))
     found = {
-        spec.name: (scheme_name(scheme), method)
+        spec.name: (scheme_name(scheme), method and method.name)
         for spec in (EMBEDDING, UP, DOWN, NORM)
         for scheme, method in [recipe.choose(spec)]
     }
@@ -54,7 +55,7 @@ def test_a_recipe_file_says_what_each_matrix_gets(tmp_path: Path) -> None:
         EMBEDDING.name: ("q6z-g64", "zero-point"),
         UP.name: ("q3z-g32", "zero-point"),
         DOWN.name: ("q8-row", "absmax"),
-        NORM.name: ("f32", ""),
+        NORM.name: ("f32", None),
     }
 
 
@@ -177,7 +178,9 @@ def test_a_scheme_may_say_its_method(tmp_path: Path) -> None:
     text = 'scheme = "nf4-g64"\nrules = [{ match = "down", scheme = "q6-g32" }, { match = "up", scheme = "nf4-g32" }]\n'
     recipe = read_recipe(written(tmp_path, text))
     found = [
-        (scheme_name(scheme), method) for spec in (EMBEDDING, UP, DOWN) for scheme, method in [recipe.choose(spec)]
+        (scheme_name(scheme), method and method.name)
+        for spec in (EMBEDDING, UP, DOWN)
+        for scheme, method in [recipe.choose(spec)]
     ]
     assert found == [("q6-g64", "absmax"), ("c4-g32", "nf4"), ("q6-g32", "absmax")]
     assert recipe_text(read_recipe(written(tmp_path, recipe_text(recipe)))) == recipe_text(recipe)

@@ -7,7 +7,6 @@ import pytest
 
 from ggq.convert.convert import plan
 from ggq.convert.mix.sensitivity import CONTEXT, WINDOWS, Traces, random_windows, score, sensitivities
-from ggq.models.decoder import build_tape
 from ggq.tape.windows import Segment, WindowRun
 from tests.kit.support import DEMO
 from tests.tape.test_windows import model
@@ -54,9 +53,8 @@ def test_the_predicted_divergence_of_small_errors_is_the_measured_one() -> None:
     """On the demo model: within a factor of two for each matrix, as few tokens are drawn, and a quarter on average."""
     planned = plan(DEMO, scheme="f32")
     tape, weights = model("demo")
-    sources = {tensor.role: tensor.source for tensor in planned.tensors}
     windows = random_windows(planned.model.vocabulary_size, planned.model.context_length, planned.tokens.bos)
-    found = sensitivities(planned.checkpoint, sources, build_tape(planned.model), windows)
+    found = sensitivities(planned.checkpoint, planned.expressions, planned.program, windows)
     assert set(found) == {role for role, array in weights.items() if array.ndim == 2}
     whole = Segment("", tape.ops, frozenset({tape.logits}))
 

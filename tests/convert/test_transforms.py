@@ -20,7 +20,6 @@ from ggq.convert.write.pipeline import memory_estimate
 from ggq.convert.write.stages import Work, stages
 from ggq.errors import ConvertError, UsageError
 from ggq.format import open_reader, verify
-from ggq.models.decoder import build_tape
 from ggq.quant.change import Change
 from ggq.quant.inputs import InputStatistics
 from ggq.tape.windows import Segment, WindowRun
@@ -61,9 +60,9 @@ def logits(folder: Path, found: dict[str, Work]) -> NDArray[np.float32]:
     for tensor in planned.tensors:
         rows = range(tensor.shape[0] if len(tensor.shape) > 1 else 1)
         change = found[tensor.name].change if tensor.name in found else Change()
-        read = read_changed(planned.checkpoint, tensor.source, change, rows)
+        read = read_changed(planned.checkpoint, tensor.expression, change, rows)
         tensors[tensor.role] = read.reshape(tensor.shape)
-    tape = build_tape(planned.model)
+    tape = planned.program
     windows = np.random.default_rng(1).integers(3, 300, (3, 20))
     whole = Segment("", tape.ops, frozenset({tape.logits}))
     return WindowRun(tape, 20, tensors.__getitem__).run(whole, windows, {})[tape.logits]
@@ -263,7 +262,7 @@ def test_both_interpreters_compute_what_the_untransformed_model_does(tmp_path: P
     changed: dict[str, NDArray[np.float32]] = {}
     for tensor in planned.tensors:
         rows = range(tensor.shape[0] if len(tensor.shape) > 1 else 1)
-        read = read_changed(planned.checkpoint, tensor.source, found[tensor.name].change, rows)
+        read = read_changed(planned.checkpoint, tensor.expression, found[tensor.name].change, rows)
         changed[tensor.name] = read.reshape(tensor.shape)
     assert not all(work.change.nothing for work in found.values())
     path = write_ggq(tmp_path / "folded.ggq", config, changed)
@@ -320,7 +319,7 @@ def test_targets_take_chains_and_forms_of_activations(tmp_path: Path, text: Path
 def test_a_preset_takes_chains_and_forms_of_activations(tmp_path: Path) -> None:
     folder = model(tmp_path / "m", "grouped")
     planned = plan(folder, preset="balanced", method="awq+gptq", activations="token")
-    assert {tensor.method for tensor in planned.tensors if len(tensor.shape) > 1} == {"awq+gptq"}
+    assert {tensor.method_name for tensor in planned.tensors if len(tensor.shape) > 1} == {"awq+gptq"}
     assert planned.recipe.activations == "token"
     with pytest.raises(ConvertError, match=r"method gptq\+awq: transforms come first"):
         plan(folder, target_bpw=4.5, method="gptq+awq")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from math import prod
 from pathlib import Path
 from typing import Annotated
 
@@ -12,20 +13,22 @@ import typer
 from numpy.typing import NDArray
 
 from ggq.cli.output import pairs, print_json, printable, progress, table
-from ggq.convert.source.checkpoint import FLOATS, Checkpoint
-from ggq.errors import UnsupportedError
-from ggq.evaluate.compare import Comparison, FileWeights, TensorDifference, plot
+from ggq.convert.plan.described import describe
+from ggq.convert.source.checkpoint import CONFIG, FLOATS, Checkpoint
+from ggq.errors import ConvertError, GGQError, UnsupportedError
+from ggq.evaluate.compare import Comparison, FileTensors, TensorDifference, plot
 from ggq.evaluate.compare import compare as compare_weights
 from ggq.format import open_reader
 from ggq.format.paths import check_not_input
-from ggq.quant import Error, to_float32
+from ggq.models.names import Expression, Tensor
+from ggq.quant import Error
 
 BLOCK_WEIGHTS = 1 << 20
 """Weights of a checkpoint that are read at once, about."""
 
 
-class CheckpointWeights:
-    """The tensors of a checkpoint's folder.
+class CheckpointTensors:
+    """The tensors of a checkpoint's folder as a file made from it would hold them.
 
     Args:
         checkpoint: The folder, its headers read.
@@ -35,24 +38,51 @@ class CheckpointWeights:
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.checkpoint = checkpoint
-        self.shapes = {name: tensor.shape for name, tensor in checkpoint.tensors.items()}
+        self.expressions = stored_tensors(checkpoint)
+        self.shapes = {name: each.shape(checkpoint.shape) for name, each in self.expressions.items()}
 
     def form(self, name: str) -> str:
-        """See `Weights`."""
-        dtype = self.checkpoint.tensors[name].dtype
-        return FLOATS.get(dtype, dtype)
+        """The type of its sources, and how it is made of them unless it is one of them as it is."""
+        expression = self.expressions[name]
+        types = [self.checkpoint.tensors[source].dtype for source in expression.names()]
+        form = "+".join(dict.fromkeys(FLOATS.get(dtype, dtype) for dtype in types))
+        return form if isinstance(expression, Tensor) else f"{form} {expression}"
 
     def blocks(self, name: str) -> Iterator[NDArray[np.float32]]:
-        """See `Weights`."""
-        tensor = self.checkpoint.tensors[name]
-        if tensor.dtype not in FLOATS or not tensor.shape:
-            raise UnsupportedError(f"dtype {tensor.dtype} and shape {list(tensor.shape)} cannot be compared")
-        columns = tensor.shape[-1]
-        rows = int(np.prod(tensor.shape[:-1], dtype=np.int64))
-        step = max(1, BLOCK_WEIGHTS // columns)
+        """See `ComparedTensors`."""
+        expression, shape = self.expressions[name], self.shapes[name]
+        for source in expression.names():
+            tensor = self.checkpoint.tensors[source]
+            if tensor.dtype not in FLOATS or not tensor.shape:
+                raise UnsupportedError(f"dtype {tensor.dtype} and shape {list(tensor.shape)} cannot be compared")
+        rows, step = prod(shape[:-1]), max(1, BLOCK_WEIGHTS // shape[-1])
         for start in range(0, rows, step):
-            raw = self.checkpoint.read_rows(tensor, start, min(start + step, rows))
-            yield to_float32(raw, FLOATS[tensor.dtype])
+            yield expression.rows(self.checkpoint, start, min(start + step, rows))
+
+
+def stored_tensors(checkpoint: Checkpoint) -> dict[str, Expression]:
+    """What a file made from a checkpoint would hold, by name.
+
+    What its architecture does not explain, or all of it where there is no such architecture, is itself.
+    """
+    try:
+        specs = describe(checkpoint.config, checkpoint.folder.path / CONFIG).specs
+    except GGQError:
+        specs = ()
+    made = {spec.name: spec.expression for spec in specs if spec.role and _fits(spec.expression, checkpoint)}
+    used = {name for expression in made.values() for name in expression.names()}
+    return made | {name: Tensor(name) for name in checkpoint.tensors if name not in used}
+
+
+def _fits(expression: Expression, checkpoint: Checkpoint) -> bool:
+    """Whether a checkpoint has what an expression is made of."""
+    if any(name not in checkpoint.tensors for name in expression.names()):
+        return False
+    try:
+        expression.shape(checkpoint.shape)
+    except ConvertError:
+        return False
+    return True
 
 
 def compare(
@@ -98,11 +128,11 @@ def compare(
         _print(found, [_described(path, count) for path, count in zip((first, second), bits)], worst)
 
 
-def open_weights(path: Path, opened: ExitStack) -> FileWeights | CheckpointWeights:
+def open_weights(path: Path, opened: ExitStack) -> FileTensors | CheckpointTensors:
     """A .ggq file or the folder of a checkpoint."""
     if path.is_dir():
-        return CheckpointWeights(Checkpoint(path))
-    return FileWeights(opened.enter_context(open_reader(path)))
+        return CheckpointTensors(Checkpoint(path))
+    return FileTensors(opened.enter_context(open_reader(path)))
 
 
 def _described(path: Path, bits: float | None) -> str:

@@ -222,7 +222,7 @@ def _show_plan(plan: Plan, calibration: Calibration | None, out: Path | None, wo
         [
             printable(t["name"]),
             "x".join(map(str, t["shape"])),
-            t["source_dtype"],
+            t["source_dtype"] if t["source"] == t["name"] else printable(f"{t['source_dtype']} {t['source']}"),
             t["scheme"],
             t["method"],
             size(t["bytes"]),

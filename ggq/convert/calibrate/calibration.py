@@ -13,8 +13,6 @@ from ggq.convert.plan.plan import Plan, TensorPlan
 from ggq.convert.source.assets import TOKENIZER
 from ggq.errors import UsageError
 from ggq.format.paths import check_place
-from ggq.models.decoder import build_tape
-from ggq.quant import choose_method
 from ggq.quant.methods import Calibrated, uses
 from ggq.tape.windows import segments
 
@@ -51,18 +49,17 @@ class Calibration:
 
 def uses_of(tensor: TensorPlan, activations: str) -> frozenset[str]:
     """What statistics a tensor has a use for: see `ggq.quant.methods.uses`; static activations take samples."""
-    if not tensor.method:
+    if tensor.method is None:
         return frozenset()
-    found = uses(choose_method(tensor.scheme, tensor.method))
+    found = uses(tensor.method)
     return found | {"samples"} if activations == "static" else found
 
 
 def requires(tensor: TensorPlan, activations: str) -> bool:
     """Whether a tensor can do nothing without statistics."""
-    if not tensor.method:
+    if tensor.method is None:
         return False
-    method = choose_method(tensor.scheme, tensor.method)
-    return activations == "static" or (isinstance(method, Calibrated) and method.requires)
+    return activations == "static" or (isinstance(tensor.method, Calibrated) and tensor.method.requires)
 
 
 def check_calibration(
@@ -89,7 +86,7 @@ def check_calibration(
     activations = plan.recipe.activations
     needy = next((tensor for tensor in plan.tensors if requires(tensor, activations)), None)
     if needy is not None and text is None and statistics is None:
-        who = "static activations need" if activations == "static" else f"method {needy.method} needs"
+        who = "static activations need" if activations == "static" else f"method {needy.method_name} needs"
         raise UsageError(
             f"{who} calibration",
             where=needy.name,
@@ -139,7 +136,7 @@ def make_calibration(
         return Calibration(windows, None, None, "", wants)
     path, digest = Path(statistics), checkpoint_digest(plan.checkpoint)
     if path.exists():
-        saved = SavedStatistics(path, build_tape(plan.model))
+        saved = SavedStatistics(path, plan.program)
         saved.check_origin(digest, None if windows is None else windows.digest)
         saved.check_wanted(wants)
         return Calibration(None, saved, None, digest, wants)
@@ -159,9 +156,8 @@ def layer_statistics(
         calibration: From `make_calibration` for this plan.
         told: Called with what is being done.
     """
-    tape = build_tape(plan.model)
     if calibration is None:
-        yield iter([{}] * len(segments(tape)))
+        yield iter([{}] * len(segments(plan.program)))
         return
     from ggq.convert.calibrate.calibrator import Calibrator
     from ggq.convert.calibrate.statistics import Origin, save
@@ -171,12 +167,13 @@ def layer_statistics(
         return
     assert calibration.text is not None
     text, wants = calibration.text, calibration.wants
-    sources = {tensor.role: tensor.source for tensor in plan.tensors}
-    calibrator = Calibrator(plan.checkpoint, sources, tape, text.windows, lambda role: wants.get(role, set()), told)
+    calibrator = Calibrator(
+        plan.checkpoint, plan.expressions, plan.program, text.windows, lambda role: wants.get(role, set()), told
+    )
     with closing(calibrator.layers()) as layers:
         if calibration.save_to is None:
             yield layers
             return
         origin = Origin(calibration.digest, text.digest, text.tokens, text.windows.shape[1])
-        with closing(save(calibration.save_to, origin, tape, wants, layers)) as saving:
+        with closing(save(calibration.save_to, origin, plan.program, wants, layers)) as saving:
             yield saving

@@ -8,8 +8,6 @@ from ggq.convert.calibrate.calibration import Calibration
 from ggq.convert.calibrate.calibrator import CHUNK_TOKENS, MEMORY_BYTES, sample_count
 from ggq.convert.calibrate.statistics import SharedInput, kept_of, shared_inputs
 from ggq.convert.plan.plan import Plan
-from ggq.models.decoder import build_tape
-from ggq.quant import choose_method
 from ggq.quant.methods import TRANSFORMS, block_weights
 from ggq.tape.program import Embed, Linear
 from ggq.tape.windows import Segment, roles, segments, writes
@@ -32,12 +30,12 @@ def calibration_bytes(plan: Plan, calibration: Calibration | None, workers: int)
     """
     if calibration is None:
         return 0
-    tape = build_tape(plan.model)
+    program = plan.program
     tokens = calibration.text.windows.size if calibration.text is not None else 0
     states = min(4 * tokens * plan.model.hidden_size, MEMORY_BYTES)
     samples = sample_count(tokens or (calibration.saved.origin.tokens if calibration.saved is not None else 1))
     most = 0
-    for segment, inputs in zip(segments(tape), shared_inputs(tape), strict=True):
+    for segment, inputs in zip(segments(program), shared_inputs(program), strict=True):
         kept = sum(_kept(each, calibration, samples) for each in inputs)
         running = 0 if calibration.text is None else _running(plan, calibration, segment, inputs)
         most = max(most, kept + max(running, _quantizing(plan, calibration, inputs, kept, workers)))
@@ -52,9 +50,10 @@ def _kept(each: SharedInput, calibration: Calibration, samples: int) -> int:
 
 def _running(plan: Plan, calibration: Calibration, segment: Segment, inputs: list[SharedInput]) -> int:
     """A layer's weights as float32, what a chunk of tokens goes through, and the largest product of columns."""
-    tape = build_tape(plan.model)
     shapes = {tensor.role: tensor.shape for tensor in plan.tensors}
-    ops = [op for op in segment.ops if not (isinstance(op, Linear) and tape.logits in op.outs)]  # which nobody reads
+    ops = [
+        op for op in segment.ops if not (isinstance(op, Linear) and plan.program.logits in op.outs)
+    ]  # which nobody reads
     read = {role for op in ops if not isinstance(op, Embed) for role in roles(op)}
     weights = sum(prod(shapes[role]) for role in read if role in shapes)
     buffers = CHUNK_TOKENS * sum(buffer.width for op in ops for buffer in writes(op))
@@ -68,12 +67,12 @@ def _quantizing(plan: Plan, calibration: Calibration, inputs: list[SharedInput],
     transformed, feedback, block = 0, 0, 0
     for each in inputs:
         for tensor in (tensors[role] for role in each.roles):
-            parts = tensor.method.split("+")
+            parts = tensor.method_name.split("+")
             if any(part in TRANSFORMS for part in parts):
                 transformed = kept
             if "gptq" in parts:
                 feedback = max(feedback, FEEDBACK_BYTES * each.columns**2)
-            if tensor.method:
-                wanted = block_weights(choose_method(tensor.scheme, tensor.method))
+            if tensor.method is not None:
+                wanted = block_weights(tensor.method)
                 block = max(block, BLOCK_BYTES * min(prod(tensor.shape), wanted))
     return transformed + feedback + block * workers

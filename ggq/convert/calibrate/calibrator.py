@@ -7,13 +7,12 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
+from math import prod
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ggq.convert.source.checkpoint import FLOATS, Checkpoint
-from ggq.convert.source.safetensors_header import SourceTensor
-from ggq.quant.floats import widen
+from ggq.models.names import Expression, Source
 from ggq.quant.inputs import InputStatistics
 from ggq.tape.program import Buffer, Embed, Linear, Tape
 from ggq.tape.windows import Segment, WindowRun, roles, segments
@@ -38,8 +37,8 @@ class Calibrator:
     """Runs a checkpoint over windows of text, one layer's weights in memory at a time.
 
     Args:
-        checkpoint: Where weights are read.
-        sources: Its tensors by role.
+        source: Where weights are read.
+        tensors: The model's tensors by role.
         tape: The model.
         windows: int32 (windows, context), token ids.
         wants: What a matrix with this role wants besides numbers by column: of "gram" and "samples".
@@ -48,14 +47,14 @@ class Calibrator:
 
     def __init__(
         self,
-        checkpoint: Checkpoint,
-        sources: Mapping[str, SourceTensor],
+        source: Source,
+        tensors: Mapping[str, Expression],
         tape: Tape,
         windows: NDArray[np.int32],
         wants: Callable[[str], Set[str]],
         told: Callable[[str], None] | None = None,
     ) -> None:
-        self.checkpoint, self.sources, self.tape, self.windows = checkpoint, sources, tape, windows
+        self.source, self.tensors, self.tape, self.windows = source, tensors, tape, windows
         self.wants, self.told = wants, told
 
     def layers(self) -> Generator[LayerStatistics, None, None]:
@@ -96,7 +95,7 @@ class Calibrator:
         sums[op.weights[0]].add(x)
 
     def _weights(self, segment: Segment) -> LayerWeights:
-        return LayerWeights(self.checkpoint, self.sources, {int(token) for token in np.unique(self.windows)}, segment)
+        return LayerWeights(self.source, self.tensors, {int(token) for token in np.unique(self.windows)}, segment)
 
 
 class LayerWeights:
@@ -105,10 +104,8 @@ class LayerWeights:
     Of an embedding only the rows of tokens that occur are read; the others are zeros.
     """
 
-    def __init__(
-        self, checkpoint: Checkpoint, sources: Mapping[str, SourceTensor], tokens: set[int], segment: Segment
-    ) -> None:
-        self.checkpoint, self.sources, self.tokens = checkpoint, sources, tokens
+    def __init__(self, source: Source, tensors: Mapping[str, Expression], tokens: set[int], segment: Segment) -> None:
+        self.source, self.tensors, self.tokens = source, tensors, tokens
         self.tables = {op.table for op in segment.ops if isinstance(op, Embed)}
         self.allowed = {role for op in segment.ops for role in roles(op)}
         self.found: dict[str, NDArray[np.float32]] = {}
@@ -116,9 +113,8 @@ class LayerWeights:
     def __getitem__(self, role: str) -> NDArray[np.float32]:
         assert role in self.allowed
         if role not in self.found:
-            source = self.sources[role]
             rows = sorted(self.tokens) if role in self.tables else None
-            self.found[role] = read_float32(self.checkpoint, source, rows)
+            self.found[role] = read_whole(self.source, self.tensors[role], rows)
         return self.found[role]
 
 
@@ -179,25 +175,25 @@ def sample_count(tokens: int) -> int:
     return -(-tokens // -(-tokens // SAMPLE_TOKENS))
 
 
-def read_float32(checkpoint: Checkpoint, source: SourceTensor, only: list[int] | None = None) -> NDArray[np.float32]:
+def read_whole(source: Source, expression: Expression, only: list[int] | None = None) -> NDArray[np.float32]:
     """A tensor's numbers in its shape.
 
     Args:
-        checkpoint: Where they are read.
-        source: A tensor of one or two dimensions.
+        source: Where they are read.
+        expression: A tensor.
         only: Rows that are wanted, ascending; the others are zeros.
     """
-    columns = source.shape[-1]
-    count = 1 if len(source.shape) == 1 else source.shape[0]
+    shape = expression.shape(source.shape)
+    count, columns = prod(shape[:-1]), shape[-1]
     out = np.empty((count, columns), np.float32) if only is None else np.zeros((count, columns), np.float32)
 
     def read(start: int, stop: int) -> None:
-        widen(checkpoint.read_rows(source, start, stop, reuse=True), FLOATS[source.dtype], out[start:stop])
+        expression.rows(source, start, stop, out[start:stop])
 
     if only is not None:
         for row in only:
             read(row, row + 1)
-        return out.reshape(source.shape)
+        return out.reshape(shape)
     step = max(1, READ_WEIGHTS // columns)
     parts = [(start, min(start + step, count)) for start in range(0, count, step)]
     if len(parts) == 1:
@@ -208,7 +204,7 @@ def read_float32(checkpoint: Checkpoint, source: SourceTensor, only: list[int] |
         with ThreadPoolExecutor(min(physical_cores(), len(parts))) as pool:
             for _ in pool.map(lambda part: read(*part), parts):
                 pass
-    return out.reshape(source.shape)
+    return out.reshape(shape)
 
 
 def scratch(shape: tuple[int, ...]) -> NDArray[np.float32]:

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from ggq.convert.calibrate.changes import read_changed
 from ggq.convert.mix.candidates import searched
 from ggq.convert.plan.plan import TensorPlan
-from ggq.convert.source.checkpoint import Checkpoint
-from ggq.quant import choose_method, default_method
+from ggq.models.names import Source
+from ggq.quant import default_method
 from ggq.quant.change import Change
 from ggq.quant.inputs import InputStatistics
 from ggq.quant.methods import METHODS, Chain, Transform
@@ -36,13 +36,13 @@ class Layer:
     """The tensors of a layer while its transforms are found.
 
     Args:
-        checkpoint: Where weights are read.
+        source: Where weights are read.
         tensors: By role.
         statistics: Of inputs by role of the matrix; empty without calibration.
         activations: How inputs will be rounded: "group", "token" or "static".
     """
 
-    checkpoint: Checkpoint
+    source: Source
     tensors: Mapping[str, TensorPlan]
     statistics: Mapping[str, InputStatistics]
     activations: str
@@ -104,9 +104,8 @@ class Layer:
         asked = []
         for role in site.consumers:
             tensor = self.tensors[role]
-            if tensor.method:
-                method = choose_method(tensor.scheme, tensor.method)
-                asked.append(method.transforms if isinstance(method, Chain) else ())
+            if tensor.method is not None:
+                asked.append(tensor.method.transforms if isinstance(tensor.method, Chain) else ())
         return asked[0] if asked and all(each == asked[0] for each in asked) else ()
 
     def _keeps(self, site: Site, kind: str) -> bool:
@@ -118,8 +117,8 @@ class Layer:
         rows, columns = tensor.shape
         count = min(rows, SEARCH_ROWS, max(1, SEARCH_WEIGHTS // columns))
         picked = np.unique(np.linspace(0, rows - 1, count).astype(np.int64))
-        weights = read_changed(self.checkpoint, tensor.source, self.changes.get(role, Change()), picked.tolist())
-        plain, method = replace(tensor.scheme, transform=frozenset()), choose_method(tensor.scheme, tensor.method)
+        weights = read_changed(self.source, tensor.expression, self.changes.get(role, Change()), picked.tolist())
+        plain, method = replace(tensor.scheme, transform=frozenset()), tensor.method
         rounder = method.plain if isinstance(method, Chain) else METHODS[default_method(plain)]
         if isinstance(rounder, Mse):
             rounder = replace(rounder, compiled=searched(rows * columns))

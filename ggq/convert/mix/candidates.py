@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from ggq.convert.mix.budget import Option
 from ggq.convert.plan.plan import TensorPlan
 from ggq.convert.plan.recipe import EMBEDDING_ROLES
-from ggq.convert.source.checkpoint import FLOATS, Checkpoint
 from ggq.format.scheme import TILE_ROWS, Scheme
+from ggq.models.names import Source
 from ggq.quant import choose_method, from_float32, to_float32
 from ggq.quant.matrix import geometry
 from ggq.quant.methods import fills, method_parts, quick
@@ -65,7 +65,7 @@ class Candidate:
 
 
 def candidates(
-    checkpoint: Checkpoint,
+    source: Source,
     tensor: TensorPlan,
     schemes: Sequence[Scheme],
     sensitivity: NDArray[np.float64],
@@ -75,14 +75,14 @@ def candidates(
     """Measure schemes on a matrix.
 
     Args:
-        checkpoint: Where its weights are read.
+        source: Where its weights are read.
         tensor: A matrix.
         schemes: Any; the same one twice is measured once.
         sensitivity: float64 (columns,); see `ggq.convert.mix.sensitivity`. Numbers that are not finite, from weights or
             activations that are not, are replaced by what is usual.
         compiled: Whether compiled code does what it can do; it finds the same errors.
     """
-    sample = sample_weights(checkpoint, tensor)
+    sample = sample_weights(source, tensor)
     if not np.isfinite(sensitivity).all():
         sensitivity = usual_sensitivity(sample, tensor.role)
     return [
@@ -111,7 +111,7 @@ def usual_sensitivity(weights: NDArray[np.float32], role: str) -> NDArray[np.flo
     return np.full(weights.shape[-1], share / (size * weights.shape[-1]))
 
 
-def sample_weights(checkpoint: Checkpoint, tensor: TensorPlan) -> NDArray[np.float32]:
+def sample_weights(source: Source, tensor: TensorPlan) -> NDArray[np.float32]:
     """Runs of rows at equal distances, of about SAMPLE_WEIGHTS weights in all; the whole of a small matrix.
 
     Returns:
@@ -121,11 +121,10 @@ def sample_weights(checkpoint: Checkpoint, tensor: TensorPlan) -> NDArray[np.flo
     rows = int(np.prod(tensor.shape[:-1]))
     runs = max(1, SAMPLE_WEIGHTS // (columns * TILE_ROWS))
     if rows <= runs * TILE_ROWS:
-        parts = [checkpoint.read_rows(tensor.source, 0, rows)]
+        found = tensor.expression.rows(source, 0, rows)
     else:
         starts = [i * (rows - TILE_ROWS) // max(1, runs - 1) for i in range(runs)]
-        parts = [checkpoint.read_rows(tensor.source, start, start + TILE_ROWS) for start in starts]
-    found = to_float32(np.concatenate(parts), FLOATS[tensor.source.dtype])
+        found = np.concatenate([tensor.expression.rows(source, start, start + TILE_ROWS) for start in starts])
     return np.nan_to_num(found, nan=0.0, posinf=0.0, neginf=0.0)
 
 

@@ -22,24 +22,28 @@ from ggq.convert.plan.target import Target
 from ggq.convert.source.assets import TOKENIZER
 from ggq.errors import UsageError
 from ggq.format.scheme import Scheme
-from ggq.models.decoder import build_tape
 from ggq.quant import parse_scheme
 
-LADDER = (
-    "q2-g64-s4",
-    "q2-g32-s4",
-    "c3-g64-s6",
-    "c3-g32-s6",
-    "c4-g64-s6",
-    "c4-g32-s6",
-    "q5-g64-s6",
-    "q5-g32-s6",
-    "q6-g64-s6",
-    "q6-g32-s6",
-    "q8-g64-s8",
-    "q8-g32-s8",
+LADDER = tuple(
+    parse_scheme(name)
+    for name in (
+        "q2-g64-s4",
+        "q2-g32-s4",
+        "c3-g64-s6",
+        "c3-g32-s6",
+        "c4-g64-s6",
+        "c4-g32-s6",
+        "q5-g64-s6",
+        "q5-g32-s6",
+        "q6-g64-s6",
+        "q6-g32-s6",
+        "q8-g64-s8",
+        "q8-g32-s8",
+    )
 )
 """Schemes to choose from, besides the checkpoint's own float type: those that a mix gains from (NOTES.md)."""
+
+F16, BF16 = parse_scheme("f16"), parse_scheme("bf16")
 
 
 @dataclass(frozen=True)
@@ -98,8 +102,7 @@ def solve_target(
     else:
         context = min(CONTEXT, model.context_length)
         windows = read_windows(text, planned.assets[TOKENIZER], tokens, context, WINDOWS * context).windows
-    sources = {tensor.role: tensor.source for tensor in planned.tensors}
-    sensitivity = sensitivities(planned.checkpoint, sources, build_tape(model), windows, told)
+    sensitivity = sensitivities(planned.checkpoint, planned.expressions, planned.program, windows, told)
     solved = mix(planned, target.budget(planned), method, sensitivity, told=told)
     return with_recipe(planned, solved.recipe, solved.divergence)
 
@@ -153,8 +156,8 @@ def mix(
 
 def ladder(tensor: TensorPlan) -> list[Scheme]:
     """The schemes that a matrix may have: those of LADDER with groups no larger than its rows, and 16-bit floats."""
-    schemes = [fit_group(parse_scheme(name), tensor.shape[-1]) for name in LADDER]
-    return [*schemes, parse_scheme("bf16" if tensor.source.dtype == "BF16" else "f16")]
+    schemes = [fit_group(scheme, tensor.shape[-1]) for scheme in LADDER]
+    return [*schemes, BF16 if tensor.source_dtype == "bf16" else F16]
 
 
 def _recipe(base: Recipe, method: str, tensors: Sequence[TensorPlan], schemes: Mapping[str, Scheme]) -> Recipe:

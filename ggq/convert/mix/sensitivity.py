@@ -19,8 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ggq.convert.calibrate.calibrator import LayerWeights
-from ggq.convert.source.checkpoint import Checkpoint
-from ggq.convert.source.safetensors_header import SourceTensor
+from ggq.models.names import Expression, Source
 from ggq.tape.backward import BackwardRun
 from ggq.tape.program import Tape
 from ggq.tape.windows import Buffers, Segment, WindowRun, segments
@@ -48,8 +47,8 @@ def random_windows(vocabulary: int, context_length: int, first: int | None) -> N
 
 @np.errstate(over="ignore", invalid="ignore", divide="ignore")  # who uses the result sees what is not finite
 def sensitivities(
-    checkpoint: Checkpoint,
-    sources: Mapping[str, SourceTensor],
+    source: Source,
+    tensors: Mapping[str, Expression],
     tape: Tape,
     windows: NDArray[np.int32],
     told: Callable[[str], None] | None = None,
@@ -57,8 +56,8 @@ def sensitivities(
     """The Fisher information of each matrix, per token, summed over the rows.
 
     Args:
-        checkpoint: Where weights are read: one layer is in memory at a time, and is read twice.
-        sources: Its tensors by role.
+        source: Where weights are read: one layer is in memory at a time, and is read twice.
+        tensors: The model's tensors by role.
         tape: The model.
         windows: int32 (windows, context), token ids.
         told: Called with what is being done before each layer.
@@ -75,7 +74,7 @@ def sensitivities(
     def visit(segment: Segment, doing: str) -> WindowRun:
         if told is not None:
             told(f"{doing} {segment.name or 'the outer layers'}")
-        weights = LayerWeights(checkpoint, sources, tokens, segment)
+        weights = LayerWeights(source, tensors, tokens, segment)
         return WindowRun(tape, windows.shape[1], weights.__getitem__)
 
     for segment in parts[:-1]:

@@ -26,7 +26,10 @@ def fingerprint(plan: Plan, calibration: Calibration | None = None) -> bytes:
         "versions": [ggq.__version__, np.__version__],
         "origin": [plan.source.name, plan.source.origin],
         "recipe": recipe_text(plan.recipe),
-        "tensors": [[tensor.name, tensor.role, scheme_name(tensor.scheme), tensor.method] for tensor in plan.tensors],
+        "tensors": [
+            [tensor.name, tensor.role, str(tensor.expression), scheme_name(tensor.scheme), tensor.method_name]
+            for tensor in plan.tensors
+        ],
         "files": [[file.path.name, file.size, file.modified, _digest(file.header)] for file in plan.checkpoint.files],
         "calibration": [] if calibration is None else calibration.identity,
         "assets": [[name, _digest(data)] for name, data in plan.assets.items()],

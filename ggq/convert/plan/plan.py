@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from math import prod
 from typing import Any
 
+from ggq.convert.plan.described import describe
+from ggq.convert.plan.match import match_tensors
 from ggq.convert.plan.recipe import Recipe, check_rules
 from ggq.convert.source.assets import read_assets
 from ggq.convert.source.checkpoint import CONFIG, FLOATS, Checkpoint
@@ -14,21 +17,17 @@ from ggq.convert.source.hub import Source
 from ggq.convert.source.quantized import check_not_quantized
 from ggq.convert.source.safetensors_header import SourceTensor
 from ggq.convert.source.tokens import Tokens, read_tokens
-from ggq.errors import ConvertError, UnsupportedError
 from ggq.format.native.layout import ALIGNMENT, FOOTER_BYTES, HEADER_BYTES
 from ggq.format.scheme import Scheme, round_up
 from ggq.models.architecture import TensorSpec
 from ggq.models.config import ModelConfig
-from ggq.models.fields import shown
-from ggq.models.registry import find_architecture
-from ggq.quant import scheme_name
+from ggq.models.names import Expression
+from ggq.quant import Method, scheme_name
 from ggq.quant.matrix import geometry
+from ggq.tape.program import Tape
 
 INDEX_BYTES = 512
 """Bytes of the index for each tensor, about: name, shape, segments with digests, attributes."""
-
-NAMES_SHOWN = 5
-"""Tensor names that a refusal lists."""
 
 
 @dataclass(frozen=True)
@@ -36,28 +35,55 @@ class TensorPlan:
     """What becomes of one tensor.
 
     Args:
-        source: Where it lies.
-        role: Its normalised role.
+        spec: Its role, shape and expression.
+        sources: The tensors of the checkpoint that it is made of.
         scheme: How it will be stored.
-        method: How codes and scales are chosen, "" for floats.
+        method: What chooses codes and scales, None for floats.
         bytes: Its segments' length.
     """
 
-    source: SourceTensor
-    role: str
+    spec: TensorSpec
+    sources: tuple[SourceTensor, ...]
     scheme: Scheme
-    method: str
+    method: Method | None
     bytes: int
 
     @property
     def name(self) -> str:
-        """The checkpoint's name of it."""
-        return self.source.name
+        """Its name in the file."""
+        return self.spec.name
+
+    @property
+    def role(self) -> str:
+        """What it is to the model."""
+        return self.spec.role
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Its dimensions."""
-        return self.source.shape
+        return self.spec.shape
+
+    @property
+    def expression(self) -> Expression:
+        """What it is made of."""
+        return self.spec.expression
+
+    @property
+    def method_name(self) -> str:
+        """As users write it, "" for floats."""
+        return "" if self.method is None else self.method.name
+
+    @property
+    def source_dtype(self) -> str:
+        """The float type of its sources: "bf16", or "bf16+f32" where they have several."""
+        return "+".join(dict.fromkeys(FLOATS[source.dtype] for source in self.sources))
+
+    @cached_property
+    def source_bytes(self) -> int:
+        """Bytes of its sources, of which a part may be this tensor's."""
+        if self.expression.whole() is not None:
+            return sum(source.bytes for source in self.sources)
+        return prod(self.shape) * max(source.bytes // max(1, prod(source.shape)) for source in self.sources)
 
 
 @dataclass(frozen=True)
@@ -69,6 +95,7 @@ class Plan:
         checkpoint: Its headers.
         recipe: The options that chose the schemes.
         model: The model's sizes.
+        program: Its operations.
         architecture: Hugging Face's name of the architecture.
         tokens: Its special tokens.
         assets: Files that are kept whole.
@@ -81,6 +108,7 @@ class Plan:
     checkpoint: Checkpoint
     recipe: Recipe
     model: ModelConfig
+    program: Tape
     architecture: str
     tokens: Tokens
     assets: Mapping[str, bytes]
@@ -91,7 +119,7 @@ class Plan:
     @property
     def source_bytes(self) -> int:
         """Bytes of the tensors to be read."""
-        return sum(tensor.source.bytes for tensor in self.tensors)
+        return sum(tensor.source_bytes for tensor in self.tensors)
 
     @property
     def tensor_bytes(self) -> int:
@@ -116,6 +144,11 @@ class Plan:
         return [tensor for tensor in self.tensors if len(tensor.shape) > 1]
 
     @property
+    def expressions(self) -> dict[str, Expression]:
+        """What each tensor is made of, by role."""
+        return {tensor.role: tensor.expression for tensor in self.tensors}
+
+    @property
     def bits_per_weight(self) -> float:
         """Bits of codes, scales and zero-points of all matrices, padding included, for each of their weights."""
         return 8 * sum(tensor.bytes for tensor in self.matrices) / self.weights
@@ -133,22 +166,21 @@ def make_plan(source: Source, recipe: Recipe) -> Plan:
     """
     checkpoint = Checkpoint(source.folder)
     path = checkpoint.folder.path / CONFIG
-    architecture = find_architecture(checkpoint.config, path)
-    model = architecture.config(checkpoint.config, path)
+    described = describe(checkpoint.config, path)
     check_not_quantized(checkpoint)
-    specs = architecture.tensors(model)
-    wanted, ignored = match_tensors(specs, checkpoint)
-    check_rules(recipe, wanted)
+    specs, ignored = match_tensors(described.specs, checkpoint)
+    check_rules(recipe, specs)
     assets = read_assets(checkpoint.folder)
     return Plan(
         source=source,
         checkpoint=checkpoint,
         recipe=recipe,
-        model=model,
-        architecture=architecture.names[0],
-        tokens=read_tokens(checkpoint.folder, assets, model.vocabulary_size),
+        model=described.model,
+        program=described.program,
+        architecture=described.architecture,
+        tokens=read_tokens(checkpoint.folder, assets, described.model.vocabulary_size),
         assets=assets,
-        tensors=tuple(_plan_tensor(spec, checkpoint.tensors[spec.name], recipe) for spec in wanted),
+        tensors=tuple(_plan_tensor(spec, checkpoint.tensors, recipe) for spec in specs),
         ignored=ignored,
     )
 
@@ -161,57 +193,14 @@ def with_recipe(plan: Plan, recipe: Recipe, divergence: float | None = None) -> 
         recipe: Which scheme each tensor gets.
         divergence: What was predicted for it.
     """
-    tensors = (
-        _plan_tensor(TensorSpec(tensor.name, tensor.role, tensor.shape), tensor.source, recipe)
-        for tensor in plan.tensors
-    )
+    tensors = (_plan_tensor(tensor.spec, plan.checkpoint.tensors, recipe) for tensor in plan.tensors)
     return replace(plan, recipe=recipe, tensors=tuple(tensors), divergence=divergence)
 
 
-def match_tensors(specs: Iterable[TensorSpec], checkpoint: Checkpoint) -> tuple[list[TensorSpec], tuple[str, ...]]:
-    """The tensors to convert, and the names of those to ignore.
-
-    Raises:
-        ConvertError: Tensors are missing, unknown or of another shape than config.json says.
-        UnsupportedError: A tensor's type cannot be converted.
-    """
-    known = {spec.name: spec for spec in specs}
-    found, path = checkpoint.tensors, checkpoint.folder.path
-    missing = [name for name, spec in known.items() if spec.required and name not in found]
-    if missing:
-        raise ConvertError(
-            f"{len(missing)} of {len(known)} tensors missing: {_some(missing)}",
-            path=path,
-            fix="the checkpoint is incomplete, or config.json belongs to another model",
-        )
-    extra = [name for name in found if name not in known]
-    if extra:
-        raise ConvertError(
-            f"{len(extra)} tensors that the architecture does not have: {_some(extra)}",
-            path=path,
-            fix="config.json may leave out a part of the model, such as biases, that this version cannot guess",
-        )
-    for name, tensor in found.items():
-        if tensor.shape != known[name].shape:
-            raise ConvertError(
-                f"shape {list(tensor.shape)} found, config.json asks for {list(known[name].shape)}",
-                path=tensor.file,
-                where=f"tensor {name}",
-            )
-        if known[name].role and tensor.dtype not in FLOATS:
-            raise UnsupportedError(
-                f"dtype {tensor.dtype} found, {', '.join(FLOATS)} can be converted",
-                path=tensor.file,
-                where=f"tensor {name}",
-                fix="save the model as bfloat16 with transformers first",
-            )
-    wanted = [spec for name, spec in known.items() if spec.role and name in found]
-    return wanted, tuple(name for name in found if not known[name].role)
-
-
-def _plan_tensor(spec: TensorSpec, source: SourceTensor, recipe: Recipe) -> TensorPlan:
+def _plan_tensor(spec: TensorSpec, found: Mapping[str, SourceTensor], recipe: Recipe) -> TensorPlan:
     scheme, method = recipe.choose(spec)
-    return TensorPlan(source, spec.role, scheme, method, geometry(scheme, source.shape).bytes)
+    sources = tuple(found[name] for name in dict.fromkeys(spec.expression.names()))
+    return TensorPlan(spec, sources, scheme, method, geometry(scheme, spec.shape).bytes)
 
 
 def plan_document(plan: Plan) -> dict[str, Any]:
@@ -232,16 +221,12 @@ def plan_document(plan: Plan) -> dict[str, Any]:
                 "name": tensor.name,
                 "role": tensor.role,
                 "shape": list(tensor.shape),
-                "source_dtype": FLOATS[tensor.source.dtype],
+                "source": str(tensor.expression),
+                "source_dtype": tensor.source_dtype,
                 "scheme": scheme_name(tensor.scheme),
-                "method": tensor.method,
+                "method": tensor.method_name,
                 "bytes": tensor.bytes,
             }
             for tensor in plan.tensors
         ],
     }
-
-
-def _some(names: list[str]) -> str:
-    rest = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
-    return ", ".join(shown(name) for name in names[:NAMES_SHOWN]) + rest

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from ggq.errors import GGQError, UsageError
 from ggq.format.scheme import COLUMN_STEP, ROW, Scheme, round_up
 from ggq.format.scheme_names import parse_filled
 from ggq.models.architecture import TensorSpec
-from ggq.quant import choose_method, default_method, parse_scheme
+from ggq.quant import Method, choose_method, default_method, parse_scheme
 from ggq.quant.methods import fills
 
 EMBEDDING_BITS = 6
@@ -18,6 +18,8 @@ EMBEDDING_BITS = 6
 
 ACTIVATIONS = ("group", "token", "static")
 """Forms of int8 inputs: a scale for some columns of a token, for all of them, or one for a matrix, kept in the file."""
+
+F32 = parse_scheme("f32")
 
 EMBEDDING_ROLES = ("embedding.weight", "output.weight")
 
@@ -58,9 +60,12 @@ class Recipe:
     method: str | None = None
     embedding_method: str | None = None
     activations: str = "group"
+    _methods: dict[tuple[Scheme, str | None], Method] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
-    def choose(self, spec: TensorSpec) -> tuple[Scheme, str]:
-        """A tensor's scheme and method ("" where the scheme stores floats).
+    def choose(self, spec: TensorSpec) -> tuple[Scheme, Method | None]:
+        """A tensor's scheme and method (None where the scheme stores floats).
 
         Norms and biases stay f32: they are a thousandth of the bytes. A group larger than the padded row becomes `row`.
 
@@ -68,7 +73,7 @@ class Recipe:
             ConvertError: The method cannot fill the scheme.
         """
         if len(spec.shape) < 2:
-            return parse_scheme("f32"), ""
+            return F32, None
         rule = next((rule for rule in self.rules if rule.pattern.search(spec.name)), None)
         if rule is not None:
             scheme, method = rule.scheme, rule.method
@@ -77,9 +82,20 @@ class Recipe:
         else:
             scheme, method = self.scheme, None
         if scheme.kind == "float":
-            return scheme, ""
+            return scheme, None
         scheme = fit_group(scheme, spec.shape[-1])
-        return scheme, choose_method(scheme, method or self.method).name
+        return scheme, self.find_method(scheme, method)
+
+    def find_method(self, scheme: Scheme, method: str | None) -> Method:
+        """What fills a scheme: the method that a rule names or, without one, the recipe's; each is looked up once.
+
+        Raises:
+            ConvertError: No such method, or one that cannot fill the scheme.
+        """
+        key = scheme, method or self.method
+        if key not in self._methods:
+            self._methods[key] = choose_method(*key)
+        return self._methods[key]
 
     @property
     def body_method(self) -> str:
@@ -224,7 +240,7 @@ def check_methods(recipe: Recipe, origin: str = "") -> None:
                 raise UsageError(f"{prefix}method {name} has nothing to do: {scheme.value} stores floats")
             continue
         try:
-            choose_method(scheme, own or recipe.method)
+            recipe.find_method(scheme, own)
         except GGQError as error:
             raise type(error)(prefix + error.problem, fix=error.fix) from None
 

@@ -18,7 +18,7 @@ from ggq.convert.source.safetensors_header import SafetensorsFile, SourceTensor
 from ggq.convert.source.shards import read_files
 from ggq.errors import ConvertError
 from ggq.format.paths import os_error
-from ggq.quant.floats import STORAGE
+from ggq.quant.floats import STORAGE, widen
 
 CONFIG = "config.json"
 LARGEST_CONFIG = 4 << 20
@@ -49,6 +49,22 @@ class Checkpoint:
         self._files = {file.path: file for file in self.files}
         self._local = threading.local()
 
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The dimensions of a tensor; see `ggq.models.names.Source`."""
+        return self.tensors[name].shape
+
+    def rows(self, name: str, start: int, stop: int, out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+        """Rows of a tensor as float32; see `ggq.models.names.Source`, and `read_rows` for what is read and raised."""
+        tensor = self.tensors[name]
+        kind = FLOATS[tensor.dtype]
+        if out is None:
+            out = np.empty((stop - start, tensor.shape[-1]), np.float32)
+        if kind == "f32" and out.flags.c_contiguous:
+            self._read(tensor, start, out.view(np.uint8).reshape(-1))
+        else:
+            widen(self.read_rows(tensor, start, stop, reuse=True), kind, out)
+        return out
+
     def read_rows(self, tensor: SourceTensor, start: int, stop: int, *, reuse: bool = False) -> NDArray[Any]:
         """Rows of a tensor, every dimension but the last counted as rows.
 
@@ -70,15 +86,19 @@ class Checkpoint:
         columns = tensor.shape[-1]
         size = (stop - start) * columns * dtype.itemsize
         memory = self._memory(size) if reuse else np.empty(size, np.uint8)
-        out = memory.view(dtype).reshape(-1, columns)
-        file = self._files[tensor.file]
+        self._read(tensor, start, memory)
+        return memory.view(dtype).reshape(-1, columns)
+
+    def _read(self, tensor: SourceTensor, start: int, memory: NDArray[np.uint8]) -> None:
+        """Rows from `start` on, as they are stored, into memory of their length."""
+        file, row = self._files[tensor.file], tensor.shape[-1] * STORAGE[FLOATS[tensor.dtype]].itemsize
         try:
             with open(tensor.file, "rb", buffering=0) as raw:
                 state = os.fstat(raw.fileno())
                 if (state.st_size, state.st_mtime_ns) != (file.size, file.modified):
                     raise _changed(tensor)
-                raw.seek(tensor.offset + start * columns * dtype.itemsize)
-                left = memoryview(out.data).cast("B")
+                raw.seek(tensor.offset + start * row)
+                left = memoryview(memory.data)
                 while left:
                     count = raw.readinto(left)
                     if not count:
@@ -86,7 +106,6 @@ class Checkpoint:
                     left = left[count:]
         except OSError as error:
             raise os_error(error, os.fspath(tensor.file), "read") from None
-        return out
 
     def _memory(self, size: int) -> NDArray[np.uint8]:
         """Memory of this thread, uint8 (size,)."""

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ggq.convert.calibrate.changes import read_changed
 from ggq.convert.plan.plan import TensorPlan
-from ggq.convert.source.checkpoint import FLOATS, Checkpoint
 from ggq.convert.write.stages import Work
 from ggq.errors import ConvertError
 from ggq.format.scheme import TILE_ROWS
-from ggq.quant import ErrorSum, Method, choose_method, decode_tensor, encode_tensor, to_float32
+from ggq.models.names import Source
+from ggq.quant import ErrorSum, Method, decode_tensor, encode_tensor
 from ggq.quant.matrix import geometry
 from ggq.quant.methods import Learner, block_weights, prepared, sample_rows
 from ggq.quant.methods.chain import keeping
@@ -34,11 +33,28 @@ Block = tuple[int, int, int]
 """Number of the matrix, first row and the row behind the last."""
 
 
+class _Memory(threading.local):
+    """Memory of a thread for a block, which the next one overwrites: the system zeroes new memory page by page."""
+
+    def __init__(self) -> None:
+        self._numbers = np.empty(0, np.float32)
+
+    def take(self, shape: tuple[int, int]) -> NDArray[np.float32]:
+        """Memory of this shape, to be filled."""
+        count = shape[0] * shape[1]
+        if len(self._numbers) < count:
+            self._numbers = np.empty(count, np.float32)
+        return self._numbers[:count].reshape(shape)
+
+
+_memory = _Memory()
+
+
 class TensorJob:
     """One tensor while it is converted: its segments, filled block by block in any order.
 
     Args:
-        checkpoint: Where the weights are read.
+        source: Where the weights are read.
         plan: What becomes of the tensor.
         work: What calibration adds to that; None for nothing.
         compiled: Whether the compiled encoder does what it can do; it finds the same codes, a dozen times as fast.
@@ -48,14 +64,14 @@ class TensorJob:
 
     def __init__(
         self,
-        checkpoint: Checkpoint,
+        source: Source,
         plan: TensorPlan,
         work: Work | None = None,
         compiled: bool = False,
         searched: bool = False,
         segments: Segments | None = None,
     ) -> None:
-        self.checkpoint, self.plan, self.work = checkpoint, plan, work or Work(plan.method)
+        self.source, self.plan, self.work = source, plan, work or Work(plan.method_name, plan.method)
         plain = plan.scheme.kind == "uniform" and not plan.scheme.subscale and not plan.scheme.transform
         self.compiled = compiled and plain and self.work.change.nothing and self.work.method in COMPILED_METHODS
         self.searched = searched
@@ -67,9 +83,8 @@ class TensorJob:
     def blocks(self) -> Iterator[Block]:
         """Blocks of whole tiles that together are the tensor."""
         weights = BLOCK_WEIGHTS
-        if self.work.method:
-            method = self.work.rounding or choose_method(self.plan.scheme, self.work.method)
-            weights = block_weights(method) or weights
+        if self.work.rounding is not None:
+            weights = block_weights(self.work.rounding) or weights
         step = max(1, weights // (self.sizes.columns * TILE_ROWS)) * TILE_ROWS
         for matrix in range(self.sizes.count):
             for start in range(0, self.sizes.rows, step):
@@ -94,23 +109,23 @@ class TensorJob:
             ConvertError: Weights that are NaN, infinite or too large for the scheme.
         """
         matrix, start, stop = block
-        source, scheme = self.plan.source, self.plan.scheme
-        first = matrix * self.sizes.rows
+        first, scheme = matrix * self.sizes.rows, self.plan.scheme
         if self.work.change.nothing:
-            raw = self.checkpoint.read_rows(source, first + start, first + stop, reuse=True)
-            if self.compiled and (total := self._encode(raw, matrix, start // TILE_ROWS)) is not None:
+            out = _memory.take((stop - start, self.sizes.columns))
+            weights = self.plan.expression.rows(self.source, first + start, first + stop, out)
+            if self.compiled and (total := self._encode(weights, matrix, start // TILE_ROWS)) is not None:
                 return total
-            weights = to_float32(raw, FLOATS[source.dtype])
         else:
-            weights = read_changed(self.checkpoint, source, self.work.change, range(first + start, first + stop))
+            weights = self._changed(range(first + start, first + stop))
         if len(self.plan.shape) == 1:
             weights = weights[0]
         try:
             segments = encode_tensor(weights, scheme, self._prepared())
         except ConvertError as error:
+            source = self.plan.sources[0]
             rows = f", rows {first + start} to {first + stop - 1}" if len(self.plan.shape) > 1 else ""
             raise ConvertError(
-                error.problem, path=source.file, where=f"tensor {source.name}{rows}", fix=error.fix
+                error.problem, path=source.file, where=f"tensor {self.plan.name}{rows}", fix=error.fix
             ) from None
         self._place(segments, weights.shape, matrix, start // TILE_ROWS)
         total = ErrorSum()
@@ -119,15 +134,15 @@ class TensorJob:
 
     def _prepared(self) -> Method | None:
         """The tensor's method, which has learnt what its rows share; the first block that asks waits for that."""
-        if not self.work.method:
+        if self.work.rounding is None:
             return None
         with self._learning:
             if self._method is None:
                 work, scheme = self.work, self.plan.scheme
-                method = work.rounding or choose_method(scheme, work.method)
+                method = self.work.rounding
                 if self.searched and isinstance(method, Fitted | KMeans):
                     method = replace(method, compiled=True)
-                if scheme.transform and work.rounding is not None:
+                if scheme.transform:
                     method = keeping(method, self._sample(), scheme, work.inputs, work.scale, work.order)
                 elif isinstance(method, Learner):
                     method = prepared(method, self._sample(), scheme, work.inputs)
@@ -136,20 +151,22 @@ class TensorJob:
 
     def _sample(self) -> NDArray[np.float32]:
         """Rows to learn from."""
-        source, (rows, columns) = self.plan.source, (self.sizes.count * self.sizes.rows, self.sizes.columns)
-        return read_changed(self.checkpoint, source, self.work.change, sample_rows(rows, columns).tolist())
+        return self._changed(sample_rows(self.sizes.count * self.sizes.rows, self.sizes.columns).tolist())
 
-    def _encode(self, raw: NDArray[Any], matrix: int, tile: int) -> ErrorSum | None:
+    def _changed(self, rows: Iterable[int]) -> NDArray[np.float32]:
+        """Rows of the tensor as transforms change them."""
+        return read_changed(self.source, self.plan.expression, self.work.change, rows)
+
+    def _encode(self, weights: NDArray[np.float32], matrix: int, tile: int) -> ErrorSum | None:
         """Encode a block where it lies in the tensor's segments; None where the reference has to say what is wrong."""
         from ggq_kernels.quantize.encode import encode
 
         scheme, sizes = self.plan.scheme, self.sizes
         view = view_matrix(scheme, sizes, self.segments, matrix)
-        tiles = slice(tile, tile + -(-len(raw) // TILE_ROWS))
+        tiles = slice(tile, tile + -(-len(weights) // TILE_ROWS))
         planes = tuple(plane[tiles] for plane in view.planes)
         zeros = None if view.zeros is None else view.zeros[tiles]
-        kind = FLOATS[self.plan.source.dtype]
-        sums = encode(raw, kind, sizes.padded_columns, sizes.group, scheme.bits, planes, view.scales[tiles], zeros)
+        sums = encode(weights, "f32", sizes.padded_columns, sizes.group, scheme.bits, planes, view.scales[tiles], zeros)
         return None if sums is None else ErrorSum(*sums)
 
     def _place(self, segments: Segments, shape: tuple[int, ...], matrix: int, tile: int) -> None:

@@ -10,7 +10,6 @@ from contextlib import closing
 from ggq.convert.calibrate.calibration import Calibration
 from ggq.convert.mix.candidates import searched
 from ggq.convert.plan.plan import Plan, TensorPlan
-from ggq.convert.source.checkpoint import FLOATS
 from ggq.convert.write.blocks import Block, TensorJob
 from ggq.convert.write.stages import Work, stages
 from ggq.format import Writer
@@ -73,7 +72,7 @@ def write_tensors(
         GGQError: The first failure in that order.
     """
     finished, memory = writer.finished, _Memory()
-    tell = _Teller(plan, sum(tensor.source.bytes for tensor in plan.tensors if tensor.name in finished), progress)
+    tell = _Teller(plan, sum(tensor.source_bytes for tensor in plan.tensors if tensor.name in finished), progress)
     pool = ThreadPoolExecutor(workers, thread_name_prefix="ggq-convert")
     parts = stages(plan, calibration, finished, tell.about)
     try:
@@ -129,7 +128,7 @@ def _write_stage(
         error, written = ErrorSum(), 0
         first = next(iter(job.segments.values()))
         for number, (block, future) in enumerate(blocks):
-            tell.about(job.plan.name, job.plan.source.bytes * number // len(blocks))
+            tell.about(job.plan.name, job.plan.source_bytes * number // len(blocks))
             error.merge(future.result())
             final = job.final_bytes(block)
             if final - written >= PIECE_BYTES:
@@ -138,7 +137,7 @@ def _write_stage(
         _write(writer, job, error)
         memory.give(job.segments)
         taken -= job.plan.bytes
-        tell.done += job.plan.source.bytes
+        tell.done += job.plan.source_bytes
         del job, blocks, first  # what they hold goes before the next tensor takes its own
         tell.about("")
 
@@ -175,7 +174,7 @@ def _write(writer: Writer, job: TensorJob, sums: ErrorSum) -> None:
             "role": plan.role,
             **method,
             **job.work.notes,
-            "source_dtype": FLOATS[plan.source.dtype],
+            "source_dtype": plan.source_dtype,
             "relative_rmse": _rounded(error.relative_rmse),
             "sqnr_db": _rounded(error.sqnr_db),
             "max_error": _rounded(error.max_error),

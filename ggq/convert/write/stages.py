@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 from ggq.convert.calibrate.calibration import Calibration, layer_statistics, requires, uses_of
 from ggq.convert.calibrate.transforms import Layer
 from ggq.convert.plan.plan import Plan, TensorPlan
-from ggq.models.decoder import build_tape
-from ggq.quant import choose_method
 from ggq.quant.change import Change
 from ggq.quant.inputs import InputStatistics
 from ggq.quant.methods import METHODS, Calibrated, Chain, Method
@@ -32,7 +30,7 @@ class Work:
 
     Args:
         method: Name of what quantizes it in the end, "" for floats.
-        rounding: The method that rounds, behind all transforms; None for the one of that name.
+        rounding: The method that rounds, behind all transforms; None for floats.
         inputs: Statistics of its inputs, folded transforms included, or None.
         change: What folded transforms do to its weights.
         scale, order: What it keeps of transforms, if its scheme does; see `ggq.quant.methods.transform.Stored`.
@@ -65,12 +63,11 @@ def stages(
         finished: Names of tensors that need no work any more.
         told: Called with what is being done.
     """
-    chained = any(isinstance(method_of(tensor), Chain) for tensor in plan.tensors)
+    chained = any(isinstance(tensor.method, Chain) for tensor in plan.tensors)
     if calibration is None and not chained and plan.recipe.activations == "group":
-        yield list(plan.tensors), {tensor.name: Work(tensor.method) for tensor in plan.tensors}
+        yield list(plan.tensors), {tensor.name: Work(tensor.method_name, tensor.method) for tensor in plan.tensors}
         return
-    tape = build_tape(plan.model)
-    parts, places = segments(tape), sites(tape)
+    parts, places = segments(plan.program), sites(plan.program)
     home = {role: i for i, part in enumerate(parts) for op in part.ops for role in roles(op)}
     with layer_statistics(plan, calibration, told) as layers:
         i = 0
@@ -90,23 +87,18 @@ def stages(
             i += 1
 
 
-def method_of(tensor: TensorPlan) -> Method | None:
-    """A tensor's method, None for floats."""
-    return choose_method(tensor.scheme, tensor.method) if tensor.method else None
-
-
 def work(tensor: TensorPlan, layer: Layer, activations: str, places: list[Site]) -> Work:
     """What a layer's statistics and transforms make of a tensor's plan.
 
     A tensor whose statistics cannot be used is quantized without: by its own method if that can do without, else by
     FALLBACK; its notes say so.
     """
-    role, method = tensor.role, method_of(tensor)
+    role, method = tensor.role, tensor.method
     change = layer.changes.get(role, Change())
     notes: dict[str, str | float] = {**change.attributes()}
     if method is None:
         return Work("", change=change, notes=notes)
-    name, rounding = tensor.method, method.rounding if isinstance(method, Chain) else method
+    name, rounding = method.name, method.rounding if isinstance(method, Chain) else method
     statistics = layer.statistics.get(role)
     trouble = "it takes part in no product" if statistics is None else statistics.trouble
     usable = uses_of(tensor, activations) and not trouble

@@ -1,0 +1,426 @@
+"""What a stored tensor is made of: an expression of the tensors of a checkpoint, read by rows as float32.
+
+Every dimension but the last counts as rows: a tensor of shape (experts, rows, columns) has experts * rows of them, and
+one of a single dimension is one row. Whoever reads asks for blocks of rows; an expression keeps no more in memory than
+the block and one piece of PIECE_NUMBERS numbers, whatever the size of the source.
+"""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from math import prod
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ggq.errors import ConvertError
+
+Floats = NDArray[np.float32]
+Mask = NDArray[np.bool_]
+Shape = tuple[int, ...]
+Shapes = Callable[[str], Shape]
+"""The shape of a source tensor by its name."""
+
+PIECE_NUMBERS = 1 << 20
+"""Numbers of a source, about, that are read at once where a block of the result needs more than it keeps."""
+
+GAP_NUMBERS = 1 << 16
+"""Numbers between two wanted rows, at most, that are read along with them: opening the file again takes as long."""
+
+
+class Source(Protocol):
+    """Where the numbers of source tensors come from, such as a checkpoint."""
+
+    def shape(self, name: str) -> Shape:
+        """The dimensions of a tensor."""
+        ...
+
+    def rows(self, name: str, start: int, stop: int, out: Floats | None = None) -> Floats:
+        """Rows of a tensor as float32 (stop - start, columns): in `out` where that is given, else in new memory."""
+        ...
+
+
+class Use(NamedTuple):
+    """A part of a source tensor: where its rows meet its columns, in every matrix of a tensor of more dimensions.
+
+    Args:
+        name: Of the source tensor.
+        rows: bool (rows of a matrix,); (1,) for a tensor of one dimension.
+        columns: bool (columns,).
+    """
+
+    name: str
+    rows: Mask
+    columns: Mask
+
+
+class Expression(ABC):
+    """Numbers made of source tensors. `str()` is what people read and what a conversion's fingerprint keeps."""
+
+    @abstractmethod
+    def names(self) -> tuple[str, ...]:
+        """The source tensors, in the order in which they are read."""
+
+    @abstractmethod
+    def shape(self, shapes: Shapes) -> Shape:
+        """The dimensions of the result.
+
+        Raises:
+            ConvertError: The source tensors do not fit each other or the expression; it names the tensor.
+        """
+
+    @abstractmethod
+    def fill(self, source: Source, start: int, out: Floats) -> None:
+        """Compute the rows from `start` on into float32 (rows, columns)."""
+
+    @abstractmethod
+    def reach(self, shapes: Shapes, rows: Mask, columns: Mask) -> Iterator[Use]:
+        """The parts of source tensors that rows and columns of the result are made of; see `Use`."""
+
+    def whole(self) -> str | None:
+        """The one source tensor that this is in a changed form; None where it is a part of one, or made of several."""
+        return None
+
+    def rows(self, source: Source, start: int, stop: int, out: Floats | None = None) -> Floats:
+        """Rows of the result.
+
+        Args:
+            source: Where the tensors are read.
+            start: First row.
+            stop: Behind the last row.
+            out: float32 (stop - start, columns), C-contiguous, to be filled; new memory by default.
+
+        Returns:
+            float32 (stop - start, columns).
+        """
+        if out is None:
+            out = np.empty((stop - start, self.shape(source.shape)[-1]), np.float32)
+        self.fill(source, start, out)
+        return out
+
+    def uses(self, shapes: Shapes) -> Iterator[Use]:
+        """The parts of source tensors that the result is made of."""
+        _, rows, columns = matrices(self.shape(shapes))
+        return self.reach(shapes, np.ones(rows, np.bool_), np.ones(columns, np.bool_))
+
+
+def matrices(shape: Shape) -> tuple[int, int, int]:
+    """How many matrices a tensor of this shape holds, and the rows and columns of each."""
+    return (1, 1, shape[0]) if len(shape) == 1 else (prod(shape[:-2]), shape[-2], shape[-1])
+
+
+@dataclass(frozen=True)
+class Tensor(Expression):
+    """A tensor of the checkpoint as it is."""
+
+    name: str
+
+    def __str__(self) -> str:
+        return self.name
+
+    def names(self) -> tuple[str, ...]:
+        return (self.name,)
+
+    def whole(self) -> str | None:
+        return self.name
+
+    def shape(self, shapes: Shapes) -> Shape:
+        return shapes(self.name)
+
+    def rows(self, source: Source, start: int, stop: int, out: Floats | None = None) -> Floats:
+        return source.rows(self.name, start, stop, out)
+
+    def fill(self, source: Source, start: int, out: Floats) -> None:
+        source.rows(self.name, start, start + len(out), out)
+
+    def reach(self, shapes: Shapes, rows: Mask, columns: Mask) -> Iterator[Use]:
+        yield Use(self.name, rows, columns)
+
+
+@dataclass(frozen=True)
+class Unary(Expression):
+    """What is made of one expression; as it stands, of the same shape and of the same parts of its sources."""
+
+    expression: Expression
+
+    def names(self) -> tuple[str, ...]:
+        return self.expression.names()
+
+    def whole(self) -> str | None:
+        return self.expression.whole()
+
+    def shape(self, shapes: Shapes) -> Shape:
+        return self.expression.shape(shapes)
+
+    def reach(self, shapes: Shapes, rows: Mask, columns: Mask) -> Iterator[Use]:
+        return self.expression.reach(shapes, rows, columns)
+
+
+@dataclass(frozen=True)
+class Picked(Unary):
+    """Some rows of each matrix of an expression, ascending; of an expression of one dimension, some of its numbers."""
+
+    @abstractmethod
+    def picked(self, length: int) -> NDArray[np.int64]:
+        """The numbers of the rows that are kept, of so many."""
+
+    def whole(self) -> str | None:
+        return None
+
+    def shape(self, shapes: Shapes) -> Shape:
+        inner = self.expression.shape(shapes)
+        if not inner:
+            raise _misfit(self, "a single number found, rows expected")
+        axis = max(0, len(inner) - 2)
+        return (*inner[:axis], len(self.picked(inner[axis])), *inner[axis + 1 :])
+
+    def fill(self, source: Source, start: int, out: Floats) -> None:
+        inner = self.expression.shape(source.shape)
+        if len(inner) == 1:
+            out[...] = self.expression.rows(source, 0, 1)[:, self.picked(inner[0])]
+            return
+        kept = self.picked(inner[-2])
+        matrix, row = np.divmod(np.arange(start, start + len(out)), len(kept))
+        _gather(self.expression, source, matrix * inner[-2] + kept[row], out)
+
+    def reach(self, shapes: Shapes, rows: Mask, columns: Mask) -> Iterator[Use]:
+        inner = self.expression.shape(shapes)
+        flat = len(inner) == 1
+        mask = np.zeros(inner[0] if flat else inner[-2], np.bool_)
+        mask[self.picked(len(mask))[columns if flat else rows]] = True
+        return self.expression.reach(shapes, rows if flat else mask, mask if flat else columns)
+
+
+@dataclass(frozen=True)
+class Rows(Picked):
+    """Rows from `start` to before `stop`, such as one matrix of several that a checkpoint keeps below each other."""
+
+    start: int
+    stop: int
+
+    def __str__(self) -> str:
+        return f"{_inner(self.expression)}[{self.start}:{self.stop}]"
+
+    def picked(self, length: int) -> NDArray[np.int64]:
+        if not 0 <= self.start < self.stop <= length:
+            raise _misfit(self, f"{length} rows found, rows {self.start} to {self.stop - 1} expected")
+        return np.arange(self.start, self.stop)
+
+
+@dataclass(frozen=True)
+class Interleaved(Picked):
+    """Rows from `start` to before `stop` of every `period` rows.
+
+    Query, key and value of GPT-NeoX are `period` = 3 * head_dim, a head after the other; gate and up of gpt-oss take
+    turns, `period` = 2.
+    """
+
+    period: int
+    start: int
+    stop: int
+
+    def __str__(self) -> str:
+        return f"{_inner(self.expression)}[{self.start}:{self.stop} of every {self.period}]"
+
+    def picked(self, length: int) -> NDArray[np.int64]:
+        if not 0 <= self.start < self.stop <= self.period:
+            raise _misfit(self, f"rows {self.start} to {self.stop - 1} of every {self.period} cannot be taken")
+        if not length or length % self.period:
+            raise _misfit(self, f"{length} rows found, a multiple of {self.period} expected")
+        return (np.arange(0, length, self.period)[:, None] + np.arange(self.start, self.stop)).reshape(-1)
+
+
+@dataclass(frozen=True)
+class Transposed(Unary):
+    """Rows and columns exchanged, as GPT-2's Conv1D has them; in a tensor of more dimensions those of each matrix.
+
+    A block of rows is a block of columns of the source, all of whose rows are read for it: n blocks of a matrix read it
+    n times. Memory stays at the block and one piece.
+    """
+
+    def __str__(self) -> str:
+        return f"transposed({self.expression})"
+
+    def shape(self, shapes: Shapes) -> Shape:
+        inner = self.expression.shape(shapes)
+        if len(inner) < 2:
+            raise _misfit(self, f"shape {list(inner)} found, a matrix expected")
+        return (*inner[:-2], inner[-1], inner[-2])
+
+    def fill(self, source: Source, start: int, out: Floats) -> None:
+        _, rows, columns = matrices(self.expression.shape(source.shape))
+        step, done = max(1, PIECE_NUMBERS // columns), 0
+        while done < len(out):
+            matrix, first = divmod(start + done, columns)
+            count = min(columns - first, len(out) - done)
+            for at in range(0, rows, step):
+                end = min(at + step, rows)
+                piece = self.expression.rows(source, matrix * rows + at, matrix * rows + end)
+                out[done : done + count, at:end] = piece[:, first : first + count].T
+            done += count
+
+    def reach(self, shapes: Shapes, rows: Mask, columns: Mask) -> Iterator[Use]:
+        return self.expression.reach(shapes, columns, rows)
+
+
+@dataclass(frozen=True)
+class Stack(Expression):
+    """Tensors of one shape behind each other as a tensor with one dimension more, such as the experts of a layer."""
+
+    parts: tuple[Expression, ...]
+
+    def __str__(self) -> str:
+        return f"stack({_listed([str(part) for part in self.parts])})"
+
+    def names(self) -> tuple[str, ...]:
+        return tuple(name for part in self.parts for name in part.names())
+
+    def shape(self, shapes: Shapes) -> Shape:
+        first = self.parts[0].shape(shapes)
+        for part in self.parts[1:]:
+            if (found := part.shape(shapes)) != first:
+                expected = f"{list(first)} like {self.parts[0]} expected"
+                raise _misfit(part, f"shape {list(found)} found, {expected}")
+        return (len(self.parts), *first)
+
+    def fill(self, source: Source, start: int, out: Floats) -> None:
+        count, done = prod(self.parts[0].shape(source.shape)[:-1]), 0
+        while done < len(out):
+            part, first = divmod(start + done, count)
+            rows = min(count - first, len(out) - done)
+            self.parts[part].fill(source, first, out[done : done + rows])
+            done += rows
+
+    def reach(self, shapes: Shapes, rows: Mask, columns: Mask) -> Iterator[Use]:
+        flat = len(self.parts[0].shape(shapes)) == 1  # each of them is a row of the stack
+        for number, part in enumerate(self.parts):
+            yield from part.reach(shapes, rows[number : number + 1] if flat else rows, columns)
+
+
+@dataclass(frozen=True)
+class Plus(Unary):
+    """Every number and an amount, rounded to float32, such as the weights of Gemma's norms, which are stored less 1."""
+
+    amount: float = 1.0
+
+    def __str__(self) -> str:
+        return f"{_inner(self.expression)} + {self.amount:.9g}"
+
+    def fill(self, source: Source, start: int, out: Floats) -> None:
+        self.expression.fill(source, start, out)
+        out += np.float32(self.amount)
+
+
+@dataclass(frozen=True)
+class Sum(Expression):
+    """Two expressions of one shape added, rounded to float32, such as a matrix and the product of a LoRA adapter."""
+
+    left: Expression
+    right: Expression
+
+    def __str__(self) -> str:
+        return f"{_inner(self.left)} + {_inner(self.right)}"
+
+    def names(self) -> tuple[str, ...]:
+        return (*self.left.names(), *self.right.names())
+
+    def whole(self) -> str | None:
+        return self.left.whole()
+
+    def shape(self, shapes: Shapes) -> Shape:
+        left, right = self.left.shape(shapes), self.right.shape(shapes)
+        if left != right:
+            raise _misfit(self.right, f"shape {list(right)} found, {list(left)} like {self.left} expected")
+        return left
+
+    def fill(self, source: Source, start: int, out: Floats) -> None:
+        self.left.fill(source, start, out)
+        out += self.right.rows(source, start, start + len(out))
+
+    def reach(self, shapes: Shapes, rows: Mask, columns: Mask) -> Iterator[Use]:
+        yield from self.left.reach(shapes, rows, columns)
+        yield from self.right.reach(shapes, rows, columns)
+
+
+@dataclass(frozen=True)
+class Product(Expression):
+    """A matrix product times a number, summed in float64 and rounded once: LoRA's B @ A * alpha / rank.
+
+    Every block of rows reads the whole right matrix, piece by piece: cheap where that is of low rank.
+    """
+
+    left: Expression
+    right: Expression
+    scale: float = 1.0
+
+    def __str__(self) -> str:
+        factor = "" if self.scale == 1 else f"{self.scale:.9g} * "
+        return f"{factor}{_inner(self.left)} @ {_inner(self.right)}"
+
+    def names(self) -> tuple[str, ...]:
+        return (*self.left.names(), *self.right.names())
+
+    def shape(self, shapes: Shapes) -> Shape:
+        left, right = self.left.shape(shapes), self.right.shape(shapes)
+        if len(left) != 2 or len(right) != 2 or left[1] != right[0]:
+            problem = f"shape {list(right)} found, which cannot be multiplied with {self.left} of shape {list(left)}"
+            raise _misfit(self.right, problem)
+        return (left[0], right[1])
+
+    def fill(self, source: Source, start: int, out: Floats) -> None:
+        left = self.left.rows(source, start, start + len(out)).astype(np.float64)
+        total = np.zeros(out.shape, np.float64)
+        step = max(1, PIECE_NUMBERS // out.shape[1])
+        for at in range(0, left.shape[1], step):
+            part = left[:, at : at + step]
+            total += part @ self.right.rows(source, at, at + part.shape[1]).astype(np.float64)
+        out[...] = total * self.scale
+
+    def reach(self, shapes: Shapes, rows: Mask, columns: Mask) -> Iterator[Use]:
+        inner = np.ones(self.right.shape(shapes)[0], np.bool_)
+        yield from self.left.reach(shapes, rows, inner)
+        yield from self.right.reach(shapes, inner, columns)
+
+
+def _gather(expression: Expression, source: Source, numbers: NDArray[np.int64], out: Floats) -> None:
+    """Rows by their numbers, ascending, into float32 (rows, columns)."""
+    gap, most = max(1, GAP_NUMBERS // out.shape[1]), max(1, PIECE_NUMBERS // out.shape[1])
+    ends = [*(np.flatnonzero(np.diff(numbers) > gap) + 1).tolist(), len(numbers)]
+    for at, end in zip([0, *ends], ends):
+        first, last = int(numbers[at]), int(numbers[end - 1])
+        if last - first == end - at - 1:  # all that lies between them is wanted
+            expression.fill(source, first, out[at:end])
+            continue
+        for begin in range(first, last + 1, most):
+            stop = min(begin + most, last + 1)
+            low, high = np.searchsorted(numbers, (begin, stop)).tolist()
+            if low < high:
+                out[low:high] = expression.rows(source, begin, stop)[numbers[low:high] - begin]
+
+
+def _misfit(expression: Expression, problem: str) -> ConvertError:
+    return ConvertError(problem, where=f"tensor {expression.names()[0]}")
+
+
+def _inner(expression: Expression) -> str:
+    """An expression inside another, between parentheses where it would be read in another way without."""
+    return f"({expression})" if isinstance(expression, Plus | Sum | Product) else str(expression)
+
+
+_NUMBER = re.compile(r"(\d+)")
+
+
+def _listed(texts: list[str]) -> str:
+    """Texts for people; those that differ by one number, which counts up, are written once: "experts.{0..7}.w1"."""
+    split = [_NUMBER.split(text) for text in texts]
+    places = [i for i, part in enumerate(split[0]) if any(other[i : i + 1] != [part] for other in split)]
+    if len(texts) > 1 and len(places) == 1 and places[0] % 2 and len({len(parts) for parts in split}) == 1:
+        place = places[0]
+        first = int(split[0][place])
+        if all(parts[place] == str(first + i) for i, parts in enumerate(split)):
+            return "".join([*split[0][:place], f"{{{first}..{first + len(texts) - 1}}}", *split[0][place + 1 :]])
+    return ", ".join(texts)
