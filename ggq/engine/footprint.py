@@ -7,6 +7,10 @@ import re
 import sys
 from pathlib import Path
 
+LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+"""Where Linux tells the limit of a control group, the newer and the older kind."""
+UNKNOWN_MEMORY = 8 << 30
+"""Bytes of memory that are assumed where the system does not say."""
 MAPPING = re.compile(r"^[0-9a-f]+-[0-9a-f]+ \S+ \S+ \S+ \d+ +(?P<path>.*)$")
 
 
@@ -42,3 +46,17 @@ def memory_beside(file: str | os.PathLike[str]) -> int | None:
     except OSError:
         return None
     return total
+
+
+def usable_memory() -> int:
+    """Bytes of memory that this process may use: the machine's, or its control group's if that is less."""
+    try:
+        found = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # Windows has no sysconf
+        return UNKNOWN_MEMORY
+    for path in LIMITS:
+        try:
+            found = min(found, int(Path(path).read_text(encoding="ascii")))
+        except (OSError, ValueError):  # another kind of system, or "max"
+            continue
+    return found

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Sequence
 
 import numpy as np
 
 from ggq.engine.binding import Batch, Binder, Step, Weights
-from ggq.engine.kv.pages import PagedSequence, PagePool
+from ggq.engine.footprint import usable_memory
+from ggq.engine.kv.pool import PagePool, PoolFull
+from ggq.engine.kv.sequence import PagedSequence, cost
 from ggq.errors import UsageError
 from ggq.format import Reader
+from ggq.tape.caches import CacheGroup, KeyValueSpec, groups
 from ggq.tape.executor import check_runs, pieces, wanted_count, wanted_rows
 from ggq.tape.program import Run, Tape
 
@@ -18,6 +22,11 @@ LOGIT_BYTES = 32 << 20
 """Memory for the logits of one batch; more wanted rows are computed in several."""
 ROPE_STEP = 1024
 """Positions by which the table of cosines and sines grows."""
+
+
+def cache_groups(tape: Tape) -> tuple[CacheGroup, ...]:
+    """The caches of a program by spec; all layers of a tape are alike."""
+    return groups([KeyValueSpec(tape.kv_heads, tape.head_dim)] * tape.layers)
 
 
 class NumbaExecutor:
@@ -31,6 +40,7 @@ class NumbaExecutor:
         activations: "int8" rounds activations per group where they meet quantized matrices; "float32" does not.
         cache: Float type of the key-value cache, "f16" or "f32".
         max_rows: Most tokens that are computed together; memory grows with it.
+        cache_bytes: Most bytes of keys and values; half of the memory that this process may use unless told.
 
     Raises:
         UnsupportedError: A scheme or an operation that no kernel computes.
@@ -46,6 +56,7 @@ class NumbaExecutor:
         activations: str = "int8",
         cache: str = "f16",
         max_rows: int = 512,
+        cache_bytes: int | None = None,
     ) -> None:
         from ggq_kernels.run import calls
         from ggq_kernels.run.threads import Team
@@ -59,35 +70,75 @@ class NumbaExecutor:
         self._binder = Binder(tape, Weights(reader, roles), self._batch, self._rows, activations, cache, self.threads)
         self._tape = self._binder.bind()
         self._logits = self._binder.array(tape.logits)
-        page_bytes = tape.layers * calls.layer_bytes(cache, tape.kv_heads, tape.head_dim)
-        self._pool = PagePool(page_bytes, calls.PAGE)
+        specs = [(group.spec, len(group.members)) for group in cache_groups(tape)]
+        page_bytes = [n * calls.layer_bytes(cache, spec.kv_heads, spec.head_dim) for spec, n in specs]
+        self._windows, self._page = [spec.window for spec, _ in specs], calls.PAGE
+        self._pool = PagePool(page_bytes, usable_memory() // 2 if cache_bytes is None else cache_bytes)
         self._sequences: dict[int, PagedSequence] = {}
         self._opened = 0
         self._rope = np.zeros((0, tape.head_dim), np.float32)
+        self._lock = threading.RLock()  # the batch's memory, the buffers and the pool belong to one call at a time
+        self._closed = False
 
     def open_sequence(self) -> int:
         """The id of a new, empty sequence."""
-        self._opened += 1
-        self._sequences[self._opened] = PagedSequence()
-        return self._opened
+        with self._lock:
+            self._opened += 1
+            self._sequences[self._opened] = PagedSequence(self._pool, self._windows, self._page)
+            return self._opened
 
     def close_sequence(self, sequence: int) -> None:
-        """Forget a sequence; its pages are used again."""
-        self._pool.release(self._sequence(sequence))
-        del self._sequences[sequence]
+        """Forget a sequence; pages that only it refers to are used again."""
+        with self._lock:
+            self._sequence(sequence).close()
+            del self._sequences[sequence]
+
+    def fork(self, sequence: int) -> int:
+        """See `Executor.fork`; pages are shared until one of the sequences writes into them."""
+        with self._lock:
+            copy = self._sequence(sequence).fork()
+            self._opened += 1
+            self._sequences[self._opened] = copy
+            return self._opened
+
+    def truncate(self, sequence: int, length: int) -> int:
+        """See `Executor.truncate`."""
+        with self._lock:
+            return self._sequence(sequence).truncate(length)
 
     def length(self, sequence: int) -> int:
         """Tokens that a sequence holds."""
         return self._sequence(sequence).length
 
+    def reserve(self, sequence: int, tokens: int) -> bool:
+        """See `Executor.reserve`."""
+        with self._lock:
+            try:
+                self._sequence(sequence).reserve(tokens)
+            except PoolFull:
+                return False
+            return True
+
+    def room(self) -> int:
+        """See `Executor.room`."""
+        return self._pool.room
+
+    def cost(self, tokens: int) -> int:
+        """See `Executor.cost`."""
+        return cost(self._pool, self._windows, self._page, tokens)
+
     def forward(self, runs: Sequence[Run]) -> np.ndarray:
         """See `Executor.forward`."""
-        check_runs(self.tape, runs, self.length)
-        rows = self._rows["tokens"]
-        if sum(map(wanted_count, runs)) > self._rows["wanted"]:
-            rows = min(rows, self._rows["wanted"])
-        results = [self._forward(part) for part in pieces(runs, rows)]
-        return results[0] if len(results) == 1 else np.concatenate(results)
+        with self._lock:
+            self._check_open()
+            check_runs(self.tape, runs, self.length)
+            for run in runs:  # all or nothing
+                self._sequences[run.sequence].reserve(len(run.tokens))
+            rows = self._rows["tokens"]
+            if sum(map(wanted_count, runs)) > self._rows["wanted"]:
+                rows = min(rows, self._rows["wanted"])
+            results = [self._forward(part) for part in pieces(runs, rows)]
+            return results[0] if len(results) == 1 else np.concatenate(results)
 
     @property
     def steps(self) -> list[Step]:
@@ -96,19 +147,34 @@ class NumbaExecutor:
 
     def time_steps(self, runs: Sequence[Run]) -> list[float]:
         """Append a batch of at most `max_rows` tokens, step by step; the seconds that each took."""
-        check_runs(self.tape, runs, self.length)
-        self._describe(runs)
-        seconds = []
-        for i in range(len(self._tape)):
-            start = time.perf_counter()
-            self._team.run(self._tape, i, i + 1)
-            seconds.append(time.perf_counter() - start)
-        self._appended(runs)
-        return seconds
+        with self._lock:
+            self._check_open()
+            check_runs(self.tape, runs, self.length)
+            self._describe(runs)
+            seconds = []
+            for i in range(len(self._tape)):
+                start = time.perf_counter()
+                self._team.run(self._tape, i, i + 1)
+                seconds.append(time.perf_counter() - start)
+            self._appended(runs)
+            return seconds
 
     def close(self) -> None:
-        """End the threads."""
-        self._team.close()
+        """End the threads and release the memory; the file's map is referenced no more."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            self._team.close()
+            for sequence in self._sequences.values():
+                sequence.close()
+            self._sequences.clear()
+            self._pool.close()
+            del self._binder, self._tape, self._logits, self._batch, self._rope, self._reader
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise UsageError("the executor is closed")
 
     def _forward(self, runs: Sequence[Run]) -> np.ndarray:
         wanted = self._describe(runs)
@@ -118,7 +184,7 @@ class NumbaExecutor:
 
     def _appended(self, runs: Sequence[Run]) -> None:
         for run in runs:
-            self._sequences[run.sequence].length += len(run.tokens)
+            self._sequences[run.sequence].append(len(run.tokens))
 
     def _describe(self, runs: Sequence[Run]) -> int:
         """Tell the kernels of a batch; the number of wanted rows."""
@@ -126,12 +192,13 @@ class NumbaExecutor:
         for i, run in enumerate(runs):
             sequence, count = self._sequences[run.sequence], len(run.tokens)
             start, rows = sequence.length, slice(first, first + count)
-            self._pool.reserve(sequence, start + count)
+            sequence.reserve(count)
+            table = sequence.addresses[0]
             self._extend_rope(start + count)
             batch.ids[rows] = run.tokens
             batch.positions[rows] = start if count == 1 else np.arange(start, start + count)
-            batch.tables[rows] = sequence.address
-            batch.runs[i] = first, count, start, sequence.address, jobs
+            batch.tables[rows] = table
+            batch.runs[i] = first, count, start, table, jobs
             first += count
             jobs += self._jobs(count, self.tape.heads, self.tape.kv_heads)
         wanted = wanted_rows(runs)

@@ -32,6 +32,7 @@ def load(
     activations: str = "int8",
     cache: str | None = None,
     interpreter: str = "numba",
+    cache_bytes: int | None = None,
 ) -> Model:
     """Open a model to run it, as `ggq.load`.
 
@@ -41,6 +42,8 @@ def load(
         activations: "int8" (fast) or "float32" (exact) where they meet quantized matrices.
         cache: Float type of the key-value cache, "f16" or "f32"; by default "f32" only for a model kept in f32 whole.
         interpreter: "numba", or "numpy", the slow reference.
+        cache_bytes: Most bytes of keys and values; half of the memory that this process may use unless told. What does
+            not fit at once waits for its turn. The reference has no such limit.
 
     Raises:
         FormatError: The file breaks a rule of the format.
@@ -48,7 +51,9 @@ def load(
         UnsupportedError: A model or a scheme that this version cannot run.
         UsageError: An argument is out of range.
     """
-    model = open_model(path, threads=threads, activations=activations, cache=cache, interpreter=interpreter)
+    model = open_model(
+        path, threads=threads, activations=activations, cache=cache, interpreter=interpreter, cache_bytes=cache_bytes
+    )
     try:
         model.executor  # noqa: B018  made here, so that what it cannot run is refused here
     except BaseException:
@@ -64,6 +69,7 @@ def open_model(
     activations: str = "int8",
     cache: str | None = None,
     interpreter: str = "numba",
+    cache_bytes: int | None = None,
 ) -> Model:
     """A model that is checked and can read text, and is made ready to run, its kernels compiled, when it first runs.
 
@@ -73,6 +79,8 @@ def open_model(
     choose("interpreter", interpreter, INTERPRETERS)
     if threads is not None:
         whole("threads", threads, 1)
+    if cache_bytes is not None:
+        whole("cache_bytes", cache_bytes, 1)
     if cache is not None:
         choose("cache", cache, CACHES)
     reader = open_reader(path)
@@ -87,7 +95,7 @@ def open_model(
         raise
     if interpreter == "numpy":
         return Model(reader, config, partial(numpy_executor, reader, tape, names, activations, cache))
-    return Model(reader, config, partial(numba_executor, reader, tape, names, activations, cache, threads))
+    return Model(reader, config, partial(numba_executor, reader, tape, names, activations, cache, threads, cache_bytes))
 
 
 def choose(name: str, value: str, allowed: tuple[str, ...]) -> None:
@@ -157,11 +165,19 @@ def numpy_executor(reader: Reader, tape: Tape, names: Mapping[str, str], activat
 
 
 def numba_executor(
-    reader: Reader, tape: Tape, names: dict[str, str], activations: str, cache: str, threads: int | None
+    reader: Reader,
+    tape: Tape,
+    names: dict[str, str],
+    activations: str,
+    cache: str,
+    threads: int | None,
+    cache_bytes: int | None,
 ) -> Executor:
     """The kernels; numba is imported here and not before."""
     from ggq.engine.numba_executor import NumbaExecutor
 
     map_pages(reader)
-    executor: Executor = NumbaExecutor(tape, reader, names, threads=threads, activations=activations, cache=cache)
+    executor: Executor = NumbaExecutor(
+        tape, reader, names, threads=threads, activations=activations, cache=cache, cache_bytes=cache_bytes
+    )
     return executor

@@ -27,6 +27,30 @@ class Executor(Protocol):
         """Tokens that a sequence holds."""
         ...
 
+    def fork(self, sequence: int) -> int:
+        """The id of a new sequence that holds the same tokens; each goes on by itself."""
+        ...
+
+    def truncate(self, sequence: int, length: int) -> int:
+        """Forget the tokens of a sequence behind its first `length`.
+
+        Returns:
+            Tokens that it holds now: `length`, or fewer where what the next token would see is no longer kept.
+        """
+        ...
+
+    def reserve(self, sequence: int, tokens: int) -> bool:
+        """Set memory of the cache aside for so many more tokens of a sequence; False where there is not enough."""
+        ...
+
+    def room(self) -> int:
+        """Bytes of the cache that are not in use."""
+        ...
+
+    def cost(self, tokens: int) -> int:
+        """Bytes of the cache that a new sequence of so many tokens takes."""
+        ...
+
     def forward(self, runs: Sequence[Run]) -> np.ndarray:
         """Append the runs to their sequences, each to another one, splitting long ones as suits the executor.
 
@@ -34,12 +58,12 @@ class Executor(Protocol):
             float32 (wanted rows in order of the runs, vocabulary): the logits after each wanted token.
 
         Raises:
-            UsageError: See `check_runs`; nothing was appended then.
+            UsageError: See `check_runs`; or the cache has no memory for them. Nothing was appended then.
         """
         ...
 
     def close(self) -> None:
-        """Let go of threads; nothing is run after that."""
+        """End the threads and release the memory; the executor cannot be used afterwards."""
         ...
 
 

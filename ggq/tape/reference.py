@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import threading
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -46,6 +48,12 @@ class Cache:
         self.keys = [np.zeros((0, tape.kv_heads, tape.head_dim)) for _ in range(tape.layers)]
         self.values = [np.zeros((0, tape.kv_heads, tape.head_dim)) for _ in range(tape.layers)]
 
+    def first(self, length: int, copy: Cache) -> Cache:
+        """The first tokens of this sequence, in `copy`; arrays are shared, as nothing writes into them."""
+        copy.length = min(length, self.length)
+        copy.keys, copy.values = ([rows[: copy.length] for rows in store] for store in (self.keys, self.values))
+        return copy
+
 
 class NumpyExecutor:
     """Walks a tape in float64; only int8 activations and the cache are rounded, exactly as the kernels round them.
@@ -68,6 +76,7 @@ class NumpyExecutor:
         self._weights: dict[str, StoredWeight] = {}
         self._sequences: dict[int, Cache] = {}
         self._opened = 0
+        self._lock = threading.Lock()
 
     def open_sequence(self) -> int:
         """The id of a new, empty sequence."""
@@ -80,18 +89,42 @@ class NumpyExecutor:
         self._sequence(sequence)
         del self._sequences[sequence]
 
+    def fork(self, sequence: int) -> int:
+        """See `Executor.fork`."""
+        kept, copy = self._sequence(sequence), self.open_sequence()
+        kept.first(kept.length, self._sequences[copy])
+        return copy
+
+    def truncate(self, sequence: int, length: int) -> int:
+        """See `Executor.truncate`; every length can be gone back to."""
+        kept = self._sequence(sequence)
+        return kept.first(length, kept).length
+
     def length(self, sequence: int) -> int:
         """Tokens that a sequence holds."""
         return self._sequence(sequence).length
 
+    def reserve(self, sequence: int, tokens: int) -> bool:
+        """There is always room."""
+        return True
+
+    def room(self) -> int:
+        """There is always room."""
+        return sys.maxsize
+
+    def cost(self, tokens: int) -> int:
+        """There is always room."""
+        return 0
+
     def close(self) -> None:
-        """There is nothing to let go of."""
+        """There is nothing to release."""
 
     def forward(self, runs: Sequence[Run]) -> np.ndarray:
         """See `Executor.forward`."""
-        check_runs(self.tape, runs, self.length)
-        results = [self._forward(part) for part in pieces(runs, ROWS)]
-        return np.concatenate(results).astype(np.float32)
+        with self._lock:
+            check_runs(self.tape, runs, self.length)
+            results = [self._forward(part) for part in pieces(runs, ROWS)]
+            return np.concatenate(results).astype(np.float32)
 
     def _forward(self, runs: Sequence[Run]) -> np.ndarray:
         batch = Batch(runs, self._sequences)

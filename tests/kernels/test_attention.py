@@ -7,7 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from ggq.engine.kv.pages import PagedSequence, PagePool
+from ggq.engine.kv.pool import PagePool
+from ggq.engine.kv.sequence import PagedSequence
 from ggq_kernels.attend.attention import PAGE
 from ggq_kernels.run import calls
 from ggq_kernels.vector.isa import FLOAT_ROWS
@@ -25,14 +26,14 @@ class Layers:
 
     def __init__(self, kind: str, heads: int, kv_heads: int, dim: int, layers: int = 1) -> None:
         self.kind, self.heads, self.kv_heads, self.dim, self.layers = kind, heads, kv_heads, dim, layers
-        self.pool = PagePool(layers * calls.layer_bytes(kind, kv_heads, dim), PAGE)
+        self.pool = PagePool([layers * calls.layer_bytes(kind, kv_heads, dim)], 1 << 30)
         self.sequences: list[PagedSequence] = []
         self.keys: list[np.ndarray] = []
         self.values: list[np.ndarray] = []
         self.scale = 1 / math.sqrt(dim)
 
     def open(self) -> int:
-        self.sequences.append(PagedSequence())
+        self.sequences.append(PagedSequence(self.pool, [0], PAGE))
         self.keys.append(np.zeros((0, self.kv_heads, self.dim)))
         self.values.append(np.zeros((0, self.kv_heads, self.dim)))
         return len(self.sequences) - 1
@@ -48,17 +49,18 @@ class Layers:
         positions: list[int] = []
         for sequence, queries, keys, values in batch:
             paged, tokens = self.sequences[sequence], len(queries)
-            self.pool.reserve(paged, paged.length + tokens)
-            runs.append((first, tokens, paged.length, paged.address, jobs))
-            tables += [paged.address] * tokens
+            paged.reserve(tokens)
+            runs.append((first, tokens, paged.length, paged.addresses[0], jobs))
+            tables += [paged.addresses[0]] * tokens
             jobs += calls.attention_jobs(tokens, self.heads, self.kv_heads)
             positions += range(paged.length, paged.length + tokens)
-            paged.length, first = paged.length + tokens, first + tokens
+            paged.append(tokens)
+            first += tokens
             for store, new in ((self.keys, keys), (self.values, values)):
                 rounded = new.astype(CACHE[self.kind]).astype(np.float64).reshape(tokens, self.kv_heads, self.dim)
                 store[sequence] = np.concatenate([store[sequence], rounded])
         query, key, value, out = Floats(q), Floats(k), Floats(v), output(n, q.shape[1])
-        sizes = calls.Heads(self.heads, self.kv_heads, self.dim, layer * self.pool.page_bytes // self.layers)
+        sizes = calls.Heads(self.heads, self.kv_heads, self.dim, layer * self.pool.page_bytes[0] // self.layers)
         words = np.array(runs, np.int64)
         scale, rows_count, run_count = np.array([self.scale * math.log2(math.e)]), count(n), count(len(runs))
         of_token = np.array(positions, np.int64), np.array(tables, np.int64)
@@ -159,13 +161,13 @@ def test_pages_of_a_closed_sequence_are_used_again(kind: str) -> None:
     old = layers.open()
     q, k, v = numbers(rng, layers, 2 * PAGE)
     layers.append([(old, q, k * 1000, v + 60000)])
-    pages = set(layers.sequences[old].pages)
-    layers.pool.release(layers.sequences[old])
+    pages = set(layers.sequences[old].tables[0, :2])
+    layers.sequences[old].close()
     new = layers.open()
     for n in (3, 1, PAGE + 1):
         q, k, v = numbers(rng, layers, n)
         layers.check(new, q, layers.append([(new, q, k, v)])[0])
-    assert set(layers.sequences[new].pages) == pages
+    assert set(layers.sequences[new].tables[0, :2]) == pages
 
 
 def test_layers_of_a_page_are_apart() -> None:

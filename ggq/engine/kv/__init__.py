@@ -1,1 +1,1 @@
-"""The key-value cache: pages and sequences."""
+"""The cache: a bounded pool of pages, sequences that share them, and which pages may be freed."""

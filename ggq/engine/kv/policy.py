@@ -1,0 +1,32 @@
+"""Which pages of a sequence are needed: those up to its last token, from the first one that a window still reaches."""
+
+from __future__ import annotations
+
+SLACK = 128
+"""Positions that a window keeps beyond what it sees, so that a sequence can be cut back by as many tokens: rejected
+drafts, or a chat whose template changes the end of the last answer."""
+
+
+def page_count(length: int, positions: int) -> int:
+    """Pages that hold `length` tokens, `positions` to a page."""
+    return -(-length // positions)
+
+
+def first_page(length: int, window: int, positions: int) -> int:
+    """The first page that a sequence of `length` tokens keeps; those before it are never read again.
+
+    The next token stands at position `length` and sees the last `window` positions, its own included. The kernels
+    read no page before that of position `length - window + 1`; the table holds 0 for pages that were freed.
+
+    Args:
+        length: Tokens that the sequence holds.
+        window: How many positions a token sees; 0 for all.
+        positions: Positions of a page.
+    """
+    return max(0, length - window + 1 - SLACK) // positions if window else 0
+
+
+def reachable(length: int, window: int, first: int, positions: int) -> bool:
+    """Whether a sequence can be cut back to `length` tokens and go on from there, with pages from `first` on."""
+    seen_from = max(0, length - window + 1) if window else 0
+    return length == 0 or seen_from // positions >= first
