@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.parent.name == "kernels":
             item.add_marker("kernels")
+
+
+def pytest_sessionstart() -> None:
+    """Emulate the tile instructions where kernels are compiled for AMX and this machine has none; pytest's own handler
+    of their signal has been set by now."""
+    if "+amx-tile" in os.environ.get("NUMBA_CPU_FEATURES", ""):
+        from ggq_kernels.code import permission
+        from tests.kit import tile_emulator
+
+        if not permission.tiles_allowed():
+            tile_emulator.install()
 
 
 @pytest.fixture

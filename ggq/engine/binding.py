@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -213,6 +213,7 @@ class Binder:
 
         self._calls, self._tape, self._weights, self._batch = calls, tape, weights, batch
         self._capacity, self._int8, self._cache, self._threads = rows, activations == "int8", cache, threads
+        self._bf16 = self._int8 and calls.bf16_from() < calls.EVERY
         self.kept: list[np.ndarray] = []
         self._buffers: dict[str, Rows] = {}
         self._scratch: dict[tuple[object, ...], Rows | Int8Rows] = {}
@@ -240,7 +241,7 @@ class Binder:
                 self._behind = self._tape.ops[place + 1 :]
                 makers[type(op)](op)
         tape = np.ascontiguousarray(np.stack(self.rows))
-        tape[:, 0] = self._calls.addresses(kernels)
+        self._calls.link(tape, kernels)
         return tape
 
     def buffer(self, buffer: Buffer) -> Rows:
@@ -332,15 +333,19 @@ class Binder:
     def _source(self, buffer: Buffer, scheme: Scheme, matrix: Packed) -> Rows | Int8Rows:
         """The buffer itself, its transformed or its int8 form, made where it is not up to date."""
         piece = activation_group(scheme) if self._int8 else 0
+        if self._bf16 and matrix.value in ("f16", "bf16"):
+            return self._float_source(buffer, matrix)
         if not piece and not (matrix.order or matrix.column_scale):
             return self.buffer(buffer)
         key = (buffer.name, piece, matrix.columns, *matrix.source)
         if key not in self._scratch:
             rows = self._capacity[buffer.rows] + self._calls.MOST_ROWS
             if piece:
-                codes = self._allocate(rows * matrix.columns)
+                # Tokens are rounded either to int8 or, many of them, to bf16, so that both have one place.
+                codes = self._allocate(max(rows * matrix.columns, self._bf16_bytes(rows, matrix.columns)))
                 scales, offsets, sums = (self._allocate(rows * matrix.columns // piece * 4) for _ in range(3))
-                self._scratch[key] = self._calls.Int8Rows(codes, scales, offsets, sums, matrix.columns, piece)
+                bf16 = codes if self._bf16 else 0
+                self._scratch[key] = self._calls.Int8Rows(codes, scales, offsets, sums, matrix.columns, piece, bf16)
             else:
                 stride = matrix.columns * 4
                 self._scratch[key] = self._calls.Rows(self._allocate(rows * stride), stride, matrix.columns)
@@ -358,6 +363,23 @@ class Binder:
             self._emit(Step(kind, buffer.name, buffer.rows), row)
             self._fresh.add(key)
         return made
+
+    def _float_source(self, buffer: Buffer, matrix: Packed) -> Rows:
+        """The buffer with its many tokens rounded to bf16, for a matrix of halves."""
+        key, source = (buffer.name, matrix.columns), self.buffer(buffer)
+        if key not in self._scratch:
+            size = self._bf16_bytes(self._capacity[buffer.rows], matrix.columns)
+            self._scratch[key] = replace(source, bf16=self._allocate(size))
+        made = self._scratch[key]
+        assert isinstance(made, self._calls.Rows)
+        if key not in self._fresh:
+            row = self._calls.round_row(self._tokens(buffer), made, matrix.columns)
+            self._emit(Step("round", buffer.name, buffer.rows), row)
+            self._fresh.add(key)
+        return made
+
+    def _bf16_bytes(self, rows: int, columns: int) -> int:
+        return self._calls.bf16_bytes(rows, columns) if self._bf16 else 0
 
     def _only_rounded(self, gate: Gate) -> bool:
         """Whether a gate's result is read by nothing but the product behind it, which rounds it to int8 as it is, so

@@ -10,6 +10,7 @@ import numpy as np
 
 from ggq.errors import UsageError
 from ggq.format.scheme import Scheme
+from ggq.quant.floats import from_float32, to_float32
 from ggq.quant.stored import StoredWeight
 from ggq.tape.executor import check_runs, pieces, wanted_rows
 from ggq.tape.program import (
@@ -64,6 +65,10 @@ class NumpyExecutor:
         activations: "int8" rounds the source of a quantized matrix as that matrix asks for, after its transform and per
             activation group unless told otherwise; "float32" rounds nothing.
         cache: Float type that keys and values are rounded to, "f16" or "f32".
+
+    Attributes:
+        bf16_from: From how many rows on products with "int8" activations take source and weights rounded to bf16
+            instead, as the kernels do where the processor has tiles of bf16; None for never.
     """
 
     def __init__(self, tape: Tape, weights: Weights, activations: str = "int8", cache: str = "f16") -> None:
@@ -72,6 +77,7 @@ class NumpyExecutor:
         if cache not in CACHE_TYPES:
             raise UsageError(f"the cache is f16 or f32, not {cache!r}")
         self.tape, self.activations, self.cache_type = tape, activations, CACHE_TYPES[cache]
+        self.bf16_from: int | None = None
         self._source = weights
         self._weights: dict[str, StoredWeight] = {}
         self._sequences: dict[int, Cache] = {}
@@ -159,10 +165,13 @@ class NumpyExecutor:
     def _linear(self, op: Linear, buffers: dict[Buffer, np.ndarray]) -> None:
         for role, bias, out in zip(op.weights, op.biases, op.outs, strict=True):
             weight = self._weight(role)
-            x = weight.transformed(buffers[op.source])
-            if self.activations == "int8" and weight.scheme.kind != "float":
+            x, numbers = weight.transformed(buffers[op.source]), weight.numbers
+            many = self.bf16_from is not None and len(x) >= self.bf16_from
+            if self.activations == "int8" and many and weight.scheme.value != "f32":
+                x, numbers = round_bf16(x), round_bf16(numbers)
+            elif self.activations == "int8" and weight.scheme.kind != "float":
                 x = round_for(weight, x)
-            result = x @ weight.numbers.astype(np.float64).T
+            result = x @ numbers.astype(np.float64).T
             if bias is not None:
                 result += self._weight(bias).numbers
             buffers[out] = buffers[out] + result if op.add else result
@@ -239,6 +248,11 @@ def round_activations(x: np.ndarray, group: int, largest: np.float32 | np.ndarra
     codes = np.clip(np.rint(padded * inverse), -127, 127)
     rounded: np.ndarray = codes.astype(np.float64) * (largest / np.float32(127))
     return rounded.reshape(rows, groups * group)[:, :columns]
+
+
+def round_bf16(x: np.ndarray) -> np.ndarray:
+    """Numbers rounded to float32 and then to bf16, as float32."""
+    return to_float32(from_float32(x.astype(np.float32), "bf16"), "bf16")
 
 
 def rotate(x: np.ndarray, heads: int, positions: np.ndarray, tape: Tape) -> np.ndarray:

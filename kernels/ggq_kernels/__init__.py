@@ -46,9 +46,14 @@ def warmup(progress: Callable[[int, int, str], None] | None = None) -> float:
     from ggq_kernels.product import embed, linear
     from ggq_kernels.quantize import encode_rows, lloyd, search_rows, shift_rows
     from ggq_kernels.row import activations
-    from ggq_kernels.run import team
+    from ggq_kernels.run import calls, team
 
-    modules = (activations, attention, embed, encode_rows, linear, lloyd, search_rows, shift_rows, team)
+    modules = [activations, attention, embed, encode_rows, linear, lloyd, search_rows, shift_rows, team]
+    if calls.bf16_from() < calls.EVERY:
+        from ggq_kernels.product import amx
+        from ggq_kernels.row import bf16
+
+        modules += [amx, bf16]
     ops = [op for module in modules for op in vars(module).values() if isinstance(op, compiled.Op)]
     ops = [op for op in ops if not op.name.endswith("_float32")]
     missing, start = [op.key for op in ops if not store.is_saved(op.key)], time.perf_counter()

@@ -1,7 +1,8 @@
 """The compiled executor against the NumPy one on whole models, and what it promises of batches, threads and cuts.
 
 With float32 activations and a float32 cache the two differ by float32 rounding alone. With int8 activations, an
-activation between two codes may fall to either side, and later ones follow it.
+activation between two codes may fall to either side, and later ones follow it. Where the processor has tiles of bf16,
+which many tokens are computed with, these tests do without; test_tiles.py has those of them.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from ggq.models.decoder import build_tape
 from ggq.models.metadata import from_metadata
 from ggq.quant import SCHEMES
 from ggq.tape.program import Run
+from ggq_kernels.code import permission
 from tests.kit.small_models import CONFIGS, checkpoint, prompt, write_demo, write_ggq
 from tests.kit.support import DEMO, models_schemes, shared
 
@@ -35,6 +37,14 @@ FLOAT32_DRIFT = 5e-6
 """How far float32 moves the logits of these models, relative to the largest: each of some 20 products and norms in a
 row is off by about sqrt(columns) * 2**-24 of its size, 1.2e-6 for 384 columns, and these add up as a random walk
 does."""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def without_tiles() -> Iterator[None]:
+    """Few tokens and many are rounded to int8."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(permission, "tiles_allowed", lambda: False)
+        yield
 
 
 @contextmanager

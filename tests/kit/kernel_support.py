@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -95,6 +95,15 @@ class Floats:
         self.rows = calls.Rows(address(self.whole), stride * 4, width)
 
 
+def bf16_memory(tokens: int, columns: int) -> np.ndarray:
+    """Room for activations rounded to bf16, the bits as uint16 (tiles of tokens, tiles of columns, 16, 32).
+
+    They are NaN, so that a kernel that lets rows of no token into others is found out."""
+    memory = aligned_zeros(calls.bf16_bytes(tokens, columns)).view(np.uint16)
+    memory[:] = 0x7FC0
+    return memory.reshape(-1, -(-columns // calls.BF16_COLUMNS), calls.BF16_TILE, calls.BF16_COLUMNS)
+
+
 def output(n: int, width: int) -> Floats:
     """A buffer whose every number is `UNTOUCHED`."""
     made = Floats(np.zeros((n, width), np.float32))
@@ -109,9 +118,10 @@ class Int8:
         tokens: Of the batch.
         columns: Padded, a multiple of `group`.
         group: Columns that share a scale.
+        bf16: Whether there is room for many tokens rounded to bf16 too.
     """
 
-    def __init__(self, tokens: int, columns: int, group: int) -> None:
+    def __init__(self, tokens: int, columns: int, group: int, bf16: bool = False) -> None:
         rows = tokens + calls.MOST_ROWS
         self.tokens, self.columns, self.group = tokens, columns, group
         self.codes = aligned_zeros(rows * columns).view(np.int8)
@@ -119,7 +129,10 @@ class Int8:
         self.scales, self.offsets = (part.view(np.float32) for part in parts[:2])
         self.sums = parts[2].view(np.int32)
         at = [address(a) for a in (self.codes, *parts)]
-        self.rows = calls.Int8Rows(at[0], at[1], at[2], at[3], columns, group)
+        self.bf16 = bf16_memory(tokens, columns) if bf16 else None
+        self.rows = calls.Int8Rows(
+            at[0], at[1], at[2], at[3], columns, group, 0 if self.bf16 is None else address(self.bf16)
+        )
 
     def tiles(self, width: int) -> list[tuple[int, int]]:
         """First token and tokens of each tile of at most `width`; a last single token stands alone."""
@@ -233,6 +246,7 @@ def product(
     x: np.ndarray,
     *,
     int8: bool,
+    bf16: bool = False,
     biases: Sequence[np.ndarray | None] | None = None,
     add_to: Sequence[np.ndarray] | None = None,
     threads: int = 1,
@@ -243,6 +257,7 @@ def product(
         matrices: Of one scheme and one number of columns.
         x: float32 (tokens, columns).
         int8: Round x to int8 first.
+        bf16: Round many tokens of x to bf16 instead.
         biases: One float32 (rows,) or None each.
         add_to: What the results are added to, float32 (tokens, rows) each.
         threads: Of the team.
@@ -257,12 +272,21 @@ def product(
     table = calls.descriptors(packed, [o.rows for o in outs], [0 if b is None else address(b) for b in padded])
     form: calls.Rows | calls.Int8Rows = source.rows
     rows = []
-    if int8:
-        rounded = Int8(n, packed[0].columns, activation_group(matrices[0].scheme))
-        rows.append(calls.quantize_row(address(tokens), source.rows, rounded.rows, packed[0]))
-        form = rounded.rows
-    rows.append(calls.linear_row(address(tokens), packed, table, form, add_to is not None, threads))
-    run(*rows, threads=threads)
+    with calls.addresses_later() as kernels:
+        if int8:
+            rounded = Int8(n, packed[0].columns, activation_group(matrices[0].scheme), bf16)
+            rows.append(calls.quantize_row(address(tokens), source.rows, rounded.rows, packed[0]))
+            form = rounded.rows
+        elif bf16:
+            memory = bf16_memory(n, packed[0].columns)
+            form = replace(source.rows, bf16=address(memory))
+            rows.append(calls.round_row(address(tokens), form, packed[0].columns))
+        rows.append(calls.linear_row(address(tokens), packed, table, form, add_to is not None, threads))
+    if bf16 and n >= calls.BF16_TOKENS:  # what few tokens would take is not compiled: 4 s for each width of codes
+        kernels = [(many or kernel, None) for kernel, many in kernels]
+    tape = np.stack(rows)
+    calls.link(tape, kernels)
+    team(threads).run(tape)
     for out, m in zip(outs, matrices):
         beyond = out.whole[:, m.packed.rows :]
         assert (beyond == (0 if add_to else UNTOUCHED)).all(), "written beyond the padded rows of the matrix"

@@ -20,10 +20,22 @@ def _activations() -> ModuleType:
     return activations
 
 
+def _amx() -> ModuleType:
+    from ggq_kernels.product import amx
+
+    return amx
+
+
 def _attention() -> ModuleType:
     from ggq_kernels.attend import attention
 
     return attention
+
+
+def _bf16() -> ModuleType:
+    from ggq_kernels.row import bf16
+
+    return bf16
 
 
 def _embed() -> ModuleType:
@@ -88,7 +100,9 @@ def _team() -> ModuleType:
 
 MODULES: dict[str, Callable[[], ModuleType]] = {
     "activations": _activations,
+    "amx": _amx,
     "attention": _attention,
+    "bf16": _bf16,
     "embed": _embed,
     "encode_rows": _encode_rows,
     "isa": _isa,

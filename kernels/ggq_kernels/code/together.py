@@ -14,7 +14,7 @@ from ggq_kernels.code import store
 from ggq_kernels.code.ready import module
 from ggq_kernels.run.cores import physical_cores
 
-SECONDS = {"linear_": 6.0, "attention_": 4.0, "embed_codes": 2.0, "encode_": 2.0, "search_": 2.0}
+SECONDS = {"linear_": 6.0, "tiles_": 2.0, "attention_": 4.0, "embed_codes": 2.0, "encode_": 2.0, "search_": 2.0}
 """About what kernels take, by the beginning of their names; others take OTHERS."""
 OTHERS = 0.5
 START = 1.0

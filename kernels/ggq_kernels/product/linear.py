@@ -41,7 +41,7 @@ have nothing to give them (c3-g64-s6 19 % more time for a token of 1B by twos, b
 
 # Operands of a row behind those of products.py, as byte offsets; all kernels of this file have the same.
 TOKEN_COUNT = 8
-MATRICES, TILES, CHUNK, TOKEN_BLOCK, FEW, SHARES, LEAST = range(X_STRIDE + 8, X_STRIDE + 64, 8)
+MATRICES, TILES, CHUNK, TOKEN_BLOCK, FEW, SHARES, LEAST, X_BF16 = range(X_STRIDE + 8, X_STRIDE + 72, 8)
 # Words of one matrix descriptor behind those of products.py; descriptors follow each other, M_END is the first tile of
 # the next.
 M_START, M_END, M_BYTES = range(M_BIAS + 8, M_BIAS + 32, 8)

@@ -62,7 +62,7 @@ def span(codes: TagType) -> int:
     return ENTRY_BITS if table else max(bits, 2)
 
 
-class _Block:
+class BlockNumbers:
     """The numbers of 16 rows and 32 columns: loads each 64-byte unit once, yields quads of columns."""
 
     def __init__(self, b: Any, codes: TagType, addresses: tuple[Any, Any], table: Any) -> None:
@@ -180,7 +180,7 @@ def _dot_planes(b: Any, codes: TagType, products: Products, planes: Any, table: 
     m, quads, widths = len(products.sums), BLOCK // 4, (*PLANES[codes.values[0]], 0)
     low, high = (_behind(b, plane, k, 64 * width) for plane, width in zip(planes, widths))
     at, first = (x, k * quads) if isinstance(k, int) else (_behind(b, x, k, BLOCK * m), 0)
-    block = _Block(b, codes, (low, high), table)
+    block = BlockNumbers(b, codes, (low, high), table)
     for q in range(quads):
         products.dot(block.signed_quad(q), at, 4 * (first + q) * m)
 
@@ -279,7 +279,7 @@ def dot_bytes(b: Any, codes: TagType, kind: Tile | TagType, _: Any, acc: Any, co
 @primitive(types.void, None, types.int64, types.int64, types.int64, types.int64)
 def unpack_block(b: Any, codes: TagType, _: Any, plane0: Any, plane1: Any, table: Any, quads: Any) -> None:
     """Write a block as bytes: eight quads of columns, 64 bytes each, for `dot_bytes`."""
-    block = _Block(b, codes, (plane0, plane1), table)
+    block = BlockNumbers(b, codes, (plane0, plane1), table)
     for q in range(BLOCK // 4):
         store(b, block.signed_quad(q), b.add(quads, I64(64 * q)), 64)
 
@@ -304,7 +304,7 @@ def outer_block(
     stride: Any,
 ) -> Any:
     """row i += (step * number - offset of 16 rows and 32 columns) . the float32 activations at x + i * stride bytes."""
-    block = _Block(b, codes, (plane0, plane1), table)
+    block = BlockNumbers(b, codes, (plane0, plane1), table)
     sums = [b.extract_value(acc, i) for i in range(tile.m)]
     sources = [b.add(x, b.mul(stride, I64(i))) for i in range(tile.m)]
     negative = b.fneg(offset)

@@ -42,8 +42,9 @@ from ggq_kernels.vector.simd import (
 # Operands of a row, as byte offsets.
 TOKEN_COUNT, SOURCE, SOURCE_STRIDE, OUT, OUT_STRIDE, WIDTH = 8, 16, 24, 32, 40, 48
 # quantize: columns of a piece, scales, offsets, sums, the matrix's order and factors of columns (0 for none), the form
-# (0 a scale for each piece, 1 for each token, 2 a fixed one), and that as a float64; a gate's second source (0: none)
-Q_GROUP, Q_SCALE, Q_OFFSET, Q_SUM, Q_ORDER, Q_FACTORS, Q_FORM, Q_STEP, Q_UP = range(56, 128, 8)
+# (0 a scale for each piece, 1 for each token, 2 a fixed one), and that as a float64; a gate's second source (0: none);
+# where bf16.py writes
+Q_GROUP, Q_SCALE, Q_OFFSET, Q_SUM, Q_ORDER, Q_FACTORS, Q_FORM, Q_STEP, Q_UP, OUT_BF16 = range(56, 136, 8)
 # norm: the address of the weights; epsilon, a float64 at an address
 N_WEIGHT, N_EPSILON = 56, 64
 # rope: heads, size of a head, the table of (cosines, sines) by position, positions by token

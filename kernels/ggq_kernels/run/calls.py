@@ -15,14 +15,17 @@ from typing import Protocol
 
 import numpy as np
 
-from ggq_kernels.code import ready, store
+from ggq_kernels.code import permission, ready, store
 from ggq_kernels.product.widths import PLANES
 
 # Not imported: that would import Numba, which a process with saved kernels does without.
 activations, attention, embed = (ready.module(name) for name in ("activations", "attention", "embed"))
 linear, products, steps = (ready.module(name) for name in ("linear", "products", "steps"))
+amx, bf16 = (ready.module(name) for name in ("amx", "bf16"))
 FLOAT_ROWS, TOKENS = ready.module("isa").FLOAT_ROWS, ready.module("isa").TOKENS
-PAGE, ROW_BYTES, ALONE = attention.PAGE, ready.module("team").ROW_BYTES, ready.module("team").ALONE
+AMX, PAGE = ready.module("isa").AMX, attention.PAGE
+team = ready.module("team")
+ROW_BYTES, ALONE, MANY, MANY_KERNEL = team.ROW_BYTES, team.ALONE, team.MANY, team.MANY_KERNEL
 
 CACHE_BYTES = 192 * 1024
 """Activations of a block of tokens that shall stay in a core's second-level cache while it goes through its rows."""
@@ -34,6 +37,10 @@ EVERY = 1 << 62
 """More tokens than there are."""
 MOST_ROWS = max(TOKENS, FLOAT_ROWS)
 """Rows that a buffer must have beyond the batch: the kernels compute whole register tiles of tokens."""
+BF16_TOKENS = 16
+"""From how many tokens on a product takes tiles of bf16, where the processor has them: one tile of tokens."""
+BF16_TILE, BF16_COLUMNS = 16, 32
+"""Tokens and columns of a tile of bf16."""
 
 
 class HasAddress(Protocol):
@@ -47,16 +54,20 @@ class HasAddress(Protocol):
 
 @dataclass(frozen=True)
 class Rows:
-    """A float32 buffer: its address, the bytes from row to row, the columns in use."""
+    """A float32 buffer: its address, the bytes from row to row, the columns in use; and the address of its numbers
+    rounded to bf16, `bf16_bytes`, 0 where no product wants them."""
 
     address: int
     stride: int
     width: int
+    bf16: int = 0
 
 
 @dataclass(frozen=True)
 class Int8Rows:
-    """A buffer of activations rounded to int8 per `group` of its (padded) `columns`, in tiles of tokens."""
+    """A buffer of activations rounded to int8 per `group` of its (padded) `columns`, in tiles of tokens.
+
+    Where `bf16` is the address of `bf16_bytes`, many tokens are rounded to bf16 and written there instead."""
 
     codes: int
     scales: int
@@ -64,6 +75,18 @@ class Int8Rows:
     sums: int
     columns: int
     group: int
+    bf16: int = 0
+
+
+def bf16_from() -> int:
+    """From how many tokens on products take activations rounded to bf16; `EVERY` where this processor has no tiles of
+    bf16, or the system keeps them from this process."""
+    return BF16_TOKENS if AMX and permission.tiles_allowed() else EVERY
+
+
+def bf16_bytes(rows: int, columns: int) -> int:
+    """Bytes of so many activations rounded to bf16, in whole tiles."""
+    return -(-rows // BF16_TILE) * BF16_TILE * -(-columns // BF16_COLUMNS) * BF16_COLUMNS * 2
 
 
 @dataclass(frozen=True)
@@ -143,13 +166,16 @@ class Packed:
         return words
 
 
-_waiting: ContextVar[list[HasAddress] | None] = ContextVar("waiting", default=None)
+Kernels = list[tuple[HasAddress, HasAddress | None]]
+"""Of each row its kernel, and the one for many tokens where it has one."""
+_waiting: ContextVar[Kernels | None] = ContextVar("waiting", default=None)
 
 
 @contextmanager
-def addresses_later() -> Iterator[list[HasAddress]]:
-    """Rows that are made meanwhile hold 0 for their kernel; the list names their kernels in the same order."""
-    kernels: list[HasAddress] = []
+def addresses_later() -> Iterator[Kernels]:
+    """Rows that are made meanwhile hold no addresses of kernels; the list names their kernels in the same order, for
+    `link`."""
+    kernels: Kernels = []
     token = _waiting.set(kernels)
     try:
         yield kernels
@@ -157,25 +183,33 @@ def addresses_later() -> Iterator[list[HasAddress]]:
         _waiting.reset(token)
 
 
-def addresses(kernels: list[HasAddress]) -> list[int]:
-    """Addresses of kernels; what must be compiled for it is compiled by two processes at once."""
-    keys = [kernel.key for kernel in kernels if isinstance(kernel, ready.Kernel)]
+def link(tape: np.ndarray, kernels: Kernels) -> None:
+    """Write the addresses of its kernels into a tape; what must be compiled for it is compiled by two processes at
+    once."""
+    keys = [kernel.key for pair in kernels for kernel in pair if isinstance(kernel, ready.Kernel)]
     if not all(map(store.is_saved, dict.fromkeys(keys))):
         from ggq_kernels.code.together import compile_missing
 
         compile_missing(keys)
-    return [kernel.address for kernel in kernels]
+    for words, pair in zip(tape, kernels, strict=True):
+        _link_row(words, *pair)
 
 
-def row(kernel: HasAddress, operands: dict[int, int], alone: int = 0) -> np.ndarray:
-    """int64 (32,): the kernel's address and its operands by byte offset; up to `alone` tokens are not worth sharing."""
+def _link_row(words: np.ndarray, kernel: HasAddress, many: HasAddress | None) -> None:
+    words[0] = kernel.address
+    words[MANY_KERNEL // 8] = many.address if many else 0
+
+
+def row(kernel: HasAddress, operands: dict[int, int], alone: int = 0, many: HasAddress | None = None) -> np.ndarray:
+    """int64 (32,): the kernel's address and its operands by byte offset; up to `alone` tokens are not worth sharing,
+    and BF16_TOKENS and more are computed by the kernel `many` where that is given."""
     words = np.zeros(ROW_BYTES // 8, np.int64)
     waiting = _waiting.get()
     if waiting is None:
-        words[0] = kernel.address
+        _link_row(words, kernel, many)
     else:
-        waiting.append(kernel)
-    words[ALONE // 8] = alone
+        waiting.append((kernel, many))
+    words[ALONE // 8], words[MANY // 8] = alone, BF16_TOKENS
     for offset, value in operands.items():
         words[offset // 8] = value
     return words
@@ -197,7 +231,8 @@ def linear_row(
     """outs = source @ matrices.T (+ biases), or added to outs; all matrices are of one kind, `table` are their
     `descriptors`."""
     first, int8 = matrices[0], isinstance(source, Int8Rows)
-    name = first.value or f"{'c' if first.table else 'q'}{first.bits}_{'int8' if int8 else 'float32'}"
+    name = first.value or f"{'c' if first.table else 'q'}{first.bits}"
+    form = "" if first.value else "_int8" if int8 else "_float32"
     tiles = sum(m.rows for m in matrices) // 16
     width = TOKENS if int8 else FLOAT_ROWS
     row_bytes, tile_bytes = first.columns * (1 if int8 else 4), 2 * first.columns * (first.bits or 32)
@@ -212,13 +247,15 @@ def linear_row(
         products.ADD: int(add),
         products.COLUMNS: first.columns,
         linear.FEW: few(first) if int8 else 0,
+        linear.X_BF16: source.bf16,
     }
     if isinstance(source, Int8Rows):
         operands |= {products.X_GROUP: source.group, products.X: source.codes}
         operands |= {products.X_SCALE: source.scales, products.X_OFFSET: source.offsets, products.X_SUM: source.sums}
     else:
         operands |= {products.X: source.address, products.X_STRIDE: source.stride}
-    return row(getattr(linear, f"linear_{name}"), operands)
+    many = getattr(amx, f"tiles_{name}") if source.bf16 else None
+    return row(getattr(linear, f"linear_{name}{form}"), operands, many=many)
 
 
 def few(matrix: Packed) -> int:
@@ -232,7 +269,8 @@ def few(matrix: Packed) -> int:
 
 
 def quantize_row(tokens: int, source: Rows, out: Int8Rows, matrix: Packed, up: Rows | None = None) -> np.ndarray:
-    """Round a buffer to int8 as a matrix wants it, or silu(buffer) * up, both of one stride."""
+    """Round a buffer to int8 as a matrix wants it, or silu(buffer) * up, both of one stride; many tokens to bf16 where
+    `out` has room for it."""
     a = activations
     operands = {a.TOKEN_COUNT: tokens, a.SOURCE: source.address, a.SOURCE_STRIDE: source.stride, a.OUT: out.codes}
     operands |= {
@@ -243,11 +281,20 @@ def quantize_row(tokens: int, source: Rows, out: Int8Rows, matrix: Packed, up: R
         a.Q_SUM: out.sums,
     }
     operands |= {a.Q_ORDER: matrix.order, a.Q_FACTORS: matrix.column_scale}
-    operands |= {a.Q_UP: up.address if up else 0}
+    operands |= {a.Q_UP: up.address if up else 0, a.OUT_BF16: out.bf16}
     operands |= {a.Q_FORM: ("group", "token", "static").index(matrix.activations)}
-    words = row(a.quantize, operands, alone=int(out.columns <= SMALL))
+    many = bf16.round_bf16 if out.bf16 else None
+    words = row(a.quantize, operands, alone=int(out.columns <= SMALL), many=many)
     words.view(np.float64)[a.Q_STEP // 8] = matrix.activation_step
     return words
+
+
+def round_row(tokens: int, source: Rows, columns: int) -> np.ndarray:
+    """Round many tokens of a buffer to bf16, for matrices of floats; nothing is done to fewer."""
+    a = activations
+    operands = {a.TOKEN_COUNT: tokens, a.SOURCE: source.address, a.SOURCE_STRIDE: source.stride}
+    operands |= {a.WIDTH: columns, a.OUT_BF16: source.bf16}
+    return row(bf16.nothing, operands, alone=BF16_TOKENS - 1, many=bf16.round_bf16)
 
 
 def transform_row(tokens: int, source: Rows, out: Rows, matrix: Packed) -> np.ndarray:

@@ -30,11 +30,13 @@ LEADER = 256  # 1 while the leader sleeps on ACTIVE
 ROW = 320  # address of the open operation's row, 0 to end
 STATE_BYTES = 384
 ROW_BYTES = 256
-"""Bytes of a tape row: the kernel's address, then up to 30 operands and ALONE, all int64."""
+"""Bytes of a tape row: the kernel's address, then up to 28 operands, MANY, MANY_KERNEL and ALONE, all int64."""
 COUNT = 8
 """Where a row holds the address of the number of tokens."""
 ALONE = ROW_BYTES - 8
 """Where a row holds up to how many tokens the leader computes it alone: opening it to others would take longer."""
+MANY_KERNEL, MANY = ROW_BYTES - 16, ROW_BYTES - 24
+"""Where a row holds the address of another kernel, 0 for none, and from how many tokens on it is called instead."""
 
 _SPINS = 20000  # about 0.4 ms: longer than an operation without work for all, or than choosing a token
 _FUTEX_NUMBER = {"x86_64": 202, "aarch64": 98}
@@ -124,6 +126,14 @@ def seen(team: int) -> int:
 
 
 @inlined
+def kernel_of(row: int) -> int:
+    """The address of the kernel that computes a row with as many tokens as there are."""
+    if read_i64(row + MANY_KERNEL) != 0 and read_i64(read_i64(row + COUNT)) >= read_i64(row + MANY):
+        return read_i64(row + MANY_KERNEL)
+    return read_i64(row)
+
+
+@inlined
 def wait_while(address: int, sleepers: int, old: int) -> None:
     """Return once the word at an address is no longer `old`: spin, then sleep, counted among the sleepers."""
     for _ in range(_SPINS):
@@ -159,7 +169,7 @@ def serve(team: int) -> None:
         if atomic_read(team + EPOCH) == seen:
             row = atomic_read(team + ROW)
             if row != 0:
-                call_op(read_i64(row), row, team)
+                call_op(kernel_of(row), row, team)
         else:
             row = 1
         if fetch_add(team + ACTIVE, -1) == 1 and atomic_read(team + LEADER) > 0:
@@ -182,7 +192,7 @@ def lead(tape: int, first: int, last: int, team: int, threads: int) -> None:
             next_epoch(team)
         if row == 0:
             return  # left open, so that every helper sees it
-        call_op(read_i64(row), row, team)
+        call_op(kernel_of(row), row, team)
         if shared:
             fetch_add(team + EPOCH, 1)
             active = atomic_read(team + ACTIVE)
