@@ -140,7 +140,7 @@ def test_each_window_begins_as_the_model_expects(tmp_path: Path, text: Path) -> 
     "content, tokens, message",
     [
         ("too short", None, "the text is shorter than one window of 512 tokens"),
-        (TEXT, 0, "0 calibration tokens: at least 1 allowed"),
+        (TEXT, 0, "calibration_tokens must be 1 or more, not 0"),
         (None, None, "cannot open: No such file"),
         ("a folder", None, "text.txt: a text file expected, found a directory"),
         (bytes(range(256)) * 20, None, "text.txt: .* of 5120 bytes are no UTF-8 text\ncalibrate on a text"),
@@ -200,7 +200,7 @@ def test_calibration_that_nobody_needs_or_nobody_gives_is_refused(
         ggq.convert(DEMO, tmp_path / "m.ggq", scheme="q4-g32", calibration=text)
     with pytest.raises(UsageError, match="a number of calibration tokens without a text"):
         ggq.convert(DEMO, tmp_path / "m.ggq", method="mse", calibration_tokens=5)
-    with pytest.raises(UsageError, match="a calibration context of 5000 tokens: 2 to 512 allowed"):
+    with pytest.raises(UsageError, match="calibration_context must be 2 to 512 for this model, not 5000"):
         ggq.convert(DEMO, tmp_path / "m.ggq", method="mse", calibration=text, calibration_context=5000)
     with pytest.raises(UsageError, match="there are no statistics yet"):
         ggq.convert(DEMO, tmp_path / "m.ggq", method="mse", statistics=tmp_path / "s")

@@ -51,15 +51,13 @@ def test_what_is_no_size_is_refused(text: str) -> None:
 
 @pytest.mark.parametrize("bits", [0.0, -1.0, float("nan"), float("inf")])
 def test_what_are_no_bits_is_refused(bits: float) -> None:
-    with pytest.raises(UsageError, match="bits per weight: a number above 0 expected"):
-        parse_target(bits, None)
+    with pytest.raises(UsageError, match=f"target_bpw must be a number above 0, not {bits}"):
+        plan(DEMO, target_bpw=bits)
 
 
-def test_two_targets_are_refused_and_none_is_none() -> None:
+def test_no_target_is_none() -> None:
     assert parse_target(None, None) is None
     assert parse_target(None, 1000) == parse_target(None, "1kB") == Target(file_bytes=1000)
-    with pytest.raises(UsageError, match="exclude each other"):
-        parse_target(4.5, "1GiB")
 
 
 @pytest.mark.parametrize(
@@ -267,7 +265,7 @@ def test_a_preset_excludes_what_it_decides(option: str) -> None:
 
 
 def test_an_unknown_preset_is_refused() -> None:
-    with pytest.raises(UsageError, match="unknown preset 'tiny'; allowed are small, balanced, high"):
+    with pytest.raises(UsageError, match="preset must be small, balanced or high, not 'tiny'"):
         plan(DEMO, preset="tiny")
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from ggq.convert import convert as module
 from ggq.convert.convert import convert
+from ggq.convert.options import MOST_WORKERS
 from ggq.errors import ConvertError, GGQError, UsageError
 from ggq.format import Writer
 from tests.kit.checkpoints import edit_json, tiny
@@ -240,5 +240,5 @@ def test_force_replaces_an_old_file_only_when_the_new_one_is_whole(tmp_path: Pat
 
 @pytest.mark.parametrize("workers", [0, -1, 5000])
 def test_numbers_of_workers_that_make_no_sense(tmp_path: Path, source: Path, workers: int) -> None:
-    with pytest.raises(UsageError, match=f"{workers} workers: 1 to {module.MOST_WORKERS} allowed"):
+    with pytest.raises(UsageError, match=f"workers must be 1 to {MOST_WORKERS}, not {workers}"):
         convert(source, tmp_path / "out.ggq", workers=workers)

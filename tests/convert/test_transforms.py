@@ -16,6 +16,7 @@ from ggq.cli.main import main
 from ggq.convert.calibrate.calibration import make_calibration
 from ggq.convert.calibrate.changes import read_changed
 from ggq.convert.convert import plan
+from ggq.convert.options import CalibrationOptions
 from ggq.convert.write.pipeline import memory_estimate
 from ggq.convert.write.stages import Work, stages
 from ggq.errors import ConvertError, UsageError
@@ -44,9 +45,13 @@ def model(folder: Path, name: str) -> Path:
     return folder
 
 
+def briefly(text: Path) -> CalibrationOptions:
+    return CalibrationOptions(calibration=text, calibration_tokens=1000, calibration_context=32)
+
+
 def works(folder: Path, text: Path | None, **options: Any) -> dict[str, Work]:
     planned = plan(folder, **options)
-    calibration = None if text is None else make_calibration(planned, text, 1000, 32)
+    calibration = None if text is None else make_calibration(planned, briefly(text))
     found: dict[str, Work] = {}
     for _, some in stages(planned, calibration, set()):
         found.update(some)
@@ -212,7 +217,7 @@ def test_static_activations_fall_back_to_tokens(tmp_path: Path, text: Path, monk
 
 
 def test_wrong_options_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="activations 'row': group, token, static allowed"):
+    with pytest.raises(UsageError, match="activations must be group, token or static, not 'row'"):
         plan(DEMO, activations="row")
     with pytest.raises(UsageError, match="static activations need calibration"):
         ggq.convert(DEMO, tmp_path / "m.ggq", activations="static")
@@ -330,7 +335,7 @@ def test_the_estimate_of_memory_counts_calibration(tmp_path: Path, text: Path) -
     found = []
     for method in ("mse", "clip", "gptq", "awq+gptq"):
         planned = plan(folder, method=method)
-        calibration = make_calibration(planned, text, 1000, 32)
+        calibration = make_calibration(planned, briefly(text))
         found.append(memory_estimate(planned, 2, calibration) - memory_estimate(planned, 2))
     assert sorted(found) == found and len(set(found)) == 4
     assert found[1] - found[0] > 4 * 4096**2 and found[2] > 24 * 4096**2

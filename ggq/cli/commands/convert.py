@@ -5,23 +5,25 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ggq.cli.interrupts import INTERRUPTED
+from ggq.cli.options import command_options
 from ggq.cli.output import pairs, print_json, printable, quantity, size, table
+from ggq.convert.options import Options, Progress
 from ggq.errors import UsageError
 
 if TYPE_CHECKING:
     from ggq.convert.calibrate.calibration import Calibration
     from ggq.convert.plan.plan import Plan
-    from ggq.convert.write.pipeline import Progress
     from ggq.convert.write.report import Report
 
 
+@command_options(Options)
 def convert(
     source: Annotated[
         str,
@@ -34,112 +36,10 @@ def convert(
     out: Annotated[
         Path | None, typer.Argument(metavar="OUT.ggq", help="The file to write.", show_default=False)
     ] = None,
-    scheme: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SCHEME",
-            help="Of the layers: f32, f16, bf16 or q{2,3,4,5,6,8}[z|m]-{g32,g64,g128,row}[-s6] ...",
-            show_default=False,
-        ),
-    ] = None,
-    method: Annotated[
-        str | None,
-        typer.Option(
-            metavar="METHOD",
-            help="How codes and scales are chosen, such as mse, gptq or awq+gptq; by default as fits the scheme.",
-            show_default=False,
-        ),
-    ] = None,
-    embedding: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SCHEME",
-            help="Of the embedding and the output; by default the scheme with at least 6 bits.",
-            show_default=False,
-        ),
-    ] = None,
-    keep: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="REGEX=SCHEME",
-            help="Matrices whose names match get this scheme; may be repeated, the first that matches decides.",
-            show_default=False,
-        ),
-    ] = None,
-    recipe: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE.toml",
-            help="Schemes and methods from a recipe file, such as `ggq inspect --recipe` prints.",
-            show_default=False,
-        ),
-    ] = None,
-    activations: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FORM",
-            help="How inputs are rounded to int8: group (the default), token, or static (needs calibration).",
-            show_default=False,
-        ),
-    ] = None,
-    calibration: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="TEXT",
-            help="A text like those that the model will see, for methods that look at the inputs of matrices.",
-            show_default=False,
-        ),
-    ] = None,
-    calibration_tokens: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N", help="Tokens of it to use, evenly over its length; 16384 unless told.", show_default=False
-        ),
-    ] = None,
-    calibration_context: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N",
-            help="Tokens of a window of it; 512 unless told, or the model's context where that is shorter.",
-            show_default=False,
-        ),
-    ] = None,
-    statistics: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Keeps what calibration found: made if it is missing, used in place of a text if not.",
-            show_default=False,
-        ),
-    ] = None,
-    preset: Annotated[
-        str | None,
-        typer.Option(
-            metavar="PRESET",
-            help="small, balanced or high: a mix of 3.3, 4.6 or 6.6 bits; balanced where no scheme is named.",
-            show_default=False,
-        ),
-    ] = None,
-    target_bpw: Annotated[
-        float | None,
-        typer.Option(
-            metavar="BITS",
-            help="Choose the scheme of each matrix so that all have at most BITS per weight and least is lost.",
-            show_default=False,
-        ),
-    ] = None,
-    target_size: Annotated[
-        str | None,
-        typer.Option(metavar="SIZE", help="The same for the size of the file, such as 3GiB.", show_default=False),
-    ] = None,
-    workers: Annotated[
-        int | None,
-        typer.Option(metavar="N", help="Threads; by default one per physical core.", show_default=False),
-    ] = None,
+    *,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and write nothing.")] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from what an interrupted run has left.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    **options: Any,
 ) -> int:
     """Turn a Hugging Face checkpoint into one quantized file.
 
@@ -153,49 +53,23 @@ def convert(
         ggq convert HuggingFaceTB/SmolLM2-135M smol.ggq --scheme q4z-g64 --keep "down_proj=q6-g64"
         ggq convert ./my-model my-model.ggq --scheme q3-g64 --method gptq --calibration text.txt
     """
-    from ggq.convert.convert import check_workers, prepare, run
+    from ggq.convert.convert import prepare, run, worker_count
     from ggq.convert.plan.preflight import check_disk
 
     if out is None and not dry_run:
         raise UsageError("the name of the file to write is missing", fix="give OUT.ggq, or --dry-run to see the plan")
-    threads = check_workers(workers)
-    with _told() as told:
-        planned, calibrated = prepare(
-            source,
-            out,
-            calibration=calibration,
-            calibration_tokens=calibration_tokens,
-            calibration_context=calibration_context,
-            statistics=statistics,
-            force=force,
-            told=told,
-            scheme=scheme,
-            method=method,
-            embedding=embedding,
-            keep=keep,
-            activations=activations,
-            recipe=recipe,
-            target_bpw=target_bpw,
-            target_size=target_size,
-            preset=preset,
-        )
+    given = Options(**options)
+    with _reporting() as report_to:
+        planned, calibrated = prepare(source, out, replace(given, report=report_to))
     if dry_run:
         if out is not None:
             check_disk(planned, out)
-        _show_plan(planned, calibrated, out, threads, as_json)
+        _show_plan(planned, calibrated, out, worker_count(given), as_json)
         return 0
     assert out is not None
     try:
         with _progress(planned.source_bytes) as progress:
-            report = run(
-                planned,
-                out,
-                calibration=calibrated,
-                workers=threads,
-                resume=resume,
-                force=force,
-                progress=progress,
-            )
+            report = run(planned, out, replace(given, progress=progress), calibrated)
     except KeyboardInterrupt:
         kept = Path(f"{out}.partial").exists()
         text = f"; the same command with --resume goes on from {out}.partial" if kept else ""
@@ -296,7 +170,7 @@ class _Bar:
 
 
 @contextmanager
-def _told() -> Iterator[Callable[[str], None] | None]:
+def _reporting() -> Iterator[Callable[[str], None] | None]:
     """What the plan is being solved by, as one changing line on standard error; None when nobody watches."""
     if not sys.stderr.isatty():
         yield None

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ggq.convert.options import CalibrationOptions
 from ggq.convert.plan.plan import Plan, TensorPlan
 from ggq.convert.source.assets import TOKENIZER
 from ggq.errors import UsageError
@@ -62,23 +62,18 @@ def requires(tensor: TensorPlan, activations: str) -> bool:
     return activations == "static" or (isinstance(tensor.method, Calibrated) and tensor.method.requires)
 
 
-def check_calibration(
-    plan: Plan,
-    text: str | os.PathLike[str] | None,
-    tokens: int | None,
-    context: int | None,
-    statistics: str | os.PathLike[str] | None,
-) -> None:
+def check_calibration(plan: Plan, options: CalibrationOptions) -> None:
     """Refuse what shows before a text is read; arguments as for `make_calibration`.
 
     Raises:
         UsageError: A method needs calibration and nothing is given for it, options do not go together, or there is no
             place for the statistics.
     """
-    if (tokens is not None or context is not None) and text is None:
+    text, context, statistics = options.calibration, options.calibration_context, options.statistics
+    if (options.calibration_tokens is not None or context is not None) and text is None:
         raise UsageError("a number of calibration tokens without a text", fix="give --calibration TEXT too")
-    if context is not None and not 2 <= context <= plan.model.context_length:
-        raise UsageError(f"a calibration context of {context} tokens: 2 to {plan.model.context_length} allowed")
+    if context is not None and context > plan.model.context_length:
+        raise UsageError(f"calibration_context must be 2 to {plan.model.context_length} for this model, not {context}")
     if statistics is not None and not (path := Path(statistics)).exists():
         if text is None:
             raise UsageError("there are no statistics yet", path=path, fix="give --calibration TEXT too, to make them")
@@ -94,27 +89,19 @@ def check_calibration(
         )
 
 
-def make_calibration(
-    plan: Plan,
-    text: str | os.PathLike[str] | None = None,
-    tokens: int | None = None,
-    context: int | None = None,
-    statistics: str | os.PathLike[str] | None = None,
-) -> Calibration | None:
+def make_calibration(plan: Plan, options: CalibrationOptions) -> Calibration | None:
     """Read the text, or the header of saved statistics, that a plan's methods need; None where they need none.
 
     Args:
         plan: Whose methods decide.
-        text: A UTF-8 text.
-        tokens: To calibrate on; by default `calibration_text.DEFAULT_TOKENS`.
-        context: Tokens of a window; by default `calibration_text.CONTEXT`, or the model's where that is shorter.
-        statistics: A file to take the statistics from where it exists, and to keep them in where it does not.
+        options: The text and the file of statistics.
 
     Raises:
         UsageError: A method needs calibration and nothing is given for it, or the other way round.
         GGQError: The text or the statistics cannot be used.
     """
-    check_calibration(plan, text, tokens, context, statistics)
+    check_calibration(plan, options)
+    text, statistics = options.calibration, options.statistics
     if text is None and statistics is None:
         return None
     activations = plan.recipe.activations
@@ -129,8 +116,8 @@ def make_calibration(
 
     windows = None
     if text is not None:
-        context = context or min(CONTEXT, plan.model.context_length)
-        windows = read_windows(text, plan.assets[TOKENIZER], plan.tokens, context, tokens)
+        context = options.calibration_context or min(CONTEXT, plan.model.context_length)
+        windows = read_windows(text, plan.assets[TOKENIZER], plan.tokens, context, options.calibration_tokens)
     wants = {tensor.role: uses_of(tensor, activations) - {"vectors"} for tensor in wanted}
     if statistics is None:
         return Calibration(windows, None, None, "", wants)

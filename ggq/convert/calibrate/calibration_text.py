@@ -12,7 +12,7 @@ from blake3 import blake3
 from numpy.typing import NDArray
 
 from ggq.convert.source.tokens import Tokens
-from ggq.errors import ConvertError, UsageError
+from ggq.errors import ConvertError
 from ggq.format.paths import open_text, os_error
 from ggq.text.tokenizer import begin_with, parse
 
@@ -64,17 +64,14 @@ def read_windows(
         tokenizer: The checkpoint's tokenizer.json, checked before.
         tokens: Says whether a window begins with a token of its own.
         context: Tokens of a window.
-        wanted: Tokens of all windows together, rounded up to whole windows; DEFAULT_TOKENS unless told.
+        wanted: Tokens of all windows together, at least 1, rounded up to whole windows; DEFAULT_TOKENS unless told.
             A shorter text gives as many windows as it has.
 
     Raises:
-        UsageError: Less than one token is wanted.
         ConvertError: The text is shorter than a window, or no text.
         GGQError: It cannot be read.
     """
     wanted = DEFAULT_TOKENS if wanted is None else wanted
-    if wanted < 1:
-        raise UsageError(f"{wanted} calibration tokens: at least 1 allowed")
     encoder = parse(tokenizer, path)
     encoder.no_truncation()
     encoder.no_padding()

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from ggq.convert.options import SchemeOptions
 from ggq.errors import GGQError, UsageError
 from ggq.format.scheme import COLUMN_STEP, ROW, Scheme, round_up
 from ggq.format.scheme_names import parse_filled
@@ -15,9 +16,6 @@ from ggq.quant.methods import fills
 
 EMBEDDING_BITS = 6
 """The embedding and the output get at least this many bits unless told otherwise: with 4 the divergence triples."""
-
-ACTIVATIONS = ("group", "token", "static")
-"""Forms of int8 inputs: a scale for some columns of a token, for all of them, or one for a matrix, kept in the file."""
 
 F32 = parse_scheme("f32")
 
@@ -262,11 +260,10 @@ def check_rules(recipe: Recipe, specs: Sequence[TensorSpec]) -> None:
 
 
 def check_activations(activations: str) -> str:
-    """Refuse a form of inputs that does not exist.
+    """Refuse a form of inputs that the option of that name does not allow.
 
     Raises:
-        UsageError: The forms that do.
+        UsageError: The forms that it allows.
     """
-    if activations not in ACTIVATIONS:
-        raise UsageError(f"activations {activations!r}: {', '.join(ACTIVATIONS)} allowed")
+    SchemeOptions(activations=activations)
     return activations

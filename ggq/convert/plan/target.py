@@ -55,13 +55,9 @@ def parse_target(bits_per_weight: float | None, size: str | int | None) -> Targe
         size: Bytes of the file, as a number or as text such as "3GiB", "500 MB".
 
     Raises:
-        UsageError: Both are given, or one is no such number.
+        UsageError: The size is no such text.
     """
-    if bits_per_weight is not None and size is not None:
-        raise UsageError("a target of bits per weight and one of size exclude each other", fix="give one of them")
     if bits_per_weight is not None:
-        if not math.isfinite(bits_per_weight) or bits_per_weight <= 0:
-            raise UsageError(f"{bits_per_weight:g} bits per weight: a number above 0 expected")
         return Target(bits_per_weight=bits_per_weight)
     return None if size is None else Target(file_bytes=size if isinstance(size, int) else parse_size(size))
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 
 from ggq.convert.calibrate.calibration import Calibration
 from ggq.convert.mix.candidates import searched
+from ggq.convert.options import Progress
 from ggq.convert.plan.plan import Plan, TensorPlan
 from ggq.convert.write.blocks import Block, TensorJob
 from ggq.convert.write.stages import Work, stages
@@ -38,9 +38,6 @@ BASE_BYTES = 192 << 20
 
 COMPILED_WEIGHTS = 1 << 24
 """Weights of a model from which on loading the compiled encoder, half a second, pays."""
-
-Progress = Callable[[int, int, str], None]
-"""Called with the source bytes done, the source bytes in all, and the name of the tensor that is waited for."""
 
 
 def memory_estimate(plan: Plan, workers: int, calibration: Calibration | None = None) -> int:
