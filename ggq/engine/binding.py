@@ -14,22 +14,12 @@ from ggq.errors import FormatError, UnsupportedError
 from ggq.format import Reader
 from ggq.format.scheme import TABLE_LIMITS, Geometry, Scheme, round_up
 from ggq.quant.matrix import middle, subscale_offset
-from ggq.quant.stored import activation_form
+from ggq.quant.stored import activation_form, activation_group
 from ggq.quant.transform import checked_order
-from ggq.tape.program import (
-    Attention,
-    Buffer,
-    Embed,
-    Gate,
-    Linear,
-    Norm,
-    Op,
-    Rope,
-    Select,
-    StoreKV,
-    Tape,
-    activation_group,
-)
+from ggq.tape.caches import groups
+from ggq.tape.ops import Attention, Embed, Gate, Linear, Norm, Operation, Rope, Select, StoreKV
+from ggq.tape.program import Buffer, Program
+from ggq.tape.rotation import Rotation
 
 if TYPE_CHECKING:
     from ggq_kernels.run.calls import Heads, Int8Rows, Packed, Rows
@@ -53,6 +43,9 @@ class Step:
     weight_bytes: int = 0
     operations: int = 0
 
+
+RUN_WORDS = 5
+"""Words of one run, as attention reads them: first row, tokens, tokens before them, page table, jobs before it."""
 
 COLUMN_PADDING = 128
 """Buffers' rows are padded to this many columns: the largest activation group."""
@@ -162,12 +155,6 @@ def middle_number(scheme: Scheme) -> float:
     return float(middle(scheme)) if scheme.kind == "uniform" else 1.0
 
 
-def buffers_of(op: Op) -> list[Buffer]:
-    """All buffers that an operation reads or writes."""
-    values = [each for value in vars(op).values() for each in (value if isinstance(value, tuple) else (value,))]
-    return [value for value in values if isinstance(value, Buffer)]
-
-
 class Batch:
     """Memory of one batch: counts, token ids, positions and page tables by token, wanted rows, runs.
 
@@ -177,9 +164,10 @@ class Batch:
 
     def __init__(self, rows: int) -> None:
         self.counts = np.zeros(3, np.int64)  # tokens, wanted rows, runs
-        self.ids, self.positions, self.tables, self.wanted = (np.zeros(rows, np.int64) for _ in range(4))
-        self.runs = np.zeros((rows, 5), np.int64)
-        self.rope_table = np.zeros(1, np.int64)
+        self.ids, self.positions, self.wanted = (np.zeros(rows, np.int64) for _ in range(3))
+        self.tables: dict[int, np.ndarray] = {}  # by group of caches
+        self.runs: dict[tuple[int, int, int], np.ndarray] = {}  # by group, heads and kv_heads of attention
+        self.rope_tables: dict[Rotation, np.ndarray] = {}
 
     def count(self, which: str) -> int:
         """Address of a count: "tokens", "wanted" or "runs"."""
@@ -190,7 +178,7 @@ class Binder:
     """Makes the rows of a tape; what it allocates lives as long as it does.
 
     Args:
-        tape: The model.
+        program: The model.
         weights: Its tensors.
         batch: Where the kernels find the batch.
         rows: Most tokens of a batch, by the `rows` of a buffer: "tokens", "wanted".
@@ -201,7 +189,7 @@ class Binder:
 
     def __init__(
         self,
-        tape: Tape,
+        program: Program,
         weights: Weights,
         batch: Batch,
         rows: dict[str, int],
@@ -211,7 +199,7 @@ class Binder:
     ) -> None:
         from ggq_kernels.run import calls
 
-        self._calls, self._tape, self._weights, self._batch = calls, tape, weights, batch
+        self._calls, self._program, self._weights, self._batch = calls, program, weights, batch
         self._capacity, self._int8, self._cache, self._threads = rows, activations == "int8", cache, threads
         self._bf16 = self._int8 and calls.bf16_from() < calls.EVERY
         self.kept: list[np.ndarray] = []
@@ -219,13 +207,13 @@ class Binder:
         self._scratch: dict[tuple[object, ...], Rows | Int8Rows] = {}
         self._fresh: set[tuple[object, ...]] = set()
         self._gates: dict[str, Gate] = {}
-        self._behind: tuple[Op, ...] = ()
+        self._behind: tuple[Operation, ...] = ()
         self._widths = self._buffer_widths()
         self.rows: list[np.ndarray] = []
         self.steps: list[Step] = []
 
     def bind(self) -> np.ndarray:
-        """int64 (rows, 32): the whole tape."""
+        """int64 (rows, 32): all rows of the program."""
         makers: dict[type, Callable[..., None]] = {
             Embed: self._embed,
             Norm: self._norm,
@@ -237,8 +225,8 @@ class Binder:
             Select: self._select,
         }
         with self._calls.addresses_later() as kernels:
-            for place, op in enumerate(self._tape.ops):
-                self._behind = self._tape.ops[place + 1 :]
+            for place, op in enumerate(self._program.ops):
+                self._behind = self._program.ops[place + 1 :]
                 makers[type(op)](op)
         tape = np.ascontiguousarray(np.stack(self.rows))
         self._calls.link(tape, kernels)
@@ -263,13 +251,13 @@ class Binder:
         """Columns of each buffer, padded so that every matrix that reads it finds zeros beyond its width, also where it
         reads a gate's sources."""
         widths: dict[str, int] = {}
-        for op in self._tape.ops:
-            for buffer in buffers_of(op):
+        for op in self._program.ops:
+            for buffer in op.buffers():
                 widths.setdefault(buffer.name, round_up(buffer.width, COLUMN_PADDING))
             if isinstance(op, Linear):
                 columns = max(self._weights.matrix(role).columns for role in op.weights)
                 widths[op.source.name] = max(widths[op.source.name], columns)
-        for op in self._tape.ops:
+        for op in self._program.ops:
             if isinstance(op, Gate):
                 for source in (op.gate, op.up):
                     widths[source.name] = max(widths[source.name], widths[op.out.name])
@@ -306,6 +294,8 @@ class Binder:
     def _norm(self, op: Norm) -> None:
         if op.kind != "rms":
             raise UnsupportedError(f"no kernel for the norm {op.kind!r}")
+        if op.weight is None or op.bias is not None or op.heads != 1:
+            raise UnsupportedError("no kernel for a norm without a weight, with a bias or of heads")
         weight, epsilon = self._weights.vector(op.weight), self._number(op.epsilon)
         row = self._calls.norm_row(self._tokens(op.out), self.buffer(op.source), self.buffer(op.out), weight, epsilon)
         self._emit(Step("norm", op.weight, op.out.rows), row, op.out)
@@ -385,38 +375,46 @@ class Binder:
         """Whether a gate's result is read by nothing but the product behind it, which rounds it to int8 as it is, so
         that it need not be written as floats."""
         reader, *later = self._behind or (gate,)
-        if not isinstance(reader, Linear) or reader.source != gate.out or gate.out == self._tape.logits:
+        if not isinstance(reader, Linear) or reader.source != gate.out or gate.out == self._program.logits:
             return False
         matrices = [self._weights.matrix(role) for role in reader.weights]
         if not self._int8 or any(not m.bits or m.order or m.column_scale for m in matrices):
             return False
-        following = next((op for op in later if gate.out in buffers_of(op)), None)
+        following = next((op for op in later if gate.out in op.buffers()), None)
         return following is None or (isinstance(following, Gate) and following.out == gate.out)
 
     def _rope(self, op: Rope) -> None:
-        table, positions = int(self._batch.rope_table.ctypes.data), int(self._batch.positions.ctypes.data)
+        cell = self._batch.rope_tables.setdefault(op.rotation, np.zeros(1, np.int64))
+        table, positions = int(cell.ctypes.data), int(self._batch.positions.ctypes.data)
         tokens, buffer = self._tokens(op.buffer), self.buffer(op.buffer)
-        row = self._calls.rope_row(tokens, buffer, op.heads, self._tape.rope_layout, table, positions)
+        row = self._calls.rope_row(tokens, buffer, op.heads, op.rotation.layout, table, positions)
         self._emit(Step("rope", op.buffer.name, op.buffer.rows), row, op.buffer)
 
     def _store(self, op: StoreKV) -> None:
-        tokens, positions, tables = self._tokens(op.key), self._batch.positions, self._batch.tables
-        key, value, sizes = self.buffer(op.key), self.buffer(op.value), self._heads(op.layer)
+        tokens, positions = self._tokens(op.key), self._batch.positions
+        tables = self._batch.tables.setdefault(self._group(op.cache), np.zeros(len(positions), np.int64))
+        key, value, sizes = self.buffer(op.key), self.buffer(op.value), self._heads(op.cache, 0)
         addresses = int(positions.ctypes.data), int(tables.ctypes.data)
         row = self._calls.store_kv_row(self._cache, tokens, key, value, sizes, *addresses)
-        self._emit(Step("store", f"layer {op.layer}", op.key.rows), row)
+        self._emit(Step("store", f"layer {op.cache}", op.key.rows), row)
 
     def _attention(self, op: Attention) -> None:
         scale = self._number(op.scale * math.log2(math.e))
-        runs, count = int(self._batch.runs.ctypes.data), self._batch.count("runs")
-        query, out, sizes = self.buffer(op.query), self.buffer(op.out), self._heads(op.layer)
+        rows = np.zeros((len(self._batch.ids), RUN_WORDS), np.int64)
+        described = self._batch.runs.setdefault((self._group(op.cache), op.heads, op.kv_heads), rows)
+        runs, count = int(described.ctypes.data), self._batch.count("runs")
+        query, out, sizes = self.buffer(op.query), self.buffer(op.out), self._heads(op.cache, op.heads)
         row = self._calls.attention_row(self._cache, count, runs, query, out, sizes, scale)
-        self._emit(Step("attention", f"layer {op.layer}", op.query.rows), row, op.out)
+        self._emit(Step("attention", f"layer {op.cache}", op.query.rows), row, op.out)
 
-    def _heads(self, layer: int) -> Heads:
-        tape = self._tape
-        offset = layer * self._calls.layer_bytes(self._cache, tape.kv_heads, tape.head_dim)
-        return self._calls.Heads(tape.heads, tape.kv_heads, tape.head_dim, offset)
+    def _heads(self, cache: int, heads: int) -> Heads:
+        """Sizes of a cache, and where in a page of its group it begins."""
+        spec, members = self._program.caches[cache], groups(self._program.caches)[self._group(cache)].members
+        bytes_before = self._calls.layer_bytes(self._cache, spec.kv_heads, spec.head_dim) * members.index(cache)
+        return self._calls.Heads(heads or spec.kv_heads, spec.kv_heads, spec.head_dim, bytes_before)
+
+    def _group(self, cache: int) -> int:
+        return next(i for i, group in enumerate(groups(self._program.caches)) if cache in group.members)
 
     def _gate(self, op: Gate) -> None:
         if op.activation != "silu":

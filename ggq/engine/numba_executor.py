@@ -1,4 +1,4 @@
-"""The tape on compiled kernels: one call for each batch of tokens, whatever the depth of the model."""
+"""A program on compiled kernels: one call for each batch of tokens, whatever the depth of the model."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from ggq.engine.kv.pool import PagePool, PoolFull
 from ggq.engine.kv.sequence import PagedSequence, cost
 from ggq.errors import UsageError
 from ggq.format import Reader
-from ggq.tape.caches import CacheGroup, KeyValueSpec, groups
+from ggq.tape.caches import groups
 from ggq.tape.executor import check_runs, pieces, wanted_count, wanted_rows
-from ggq.tape.program import Run, Tape
+from ggq.tape.program import Program, Run
+from ggq.tape.rotation import Rotation
 
 LOGIT_BYTES = 32 << 20
 """Memory for the logits of one batch; more wanted rows are computed in several."""
@@ -24,16 +25,11 @@ ROPE_STEP = 1024
 """Positions by which the table of cosines and sines grows."""
 
 
-def cache_groups(tape: Tape) -> tuple[CacheGroup, ...]:
-    """The caches of a program by spec; all layers of a tape are alike."""
-    return groups([KeyValueSpec(tape.kv_heads, tape.head_dim)] * tape.layers)
-
-
 class NumbaExecutor:
-    """Runs a tape on the packed tensors of an open file; no tensor is ever dequantized whole.
+    """Runs a program on the packed tensors of an open file; no tensor is ever dequantized whole.
 
     Args:
-        tape: The model.
+        program: The model.
         reader: The file, which must stay open.
         roles: Tensor names by role.
         threads: Threads of the kernels; one for each core unless told; never more than processors.
@@ -48,7 +44,7 @@ class NumbaExecutor:
 
     def __init__(
         self,
-        tape: Tape,
+        program: Program,
         reader: Reader,
         roles: dict[str, str],
         *,
@@ -61,22 +57,23 @@ class NumbaExecutor:
         from ggq_kernels.run import calls
         from ggq_kernels.run.threads import Team
 
-        self.tape, self._reader, self._jobs = tape, reader, calls.attention_jobs
+        self.program, self._reader, self._jobs = program, reader, calls.attention_jobs
         self._team = Team(threads)
         self.threads = self._team.threads
-        wanted = max(1, min(max_rows, LOGIT_BYTES // (4 * tape.vocabulary_size)))
+        wanted = max(1, min(max_rows, LOGIT_BYTES // (4 * program.logits.width)))
         self._rows = {"tokens": max_rows, "wanted": wanted}
         self._batch = Batch(max_rows)
-        self._binder = Binder(tape, Weights(reader, roles), self._batch, self._rows, activations, cache, self.threads)
-        self._tape = self._binder.bind()
-        self._logits = self._binder.array(tape.logits)
-        specs = [(group.spec, len(group.members)) for group in cache_groups(tape)]
+        weights = Weights(reader, roles)
+        self._binder = Binder(program, weights, self._batch, self._rows, activations, cache, self.threads)
+        self._bound = self._binder.bind()
+        self._logits = self._binder.array(program.logits)
+        specs = [(group.spec, len(group.members)) for group in groups(program.caches)]
         page_bytes = [n * calls.layer_bytes(cache, spec.kv_heads, spec.head_dim) for spec, n in specs]
         self._windows, self._page = [spec.window for spec, _ in specs], calls.PAGE
         self._pool = PagePool(page_bytes, usable_memory() // 2 if cache_bytes is None else cache_bytes)
         self._sequences: dict[int, PagedSequence] = {}
         self._opened = 0
-        self._rope = np.zeros((0, tape.head_dim), np.float32)
+        self._ropes: dict[Rotation, np.ndarray] = {}
         self._lock = threading.RLock()  # the batch's memory, the buffers and the pool belong to one call at a time
         self._closed = False
 
@@ -131,7 +128,7 @@ class NumbaExecutor:
         """See `Executor.forward`."""
         with self._lock:
             self._check_open()
-            check_runs(self.tape, runs, self.length)
+            check_runs(self.program.inputs, runs, self.length)
             for run in runs:  # all or nothing
                 self._sequences[run.sequence].reserve(len(run.tokens))
             rows = self._rows["tokens"]
@@ -142,19 +139,19 @@ class NumbaExecutor:
 
     @property
     def steps(self) -> list[Step]:
-        """What the rows of the bound tape do, in their order."""
+        """What the rows of the bound program do, in their order."""
         return self._binder.steps
 
     def time_steps(self, runs: Sequence[Run]) -> list[float]:
         """Append a batch of at most `max_rows` tokens, step by step; the seconds that each took."""
         with self._lock:
             self._check_open()
-            check_runs(self.tape, runs, self.length)
+            check_runs(self.program.inputs, runs, self.length)
             self._describe(runs)
             seconds = []
-            for i in range(len(self._tape)):
+            for i in range(len(self._bound)):
                 start = time.perf_counter()
-                self._team.run(self._tape, i, i + 1)
+                self._team.run(self._bound, i, i + 1)
                 seconds.append(time.perf_counter() - start)
             self._appended(runs)
             return seconds
@@ -170,7 +167,7 @@ class NumbaExecutor:
                 sequence.close()
             self._sequences.clear()
             self._pool.close()
-            del self._binder, self._tape, self._logits, self._batch, self._rope, self._reader
+            del self._binder, self._bound, self._logits, self._batch, self._ropes, self._reader
 
     def _check_open(self) -> None:
         if self._closed:
@@ -178,7 +175,7 @@ class NumbaExecutor:
 
     def _forward(self, runs: Sequence[Run]) -> np.ndarray:
         wanted = self._describe(runs)
-        self._team.run(self._tape)
+        self._team.run(self._bound)
         self._appended(runs)
         return self._logits[:wanted].copy()
 
@@ -188,33 +185,38 @@ class NumbaExecutor:
 
     def _describe(self, runs: Sequence[Run]) -> int:
         """Tell the kernels of a batch; the number of wanted rows."""
-        batch, first, jobs = self._batch, 0, 0
+        batch, first = self._batch, 0
+        jobs = dict.fromkeys(batch.runs, 0)
         for i, run in enumerate(runs):
             sequence, count = self._sequences[run.sequence], len(run.tokens)
             start, rows = sequence.length, slice(first, first + count)
             sequence.reserve(count)
-            table = sequence.addresses[0]
-            self._extend_rope(start + count)
+            self._extend_ropes(start + count)
             batch.ids[rows] = run.tokens
             batch.positions[rows] = start if count == 1 else np.arange(start, start + count)
-            batch.tables[rows] = table
-            batch.runs[i] = first, count, start, table, jobs
+            for group, tables in batch.tables.items():
+                tables[rows] = sequence.addresses[group]
+            for key, words in batch.runs.items():
+                group, heads, kv_heads = key
+                words[i] = first, count, start, sequence.addresses[group], jobs[key]
+                jobs[key] += self._jobs(count, heads, kv_heads)
             first += count
-            jobs += self._jobs(count, self.tape.heads, self.tape.kv_heads)
         wanted = wanted_rows(runs)
         batch.wanted[: len(wanted)] = wanted
         batch.counts[:] = first, len(wanted), len(runs)
         return len(wanted)
 
-    def _extend_rope(self, positions: int) -> None:
-        known = len(self._rope)
-        if positions <= known:
-            return
-        total = max(positions, min(self.tape.context_length, max(2 * known, ROPE_STEP)))
-        angles = np.arange(known, total)[:, None] * self.tape.frequencies
-        more = np.concatenate([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
-        self._rope = np.ascontiguousarray(np.concatenate([self._rope, more]))
-        self._batch.rope_table[0] = self._rope.ctypes.data
+    def _extend_ropes(self, positions: int) -> None:
+        """Make every rotation's table reach so many positions."""
+        for rotation, address in self._batch.rope_tables.items():
+            known = self._ropes.get(rotation, np.zeros((0, 2 * len(rotation.frequencies)), np.float32))
+            if positions <= len(known):
+                continue
+            longest = self.program.inputs.context_length
+            total = max(positions, min(longest, max(2 * len(known), ROPE_STEP)))
+            more = np.concatenate(rotation.table(np.arange(len(known), total)), axis=1).astype(np.float32)
+            self._ropes[rotation] = np.ascontiguousarray(np.concatenate([known, more]))
+            address[0] = self._ropes[rotation].ctypes.data
 
     def _sequence(self, sequence: int) -> PagedSequence:
         if sequence not in self._sequences:

@@ -15,12 +15,12 @@ from ggq.format.scheme import Scheme
 from ggq.generate.model import Model
 from ggq.generate.sampling import whole
 from ggq.models.config import ModelConfig
-from ggq.models.decoder import build_tape, role_shapes
+from ggq.models.decoder import build_program, role_shapes
 from ggq.models.fields import shown
 from ggq.models.metadata import from_metadata
 from ggq.quant.stored import undecodable
 from ggq.tape.executor import Executor
-from ggq.tape.program import Tape
+from ggq.tape.program import Program
 
 ACTIVATIONS, CACHES, INTERPRETERS = ("int8", "float32"), ("f16", "f32"), ("numba", "numpy")
 
@@ -88,14 +88,16 @@ def open_model(
         config = from_metadata(reader.metadata, reader.path)
         check_token_ids(reader.metadata, config.vocabulary_size, reader.path)
         names = roles_to_names(reader, config)
-        tape = build_tape(config)
+        program = build_program(config)
         cache = cache or default_cache(reader)
     except BaseException:
         reader.close()
         raise
     if interpreter == "numpy":
-        return Model(reader, config, partial(numpy_executor, reader, tape, names, activations, cache))
-    return Model(reader, config, partial(numba_executor, reader, tape, names, activations, cache, threads, cache_bytes))
+        return Model(reader, config, partial(numpy_executor, reader, program, names, activations, cache))
+    return Model(
+        reader, config, partial(numba_executor, reader, program, names, activations, cache, threads, cache_bytes)
+    )
 
 
 def choose(name: str, value: str, allowed: tuple[str, ...]) -> None:
@@ -153,7 +155,9 @@ def default_cache(reader: Reader) -> str:
     return "f32" if exact else "f16"
 
 
-def numpy_executor(reader: Reader, tape: Tape, names: Mapping[str, str], activations: str, cache: str) -> Executor:
+def numpy_executor(
+    reader: Reader, program: Program, names: Mapping[str, str], activations: str, cache: str
+) -> Executor:
     """The slow reference."""
     from ggq.quant.stored import StoredWeight, read_stored
     from ggq.tape.reference import NumpyExecutor
@@ -161,12 +165,12 @@ def numpy_executor(reader: Reader, tape: Tape, names: Mapping[str, str], activat
     def weight(role: str) -> StoredWeight:
         return read_stored(reader, reader.tensors[names[role]])
 
-    return NumpyExecutor(tape, weight, activations, cache)
+    return NumpyExecutor(program, weight, activations, cache)
 
 
 def numba_executor(
     reader: Reader,
-    tape: Tape,
+    program: Program,
     names: dict[str, str],
     activations: str,
     cache: str,
@@ -178,6 +182,6 @@ def numba_executor(
 
     map_pages(reader)
     executor: Executor = NumbaExecutor(
-        tape, reader, names, threads=threads, activations=activations, cache=cache, cache_bytes=cache_bytes
+        program, reader, names, threads=threads, activations=activations, cache=cache, cache_bytes=cache_bytes
     )
     return executor

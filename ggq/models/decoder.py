@@ -1,4 +1,4 @@
-"""A decoder's tape and the tensors it reads, from its ModelConfig alone."""
+"""A decoder's program and the tensors it reads, from its ModelConfig alone."""
 
 from __future__ import annotations
 
@@ -6,19 +6,10 @@ import math
 
 from ggq.models.config import ModelConfig
 from ggq.models.rope import frequencies
-from ggq.tape.program import (
-    Attention,
-    Buffer,
-    Embed,
-    Gate,
-    Linear,
-    Norm,
-    Op,
-    Rope,
-    Select,
-    StoreKV,
-    Tape,
-)
+from ggq.tape.caches import KeyValueSpec
+from ggq.tape.ops import Attention, Embed, Gate, Linear, Norm, Operation, Rope, Select, StoreKV
+from ggq.tape.program import Buffer, Inputs, Program
+from ggq.tape.rotation import Rotation
 
 
 def role_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
@@ -49,7 +40,7 @@ def role_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def build_tape(config: ModelConfig) -> Tape:
+def build_program(config: ModelConfig) -> Program:
     """The operations of a decoder.
 
     After the last layer's attention only the wanted rows go on, so a long prompt whose last logits alone are
@@ -59,10 +50,10 @@ def build_tape(config: ModelConfig) -> Tape:
         config: A checked config.
 
     Returns:
-        The tape; its tensors are those of `role_shapes`.
+        The program; its tensors are those of `role_shapes`.
     """
     hidden = Buffer("hidden", config.hidden_size)
-    ops: list[Op] = [Embed("embedding.weight", hidden)]
+    ops: list[Operation] = [Embed("embedding.weight", hidden)]
     for layer in range(config.layers):
         attended = attention_ops(config, layer, hidden, ops)
         if layer == config.layers - 1:
@@ -73,21 +64,15 @@ def build_tape(config: ModelConfig) -> Tape:
     ops.append(Norm(hidden, "norm.weight", normed, config.norm_epsilon, config.norm))
     output = "embedding.weight" if config.tied_embedding else "output.weight"
     ops.append(Linear(normed, (output,), (None,), (logits,)))
-    return Tape(
+    return Program(
         ops=tuple(ops),
-        logits=logits,
-        layers=config.layers,
-        heads=config.heads,
-        kv_heads=config.kv_heads,
-        head_dim=config.head_dim,
-        vocabulary_size=config.vocabulary_size,
-        context_length=config.context_length,
-        frequencies=frequencies(config.rope, config.head_dim),
-        rope_layout=config.rope.layout,
+        inputs=Inputs(config.vocabulary_size, config.context_length),
+        outputs={"logits": logits},
+        caches=(KeyValueSpec(config.kv_heads, config.head_dim),) * config.layers,
     )
 
 
-def attention_ops(config: ModelConfig, layer: int, hidden: Buffer, ops: list[Op]) -> Buffer:
+def attention_ops(config: ModelConfig, layer: int, hidden: Buffer, ops: list[Operation]) -> Buffer:
     """Append a layer's norm, projections, RoPE, cache and attention; the buffer that holds the heads' results."""
     query_width, key_width = config.heads * config.head_dim, config.kv_heads * config.head_dim
     normed, attended = Buffer("normed", config.hidden_size), Buffer("attended", query_width)
@@ -95,14 +80,16 @@ def attention_ops(config: ModelConfig, layer: int, hidden: Buffer, ops: list[Op]
     ops.append(Norm(hidden, f"layers.{layer}.attention_norm.weight", normed, config.norm_epsilon, config.norm))
     names = tuple(f"layers.{layer}.attention.{name}" for name in "qkv")
     ops.append(linear(normed, names, config.query_bias, (query, key, value)))
-    ops.append(Rope(query, config.heads))
-    ops.append(Rope(key, config.kv_heads))
+    rotation = Rotation(tuple(frequencies(config.rope, config.head_dim).tolist()), config.rope.layout)
+    ops.append(Rope(query, config.heads, rotation))
+    ops.append(Rope(key, config.kv_heads, rotation))
     ops.append(StoreKV(layer, key, value))
-    ops.append(Attention(layer, query, attended, 1 / math.sqrt(config.head_dim)))
+    sizes = config.heads, config.kv_heads, config.head_dim
+    ops.append(Attention(layer, query, attended, *sizes, 1 / math.sqrt(config.head_dim)))
     return attended
 
 
-def feed_forward_ops(config: ModelConfig, layer: int, hidden: Buffer, attended: Buffer, ops: list[Op]) -> None:
+def feed_forward_ops(config: ModelConfig, layer: int, hidden: Buffer, attended: Buffer, ops: list[Operation]) -> None:
     """Append a layer's output projection and feed-forward, both added to `hidden`."""
     rows, suffix = hidden.rows, "_wanted" if hidden.rows == "wanted" else ""
     normed = Buffer("normed" + suffix, config.hidden_size, rows)
@@ -122,7 +109,7 @@ def linear(source: Buffer, names: tuple[str, ...], bias: bool, outs: tuple[Buffe
     return Linear(source, weights, biases, outs, add)
 
 
-def select_wanted(source: Buffer, ops: list[Op]) -> Buffer:
+def select_wanted(source: Buffer, ops: list[Operation]) -> Buffer:
     """Append the gathering of the wanted rows of a buffer."""
     wanted = Buffer(source.name + "_wanted", source.width, "wanted")
     ops.append(Select(source, wanted))

@@ -9,7 +9,7 @@ import numpy as np
 
 from ggq.errors import ModelError, UnsupportedError
 from ggq.format import Reader, TensorEntry
-from ggq.format.scheme import Scheme
+from ggq.format.scheme import ROW, Scheme
 from ggq.quant.tensors import decode_tensor
 from ggq.quant.transform import checked_order, transform_inputs, undo_transform
 
@@ -101,3 +101,13 @@ def undecodable(reader: Reader, entry: TensorEntry) -> UnsupportedError:
     return UnsupportedError(
         "stored in a scheme that this version cannot decode", path=reader.path, where=f"tensor {entry.name}"
     )
+
+
+def activation_group(scheme: Scheme) -> int:
+    """Columns of an activation row that share one int8 scale when they meet such a weight; 0 for float weights.
+
+    It is the weight's own group up to 128, so that one multiplication serves both scales; 32 for a scale per row.
+    """
+    if scheme.kind == "float":
+        return 0
+    return 32 if scheme.group == ROW else min(max(scheme.group, 32), 128)

@@ -1,4 +1,4 @@
-"""What both interpreters of a tape promise, and what both ask of a batch."""
+"""What every executor of a program promises, and what all ask of a batch."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Protocol
 import numpy as np
 
 from ggq.errors import UsageError
-from ggq.tape.program import Run, Tape
+from ggq.tape.program import Inputs, Run
 
 
 class Executor(Protocol):
-    """Runs a tape over tokens of any number of sequences, each with its own key-value cache."""
+    """Runs a program over tokens of any number of sequences, each with its own key-value cache."""
 
     def open_sequence(self) -> int:
         """The id of a new, empty sequence."""
@@ -67,11 +67,11 @@ class Executor(Protocol):
         ...
 
 
-def check_runs(tape: Tape, runs: Sequence[Run], length: Callable[[int], int]) -> None:
+def check_runs(inputs: Inputs, runs: Sequence[Run], length: Callable[[int], int]) -> None:
     """Refuse a batch that cannot be run.
 
     Args:
-        tape: Its vocabulary and context length are the bounds.
+        inputs: The bounds of token ids and positions.
         runs: The batch.
         length: Tokens that a sequence holds now.
 
@@ -89,11 +89,12 @@ def check_runs(tape: Tape, runs: Sequence[Run], length: Callable[[int], int]) ->
         seen.add(run.sequence)
         extremes = (tokens[0],) if tokens.size == 1 else (tokens.min(), tokens.max())
         for token in map(int, extremes):
-            if not 0 <= token < tape.vocabulary_size:
-                raise UsageError(f"token id {token} is outside the vocabulary, 0 to {tape.vocabulary_size - 1} allowed")
+            if not 0 <= token < inputs.vocabulary_size:
+                allowed = f"0 to {inputs.vocabulary_size - 1} allowed"
+                raise UsageError(f"token id {token} is outside the vocabulary, {allowed}")
         total = length(run.sequence) + tokens.size
-        if total > tape.context_length:
-            raise UsageError(f"{total} tokens do not fit into the model's context of {tape.context_length}")
+        if total > inputs.context_length:
+            raise UsageError(f"{total} tokens do not fit into the model's context of {inputs.context_length}")
 
 
 def pieces(runs: Sequence[Run], rows: int) -> list[list[Run]]:

@@ -1,13 +1,41 @@
-"""Where a transform of a matrix's inputs can be folded: into what produces them, as a tape tells."""
+"""Where a transform of a matrix's inputs can be folded: into what produces them, as a program tells."""
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
 
-from ggq.tape.program import Attention, Buffer, Gate, Linear, Norm, Op, Rope, Select, StoreKV, Tape
+from ggq.tape.buffers import Buffer
+from ggq.tape.ops.operation import Product
+from ggq.tape.program import Program
+
+
+@dataclass(frozen=True, eq=False)
+class Origin:
+    """What the columns of a buffer come from.
+
+    Args:
+        norms: Roles of a norm's weight, and of its bias, that can take a scale of the columns; empty for no norm.
+        producers: Roles of the matrices whose rows make the columns: an order goes to all of them, a scale to the first
+            alone (the others go through an activation first). Empty where there are none.
+        biases: Of the producers, as far as they have some.
+        source: int64 (columns,): the producers' row behind each column.
+        block: Rows that may change places, each such run among themselves; 0 where none may.
+    """
+
+    norms: tuple[str, ...]
+    producers: tuple[str, ...]
+    biases: tuple[str | None, ...]
+    source: np.ndarray
+    block: int
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """Every tensor that a fold would change."""
+        return (*self.norms, *self.producers, *(bias for bias in self.biases if bias is not None))
 
 
 @dataclass(frozen=True, eq=False)
@@ -17,26 +45,42 @@ class Site:
     Args:
         consumers: Roles of those matrices.
         columns: Width of the inputs.
-        norm: Role of the norm weight that can take a scale, or None.
-        producers: Roles of the matrices whose rows make the inputs: an order goes to all of them, a scale to the first
-            alone (the others go through an activation first). Empty where there are none.
-        biases: Of the producers, as far as they have some.
-        source: int64 (columns,): the producers' row behind each input.
-        block: Rows that may change places, each such run among themselves; 0 where none may.
+        origin: What they come from, as far as something can be folded there.
     """
 
     consumers: tuple[str, ...]
     columns: int
-    norm: str | None
-    producers: tuple[str, ...]
-    biases: tuple[str | None, ...]
-    source: np.ndarray
-    block: int
+    origin: Origin
+
+    @property
+    def norms(self) -> tuple[str, ...]:
+        """See `Origin`."""
+        return self.origin.norms
+
+    @property
+    def producers(self) -> tuple[str, ...]:
+        """See `Origin`."""
+        return self.origin.producers
+
+    @property
+    def biases(self) -> tuple[str | None, ...]:
+        """See `Origin`."""
+        return self.origin.biases
+
+    @property
+    def source(self) -> np.ndarray:
+        """See `Origin`."""
+        return self.origin.source
+
+    @property
+    def block(self) -> int:
+        """See `Origin`."""
+        return self.origin.block
 
     @property
     def takes_scale(self) -> bool:
         """Whether a scale can be folded."""
-        return self.norm is not None or bool(self.producers)
+        return bool(self.norms or self.producers)
 
     @property
     def takes_order(self) -> bool:
@@ -44,91 +88,65 @@ class Site:
         return bool(self.producers) and self.block > 1
 
 
-@dataclass(frozen=True, eq=False)
-class _Origin:
-    """What a buffer's columns come from."""
+class Origins:
+    """What buffers and caches come from, at one place of a program.
 
-    norm: str | None
-    producers: tuple[str, ...]
-    biases: tuple[str | None, ...]
-    source: np.ndarray
-    block: int
+    Args:
+        program: The program; where something is read more than once, nothing can be folded into what makes it.
+    """
+
+    def __init__(self, program: Program) -> None:
+        self._program, self.place = program, 0
+        self._known: dict[Buffer | int, Origin | None] = {}
+        self._users = Counter(role for op in program.ops for role in op.weights_read())
+        self._cache_readers = Counter(cache for op in program.ops for cache in op.caches_read())
+        self._read: dict[Buffer, list[int]] = {}
+        self._written: dict[Buffer, list[int]] = {}
+        for place, op in enumerate(program.ops):
+            for places, buffers in ((self._read, op.reads()), (self._written, op.writes())):
+                for buffer in dict.fromkeys(buffers):
+                    places.setdefault(buffer, []).append(place)
+
+    def of(self, what: Buffer | int) -> Origin | None:
+        """The origin of what the operation at this place reads, a buffer or a cache; None where nothing can be folded:
+        another operation reads it too, or a tensor that would change has other uses."""
+        origin = self._known.get(what)
+        if origin is None or any(self._users[role] != 1 for role in origin.roles):
+            return None
+        readers = self._cache_readers[what] if isinstance(what, int) else self._readers(what)
+        return origin if readers == 1 else None
+
+    def update(self, found: dict[Buffer | int, Origin | None]) -> None:
+        """Remember what an operation wrote."""
+        self._known.update(found)
+
+    def alone(self, product: Product) -> bool:
+        """Whether the matrices of a product are used by nothing else."""
+        return all(self._users[role] == 1 for role in product.weights)
+
+    def _readers(self, buffer: Buffer) -> int:
+        """Operations that read what is in a buffer at this place, from where it was written until it is again."""
+        written, read = self._written.get(buffer, []), self._read.get(buffer, [])
+        behind = bisect_left(written, self.place)  # a write at this very place comes after what is read here
+        first = written[behind - 1] if behind else -1
+        last = written[behind] if behind < len(written) else len(self._program.ops)
+        kept = last == len(self._program.ops) and buffer in self._program.outputs.values()
+        return bisect_right(read, last) - bisect_right(read, first) + kept
 
 
-def sites(tape: Tape) -> list[Site]:
-    """The inputs of all matrices, in the order of the tape.
+def sites(program: Program) -> list[Site]:
+    """The inputs of all matrices, in the order of the program.
 
     Columns of a matrix that is also read by another operation (an embedding that is the output too), and inputs that
     another operation reads too, are left as they are: nothing can be folded there.
     """
-    users = Counter(role for op in tape.ops for role in _matrices(op))
-    origins: dict[Buffer, _Origin | None] = {}
-    values: dict[int, _Origin | None] = {}
+    known = Origins(program)
     found: list[Site] = []
-    for place, op in enumerate(tape.ops):
-        if isinstance(op, Linear):
-            origin = origins.get(op.source)
-            alone = _readers(tape.ops, place, op.source) == 1 and all(users[role] == 1 for role in op.weights)
-            found.append(_site(op, origin if alone else None))
-            for role, bias, out in zip(op.weights, op.biases, op.outs, strict=True):
-                rows = np.arange(out.width)
-                origins[out] = None if op.add else _Origin(None, (role,), (bias,), rows, out.width)
-        elif isinstance(op, Norm):
-            origins[op.out] = _Origin(op.weight, (), (), np.arange(op.out.width), 0)
-        elif isinstance(op, Rope):
-            origins[op.buffer] = None
-        elif isinstance(op, StoreKV):
-            values[op.layer] = origins.get(op.value)
-        elif isinstance(op, Attention):
-            origins[op.out] = _attended(values[op.layer], tape)
-        elif isinstance(op, Gate):
-            origins[op.out] = _gated(origins.get(op.up), origins.get(op.gate))
-        elif isinstance(op, Select):
-            origins[op.out] = origins.get(op.source)
-        else:
-            origins[op.out] = None
+    for place, op in enumerate(program.ops):
+        known.place = place
+        for product in op.products():
+            origin = known.of(product.source) if known.alone(product) else None
+            width = product.source.width
+            found.append(Site(product.weights, width, origin or Origin((), (), (), np.arange(width), 0)))
+        known.update(op.origins(known))
     return found
-
-
-def _matrices(op: Op) -> tuple[str, ...]:
-    return op.weights if isinstance(op, Linear) else (op.table,) if hasattr(op, "table") else ()
-
-
-def _site(op: Linear, origin: _Origin | None) -> Site:
-    if origin is None:
-        return Site(op.weights, op.source.width, None, (), (), np.arange(op.source.width), 0)
-    return Site(op.weights, op.source.width, origin.norm, origin.producers, origin.biases, origin.source, origin.block)
-
-
-def _attended(value: _Origin | None, tape: Tape) -> _Origin | None:
-    """What heads make of the values: rows of the value matrix, once for each query head that shares them."""
-    if value is None or value.norm is not None:
-        return None
-    head = np.arange(tape.heads)[:, None] // (tape.heads // tape.kv_heads)
-    source = (head * tape.head_dim + np.arange(tape.head_dim)).reshape(-1)
-    return _Origin(None, value.producers, value.biases, source, tape.head_dim)
-
-
-def _gated(up: _Origin | None, gate: _Origin | None) -> _Origin | None:
-    """What a gate makes: rows of `up`, which the activation does not touch, and of `gate`, which it does."""
-    if up is None or gate is None or up.norm is not None or gate.norm is not None:
-        return None
-    return _Origin(None, (*up.producers, *gate.producers), (*up.biases, *gate.biases), up.source, up.block)
-
-
-def _readers(ops: tuple[Op, ...], place: int, buffer: Buffer) -> int:
-    """Operations that read what is in a buffer at a place of the tape, from where it was written until it is again."""
-    first = max((i for i in range(place) if buffer in _outs(ops[i])), default=0)
-    last = next((i for i in range(place + 1, len(ops)) if buffer in _outs(ops[i])), len(ops))
-    return sum(buffer in _sources(op) for op in ops[first + 1 : last])
-
-
-def _outs(op: Op) -> tuple[Buffer, ...]:
-    if isinstance(op, Linear):
-        return op.outs
-    return tuple(getattr(op, name) for name in ("out", "buffer") if hasattr(op, name))
-
-
-def _sources(op: Op) -> tuple[Buffer, ...]:
-    names = ("source", "buffer", "key", "value", "query", "gate", "up")
-    return tuple(buffer for name in names if isinstance(buffer := getattr(op, name, None), Buffer))

@@ -1,4 +1,4 @@
-"""The tape in plain NumPy, slowly and obviously: the oracle for every other executor."""
+"""A program in plain NumPy, slowly and obviously: the oracle for every other executor."""
 
 from __future__ import annotations
 
@@ -8,28 +8,18 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from ggq.errors import UsageError
+from ggq.errors import UnsupportedError, UsageError
 from ggq.format.scheme import Scheme
 from ggq.quant.floats import from_float32, to_float32
-from ggq.quant.stored import StoredWeight
+from ggq.quant.stored import StoredWeight, activation_group
+from ggq.tape.buffers import Buffer
+from ggq.tape.caches import KeyValueSpec
 from ggq.tape.executor import check_runs, pieces, wanted_rows
-from ggq.tape.program import (
-    Attention,
-    Buffer,
-    Embed,
-    Gate,
-    Linear,
-    Norm,
-    Op,
-    Rope,
-    Run,
-    Select,
-    StoreKV,
-    Tape,
-    activation_group,
-)
+from ggq.tape.ops.operation import Product
+from ggq.tape.program import Program, Run
+from ggq.tape.rotation import Rotation
 
-Weights = Callable[[str], StoredWeight | tuple[Scheme, np.ndarray]]
+ReadStored = Callable[[str], StoredWeight | tuple[Scheme, np.ndarray]]
 """The tensor with a role; its scheme and its numbers alone where nothing is done to its inputs."""
 
 ROWS = 256
@@ -38,30 +28,56 @@ ROWS = 256
 TINY = np.float32(1e-36)
 """Groups of activations below this are rounded to zero: 127 over less would not be finite."""
 
-CACHE_TYPES = {"f16": np.float16, "f32": np.float32}
+CACHE_TYPES: dict[str, type[np.floating]] = {"f16": np.float16, "f32": np.float32}
 
 
-class Cache:
-    """Keys and values of one sequence, layer by layer, and how many tokens they cover."""
+class KeyValueCache:
+    """Keys and values of one sequence in one cache of the program.
 
-    def __init__(self, tape: Tape) -> None:
+    Args:
+        spec: Its sizes. Positions that a window has passed are kept: the oracle has room.
+        kind: Float type that they are rounded to.
+    """
+
+    def __init__(self, spec: KeyValueSpec, kind: type[np.floating]) -> None:
+        self.kind, shape = kind, (0, spec.kv_heads, spec.head_dim)
+        self.keys, self.values = np.zeros(shape), np.zeros(shape)
+
+    @property
+    def length(self) -> int:
+        """Positions that it holds."""
+        return len(self.keys)
+
+    def append(self, keys: np.ndarray, values: np.ndarray) -> None:
+        """Add rows of (rows, kv_heads * head_dim) numbers."""
+        self.keys, self.values = self._with(self.keys, keys), self._with(self.values, values)
+
+    def _with(self, known: np.ndarray, more: np.ndarray) -> np.ndarray:
+        rounded = more.reshape(-1, *known.shape[1:]).astype(np.float32).astype(self.kind)
+        return np.concatenate([known, rounded.astype(np.float64)])
+
+
+class Kept:
+    """What one sequence keeps, cache by cache, and how many tokens it covers."""
+
+    def __init__(self, program: Program, kind: type[np.floating]) -> None:
         self.length = 0
-        self.keys = [np.zeros((0, tape.kv_heads, tape.head_dim)) for _ in range(tape.layers)]
-        self.values = [np.zeros((0, tape.kv_heads, tape.head_dim)) for _ in range(tape.layers)]
+        self.caches = [KeyValueCache(spec, kind) for spec in program.caches]
 
-    def first(self, length: int, copy: Cache) -> Cache:
+    def first(self, length: int, copy: Kept) -> Kept:
         """The first tokens of this sequence, in `copy`; arrays are shared, as nothing writes into them."""
         copy.length = min(length, self.length)
-        copy.keys, copy.values = ([rows[: copy.length] for rows in store] for store in (self.keys, self.values))
+        for mine, other in zip(self.caches, copy.caches, strict=True):
+            other.keys, other.values = mine.keys[: copy.length], mine.values[: copy.length]
         return copy
 
 
 class NumpyExecutor:
-    """Walks a tape in float64; only int8 activations and the cache are rounded, exactly as the kernels round them.
+    """Walks a program in float64; only int8 activations and the cache are rounded, exactly as the kernels round them.
 
     Args:
-        tape: The model.
-        weights: Where its tensors come from; each is asked for once.
+        program: The model.
+        stored: Where its tensors come from; each is asked for once.
         activations: "int8" rounds the source of a quantized matrix as that matrix asks for, after its transform and per
             activation group unless told otherwise; "float32" rounds nothing.
         cache: Float type that keys and values are rounded to, "f16" or "f32".
@@ -71,23 +87,23 @@ class NumpyExecutor:
             instead, as the kernels do where the processor has tiles of bf16; None for never.
     """
 
-    def __init__(self, tape: Tape, weights: Weights, activations: str = "int8", cache: str = "f16") -> None:
+    def __init__(self, program: Program, stored: ReadStored, activations: str = "int8", cache: str = "f16") -> None:
         if activations not in ("int8", "float32"):
-            raise UsageError(f"activations are int8 or float32, not {activations!r}")
+            raise UsageError(f"activations must be int8 or float32, not {activations!r}")
         if cache not in CACHE_TYPES:
-            raise UsageError(f"the cache is f16 or f32, not {cache!r}")
-        self.tape, self.activations, self.cache_type = tape, activations, CACHE_TYPES[cache]
+            raise UsageError(f"the cache must be f16 or f32, not {cache!r}")
+        self.program, self.activations, self.cache_type = program, activations, CACHE_TYPES[cache]
         self.bf16_from: int | None = None
-        self._source = weights
+        self._source = stored
         self._weights: dict[str, StoredWeight] = {}
-        self._sequences: dict[int, Cache] = {}
+        self._sequences: dict[int, Kept] = {}
         self._opened = 0
         self._lock = threading.Lock()
 
     def open_sequence(self) -> int:
         """The id of a new, empty sequence."""
         self._opened += 1
-        self._sequences[self._opened] = Cache(self.tape)
+        self._sequences[self._opened] = Kept(self.program, self.cache_type)
         return self._opened
 
     def close_sequence(self, sequence: int) -> None:
@@ -128,99 +144,115 @@ class NumpyExecutor:
     def forward(self, runs: Sequence[Run]) -> np.ndarray:
         """See `Executor.forward`."""
         with self._lock:
-            check_runs(self.tape, runs, self.length)
+            check_runs(self.program.inputs, runs, self.length)
             results = [self._forward(part) for part in pieces(runs, ROWS)]
             return np.concatenate(results).astype(np.float32)
 
     def _forward(self, runs: Sequence[Run]) -> np.ndarray:
-        batch = Batch(runs, self._sequences)
-        buffers: dict[Buffer, np.ndarray] = {}
-        for op in self.tape.ops:
-            self._execute(op, batch, buffers)
+        batch = Batch(runs, self._sequences, self.stored, self.activations, self.bf16_from)
+        for op in self.program.ops:
+            op.oracle(batch)
         for run in runs:
             self._sequences[run.sequence].length += len(run.tokens)
-        return buffers[self.tape.logits]
+        return batch[self.program.logits]
 
-    def _execute(self, op: Op, batch: Batch, buffers: dict[Buffer, np.ndarray]) -> None:
-        if isinstance(op, Embed):
-            buffers[op.out] = self._weight(op.table).effective()[batch.tokens].astype(np.float64)
-        elif isinstance(op, Norm):
-            x = buffers[op.source]
-            rms = np.sqrt(np.mean(x**2, axis=1, keepdims=True) + op.epsilon)
-            buffers[op.out] = x / rms * self._weight(op.weight).numbers
-        elif isinstance(op, Linear):
-            self._linear(op, buffers)
-        elif isinstance(op, Rope):
-            buffers[op.buffer] = rotate(buffers[op.buffer], op.heads, batch.positions, self.tape)
-        elif isinstance(op, StoreKV):
-            self._store(op, batch, buffers)
-        elif isinstance(op, Attention):
-            self._attend(op, batch, buffers)
-        elif isinstance(op, Gate):
-            gate = buffers[op.gate]
-            buffers[op.out] = gate / (1 + np.exp(-np.clip(gate, -700, None))) * buffers[op.up]
-        elif isinstance(op, Select):
-            buffers[op.out] = buffers[op.source][batch.wanted]
-
-    def _linear(self, op: Linear, buffers: dict[Buffer, np.ndarray]) -> None:
-        for role, bias, out in zip(op.weights, op.biases, op.outs, strict=True):
-            weight = self._weight(role)
-            x, numbers = weight.transformed(buffers[op.source]), weight.numbers
-            many = self.bf16_from is not None and len(x) >= self.bf16_from
-            if self.activations == "int8" and many and weight.scheme.value != "f32":
-                x, numbers = round_bf16(x), round_bf16(numbers)
-            elif self.activations == "int8" and weight.scheme.kind != "float":
-                x = round_for(weight, x)
-            result = x @ numbers.astype(np.float64).T
-            if bias is not None:
-                result += self._weight(bias).numbers
-            buffers[out] = buffers[out] + result if op.add else result
-
-    def _store(self, op: StoreKV, batch: Batch, buffers: dict[Buffer, np.ndarray]) -> None:
-        shape = (-1, self.tape.kv_heads, self.tape.head_dim)
-        for cache, rows in batch.sequences:
-            for store, buffer in ((cache.keys, op.key), (cache.values, op.value)):
-                rounded = buffers[buffer][rows].reshape(shape).astype(np.float32).astype(self.cache_type)
-                store[op.layer] = np.concatenate([store[op.layer], rounded.astype(np.float64)])
-
-    def _attend(self, op: Attention, batch: Batch, buffers: dict[Buffer, np.ndarray]) -> None:
-        tape, out = self.tape, np.zeros_like(buffers[op.query])
-        shared = tape.heads // tape.kv_heads  # consecutive query heads share a key-value head
-        for cache, rows in batch.sequences:
-            query = buffers[op.query][rows].reshape(-1, tape.heads, tape.head_dim)
-            keys, values = cache.keys[op.layer], cache.values[op.layer]
-            later = np.arange(len(keys))[None, :] > batch.positions[rows][:, None]
-            for head in range(tape.heads):
-                columns = slice(head * tape.head_dim, (head + 1) * tape.head_dim)
-                scores = query[:, head] @ keys[:, head // shared].T * op.scale
-                scores[later] = -np.inf
-                weights = np.exp(scores - scores.max(axis=1, keepdims=True))
-                out[rows, columns] = weights / weights.sum(axis=1, keepdims=True) @ values[:, head // shared]
-        buffers[op.out] = out
-
-    def _weight(self, role: str) -> StoredWeight:
+    def stored(self, role: str) -> StoredWeight:
+        """A tensor as it is stored."""
         if role not in self._weights:
             self._weights[role] = StoredWeight(*self._source(role))
         return self._weights[role]
 
-    def _sequence(self, sequence: int) -> Cache:
+    def _sequence(self, sequence: int) -> Kept:
         if sequence not in self._sequences:
             raise UsageError(f"sequence {sequence} is not open")
         return self._sequences[sequence]
 
 
 class Batch:
-    """The rows of one pass: token, position and sequence of each, and which rows' logits are wanted."""
+    """The rows of one pass; see `ggq.tape.passes.Oracle`.
 
-    def __init__(self, runs: Sequence[Run], caches: dict[int, Cache]) -> None:
+    Args:
+        runs: Consecutive tokens of sequences.
+        kept: What the sequences keep, by their ids.
+        stored: Where tensors come from.
+        activations: "int8" or "float32".
+        bf16_from: See `NumpyExecutor`.
+    """
+
+    xp = np
+
+    def __init__(
+        self,
+        runs: Sequence[Run],
+        kept: dict[int, Kept],
+        stored: Callable[[str], StoredWeight],
+        activations: str,
+        bf16_from: int | None = None,
+    ) -> None:
         starts = np.cumsum([0] + [len(run.tokens) for run in runs])
         self.tokens = np.concatenate([run.tokens for run in runs])
-        self.positions = np.concatenate([caches[run.sequence].length + np.arange(len(run.tokens)) for run in runs])
-        self.sequences = [
-            (caches[run.sequence], slice(int(first), int(last)))
+        self.positions = np.concatenate([kept[run.sequence].length + np.arange(len(run.tokens)) for run in runs])
+        self.wanted = wanted_rows(runs)
+        self.stored, self._int8, self._bf16_from = stored, activations == "int8", bf16_from
+        self._sequences = [
+            (kept[run.sequence], slice(int(first), int(last)))
             for run, first, last in zip(runs, starts[:-1], starts[1:], strict=True)
         ]
-        self.wanted = wanted_rows(runs)
+        self._values: dict[Buffer, np.ndarray] = {}
+        self._tables: dict[Rotation, tuple[np.ndarray, np.ndarray]] = {}
+
+    def __getitem__(self, buffer: Buffer) -> np.ndarray:
+        return self._values[buffer]
+
+    def __setitem__(self, buffer: Buffer, value: np.ndarray) -> None:
+        self._values[buffer] = value
+
+    def weight(self, role: str) -> np.ndarray:
+        """See `Forward`."""
+        return self.stored(role).numbers
+
+    def rounded(self, weight: StoredWeight, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """See `Oracle`."""
+        x, numbers = weight.transformed(x), weight.numbers
+        many = self._bf16_from is not None and len(x) >= self._bf16_from
+        if self._int8 and many and weight.scheme.value != "f32":
+            return round_bf16(x), round_bf16(numbers)
+        if self._int8 and weight.scheme.kind != "float":
+            x = round_for(weight, x)
+        return x, numbers
+
+    def sequences(self, cache: int) -> list[tuple[KeyValueCache, slice]]:
+        """See `Oracle`."""
+        return [(kept.caches[cache], rows) for kept, rows in self._sequences]
+
+    def inner(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """See `Forward`."""
+        return np.asarray((x * y).sum(axis=-1, keepdims=True))
+
+    def observe(self, product: Product, source: np.ndarray) -> None:
+        """Nobody is told."""
+
+    def useful(self, buffer: Buffer) -> bool:
+        """Everything is computed."""
+        return True
+
+    def rotation(self, rotation: Rotation) -> tuple[np.ndarray, np.ndarray]:
+        """See `Forward`."""
+        if rotation not in self._tables:
+            self._tables[rotation] = rotation.table(self.positions)
+        return self._tables[rotation]
+
+    def mask(self, window: int) -> np.ndarray:
+        """Refused: rows of a batch belong to several sequences, so such an operation needs an oracle of its own."""
+        raise UnsupportedError("an operation over whole texts has no oracle of its own")
+
+    def store(self, cache: int, values: Sequence[np.ndarray]) -> None:
+        """Refused; see `mask`."""
+        raise UnsupportedError("an operation over whole texts has no oracle of its own")
+
+    def cached(self, cache: int) -> Sequence[np.ndarray]:
+        """Refused; see `mask`."""
+        raise UnsupportedError("an operation over whole texts has no oracle of its own")
 
 
 def round_for(weight: StoredWeight, x: np.ndarray) -> np.ndarray:
@@ -253,14 +285,3 @@ def round_activations(x: np.ndarray, group: int, largest: np.float32 | np.ndarra
 def round_bf16(x: np.ndarray) -> np.ndarray:
     """Numbers rounded to float32 and then to bf16, as float32."""
     return to_float32(from_float32(x.astype(np.float32), "bf16"), "bf16")
-
-
-def rotate(x: np.ndarray, heads: int, positions: np.ndarray, tape: Tape) -> np.ndarray:
-    """Each head's pairs turned by position times frequency."""
-    angles = (positions[:, None] * tape.frequencies)[:, None, :]
-    cosine, sine = np.cos(angles), np.sin(angles)
-    split = x.reshape(len(x), heads, 2, -1) if tape.rope_layout == "half" else x.reshape(len(x), heads, -1, 2)
-    axis = 2 if tape.rope_layout == "half" else 3
-    first, second = np.take(split, 0, axis), np.take(split, 1, axis)
-    turned = np.stack([first * cosine - second * sine, second * cosine + first * sine], axis)
-    return turned.reshape(x.shape)

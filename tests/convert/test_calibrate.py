@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -19,18 +20,19 @@ from ggq.convert.convert import plan
 from ggq.errors import ConvertError, FormatError, UsageError
 from ggq.format import open_reader
 from ggq.format.scheme import Scheme
-from ggq.tape.program import Linear, Run
-from ggq.tape.reference import NumpyExecutor
+from ggq.tape.ops import Product
+from ggq.tape.program import Run
+from ggq.tape.reference import Batch, NumpyExecutor
 from tests.kit.checkpoints import TEXT, numbers, replace_tensors, tiny, write_safetensors
 from tests.kit.support import DEMO, run_ggq
 
 
 def calibrated(folder: Path, windows: np.ndarray, gram: bool = True) -> LayerStatistics:
     planned = plan(folder)
-    tape = planned.program
+    program = planned.program
     found: dict[str, object] = {}
     for layer in Calibrator(
-        planned.checkpoint, planned.expressions, tape, windows, lambda role: {"gram", "samples"} if gram else set()
+        planned.checkpoint, planned.expressions, program, windows, lambda role: {"gram", "samples"} if gram else set()
     ).layers():
         found.update(layer)
     return found  # type: ignore[return-value]
@@ -41,16 +43,15 @@ def direct(folder: Path, windows: np.ndarray) -> dict[str, np.ndarray]:
     planned, seen = plan(folder), dict[str, np.ndarray]()
     tensors = {t.role: numbers(folder / "model.safetensors", t.name) for t in planned.tensors}
 
-    class Watching(NumpyExecutor):
-        def _linear(self, op: Linear, buffers: dict) -> None:  # type: ignore[type-arg]
-            for role in op.weights:
-                seen[role] = np.concatenate([seen[role], buffers[op.source]]) if role in seen else buffers[op.source]
-            super()._linear(op, buffers)
+    def watch(_: Batch, product: Product, source: np.ndarray) -> None:
+        for role in product.weights:
+            seen[role] = np.concatenate([seen[role], source]) if role in seen else source
 
-    tape, scheme = planned.program, Scheme("float", 32, "f32")
-    executor = Watching(tape, lambda role: (scheme, tensors[role]), activations="float32", cache="f32")
-    for window in windows:
-        executor.forward([Run(executor.open_sequence(), window, "all")])
+    program, scheme = planned.program, Scheme("float", 32, "f32")
+    executor = NumpyExecutor(program, lambda role: (scheme, tensors[role]), activations="float32", cache="f32")
+    with patch.object(Batch, "observe", watch):
+        for window in windows:
+            executor.forward([Run(executor.open_sequence(), window, "all")])
     return seen
 
 

@@ -7,7 +7,8 @@ import pytest
 
 from ggq.convert.convert import plan
 from ggq.convert.mix.sensitivity import CONTEXT, WINDOWS, Traces, random_windows, score, sensitivities
-from ggq.tape.windows import Segment, WindowRun
+from ggq.tape.cut import Section
+from ggq.tape.windows import WindowRun
 from tests.kit.support import DEMO
 from tests.tape.test_windows import model
 
@@ -52,14 +53,14 @@ def test_random_windows_are_always_the_same_and_begin_as_texts_do() -> None:
 def test_the_predicted_divergence_of_small_errors_is_the_measured_one() -> None:
     """On the demo model: within a factor of two for each matrix, as few tokens are drawn, and a quarter on average."""
     planned = plan(DEMO, scheme="f32")
-    tape, weights = model("demo")
+    program, weights = model("demo")
     windows = random_windows(planned.model.vocabulary_size, planned.model.context_length, planned.tokens.bos)
     found = sensitivities(planned.checkpoint, planned.expressions, planned.program, windows)
     assert set(found) == {role for role, array in weights.items() if array.ndim == 2}
-    whole = Segment("", tape.ops, frozenset({tape.logits}))
+    whole = Section("", program.ops, frozenset({program.logits}))
 
     def log_chances() -> np.ndarray:
-        logits = WindowRun(tape, windows.shape[1], weights.__getitem__).run(whole, windows, {})[tape.logits]
+        logits = WindowRun(windows.shape[1], weights.__getitem__).run(whole, windows, {})[program.logits]
         exact = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
         return exact - np.log(np.exp(exact).sum(axis=-1, keepdims=True))
 

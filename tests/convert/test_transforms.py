@@ -23,7 +23,8 @@ from ggq.errors import ConvertError, UsageError
 from ggq.format import open_reader, verify
 from ggq.quant.change import Change
 from ggq.quant.inputs import InputStatistics
-from ggq.tape.windows import Segment, WindowRun
+from ggq.tape.cut import Section
+from ggq.tape.windows import WindowRun
 from tests.kit.checkpoints import numbers, tiny
 from tests.kit.small_models import CONFIGS, checkpoint, write_ggq
 from tests.kit.support import DEMO, run_ggq
@@ -67,10 +68,10 @@ def logits(folder: Path, found: dict[str, Work]) -> NDArray[np.float32]:
         change = found[tensor.name].change if tensor.name in found else Change()
         read = read_changed(planned.checkpoint, tensor.expression, change, rows)
         tensors[tensor.role] = read.reshape(tensor.shape)
-    tape = planned.program
+    program = planned.program
     windows = np.random.default_rng(1).integers(3, 300, (3, 20))
-    whole = Segment("", tape.ops, frozenset({tape.logits}))
-    return WindowRun(tape, 20, tensors.__getitem__).run(whole, windows, {})[tape.logits]
+    whole = Section("", program.ops, frozenset({program.logits}))
+    return WindowRun(20, tensors.__getitem__).run(whole, windows, {})[program.logits]
 
 
 @pytest.mark.parametrize("method", ["awq", "smoothquant", "order+mse", "order+awq", "awq+order+mse"])

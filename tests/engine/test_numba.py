@@ -21,7 +21,7 @@ from ggq.errors import FormatError, UnsupportedError, UsageError
 from ggq.format import open_reader
 from ggq.format.scheme import FLOAT_BYTES
 from ggq.generate.loading import load, roles_to_names
-from ggq.models.decoder import build_tape
+from ggq.models.decoder import build_program
 from ggq.models.metadata import from_metadata
 from ggq.quant import SCHEMES
 from ggq.tape.program import Run
@@ -192,7 +192,7 @@ def test_threads_and_rows_at_once_change_no_bit(files: dict[str, Path]) -> None:
         with open_reader(path) as reader:
             config = from_metadata(reader.metadata, reader.path)
             names = roles_to_names(reader, config)
-            executor = NumbaExecutor(build_tape(config), reader, names, **options)  # type: ignore[arg-type]
+            executor = NumbaExecutor(build_program(config), reader, names, **options)  # type: ignore[arg-type]
             results.append(logits(executor, TOKENS))
             executor.close()
     for other in results[1:]:
@@ -218,7 +218,7 @@ def test_gates_are_rounded_at_once_where_nothing_else_reads_them(
     write_ggq(path, config, checkpoint(config), scheme)
     with opened(path, **options) as executor:
         kinds = [step.kind for step in executor.steps]
-        layers = executor.tape.layers
+        layers = len(executor.program.caches)
     assert (kinds.count("gate"), kinds.count("gate quantize")) == ((0, layers) if fused else (layers, 0))
 
 

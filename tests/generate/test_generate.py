@@ -333,7 +333,7 @@ def test_broken_weights_are_told_and_not_sampled(tmp_path: Path) -> None:
     with load(broken(tmp_path, ""), interpreter="numpy") as model:
         executor: Any = model.executor
         nothing = np.full((64, 32), np.nan)
-        executor._weights["embedding.weight"] = executor._weight("embedding.weight")._replace(numbers=nothing)
+        executor._weights["embedding.weight"] = executor.stored("embedding.weight")._replace(numbers=nothing)
         with pytest.raises(ModelError, match="the model computed nan where finite numbers are expected"):
             model.generate([1])
 

@@ -15,7 +15,7 @@ import pytest
 from ggq.format.scheme import FLOAT_BYTES, PLANES, SUPER_GROUP, TABLE_LIMITS, Scheme
 from ggq.quant import SCHEMES, encode_tensor, parse_scheme, unpack
 from ggq.quant.reference import level_table, minimum_sizes, step_sizes
-from ggq.tape.program import activation_group
+from ggq.quant.stored import activation_group
 from ggq.tape.reference import round_activations
 from ggq_kernels.product import planes, steps
 from ggq_kernels.product.linear import M_BYTES, M_END, M_START, partner

@@ -15,7 +15,7 @@ from ggq.engine.binding import middle_number
 from ggq.format.scheme import TABLE_LIMITS, Scheme, round_up
 from ggq.quant import QuantizedMatrix, decode_tensor, pack
 from ggq.quant.matrix import padding_code, subscale_offset
-from ggq.tape.program import activation_group
+from ggq.quant.stored import activation_group
 from ggq_kernels.run import calls
 from ggq_kernels.run.threads import Team, aligned_zeros
 

@@ -1,53 +1,43 @@
-"""The tape of a decoder and its RoPE frequencies."""
+"""The program of a decoder and its RoPE frequencies."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import fields
 
 import numpy as np
 import pytest
 
 from ggq.models.config import RopeConfig
-from ggq.models.decoder import build_tape, role_shapes
+from ggq.models.decoder import build_program, role_shapes
 from ggq.models.registry import find_architecture
 from ggq.models.rope import frequencies
-from ggq.tape.program import Buffer, Embed, Linear, Norm, Select
+from ggq.tape.program import Buffer
 from tests.kit.small_models import CONFIGS
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_the_tape_reads_exactly_the_tensors_of_the_model(name: str) -> None:
+def test_the_program_reads_exactly_the_tensors_of_the_model(name: str) -> None:
     config = find_architecture(CONFIGS[name]).config(CONFIGS[name])
-    read: set[str] = set()
-    for op in build_tape(config).ops:
-        if isinstance(op, Embed):
-            read.add(op.table)
-        elif isinstance(op, Norm):
-            read.add(op.weight)
-        elif isinstance(op, Linear):
-            read.update(op.weights)
-            read.update(bias for bias in op.biases if bias)
+    read = {role for op in build_program(config).ops for role in op.weights_read()}
     assert read == set(role_shapes(config))
 
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_buffers_keep_their_shape_and_are_written_before_they_are_read(name: str) -> None:
     config = find_architecture(CONFIGS[name]).config(CONFIGS[name])
-    shapes, tape = role_shapes(config), build_tape(config)
+    shapes, program = role_shapes(config), build_program(config)
     written: dict[str, Buffer] = {}
-    for op in tape.ops:
-        used = [value for field in fields(op) if isinstance(value := getattr(op, field.name), Buffer)]
-        outs = list(op.outs) if isinstance(op, Linear) else [op.out] if hasattr(op, "out") else []
-        for buffer in [*used, *outs]:
+    for op in program.ops:
+        for buffer in op.reads():
+            assert written[buffer.name] == buffer
+        for buffer in op.writes():
             assert written.setdefault(buffer.name, buffer) == buffer
-        if not isinstance(op, Select):
-            assert len({buffer.rows for buffer in [*used, *outs]}) == 1
-        if isinstance(op, Linear):
-            for weight, bias, out in zip(op.weights, op.biases, op.outs):
-                assert shapes[weight] == (out.width, op.source.width)
+        assert len({buffer.rows for buffer in op.buffers()}) == (2 if op.name == "select" else 1)
+        for product in op.products():
+            for weight, bias, out in zip(product.weights, product.biases, product.outs):
+                assert shapes[weight] == (out.width, product.source.width)
                 assert bias is None or shapes[bias] == (out.width,)
-    assert tape.logits.width == config.vocabulary_size and tape.logits.rows == "wanted"
+    assert program.logits.width == config.vocabulary_size and program.logits.rows == "wanted"
 
 
 def test_plain_frequencies() -> None:

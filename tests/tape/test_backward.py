@@ -1,4 +1,4 @@
-"""The tape backwards: gradients are the slopes that differences show."""
+"""The program backwards: gradients are the slopes that differences show."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from ggq.tape.backward import BackwardRun
+from ggq.tape.cut import Section, sections
 from ggq.tape.program import Buffer
-from ggq.tape.windows import Segment, WindowRun, segments
+from ggq.tape.windows import WindowRun
 from tests.kit.small_models import CONFIGS, prompt
 from tests.tape.test_windows import model
 
@@ -15,16 +16,16 @@ from tests.tape.test_windows import model
 @pytest.mark.parametrize("name", CONFIGS)
 def test_gradients_are_the_slopes_of_differences(name: str) -> None:
     """In float64, where a difference over 1e-6 of the weights shows nine digits of the slope."""
-    tape, tensors = model(name)
+    program, tensors = model(name)
     weights = {role: array.astype(np.float64) for role, array in tensors.items()}
     windows = np.array(prompt({"vocab_size": 64}, 22), np.int32).reshape(2, 11)
     windows[:, 3] = windows[:, 7]  # a token that occurs twice
     random = np.random.default_rng(5)
-    slope = random.normal(size=(*windows.shape, tape.vocabulary_size))
-    whole = Segment("", tape.ops, frozenset({tape.logits}))
+    slope = random.normal(size=(*windows.shape, program.inputs.vocabulary_size))
+    whole = Section("", program.ops, frozenset({program.logits}))
 
     def value() -> float:
-        return float((WindowRun(tape, 11, weights.__getitem__).run(whole, windows, {})[tape.logits] * slope).sum())
+        return float((WindowRun(11, weights.__getitem__).run(whole, windows, {})[program.logits] * slope).sum())
 
     found: dict[str, np.ndarray] = {}
 
@@ -35,8 +36,8 @@ def test_gradients_are_the_slopes_of_differences(name: str) -> None:
         else:
             total += gradient.T @ source
 
-    run = WindowRun(tape, 11, weights.__getitem__)
-    assert BackwardRun(run, meet).back(whole, windows, {}, {tape.logits: slope}) == {}
+    run = WindowRun(11, weights.__getitem__)
+    assert BackwardRun(run, meet).back(whole, windows, {}, {program.logits: slope}) == {}
     assert set(found) == {role for role, array in weights.items() if array.ndim == 2}
     for role, gradient in found.items():
         exact, direction = weights[role], random.normal(size=gradient.shape)
@@ -49,18 +50,18 @@ def test_gradients_are_the_slopes_of_differences(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["grouped", "biased"])
 def test_segments_one_by_one_give_what_the_whole_tape_gives(name: str) -> None:
-    tape, tensors = model(name)
+    program, tensors = model(name)
     windows = np.array(prompt({"vocab_size": 64}, 24), np.int32).reshape(2, 12)
-    run = WindowRun(tape, 12, tensors.__getitem__)
-    slope = np.random.default_rng(6).normal(size=(*windows.shape, tape.vocabulary_size)).astype(np.float32)
+    run = WindowRun(12, tensors.__getitem__)
+    slope = np.random.default_rng(6).normal(size=(*windows.shape, program.inputs.vocabulary_size)).astype(np.float32)
     results = []
-    for parts in ([Segment("", tape.ops, frozenset({tape.logits}))], segments(tape)):
+    for parts in ([Section("", program.ops, frozenset({program.logits}))], sections(program)):
         met: dict[str, float] = {}
         back = BackwardRun(run, lambda role, source, slope, met=met: met.update({role: float(np.square(slope).sum())}))
         states: list[dict[Buffer, np.ndarray]] = [{}]
         for part in parts[:-1]:
             states.append(run.run(part, windows, states[-1]))
-        slopes = {tape.logits: slope}
+        slopes = {program.logits: slope}
         for part, state in zip(reversed(parts), reversed(states), strict=True):
             slopes = back.back(part, windows, state, slopes)
         results.append(met)

@@ -15,13 +15,14 @@ import ggq
 from ggq.errors import FormatError, ModelError, UsageError
 from ggq.format import Writer, open_reader
 from ggq.format.scheme import ROW, Scheme
-from ggq.models.decoder import build_tape
+from ggq.models.decoder import build_program
 from ggq.models.registry import find_architecture
 from ggq.quant import encode_tensor, parse_scheme
-from ggq.quant.stored import StoredWeight, decoded, read_stored
+from ggq.quant.stored import StoredWeight, activation_group, decoded, read_stored
 from ggq.tape.executor import pieces, wanted_rows
-from ggq.tape.program import Buffer, Linear, Run, Tape, activation_group
-from ggq.tape.reference import NumpyExecutor, round_activations
+from ggq.tape.ops import Linear
+from ggq.tape.program import Buffer, Inputs, Program, Run
+from ggq.tape.reference import Batch, Kept, NumpyExecutor, round_activations
 from tests.kit.small_models import CONFIGS, checkpoint, prompt, read_checkpoint, write_ggq
 from tests.kit.support import DEMO, ROOT, shared
 
@@ -40,7 +41,7 @@ def executor(hf: dict[str, Any], tensors: Any, *, scheme: Scheme = F32, **option
         values = tensors[names[role]]
         return scheme if values.ndim == 2 else F32, values
 
-    return NumpyExecutor(build_tape(config), weights, **options)
+    return NumpyExecutor(build_program(config), weights, **options)
 
 
 def small(name: str = "grouped", **options: Any) -> NumpyExecutor:
@@ -156,15 +157,10 @@ def test_the_activation_group_follows_the_weights(group: int, shared_columns: in
 
 
 def test_int8_activations_touch_quantized_matrices_alone() -> None:
-    source, out = Buffer("hidden", 32), Buffer("logits", 16, "wanted")
-    tape = Tape((Linear(source, ("w",), (None,), (out,)),), out, 0, 1, 1, 2, 8, 8, np.ones(1), "half")
     x, w = np.linspace(-1, 1, 32)[None], np.linspace(0.5, 2, 16 * 32, dtype=np.float32).reshape(16, 32)
     results = {}
     for scheme, activations in ((F32, "int8"), (Q4, "int8"), (Q4, "float32")):
-        buffers = {source: x}
-        model = NumpyExecutor(tape, lambda role, scheme=scheme: (scheme, w), activations)  # type: ignore[misc]
-        model._linear(tape.ops[0], buffers)  # type: ignore[arg-type]
-        results[scheme.bits, activations] = buffers[out]
+        results[scheme.bits, activations] = product(StoredWeight(scheme, w), x, activations)
     exact = x @ w.T.astype(np.float64)
     assert np.array_equal(results[32, "int8"], exact) and np.array_equal(results[4, "float32"], exact)
     assert np.array_equal(results[4, "int8"], round_activations(x, 32) @ w.T.astype(np.float64))
@@ -174,10 +170,12 @@ def test_int8_activations_touch_quantized_matrices_alone() -> None:
 def product(weight: StoredWeight, x: np.ndarray, activations: str) -> np.ndarray:
     """What a model of one matrix makes of its source."""
     source, out = Buffer("hidden", x.shape[1]), Buffer("logits", len(weight.numbers), "wanted")
-    tape = Tape((Linear(source, ("w",), (None,), (out,)),), out, 0, 1, 1, 2, 8, 8, np.ones(1), "half")
-    buffers = {source: x}
-    NumpyExecutor(tape, lambda role: weight, activations)._linear(tape.ops[0], buffers)  # type: ignore[arg-type]
-    return buffers[out]
+    batch = Batch(
+        [run(0, [0] * len(x))], {0: Kept(Program((), Inputs(1, 1), {}), np.float16)}, lambda _: weight, activations
+    )
+    batch[source] = x
+    Linear(source, ("w",), (None,), (out,)).oracle(batch)
+    return batch[out]
 
 
 @pytest.mark.parametrize("parts", [("scale",), ("order",), ("scale", "order")])
@@ -291,7 +289,7 @@ def test_closed_and_repeated_sequences_are_refused() -> None:
 
 
 def test_unknown_number_types_are_refused() -> None:
-    with pytest.raises(UsageError, match="activations are int8 or float32, not 'int4'"):
+    with pytest.raises(UsageError, match="activations must be int8 or float32, not 'int4'"):
         small(activations="int4")
-    with pytest.raises(UsageError, match="the cache is f16 or f32, not 'int8'"):
+    with pytest.raises(UsageError, match="the cache must be f16 or f32, not 'int8'"):
         small(cache="int8")

@@ -24,7 +24,8 @@ from ggq.engine.binding import Batch, Binder, Weights
 from ggq.format import Writer, open_reader
 from ggq.generate.loading import load
 from ggq.quant import parse_scheme
-from ggq.tape.program import Buffer, Linear, Run, Tape
+from ggq.tape.ops import Linear
+from ggq.tape.program import Buffer, Inputs, Program, Run
 from ggq_kernels.run.threads import Team
 
 SECONDS = 2.0
@@ -71,7 +72,7 @@ def matrix(rows: int, columns: int, tokens: int, copies: int, threads: int) -> d
     names = [f"w{i}" for i in range(copies)]
     inputs = {name: Buffer(f"{name}.x", columns) for name in names}
     ops = tuple(Linear(inputs[n], (n,), (None,), (Buffer(f"{n}.y", rows),)) for n in names)
-    tape = Tape(ops, ops[-1].outs[0], 1, 1, 1, 32, 1, tokens, np.zeros(16), "half")
+    program = Program(ops, Inputs(1, tokens), {"logits": ops[-1].outs[0]})
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "matrix.ggq"
         with Writer(path) as writer:
@@ -85,7 +86,7 @@ def matrix(rows: int, columns: int, tokens: int, copies: int, threads: int) -> d
             team = Team(threads)
             described = Batch(tokens)
             weights = Weights(reader, dict(zip(names, names)))
-            binder = Binder(tape, weights, described, {"tokens": tokens}, "int8", "f16", team.threads)
+            binder = Binder(program, weights, described, {"tokens": tokens}, "int8", "f16", team.threads)
             bound = binder.bind()
             for buffer in inputs.values():
                 binder.array(buffer)[:] = rng.standard_normal((1, columns), dtype=np.float32)

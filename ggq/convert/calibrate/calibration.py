@@ -14,7 +14,7 @@ from ggq.convert.source.assets import TOKENIZER
 from ggq.errors import UsageError
 from ggq.format.paths import check_place
 from ggq.quant.methods import Calibrated, uses
-from ggq.tape.windows import segments
+from ggq.tape.cut import sections
 
 if TYPE_CHECKING:
     from ggq.convert.calibrate.calibration_text import CalibrationText
@@ -144,7 +144,7 @@ def layer_statistics(
         told: Called with what is being done.
     """
     if calibration is None:
-        yield iter([{}] * len(segments(plan.program)))
+        yield iter([{}] * len(sections(plan.program)))
         return
     from ggq.convert.calibrate.calibrator import Calibrator
     from ggq.convert.calibrate.statistics import Origin, save

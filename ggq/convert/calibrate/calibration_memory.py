@@ -9,8 +9,7 @@ from ggq.convert.calibrate.calibrator import CHUNK_TOKENS, MEMORY_BYTES, sample_
 from ggq.convert.calibrate.statistics import SharedInput, kept_of, shared_inputs
 from ggq.convert.plan.plan import Plan
 from ggq.quant.methods import TRANSFORMS, block_weights
-from ggq.tape.program import Embed, Linear
-from ggq.tape.windows import Segment, roles, segments, writes
+from ggq.tape.cut import Section, sections
 
 FEEDBACK_BYTES = 24
 """For each product of two columns of GPTQ's largest matrix: two of float64 and two of float32 while its factor is made,
@@ -35,9 +34,9 @@ def calibration_bytes(plan: Plan, calibration: Calibration | None, workers: int)
     states = min(4 * tokens * plan.model.hidden_size, MEMORY_BYTES)
     samples = sample_count(tokens or (calibration.saved.origin.tokens if calibration.saved is not None else 1))
     most = 0
-    for segment, inputs in zip(segments(program), shared_inputs(program), strict=True):
+    for section, inputs in zip(sections(program), shared_inputs(program), strict=True):
         kept = sum(_kept(each, calibration, samples) for each in inputs)
-        running = 0 if calibration.text is None else _running(plan, calibration, segment, inputs)
+        running = 0 if calibration.text is None else _running(plan, calibration, section, inputs)
         most = max(most, kept + max(running, _quantizing(plan, calibration, inputs, kept, workers)))
     return 2 * states + most
 
@@ -48,15 +47,13 @@ def _kept(each: SharedInput, calibration: Calibration, samples: int) -> int:
     return 4 * each.columns * (3 + sum(rows[name] for name in kept_of(each, calibration.wants)))
 
 
-def _running(plan: Plan, calibration: Calibration, segment: Segment, inputs: list[SharedInput]) -> int:
+def _running(plan: Plan, calibration: Calibration, section: Section, inputs: list[SharedInput]) -> int:
     """A layer's weights as float32, what a chunk of tokens goes through, and the largest product of columns."""
     shapes = {tensor.role: tensor.shape for tensor in plan.tensors}
-    ops = [
-        op for op in segment.ops if not (isinstance(op, Linear) and plan.program.logits in op.outs)
-    ]  # which nobody reads
-    read = {role for op in ops if not isinstance(op, Embed) for role in roles(op)}
+    ops = [op for op in section.ops if plan.program.logits not in op.writes()]  # which nobody reads
+    read = {role for op in ops if not op.tables() for role in op.weights_read()}
     weights = sum(prod(shapes[role]) for role in read if role in shapes)
-    buffers = CHUNK_TOKENS * sum(buffer.width for op in ops for buffer in writes(op))
+    buffers = CHUNK_TOKENS * sum(buffer.width for op in ops for buffer in op.writes())
     products = max((each.columns**2 for each in inputs if "gram" in kept_of(each, calibration.wants)), default=0)
     return 4 * (weights + buffers + products)
 

@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 
 from ggq.models.names import Expression, Source
 from ggq.quant.inputs import InputStatistics
-from ggq.tape.program import Buffer, Embed, Linear, Tape
-from ggq.tape.windows import Segment, WindowRun, roles, segments
+from ggq.tape.cut import Section, sections
+from ggq.tape.ops import Product
+from ggq.tape.program import Buffer, Program
+from ggq.tape.windows import WindowRun
 
 CHUNK_TOKENS = 2048
 """Tokens that go through a layer at once; with a feed-forward of 8192 each of its buffers takes 64 MiB."""
@@ -39,7 +41,7 @@ class Calibrator:
     Args:
         source: Where weights are read.
         tensors: The model's tensors by role.
-        tape: The model.
+        program: The model.
         windows: int32 (windows, context), token ids.
         wants: What a matrix with this role wants besides numbers by column: of "gram" and "samples".
         told: Called with what is being done before each layer.
@@ -49,12 +51,12 @@ class Calibrator:
         self,
         source: Source,
         tensors: Mapping[str, Expression],
-        tape: Tape,
+        program: Program,
         windows: NDArray[np.int32],
         wants: Callable[[str], Set[str]],
         told: Callable[[str], None] | None = None,
     ) -> None:
-        self.source, self.tensors, self.tape, self.windows = source, tensors, tape, windows
+        self.source, self.tensors, self.program, self.windows = source, tensors, program, windows
         self.wants, self.told = wants, told
 
     def layers(self) -> Generator[LayerStatistics, None, None]:
@@ -67,16 +69,16 @@ class Calibrator:
         step = max(1, CHUNK_TOKENS // context)
         chunks = [slice(start, min(start + step, count)) for start in range(0, count, step)]
         kept: dict[Buffer, NDArray[np.float32]] = {}
-        for segment in segments(self.tape):
+        for section in sections(self.program):
             if self.told is not None:
-                self.told(f"calibrating {segment.name or 'the outer layers'}")
-            weights = self._weights(segment)
+                self.told(f"calibrating {section.name or 'the outer layers'}")
+            weights = self._weights(section)
             sums: dict[str, Sums] = {}
-            run = WindowRun(self.tape, context, weights.__getitem__, partial(self._observe, sums))
-            results = {buffer: kept.get(buffer) for buffer in segment.kept}
+            run = WindowRun(context, weights.__getitem__, partial(self._observe, sums))
+            results = {buffer: kept.get(buffer) for buffer in section.kept}
             for chunk in chunks:
                 before = {buffer: array[chunk] for buffer, array in kept.items()}
-                after = run.run(segment, self.windows[chunk], before)
+                after = run.run(section, self.windows[chunk], before)
                 for buffer, array in after.items():
                     whole = results[buffer]
                     if whole is None:
@@ -87,15 +89,16 @@ class Calibrator:
             yield {role: found for each in sums.values() for role, found in each.take()}
             sums.clear()
 
-    def _observe(self, sums: dict[str, Sums], op: Linear, x: NDArray[np.float32]) -> None:
-        if op.weights[0] not in sums:
-            wants = frozenset[str]().union(*(self.wants(role) for role in op.weights))
+    def _observe(self, sums: dict[str, Sums], product: Product, x: NDArray[np.float32]) -> None:
+        if product.weights[0] not in sums:
+            wants = frozenset[str]().union(*(self.wants(role) for role in product.weights))
             every = -(-self.windows.size // SAMPLE_TOKENS)  # as in `sample_count`
-            sums[op.weights[0]] = Sums(op.weights, x.shape[1], "gram" in wants, every if "samples" in wants else 0)
-        sums[op.weights[0]].add(x)
+            every = every if "samples" in wants else 0
+            sums[product.weights[0]] = Sums(product.weights, x.shape[1], "gram" in wants, every)
+        sums[product.weights[0]].add(x)
 
-    def _weights(self, segment: Segment) -> LayerWeights:
-        return LayerWeights(self.source, self.tensors, {int(token) for token in np.unique(self.windows)}, segment)
+    def _weights(self, section: Section) -> LayerWeights:
+        return LayerWeights(self.source, self.tensors, {int(token) for token in np.unique(self.windows)}, section)
 
 
 class LayerWeights:
@@ -104,10 +107,10 @@ class LayerWeights:
     Of an embedding only the rows of tokens that occur are read; the others are zeros.
     """
 
-    def __init__(self, source: Source, tensors: Mapping[str, Expression], tokens: set[int], segment: Segment) -> None:
+    def __init__(self, source: Source, tensors: Mapping[str, Expression], tokens: set[int], section: Section) -> None:
         self.source, self.tensors, self.tokens = source, tensors, tokens
-        self.tables = {op.table for op in segment.ops if isinstance(op, Embed)}
-        self.allowed = {role for op in segment.ops for role in roles(op)}
+        self.tables = {role for op in section.ops for role in op.tables()}
+        self.allowed = {role for op in section.ops for role in op.weights_read()}
         self.found: dict[str, NDArray[np.float32]] = {}
 
     def __getitem__(self, role: str) -> NDArray[np.float32]:

@@ -20,8 +20,8 @@ from ggq.convert.source.safetensors_header import SafetensorsFile, SourceTensor,
 from ggq.errors import ConvertError, FormatError
 from ggq.format.paths import os_error
 from ggq.quant.inputs import InputStatistics
-from ggq.tape.program import Linear, Tape
-from ggq.tape.windows import segments
+from ggq.tape.cut import sections
+from ggq.tape.program import Program
 
 FORMAT = "ggq-statistics-1"
 VECTORS = ("absolute_maximum", "mean", "mean_square")
@@ -62,11 +62,11 @@ class SharedInput:
     columns: int
 
 
-def shared_inputs(tape: Tape) -> list[list[SharedInput]]:
-    """The inputs of all matrices, segment by segment, in the order in which they are calibrated."""
+def shared_inputs(program: Program) -> list[list[SharedInput]]:
+    """The inputs of all matrices, section by section, in the order in which they are calibrated."""
     return [
-        [SharedInput(op.weights, op.source.width) for op in segment.ops if isinstance(op, Linear)]
-        for segment in segments(tape)
+        [SharedInput(each.weights, each.source.width) for op in section.ops for each in op.products()]
+        for section in sections(program)
     ]
 
 
@@ -82,14 +82,14 @@ def checkpoint_digest(checkpoint: Checkpoint) -> str:
 
 
 def save(
-    path: Path, origin: Origin, tape: Tape, wants: Wants, layers: Iterable[LayerStatistics]
+    path: Path, origin: Origin, program: Program, wants: Wants, layers: Iterable[LayerStatistics]
 ) -> Generator[LayerStatistics, None, None]:
     """Hand statistics on and write them down as they pass; the file gets its name when the last has passed.
 
     Args:
         path: The file to write; until then it is PATH.partial, which is removed when anything fails.
         origin: What they are made from.
-        tape: The model.
+        program: The model.
         wants: What is kept of each matrix's inputs besides numbers by column.
         layers: From a `Calibrator`.
 
@@ -97,10 +97,10 @@ def save(
         GGQError: The file cannot be written.
     """
     partial = path.with_name(path.name + ".partial")
-    inputs = shared_inputs(tape)
+    inputs = shared_inputs(program)
     try:
         with partial.open("wb") as file:
-            file.write(_header(origin, [each for segment in inputs for each in segment], wants))
+            file.write(_header(origin, [each for section in inputs for each in section], wants))
             left = iter(inputs)
             for found in layers:  # no zip: it would hold on to a layer's grams while the next one's are made
                 for each in next(left):
@@ -154,7 +154,7 @@ class SavedStatistics:
 
     Args:
         path: The file.
-        tape: The model that they have to fit.
+        program: The model that they have to fit.
 
     Raises:
         ConvertError: The file holds something else, or statistics of a model of another shape.
@@ -162,8 +162,8 @@ class SavedStatistics:
         GGQError: It cannot be read.
     """
 
-    def __init__(self, path: Path, tape: Tape) -> None:
-        self.path, self.inputs = path, shared_inputs(tape)
+    def __init__(self, path: Path, program: Program) -> None:
+        self.path, self.inputs = path, shared_inputs(program)
         try:
             self.file: SafetensorsFile = read_header(path, path)
         except OSError as error:
@@ -179,7 +179,7 @@ class SavedStatistics:
         except (KeyError, ValueError):
             raise FormatError("its note of where the statistics come from is damaged", path=path) from None
         self.tensors = {tensor.name: tensor for tensor in self.file.tensors}
-        for each in (each for segment in self.inputs for each in segment):
+        for each in (each for section in self.inputs for each in section):
             for name in VECTORS:
                 self._check(f"{each.roles[0]}.{name}", (each.columns,))
             for name, rows in (("gram", each.columns), ("samples", sample_count(self.origin.tokens))):
@@ -218,7 +218,7 @@ class SavedStatistics:
         Raises:
             ConvertError: What is missing first.
         """
-        for each in (each for segment in self.inputs for each in segment):
+        for each in (each for section in self.inputs for each in section):
             for name in kept_of(each, wants):
                 if f"{each.roles[0]}.{name}" not in self.tensors:
                     what = "the products of input columns" if name == "gram" else "the samples of inputs"
@@ -231,8 +231,8 @@ class SavedStatistics:
 
     def layers(self) -> Iterator[LayerStatistics]:
         """The statistics of each layer's matrices, as `Calibrator.layers` gives them."""
-        for segment in self.inputs:
-            yield {role: found for each in segment for found in [self._read(each)] for role in each.roles}
+        for section in self.inputs:
+            yield {role: found for each in section for found in [self._read(each)] for role in each.roles}
 
     def _read(self, each: SharedInput) -> InputStatistics:
         largest, mean, square = (self._numbers(self.tensors[f"{each.roles[0]}.{name}"]) for name in VECTORS)

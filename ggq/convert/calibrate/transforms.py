@@ -129,9 +129,10 @@ class Layer:
         for role in site.consumers:
             change = self.changes.get(role, Change())
             self.changes[role] = change.with_columns(found) if kind == "scale" else change.with_columns(None, found)
-        if kind == "scale" and site.norm is not None:
-            change = self.changes.get(site.norm, Change())
-            self.changes[site.norm] = change.with_columns((1 / found).astype(np.float32))
+        if kind == "scale" and site.norms:
+            for role in site.norms:
+                change = self.changes.get(role, Change())
+                self.changes[role] = change.with_columns((1 / found).astype(np.float32))
             return
         rows = int(site.source.max()) + 1
         by_row = np.empty(rows, found.dtype)

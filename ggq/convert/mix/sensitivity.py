@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 from ggq.convert.calibrate.calibrator import LayerWeights
 from ggq.models.names import Expression, Source
 from ggq.tape.backward import BackwardRun
-from ggq.tape.program import Tape
-from ggq.tape.windows import Buffers, Segment, WindowRun, segments
+from ggq.tape.cut import Section, sections
+from ggq.tape.program import Program
+from ggq.tape.windows import Buffers, WindowRun
 
 WINDOWS, CONTEXT = 4, 64
 """Windows of random tokens, and tokens of each."""
@@ -49,7 +50,7 @@ def random_windows(vocabulary: int, context_length: int, first: int | None) -> N
 def sensitivities(
     source: Source,
     tensors: Mapping[str, Expression],
-    tape: Tape,
+    program: Program,
     windows: NDArray[np.int32],
     told: Callable[[str], None] | None = None,
 ) -> dict[str, NDArray[np.float64]]:
@@ -58,7 +59,7 @@ def sensitivities(
     Args:
         source: Where weights are read: one layer is in memory at a time, and is read twice.
         tensors: The model's tensors by role.
-        tape: The model.
+        program: The model.
         windows: int32 (windows, context), token ids.
         told: Called with what is being done before each layer.
 
@@ -66,19 +67,19 @@ def sensitivities(
         float64 (columns,) by role. Half of it, times the mean squared error of each column, is the KL divergence that
         the errors cause, in nats per token.
     """
-    parts = segments(tape)
-    parts[-1] = replace(parts[-1], kept=frozenset({tape.logits}))
+    parts = sections(program)
+    parts[-1] = replace(parts[-1], kept=frozenset({program.logits}))
     tokens = {int(token) for token in np.unique(windows)}
-    states: list[Buffers] = [{}]  # by segment
+    states: list[Buffers] = [{}]  # by section
 
-    def visit(segment: Segment, doing: str) -> WindowRun:
+    def visit(section: Section, doing: str) -> WindowRun:
         if told is not None:
-            told(f"{doing} {segment.name or 'the outer layers'}")
-        weights = LayerWeights(source, tensors, tokens, segment)
-        return WindowRun(tape, windows.shape[1], weights.__getitem__)
+            told(f"{doing} {section.name or 'the outer layers'}")
+        weights = LayerWeights(source, tensors, tokens, section)
+        return WindowRun(windows.shape[1], weights.__getitem__)
 
-    for segment in parts[:-1]:
-        states.append(visit(segment, "running").run(segment, windows, states[-1]))
+    for section in parts[:-1]:
+        states.append(visit(section, "running").run(section, windows, states[-1]))
     traces = Traces()
     slopes: Buffers = {}
     generator = np.random.Generator(np.random.PCG64(SEED))
@@ -88,14 +89,14 @@ def sensitivities(
         for window, each in enumerate(zip(source.reshape(*shape, *source.shape[1:]), slope.reshape(*shape, -1))):
             traces.add(window, role, *each)
 
-    for segment in reversed(parts):
-        run, state = visit(segment, "measuring"), states.pop()
+    for section in reversed(parts):
+        run, state = visit(section, "measuring"), states.pop()
         if not slopes:
-            logits = run.run(segment, windows, state)[tape.logits]
+            logits = run.run(section, windows, state)[program.logits]
             for each in logits:  # the wide numbers of one window at a time
                 each[...] = score(each, generator)
-            slopes = {tape.logits: logits}
-        slopes = BackwardRun(run, meet).back(segment, windows, state, slopes)
+            slopes = {program.logits: logits}
+        slopes = BackwardRun(run, meet).back(section, windows, state, slopes)
     return {role: total / windows.size for role, total in traces.totals.items()}
 
 

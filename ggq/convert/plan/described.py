@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 from ggq.models.architecture import TensorSpec
 from ggq.models.config import ModelConfig
-from ggq.models.decoder import build_tape
+from ggq.models.decoder import build_program
 from ggq.models.registry import find_architecture
-from ggq.tape.program import Tape
+from ggq.tape.program import Program
 
 
 class Described(NamedTuple):
@@ -25,7 +25,7 @@ class Described(NamedTuple):
 
     architecture: str
     model: ModelConfig
-    program: Tape
+    program: Program
     specs: tuple[TensorSpec, ...]
 
 
@@ -41,4 +41,4 @@ def describe(config: Mapping[str, object], path: Path) -> Described:
     """
     architecture = find_architecture(config, path)
     model = architecture.config(config, path)
-    return Described(architecture.names[0], model, build_tape(model), tuple(architecture.tensors(model)))
+    return Described(architecture.names[0], model, build_program(model), tuple(architecture.tensors(model)))

@@ -24,7 +24,7 @@ from ggq.models.config import ModelConfig
 from ggq.models.names import Expression
 from ggq.quant import Method, scheme_name
 from ggq.quant.matrix import geometry
-from ggq.tape.program import Tape
+from ggq.tape.program import Program
 
 INDEX_BYTES = 512
 """Bytes of the index for each tensor, about: name, shape, segments with digests, attributes."""
@@ -108,7 +108,7 @@ class Plan:
     checkpoint: Checkpoint
     recipe: Recipe
     model: ModelConfig
-    program: Tape
+    program: Program
     architecture: str
     tokens: Tokens
     assets: Mapping[str, bytes]

@@ -14,8 +14,8 @@ from ggq.convert.plan.plan import Plan, TensorPlan
 from ggq.quant.change import Change
 from ggq.quant.inputs import InputStatistics
 from ggq.quant.methods import METHODS, Calibrated, Chain, Method
+from ggq.tape.cut import sections
 from ggq.tape.folding import Site, sites
-from ggq.tape.windows import roles, segments
 
 FALLBACK = "mse"
 """The method of a tensor whose statistics cannot be used: the best of those that need none."""
@@ -67,8 +67,8 @@ def stages(
     if calibration is None and not chained and plan.recipe.activations == "group":
         yield list(plan.tensors), {tensor.name: Work(tensor.method_name, tensor.method) for tensor in plan.tensors}
         return
-    parts, places = segments(plan.program), sites(plan.program)
-    home = {role: i for i, part in enumerate(parts) for op in part.ops for role in roles(op)}
+    parts, places = sections(plan.program), sites(plan.program)
+    home = {role: i for i, part in enumerate(parts) for op in part.ops for role in op.weights_read()}
     with layer_statistics(plan, calibration, told) as layers:
         i = 0
         for found in layers:  # no enumerate: it would hold on to a layer's grams while the next one's are made

@@ -1,0 +1,47 @@
+"""Operations, one file each. To add one, write its file and list it in OPS."""
+
+from __future__ import annotations
+
+from ggq.tape.ops.activate import Activate
+from ggq.tape.ops.add import Add
+from ggq.tape.ops.attention import Attention, StoreKV
+from ggq.tape.ops.embed import Embed
+from ggq.tape.ops.gate import Gate
+from ggq.tape.ops.linear import Linear
+from ggq.tape.ops.norm import Norm
+from ggq.tape.ops.operation import Operation, Product
+from ggq.tape.ops.rope import Rope
+from ggq.tape.ops.select import Select
+from ggq.tape.ops.softcap import SoftCap
+
+OPS: tuple[type[Operation], ...] = (
+    Activate,
+    Add,
+    Attention,
+    Embed,
+    Gate,
+    Linear,
+    Norm,
+    Rope,
+    Select,
+    SoftCap,
+    StoreKV,
+)
+"""Every operation."""
+
+__all__ = [
+    "OPS",
+    "Activate",
+    "Add",
+    "Attention",
+    "Embed",
+    "Gate",
+    "Linear",
+    "Norm",
+    "Operation",
+    "Product",
+    "Rope",
+    "Select",
+    "SoftCap",
+    "StoreKV",
+]

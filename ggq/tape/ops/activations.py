@@ -1,0 +1,80 @@
+"""Activation functions by name, with their slopes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from ggq.errors import UnsupportedError
+from ggq.tape.passes import Array
+
+ROOT_2_OVER_PI, CUBIC = math.sqrt(2 / math.pi), 0.044715
+"""Of GELU's approximation by tanh (Hendrycks and Gimpel 2016)."""
+
+
+class Activation(NamedTuple):
+    """A function of one number and its derivative, on arrays of a namespace."""
+
+    value: Callable[[Any, Array], Array]
+    slope: Callable[[Any, Array], Array]
+
+
+def _one_and_exp(xp: Any, x: Array) -> Array:
+    """1 + exp(-x), finite for every finite x."""
+    lowest = math.log(float(xp.finfo(x.dtype).smallest_normal))
+    return 1 + xp.exp(-xp.clip(x, lowest, None))
+
+
+def _silu(xp: Any, x: Array) -> Array:
+    return x / _one_and_exp(xp, x)
+
+
+def _silu_slope(xp: Any, x: Array) -> Array:
+    share = 1 / _one_and_exp(xp, x)
+    return share * (1 + x * (1 - share))
+
+
+def _bend(xp: Any, x: Array) -> Array:
+    return xp.tanh(ROOT_2_OVER_PI * (x + CUBIC * x * x * x))
+
+
+def _gelu_tanh(xp: Any, x: Array) -> Array:
+    return 0.5 * x * (1 + _bend(xp, x))
+
+
+def _gelu_tanh_slope(xp: Any, x: Array) -> Array:
+    bend = _bend(xp, x)
+    inner = ROOT_2_OVER_PI * (1 + 3 * CUBIC * x * x)
+    return 0.5 * (1 + bend) + 0.5 * x * (1 - bend * bend) * inner
+
+
+def _relu(xp: Any, x: Array) -> Array:
+    return xp.clip(x, 0, None)
+
+
+def _relu_slope(xp: Any, x: Array) -> Array:
+    return xp.where(x > 0, xp.ones_like(x), xp.zeros_like(x))
+
+
+def _relu2(xp: Any, x: Array) -> Array:
+    return _relu(xp, x) ** 2
+
+
+def _relu2_slope(xp: Any, x: Array) -> Array:
+    return 2 * _relu(xp, x)
+
+
+ACTIVATIONS: dict[str, Activation] = {
+    "silu": Activation(_silu, _silu_slope),
+    "gelu_tanh": Activation(_gelu_tanh, _gelu_tanh_slope),
+    "relu": Activation(_relu, _relu_slope),
+    "relu2": Activation(_relu2, _relu2_slope),
+}
+"""Every activation function that is supported."""
+
+
+def check_activation(name: str) -> None:
+    """Refuse an activation function that is not supported."""
+    if name not in ACTIVATIONS:
+        raise UnsupportedError(f"activation {name!r} is not supported; supported: {', '.join(ACTIVATIONS)}")

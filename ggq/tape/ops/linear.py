@@ -1,0 +1,80 @@
+"""Matrix products."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+import numpy as np
+
+from ggq.tape.buffers import Buffer
+from ggq.tape.ops.operation import WEIGHT, WRITE_OR_ADD, Operation, Product, Read
+from ggq.tape.passes import Backward, Forward, Oracle
+
+if TYPE_CHECKING:
+    from ggq.tape.folding import Origin, Origins
+
+
+@dataclass(frozen=True)
+class Linear(Operation):
+    """outs[j] = source @ weights[j].T + biases[j], or added to outs[j] when `add`; all weights share the source.
+
+    With int8 activations the source is first rounded per activation group (`ggq.quant.stored.activation_group`).
+    """
+
+    name: ClassVar[str] = "linear"
+    source: Read
+    weights: Annotated[tuple[str, ...], WEIGHT]
+    biases: Annotated[tuple[str | None, ...], WEIGHT]
+    outs: Annotated[tuple[Buffer, ...], WRITE_OR_ADD]
+    add: bool = False
+
+    def products(self) -> tuple[Product, ...]:
+        """See `Operation`."""
+        return (Product(self.source, self.weights, self.biases, self.outs, self.add),)
+
+    def forward(self, run: Forward) -> None:
+        """See `Operation`."""
+        source = run[self.source]
+        flat = source.reshape(-1, source.shape[-1])
+        run.observe(self.products()[0], flat)
+        for role, bias, out in zip(self.weights, self.biases, self.outs, strict=True):
+            if not run.useful(out):
+                continue
+            result = flat @ run.weight(role).T
+            if bias is not None:
+                result = result + run.weight(bias)
+            result = result.reshape(*source.shape[:-1], -1)
+            run[out] = run[out] + result if self.add else result
+
+    def backward(self, run: Backward) -> None:
+        """See `Operation`."""
+        source = run[self.source]
+        flat = source.reshape(-1, source.shape[-1])
+        total = run.xp.zeros_like(flat)
+        for role, out in zip(self.weights, self.outs, strict=True):
+            slope = run.slope(out) if self.add else run.take(out)
+            slope = slope.reshape(-1, slope.shape[-1])
+            run.meet(role, flat, slope)
+            total = total + slope @ run.weight(role)
+        run.add(self.source, total.reshape(source.shape))
+
+    def oracle(self, run: Oracle) -> None:
+        """Each matrix meets its inputs transformed and rounded as it asks for."""
+        run.observe(self.products()[0], run[self.source])
+        for role, bias, out in zip(self.weights, self.biases, self.outs, strict=True):
+            weight = run.stored(role)
+            x, numbers = run.rounded(weight, run[self.source])
+            result = x @ numbers.astype(np.float64).T
+            if bias is not None:
+                result = result + run.weight(bias)
+            run[out] = run[out] + result if self.add else result
+
+    def origins(self, known: Origins) -> dict[Buffer | int, Origin | None]:
+        """Rows of its own matrices."""
+        from ggq.tape.folding import Origin
+
+        found: dict[Buffer | int, Origin | None] = {}
+        for role, bias, out in zip(self.weights, self.biases, self.outs, strict=True):
+            found[out] = None if self.add else Origin((), (role,), (bias,), np.arange(out.width), out.width)
+        return found

@@ -1,0 +1,28 @@
+"""Rotary position embedding, as an operation needs it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """How the pairs of a head turn.
+
+    Args:
+        frequencies: Radians per position of each pair, context stretching included. Where they are fewer than half a
+            head's numbers, the first 2 * len(frequencies) numbers of a head turn and the others stay.
+        layout: "half": number i is paired with i + len(frequencies); "pairs": 2 i with 2 i + 1.
+        scale: What cosines and sines are multiplied with (YaRN's attention factor).
+    """
+
+    frequencies: tuple[float, ...]
+    layout: str = "half"
+    scale: float = 1.0
+
+    def table(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Cosines and sines, float64 (positions, pairs) each."""
+        angles = positions[:, None] * np.array(self.frequencies)
+        return np.cos(angles) * self.scale, np.sin(angles) * self.scale
