@@ -44,7 +44,7 @@ def bf16(x: np.ndarray) -> np.ndarray:
 
 
 def by_tiles(matrices: list[Matrix], x: np.ndarray, **options: Any) -> list[np.ndarray]:
-    """The product of many tokens; quantized matrices would round few to int8."""
+    """The product by tiles, however few the tokens."""
     return product(matrices, x, int8=matrices[0].scheme.kind != "float", bf16=True, **options)
 
 
@@ -120,37 +120,32 @@ def test_any_number_of_tokens_and_threads_gives_the_same_bits(n: int) -> None:
         np.testing.assert_array_equal(one[n - 16 :], some)
 
 
-@tiled
-@pytest.mark.parametrize("name", ["q4-g32", "f16"])
-def test_few_tokens_are_computed_as_without_tiles(name: str) -> None:
-    scheme, rng = parse_scheme(name), np.random.default_rng(2)
-    m, int8 = random_matrix(rng, scheme, 40, 172), scheme.kind != "float"
-    x = rng.standard_normal((calls.BF16_TOKENS, 172)).astype(np.float32)
-    for n in (1, calls.BF16_TOKENS - 1, calls.BF16_TOKENS):
-        same = np.array_equal(by_tiles([m], x[:n])[0], product([m], x[:n], int8=int8)[0])
-        assert same == (n < calls.BF16_TOKENS)
-
-
 # ---- rounding
 
 
 def rounded(x: np.ndarray, columns: int, threads: int = 1, up: np.ndarray | None = None, **form: Any) -> np.ndarray:
-    """Activations rounded by the kernel, float32 (tokens, columns); silu(x) * up if that is given."""
+    """Activations as the kernel has written them, float32 (tokens, columns), NaN where it has not; of silu(x) * up if
+    that is given."""
     n, other = len(x), None if up is None else Floats(up, columns)
     source, out, tokens = Floats(x, columns), Int8(n, columns, 32, bf16=True), count(n)
     wanted = calls.Packed("", 4, 16, columns, 32, 0, **form)
-    run(
-        calls.quantize_row(address(tokens), source.rows, out.rows, wanted, other.rows if other else None),
-        threads=threads,
-    )
+    row = calls.quantize_row(address(tokens), source.rows, out.rows, wanted, other.rows if other else None)
+    run(row, threads=threads)
     assert out.bf16 is not None
     rows = to_float32(out.bf16, "bf16").transpose(0, 2, 1, 3).reshape(-1, columns)
     assert np.isnan(rows[n:]).all()
+    assert (out.codes == 0).all() == (n >= calls.BF16_TOKENS)
     return rows[:n]
 
 
 @tiled
-@pytest.mark.parametrize("n", [16, 33])
+def test_few_tokens_are_rounded_to_int8() -> None:
+    for n in (1, calls.BF16_TOKENS - 1):
+        assert np.isnan(rounded(np.ones((n, 32), np.float32), 32)).all()
+
+
+@tiled
+@pytest.mark.parametrize("n", [32, 49])
 def test_activations_are_rounded_to_nearest_and_halves_to_even(n: int) -> None:
     rng, width, columns = np.random.default_rng(n), PIECE + 300, PIECE + 320
     x = (rng.standard_normal((n, width)) * 10.0 ** rng.integers(-6, 7, (n, 1))).astype(np.float32)
@@ -160,13 +155,12 @@ def test_activations_are_rounded_to_nearest_and_halves_to_even(n: int) -> None:
         got = rounded(x, columns, threads)
         np.testing.assert_array_equal(got[:, :width], bf16(x))
         assert (got[:, width:] == 0).all()
-    assert np.isnan(rounded(np.full((n, 32), np.nan, np.float32), 32)).all()
 
 
 @tiled
 def test_what_is_rounded_is_what_int8_would_round() -> None:
     """Columns in another order and times a factor; a gate."""
-    rng, n, width, columns = np.random.default_rng(5), 17, PIECE + 44, PIECE + 64
+    rng, n, width, columns = np.random.default_rng(5), 33, PIECE + 44, PIECE + 64
     x, up = rng.standard_normal((2, n, width)).astype(np.float32)
     order, factors = np.arange(columns, dtype=np.uint32), np.zeros(columns, np.float32)
     order[:width], factors[:width] = rng.permutation(width), rng.uniform(0.1, 10, width)

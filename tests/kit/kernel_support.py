@@ -257,7 +257,7 @@ def product(
         matrices: Of one scheme and one number of columns.
         x: float32 (tokens, columns).
         int8: Round x to int8 first.
-        bf16: Round many tokens of x to bf16 instead.
+        bf16: Round x to bf16 instead and multiply by tiles, as many tokens are.
         biases: One float32 (rows,) or None each.
         add_to: What the results are added to, float32 (tokens, rows) each.
         threads: Of the team.
@@ -282,7 +282,7 @@ def product(
             form = replace(source.rows, bf16=address(memory))
             rows.append(calls.round_row(address(tokens), form, packed[0].columns))
         rows.append(calls.linear_row(address(tokens), packed, table, form, add_to is not None, threads))
-    if bf16 and n >= calls.BF16_TOKENS:  # what few tokens would take is not compiled: 4 s for each width of codes
+    if bf16:  # as if there were many tokens; what few would take is not compiled: 4 s for each width of codes
         kernels = [(many or kernel, None) for kernel, many in kernels]
     tape = np.stack(rows)
     calls.link(tape, kernels)

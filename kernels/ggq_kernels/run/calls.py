@@ -37,8 +37,11 @@ EVERY = 1 << 62
 """More tokens than there are."""
 MOST_ROWS = max(TOKENS, FLOAT_ROWS)
 """Rows that a buffer must have beyond the batch: the kernels compute whole register tiles of tokens."""
-BF16_TOKENS = 16
-"""From how many tokens on a product takes tiles of bf16, where the processor has them: one tile of tokens."""
+BF16_TOKENS = 32
+"""From how many tokens on a product takes tiles of bf16, where the processor has them.
+
+One core of Emerald Rapids, 8192 x 2048, q4-g32: VNNI takes 84 us a token. Expanding the matrix to bf16 takes 1.4 ms,
+and all but the multiplications 2.0 ms for 16 tokens, 2.3 for 32 (measured where AMX was hidden by the hypervisor)."""
 BF16_TILE, BF16_COLUMNS = 16, 32
 """Tokens and columns of a tile of bf16."""
 
