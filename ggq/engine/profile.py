@@ -14,10 +14,23 @@ from ggq.tape.program import Run
 
 @dataclass(frozen=True)
 class Limits:
-    """What the machine can do, measured in the same run: GB/s of reading memory, GOP/s of integer products."""
+    """What the machine can do, measured in the same run.
+
+    Args:
+        read_gb_s: GB/s of reading memory.
+        integer_gop_s: GOP/s of integer products.
+        tile_gop_s: GOP/s of products of bf16 by tile registers, 0 where there are none.
+        tiles_from: How many tokens are multiplied by tiles.
+    """
 
     read_gb_s: float
     integer_gop_s: float
+    tile_gop_s: float = 0.0
+    tiles_from: int = 0
+
+    def peak(self, tokens: int) -> float:
+        """GOP/s to hold the product of so many tokens against."""
+        return self.tile_gop_s if self.tile_gop_s and tokens >= self.tiles_from else self.integer_gop_s
 
 
 @dataclass(frozen=True)
@@ -79,11 +92,10 @@ def shares(steps: Sequence[Step], seconds: np.ndarray, tokens: int, limits: Limi
         time = float(seconds[places].sum())
         read = sum(steps[i].weight_bytes for i in places) / time / 1e9
         rows = {"tokens": tokens, "wanted": 1}
+        peak = limits.peak(max(rows[steps[i].rows] for i in places))
         rate = sum(steps[i].operations * rows[steps[i].rows] for i in places) / time / 1e9
         share = time / float(seconds.sum())
-        found.append(
-            Share(name, len(places), time, share, read, read / limits.read_gb_s, rate, rate / limits.integer_gop_s)
-        )
+        found.append(Share(name, len(places), time, share, read, read / limits.read_gb_s, rate, rate / peak))
     return sorted(found, key=lambda share: -share.seconds)
 
 

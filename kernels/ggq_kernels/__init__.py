@@ -31,6 +31,23 @@ def integer_peak(threads: int | None = None) -> float:
     return measure(threads)
 
 
+def tile_peak(threads: int | None = None) -> float:
+    """GOP/s of bf16 products by tile registers on so many threads, without memory traffic; 0 where there are none."""
+    from ggq_kernels.run.limits import tile_peak as measure
+
+    return measure(threads)
+
+
+def tiles() -> str:
+    """What multiplies many tokens: "amx-bf16", "refused" where the processor has such tiles and the system does not
+    allow them, "" where it has none."""
+    from ggq_kernels.code import permission, ready
+
+    if not ready.module("isa").AMX:
+        return ""
+    return "amx-bf16" if permission.tiles_allowed() else "refused"
+
+
 def warmup(progress: Callable[[int, int, str], None] | None = None) -> float:
     """Compile, or find compiled, every kernel that a model with int8 activations may need.
 

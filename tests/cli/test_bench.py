@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ggq.cli.commands.bench import Between, Times, Work, figures, measure, work
+from ggq.cli.commands.bench import Between, Times, Work, figures, measure, target, work
 from ggq.cli.commands.demo import CHECKPOINT, STEPS, show
 from ggq.cli.main import COMMANDS, main
 from ggq.errors import GGQError
@@ -48,6 +48,19 @@ def test_figures_are_medians() -> None:
     assert found["decode_tok_s"] == 10
     assert found["read_gb_s"] == 10
     assert found["prefill_tok_s_runs"] == [100, 12.5, 50]
+
+
+@pytest.mark.parametrize(
+    ("isa", "tiles", "words"),
+    [
+        ("avx2", "", "avx2"),
+        ("avx512-vnni", "amx-bf16", "avx512-vnni, many tokens by AMX tiles of bf16"),
+        ("avx512-vnni", "refused", "avx512-vnni (the system does not allow this process AMX tiles)"),
+        (None, None, "NumPy"),
+    ],
+)
+def test_the_target_is_named_with_its_tiles(isa: str | None, tiles: str | None, words: str) -> None:
+    assert target({"isa": isa, "tiles": tiles}) == words
 
 
 class Recorder:

@@ -38,6 +38,16 @@ def test_shares_add_up_and_count_wanted_rows_once() -> None:
     assert (norm.count, norm.seconds, norm.read_gb_s, norm.gop_s) == (2, 1.0, 0.0, 0.0)
 
 
+def test_products_of_many_tokens_are_held_against_tiles() -> None:
+    step = Step("linear", "layers.0.attention.o.weight", "tokens", weight_bytes=10**9, operations=10**9)
+    last = Step("linear", "embedding.weight", "wanted", weight_bytes=10**9, operations=10**9)
+    limits = Limits(4.0, 20.0, tile_gop_s=80.0, tiles_from=16)
+    for tokens, share in ((16, 0.2), (15, 0.75)):
+        found = {each.operation: each for each in shares([step, last], np.array([1.0, 1.0]), tokens, limits)}
+        assert found["linear o"].peak_share == share
+        assert found["linear output"].peak_share == 0.05
+
+
 class Timed:
     """An executor whose passes take the seconds given."""
 

@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+import ggq_kernels
 from ggq.quant import parse_scheme
 from ggq.quant.floats import from_float32, to_float32
 from ggq_kernels.code import permission
 from ggq_kernels.row.activations import PIECE
-from ggq_kernels.run import calls
+from ggq_kernels.run import calls, limits
 from ggq_kernels.vector.isa import AMX, FEATURES, ISA
 from tests.kernels.test_linear import QUANTIZED, random_matrix, weight_terms, whole_matrix
 from tests.kit import tile_emulator
@@ -178,6 +179,18 @@ def test_a_system_that_allows_no_tiles_keeps_int8(monkeypatch: pytest.MonkeyPatc
     assert calls.bf16_from() == calls.EVERY
     monkeypatch.setattr(permission, "tiles_allowed", lambda: True)
     assert calls.bf16_from() == (calls.BF16_TOKENS if AMX else calls.EVERY)
+
+
+def test_the_package_says_what_multiplies_many_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    for allowed, words in ((True, "amx-bf16"), (False, "refused")):
+        monkeypatch.setattr(permission, "tiles_allowed", lambda allowed=allowed: allowed)
+        assert ggq_kernels.tiles() == (words if AMX else "")
+    assert ggq_kernels.tile_peak() == 0
+
+
+@tiled
+def test_the_peak_of_tiles_is_a_number() -> None:
+    assert limits.tile_peak(1, repeat=1, pieces=1) > 0.1
 
 
 @once

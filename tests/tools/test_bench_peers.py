@@ -48,7 +48,11 @@ def test_operations_are_a_share_of_the_peak_and_bytes_of_the_bandwidth() -> None
     limits = {"bandwidth_gb_s": 40.0, "peak_gop_s": 400.0}
     result = found(Row("prefill", "t", 1.0), rounds("t", 1.0, prefill_gop_s=100.0, read_gb_s=10.0, **limits))
     assert (result["peak_share"], result["bandwidth_share"]) == (0.25, 0.25)
-    assert "25% of 400 GOP/s" in line(result)
+    assert "25% of 400 GOP/s" in line(result) and "tiles" not in line(result)
+    tiles = {**limits, "prefill_gop_s": 600.0, "tile_gop_s": 1500.0}
+    assert "150% of 400 GOP/s; 40% of 1500 GOP/s in tiles" in line(
+        found(Row("prefill", "t", 1.0), rounds("t", 1, **tiles))
+    )
     result = found(Row("matrix-1", "t", 1.0), rounds("t", 1.0, gop_s=100.0, read_gb_s=30.0, **limits))
     assert (result["peak_share"], result["bandwidth_share"]) == (0.25, 0.75)
     assert "75% of 40.0 GB/s" in line(result)

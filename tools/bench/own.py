@@ -104,9 +104,10 @@ def matrix(rows: int, columns: int, tokens: int, copies: int, threads: int) -> d
 
 
 def limits(threads: int) -> dict[str, Any]:
-    """Read bandwidth and integer peak."""
+    """Read bandwidth, integer peak, and the peak of tile registers where there are some."""
     found = {"bandwidth_gb_s": ggq_kernels.read_bandwidth(threads), "peak_gop_s": ggq_kernels.integer_peak(threads)}
-    return {**found, "isa": ggq_kernels.instruction_set()}
+    tiles = {"tile_gop_s": ggq_kernels.tile_peak(threads)} if ggq_kernels.tiles() == "amx-bf16" else {}
+    return {**found, **tiles, "isa": ggq_kernels.instruction_set(), "tiles": ggq_kernels.tiles()}
 
 
 def prompt(path: str, tokens: int) -> dict[str, Any]:

@@ -57,6 +57,8 @@ def summary(found: Found, row: Row) -> dict[str, Any]:
     operations = result.get("prefill_gop_s") or result.get("gop_s")
     if peak and operations:
         result |= {"peak_gop_s": peak, "peak_share": operations / peak}
+    if operations and (tiles := median(found.ours, "tile_gop_s")):
+        result |= {"tile_gop_s": tiles, "tile_share": operations / tiles}
     reached = ratio is not None and ratio >= row.at_least
     if row.share:
         reached = reached and result.get("bandwidth_share", 0) >= row.share
@@ -83,6 +85,8 @@ def line(result: dict[str, Any]) -> str:
         notes.append(share + (f", {result['share_at_least']:.0%} asked" if result["share_at_least"] else ""))
     if not decode and "peak_share" in result:
         notes.append(f"{result['peak_share']:.0%} of {result['peak_gop_s']:.0f} GOP/s")
+    if not decode and "tile_share" in result:
+        notes.append(f"{result['tile_share']:.0%} of {result['tile_gop_s']:.0f} GOP/s in tiles")
     if result["most"]:
         notes.append(f"at most {result['most']:.1f} s asked")
     notes += [f"{name} is missing: {words}" for name, words in result["missing"].items()]

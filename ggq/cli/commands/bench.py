@@ -235,12 +235,12 @@ def figures(times: Times, traffic: Work, prompt: int, generate: int) -> dict[str
 
 def _machine(threads: int, interpreter: str) -> dict[str, Any]:
     """What it ran on."""
-    document: dict[str, Any] = {"threads": threads, "isa": None}
+    document: dict[str, Any] = {"threads": threads, "isa": None, "tiles": None}
     packages = ["ggq", "numpy"]
     if interpreter == "numba":
         import ggq_kernels
 
-        document["isa"] = ggq_kernels.instruction_set()
+        document["isa"], document["tiles"] = ggq_kernels.instruction_set(), ggq_kernels.tiles()
         packages += ["numba", "llvmlite"]
     document["versions"] = {"python": platform.python_version(), **{name: version(name) for name in packages}}
     return document
@@ -262,10 +262,19 @@ def _print(document: dict[str, Any]) -> None:
                 "spread",
                 f"prefill {_spread(document['prefill_tok_s_runs'])}, decode {_spread(document['decode_tok_s_runs'])}",
             ),
-            ("settings", f"{document['threads']} threads, {document['activations']}, {document['isa'] or 'NumPy'}"),
+            ("settings", f"{document['threads']} threads, {document['activations']}, {target(document)}"),
             ("versions", versions),
         ]
     )
+
+
+def target(document: dict[str, Any]) -> str:
+    """The instruction set, and what of the processor's tile registers."""
+    words = {
+        "amx-bf16": ", many tokens by AMX tiles of bf16",
+        "refused": " (the system does not allow this process AMX tiles)",
+    }
+    return (document["isa"] or "NumPy") + words.get(document["tiles"] or "", "")
 
 
 def _gop(document: dict[str, Any]) -> str:

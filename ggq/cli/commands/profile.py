@@ -15,7 +15,7 @@ from ggq.errors import UsageError
 from ggq.generate.loading import load
 
 if TYPE_CHECKING:
-    from ggq.engine.profile import Share
+    from ggq.engine.profile import Limits, Share
 
 SEED = 21
 """Of the random token ids."""
@@ -61,7 +61,7 @@ def profile(
     """
     import ggq_kernels
     from ggq.engine.numba_executor import NumbaExecutor
-    from ggq.engine.profile import Limits, shares, time_prompt, time_token
+    from ggq.engine.profile import shares, time_prompt, time_token
 
     announce_compiling()
     with load(file, threads=threads, activations=activations) as model:
@@ -75,7 +75,7 @@ def profile(
             problem = f"{longest} tokens do not fit into the model's context of {room}"
             raise UsageError(problem, fix="give a smaller --prompt or --context")
         tokens = np.random.default_rng(SEED).integers(0, model.config.vocabulary_size, longest).astype(np.int32)
-        limits = Limits(ggq_kernels.read_bandwidth(executor.threads), ggq_kernels.integer_peak(executor.threads))
+        limits = _limits(executor.threads)
         passes = {
             f"a prompt of {prompt} tokens": shares(
                 executor.steps, time_prompt(executor, tokens[:prompt], repeat), prompt, limits
@@ -91,10 +91,20 @@ def profile(
         return
     for title, found in passes.items():
         _print(title, found)
+    tiles = f", {limits.tile_gop_s:.0f} in tiles of bf16" if limits.tile_gop_s else ""
     print(
         f"{settings['threads']} threads, {settings['isa']}; this machine reads {limits.read_gb_s:.1f} GB/s "
-        f"and multiplies {limits.integer_gop_s:.0f} GOP/s"
+        f"and multiplies {limits.integer_gop_s:.0f} GOP/s{tiles}"
     )
+
+
+def _limits(threads: int) -> Limits:
+    import ggq_kernels
+    from ggq.engine.profile import Limits
+    from ggq_kernels.run.calls import bf16_from
+
+    read, peak = ggq_kernels.read_bandwidth(threads), ggq_kernels.integer_peak(threads)
+    return Limits(read, peak, ggq_kernels.tile_peak(threads), bf16_from())
 
 
 def _print(title: str, found: list[Share]) -> None:
