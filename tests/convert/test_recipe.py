@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 
+import ggq
+from ggq.convert.plan import described, recipe
 from ggq.convert.plan.recipe import check_rules, make_recipe
 from ggq.errors import ConvertError, GGQError, UsageError
 from ggq.models.architecture import TensorSpec
 from ggq.models.names import Tensor
 from ggq.quant import scheme_name
+from tests.kit.checkpoints import TEXT, tiny
 
 EMBEDDING = TensorSpec("embedding.weight", (320, 64), Tensor("model.embed_tokens.weight"))
 OUTPUT = TensorSpec("output.weight", (320, 64), Tensor("lm_head.weight"))
@@ -153,3 +159,31 @@ def test_a_rule_that_matches_no_matrix_is_refused_and_says_why() -> None:
 def test_the_bodys_method_is_told(options: dict[str, str], method: str) -> None:
     assert make_recipe("q4-g32", **options).body_method == method  # type: ignore[arg-type]
     assert make_recipe("f16").body_method == "none"
+
+
+@pytest.mark.parametrize(
+    "options", [{"scheme": "q4-g32"}, {"scheme": "q3-g32", "method": "order+awq+gptq", "activations": "token"}]
+)
+def test_a_conversion_builds_its_program_and_looks_its_methods_up_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, str]
+) -> None:
+    """However many tensors, layers and blocks ask for them."""
+    seen: list[object] = []
+
+    def counted(original: Callable[..., object]) -> Callable[..., object]:
+        def call(*arguments: object) -> object:
+            seen.append((original.__name__, arguments))
+            return original(*arguments)
+
+        return call
+
+    text = tmp_path / "text.txt"
+    text.write_text(TEXT)
+    monkeypatch.setattr(described, "build_program", counted(described.build_program))
+    monkeypatch.setattr(recipe, "choose_method", counted(recipe.choose_method))
+    calibration = {"calibration": text, "calibration_tokens": 300} if "method" in options else {}
+    ggq.convert(tiny(tmp_path / "m"), tmp_path / "m.ggq", keep=["down=q5-g32", "up=q5-g32"], **options, **calibration)
+    names = [name for name, _ in seen]  # type: ignore[misc]
+    assert names.count("build_program") == 1
+    assert len(names) == len(set(map(repr, seen)))
+    assert 3 <= names.count("choose_method") <= 4  # layers, embedding, rules, and a whole row where a group is too long

@@ -45,6 +45,9 @@ LADDER = tuple(
 
 F16, BF16 = parse_scheme("f16"), parse_scheme("bf16")
 
+ANY = parse_scheme("q4-g32")
+"""Stands for the schemes that are not chosen yet."""
+
 
 @dataclass(frozen=True)
 class Mix:
@@ -69,7 +72,7 @@ def rehearsal(planned: Plan, method: str) -> Plan:
     Raises:
         ConvertError: No such method.
     """
-    body = parse_scheme("q4-g32")
+    body = ANY
     recipe = replace(
         planned.recipe, scheme=body, embedding=body, method=able(method, body), embedding_method=able(method, body)
     )

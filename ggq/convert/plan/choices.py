@@ -57,10 +57,10 @@ def read_choices(options: PlanOptions) -> Wish:
         # The scheme takes part in nothing: a target gives every matrix one of its own.
         return Wish(Recipe(F32, F32, tuple(rules), activations=activations), target, method)
     if options.recipe is None:
-        recipe = make_recipe(options.scheme or DEFAULT_SCHEME, options.method, options.embedding, keep)
-        return Wish(replace(recipe, activations=activations))
+        scheme = options.scheme or DEFAULT_SCHEME
+        return Wish(make_recipe(scheme, options.method, options.embedding, keep, activations))
     recipe = read_recipe(options.recipe)
-    return Wish(replace(recipe, rules=(*parse_rules(keep), *recipe.rules)))
+    return Wish(replace(recipe, rules=(*parse_rules(keep), *recipe.rules)) if keep else recipe)
 
 
 def check_exclusions(given: Sequence[str]) -> None:

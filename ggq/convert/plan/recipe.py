@@ -107,7 +107,11 @@ def fit_group(scheme: Scheme, columns: int) -> Scheme:
 
 
 def make_recipe(
-    scheme: str, method: str | None = None, embedding: str | None = None, keep: Sequence[str] = ()
+    scheme: str,
+    method: str | None = None,
+    embedding: str | None = None,
+    keep: Sequence[str] = (),
+    activations: str = "group",
 ) -> Recipe:
     """The recipe that options ask for.
 
@@ -116,6 +120,7 @@ def make_recipe(
         method: Name of a method, or None for each scheme's default.
         embedding: Name of the embedding's and the output's scheme; None for the body's, with EMBEDDING_BITS or more.
         keep: REGEX=SCHEME each.
+        activations: How inputs are rounded to int8.
 
     Raises:
         UsageError: An unknown scheme, a regular expression that does not compile, a method where nothing is quantized.
@@ -126,6 +131,7 @@ def make_recipe(
         method,
         None if embedding is None else named_scheme(embedding),
         parse_rules(keep),
+        activations,
     )
 
 
