@@ -27,14 +27,14 @@ def announce_compiling(interpreter: str = "numba") -> None:
     import ggq_kernels
     from ggq_kernels.code import store
 
-    told: set[str] = set()
+    shown: set[str] = set()
 
     def say(text: str) -> None:
-        if text not in told:
+        if text not in shown:
             print(text, file=sys.stderr, flush=True)
-        told.add(text)
+        shown.add(text)
 
-    def tell(name: str) -> None:
+    def report(name: str) -> None:
         folder = unwritable_folder()
         often = "once for this version and processor ..." if folder is None else "not to be kept:"
         say(f"compiling kernels for {ggq_kernels.instruction_set()}, {often}")
@@ -43,7 +43,7 @@ def announce_compiling(interpreter: str = "numba") -> None:
         elif store.write_failures:
             say(f"{printable(str(store.own_folder()))}: they cannot be kept: {store.write_failures[0]}; {FREE}")
 
-    ggq_kernels.on_compile(tell)
+    ggq_kernels.on_compile(report)
 
 
 def refuse_what_cannot_be_kept() -> Callable[[], None]:

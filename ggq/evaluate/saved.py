@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 from ggq.errors import FormatError, UsageError
 from ggq.evaluate.forward import log_probabilities
 from ggq.evaluate.reference import Distribution, check_windows, chosen
-from ggq.evaluate.text_windows import Progress, Windows, parts, tell
+from ggq.evaluate.text_windows import Progress, Windows, parts, report_progress
 from ggq.format.identify import identify
 from ggq.format.native.layout import MAGIC
 from ggq.format.paths import open_regular, os_error, sync_folder
 from ggq.generate.model import Model
 
 TOP = 256
-"""Tokens kept of each distribution unless told: 2 kB a scored token. On pylm (4,096 tokens, perplexity 14) the mean
+"""Tokens kept of each distribution by default: 2 kB a scored token. On pylm (4,096 tokens, perplexity 14) the mean
 divergence comes out 6 % too small with them, with 64 tokens 15 %, with 1,024 1 %, whatever the file (NOTES.md)."""
 
 FORMAT, VERSION = "ggq-logits", "1"
@@ -129,7 +129,7 @@ def top_logits(
         at = part.rows
         ids[at], log_probs[at], rest[at] = likeliest(found, top)
         targets[at] = chosen(found, windows.targets[at])
-        tell(progress, at.stop, windows)
+        report_progress(progress, at.stop, windows)
     return SavedLogits(windows, vocabulary, ids, log_probs, rest, targets, notes or {})
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ggq.errors import UsageError
 from ggq.evaluate.forward import log_probabilities
 from ggq.evaluate.reference import OWN_MODEL, Reference, chosen
-from ggq.evaluate.text_windows import Progress, Windows, tell
+from ggq.evaluate.text_windows import Progress, Windows, report_progress
 from ggq.generate.model import Model
 
 
@@ -98,7 +98,7 @@ def score(
     if reference is None:
         for part, log_probs in log_probabilities(model, windows):
             nll[part.rows] = -chosen(log_probs, windows.targets[part.rows])
-            tell(progress, part.rows.stop, windows)
+            report_progress(progress, part.rows.stop, windows)
         return Scores(nll)
     check_vocabulary(model, reference)
     reference_nll, kld, same = np.empty_like(nll), np.empty_like(nll), np.empty(windows.tokens, np.bool_)
@@ -108,7 +108,7 @@ def score(
         reference_nll[part.rows] = -distribution.targets
         kld[part.rows] = distribution.divergence(log_probs)
         same[part.rows] = log_probs.argmax(axis=1) == distribution.top()
-        tell(progress, part.rows.stop, windows)
+        report_progress(progress, part.rows.stop, windows)
     return Scores(nll, reference_nll, kld, same)
 
 

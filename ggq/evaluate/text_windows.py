@@ -91,7 +91,7 @@ def make_windows(
     Args:
         ids: Token ids of the text; what is left behind the last whole window is not scored.
         context: Tokens of a window, at least 2.
-        stride: See `Windows`; the context unless told.
+        stride: See `Windows`; by default the context.
         limit: At most so many windows, the first ones.
         begin: A token that takes the place of each window's first one, for models that expect every text to begin with
             it (llama-perplexity does the same); it is never scored.
@@ -142,7 +142,7 @@ def parts(windows: Windows, vocabulary: int) -> Iterator[Part]:
             yield Part(slice(first, last), slice(start, stop), slice(begin, end))
 
 
-def tell(progress: Progress | None, done: int, windows: Windows) -> None:
+def report_progress(progress: Progress | None, done: int, windows: Windows) -> None:
     """Report progress to whoever watches."""
     if progress is not None:
         progress(done, windows.tokens)

@@ -185,6 +185,6 @@ def _tensor(tensor: TensorEntry) -> dict[str, Any]:
         "shape": list(tensor.shape),
         "scheme": scheme_label(tensor),
         "bytes": _bytes(tensor),
-        "segments": {role: segment.length for role, segment in tensor.segments.items()},
+        "segments": {part: segment.length for part, segment in tensor.segments.items()},
         "attributes": dict(tensor.attributes),
     }

@@ -22,7 +22,7 @@ SEED = 21
 LONGEST_PROMPT = 512
 """Tokens that are computed together."""
 CONTEXT = 512
-"""Tokens before the one that is decoded, unless told."""
+"""Tokens before the one that is decoded, by default."""
 
 
 def profile(

@@ -20,7 +20,7 @@ def warmup() -> None:
 
     check_kept = refuse_what_cannot_be_kept()
     announce_compiling()
-    seconds = ggq_kernels.warmup(_tell if sys.stderr.isatty() else None)
+    seconds = ggq_kernels.warmup(_report if sys.stderr.isatty() else None)
     if sys.stderr.isatty():
         print("\r\x1b[K", end="", file=sys.stderr, flush=True)
     check_kept()
@@ -28,6 +28,6 @@ def warmup() -> None:
     print(f"the kernels for {ggq_kernels.instruction_set()} are ready {spent}")
 
 
-def _tell(done: int, total: int, name: str) -> None:
+def _report(done: int, total: int, name: str) -> None:
     """How far it is, on a line that is rewritten in place."""
     print(f"\r\x1b[K{done} of {total} kernels are ready; next: {name}", end="", file=sys.stderr, flush=True)

@@ -132,7 +132,7 @@ def make_calibration(plan: Plan, options: CalibrationOptions) -> Calibration | N
 
 @contextmanager
 def layer_statistics(
-    plan: Plan, calibration: Calibration | None, told: Callable[[str], None] | None = None
+    plan: Plan, calibration: Calibration | None, report: Callable[[str], None] | None = None
 ) -> Iterator[Iterator[LayerStatistics]]:
     """The statistics of the model's layers in order, computed or read as they are asked for; none without calibration.
 
@@ -141,7 +141,7 @@ def layer_statistics(
     Args:
         plan: The conversion.
         calibration: From `make_calibration` for this plan.
-        told: Called with what is being done.
+        report: Called with what is being done.
     """
     if calibration is None:
         yield iter([{}] * len(sections(plan.program)))
@@ -155,7 +155,7 @@ def layer_statistics(
     assert calibration.text is not None
     text, wants = calibration.text, calibration.wants
     calibrator = Calibrator(
-        plan.checkpoint, plan.expressions, plan.program, text.windows, lambda role: wants.get(role, set()), told
+        plan.checkpoint, plan.expressions, plan.program, text.windows, lambda role: wants.get(role, set()), report
     )
     with closing(calibrator.layers()) as layers:
         if calibration.save_to is None:

@@ -20,7 +20,7 @@ CONTEXT = 512
 """Tokens of a window, or the model's context where that is shorter."""
 
 DEFAULT_TOKENS = 16384
-"""Tokens of all windows together unless told otherwise."""
+"""Tokens of all windows together, by default."""
 
 WHOLE_BYTES = 1 << 20
 """A text up to this size is tokenized whole."""
@@ -64,7 +64,7 @@ def read_windows(
         tokenizer: The checkpoint's tokenizer.json, checked before.
         tokens: Says whether a window begins with a token of its own.
         context: Tokens of a window.
-        wanted: Tokens of all windows together, at least 1, rounded up to whole windows; DEFAULT_TOKENS unless told.
+        wanted: Tokens of all windows together, at least 1, rounded up to whole windows; by default DEFAULT_TOKENS.
             A shorter text gives as many windows as it has.
 
     Raises:

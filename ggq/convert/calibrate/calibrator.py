@@ -44,7 +44,7 @@ class Calibrator:
         program: The model.
         windows: int32 (windows, context), token ids.
         wants: What a matrix with this role wants besides numbers by column: of "gram" and "samples".
-        told: Called with what is being done before each layer.
+        report: Called with what is being done before each layer.
     """
 
     def __init__(
@@ -54,10 +54,10 @@ class Calibrator:
         program: Program,
         windows: NDArray[np.int32],
         wants: Callable[[str], Set[str]],
-        told: Callable[[str], None] | None = None,
+        report: Callable[[str], None] | None = None,
     ) -> None:
         self.source, self.tensors, self.program, self.windows = source, tensors, program, windows
-        self.wants, self.told = wants, told
+        self.wants, self.report = wants, report
 
     def layers(self) -> Generator[LayerStatistics, None, None]:
         """The statistics of each layer's matrices in the order of a forward pass, as soon as they are known.
@@ -70,8 +70,8 @@ class Calibrator:
         chunks = [slice(start, min(start + step, count)) for start in range(0, count, step)]
         kept: dict[Buffer, NDArray[np.float32]] = {}
         for section in sections(self.program):
-            if self.told is not None:
-                self.told(f"calibrating {section.name or 'the outer layers'}")
+            if self.report is not None:
+                self.report(f"calibrating {section.name or 'the outer layers'}")
             weights = self._weights(section)
             sums: dict[str, Sums] = {}
             run = WindowRun(context, weights.__getitem__, partial(self._observe, sums))

@@ -56,7 +56,7 @@ class Mix:
     Args:
         recipe: Gives each matrix its scheme, by name.
         divergence: The KL divergence from full precision that was predicted, in nats per token, rounding of activations
-            aside; how good it is as an absolute number is told in NOTES.md.
+            aside; NOTES.md says how good it is as an absolute number.
     """
 
     recipe: Recipe
@@ -84,7 +84,7 @@ def solve_target(
     target: Target,
     method: str,
     text: str | os.PathLike[str] | None = None,
-    told: Callable[[str], None] | None = None,
+    report: Callable[[str], None] | None = None,
 ) -> Plan:
     """The plan with the schemes of least predicted divergence within a target.
 
@@ -93,7 +93,7 @@ def solve_target(
         target: What the result may have.
         method: See `mix`.
         text: What to measure sensitivity on; random tokens where there is none.
-        told: Called with what is being done.
+        report: Called with what is being done.
 
     Raises:
         UsageError: The target is too small.
@@ -105,8 +105,8 @@ def solve_target(
     else:
         context = min(CONTEXT, model.context_length)
         windows = read_windows(text, planned.assets[TOKENIZER], tokens, context, WINDOWS * context).windows
-    sensitivity = sensitivities(planned.checkpoint, planned.expressions, planned.program, windows, told)
-    solved = mix(planned, target.budget(planned), method, sensitivity, told=told)
+    sensitivity = sensitivities(planned.checkpoint, planned.expressions, planned.program, windows, report)
+    solved = mix(planned, target.budget(planned), method, sensitivity, report=report)
     return with_recipe(planned, solved.recipe, solved.divergence)
 
 
@@ -115,7 +115,7 @@ def mix(
     budget: int,
     method: str,
     sensitivity: Mapping[str, NDArray[np.float64]],
-    told: Callable[[str], None] | None = None,
+    report: Callable[[str], None] | None = None,
 ) -> Mix:
     """Choose the scheme of each matrix so that the predicted divergence is least.
 
@@ -124,7 +124,7 @@ def mix(
         budget: Bits of all matrices.
         method: Of the matrices that are chosen for, where it can fill the scheme.
         sensitivity: Of each matrix by role; see `ggq.convert.mix.sensitivity`.
-        told: Called with what is being done.
+        report: Called with what is being done.
 
     Raises:
         UsageError: The smallest schemes take more than the budget.
@@ -132,8 +132,8 @@ def mix(
     rules = planned.recipe.rules
     fixed = [tensor for tensor in planned.matrices if any(rule.pattern.search(tensor.name) for rule in rules)]
     free = [tensor for tensor in planned.matrices if tensor not in fixed]
-    if told is not None:
-        told("measuring schemes")
+    if report is not None:
+        report("measuring schemes")
     from ggq_kernels.run.cores import physical_cores
 
     compiled = searched(planned.weights)

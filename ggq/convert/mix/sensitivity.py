@@ -52,7 +52,7 @@ def sensitivities(
     tensors: Mapping[str, Expression],
     program: Program,
     windows: NDArray[np.int32],
-    told: Callable[[str], None] | None = None,
+    report: Callable[[str], None] | None = None,
 ) -> dict[str, NDArray[np.float64]]:
     """The Fisher information of each matrix, per token, summed over the rows.
 
@@ -61,7 +61,7 @@ def sensitivities(
         tensors: The model's tensors by role.
         program: The model.
         windows: int32 (windows, context), token ids.
-        told: Called with what is being done before each layer.
+        report: Called with what is being done before each layer.
 
     Returns:
         float64 (columns,) by role. Half of it, times the mean squared error of each column, is the KL divergence that
@@ -73,8 +73,8 @@ def sensitivities(
     states: list[Buffers] = [{}]  # by section
 
     def visit(section: Section, doing: str) -> WindowRun:
-        if told is not None:
-            told(f"{doing} {section.name or 'the outer layers'}")
+        if report is not None:
+            report(f"{doing} {section.name or 'the outer layers'}")
         weights = LayerWeights(source, tensors, tokens, section)
         return WindowRun(windows.shape[1], weights.__getitem__)
 

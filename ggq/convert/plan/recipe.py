@@ -15,7 +15,7 @@ from ggq.quant import Method, choose_method, default_method, parse_scheme
 from ggq.quant.methods import fills
 
 EMBEDDING_BITS = 6
-"""The embedding and the output get at least this many bits unless told otherwise: with 4 the divergence triples."""
+"""The embedding and the output get at least this many bits by default: with 4 the divergence triples."""
 
 F32 = parse_scheme("f32")
 

@@ -93,11 +93,11 @@ class TensorJob:
     def final_bytes(self, block: Block) -> int:
         """Bytes at the beginning of the first segment that no block behind this one changes."""
         matrix, _, stop = block
-        role = next(iter(self.segments))
-        whole = len(self.segments[role]) // self.sizes.count
+        part = next(iter(self.segments))
+        whole = len(self.segments[part]) // self.sizes.count
         if stop == self.sizes.rows:
             return (matrix + 1) * whole
-        if role == "values":
+        if part == "values":
             return matrix * whole + whole * stop // self.sizes.padded_rows
         scheme = self.plan.scheme  # the first plane comes first
         return matrix * whole + self.sizes.padded_columns * stop * scheme.planes[0] // 8

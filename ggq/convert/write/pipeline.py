@@ -69,14 +69,14 @@ def write_tensors(
         GGQError: The first failure in that order.
     """
     finished, memory = writer.finished, _Memory()
-    tell = _Teller(plan, sum(tensor.source_bytes for tensor in plan.tensors if tensor.name in finished), progress)
+    reporter = _Reporter(plan, sum(tensor.source_bytes for tensor in plan.tensors if tensor.name in finished), progress)
     pool = ThreadPoolExecutor(workers, thread_name_prefix="ggq-convert")
-    parts = stages(plan, calibration, finished, tell.about)
+    parts = stages(plan, calibration, finished, reporter.about)
     try:
         with closing(parts):
             for tensors, works in parts:
                 waiting = deque((tensor, works[tensor.name]) for tensor in tensors if tensor.name not in finished)
-                _write_stage(plan, writer, pool, waiting, memory, tell)
+                _write_stage(plan, writer, pool, waiting, memory, reporter)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
@@ -110,7 +110,7 @@ def _write_stage(
     pool: ThreadPoolExecutor,
     waiting: deque[tuple[TensorPlan, Work]],
     memory: _Memory,
-    tell: _Teller,
+    reporter: _Reporter,
 ) -> None:
     flying: deque[tuple[TensorJob, list[tuple[Block, Future[ErrorSum]]]]] = deque()
     budget, taken = _budget(plan), 0
@@ -125,7 +125,7 @@ def _write_stage(
         error, written = ErrorSum(), 0
         first = next(iter(job.segments.values()))
         for number, (block, future) in enumerate(blocks):
-            tell.about(job.plan.name, job.plan.source_bytes * number // len(blocks))
+            reporter.about(job.plan.name, job.plan.source_bytes * number // len(blocks))
             error.merge(future.result())
             final = job.final_bytes(block)
             if final - written >= PIECE_BYTES:
@@ -134,13 +134,13 @@ def _write_stage(
         _write(writer, job, error)
         memory.give(job.segments)
         taken -= job.plan.bytes
-        tell.done += job.plan.source_bytes
+        reporter.done += job.plan.source_bytes
         del job, blocks, first  # what they hold goes before the next tensor takes its own
-        tell.about("")
+        reporter.about("")
 
 
-class _Teller:
-    """Tells of progress: the bytes of finished tensors, and of the one that is waited for."""
+class _Reporter:
+    """Reports progress: the bytes of finished tensors, and of the one that is waited for."""
 
     def __init__(self, plan: Plan, done: int, progress: Progress | None) -> None:
         self.total, self.done, self.progress = plan.source_bytes, done, progress

@@ -51,7 +51,7 @@ Stage = tuple[list[TensorPlan], Mapping[str, Work]]
 
 
 def stages(
-    plan: Plan, calibration: Calibration | None, finished: Set[str], told: Callable[[str], None] | None = None
+    plan: Plan, calibration: Calibration | None, finished: Set[str], report: Callable[[str], None] | None = None
 ) -> Generator[Stage, None, None]:
     """The tensors of a plan: all of them at once where each is quantized on its own, else layer by layer.
 
@@ -61,7 +61,7 @@ def stages(
         plan: What to write.
         calibration: Where statistics come from, or None.
         finished: Names of tensors that need no work any more.
-        told: Called with what is being done.
+        report: Called with what is being done.
     """
     chained = any(isinstance(tensor.method, Chain) for tensor in plan.tensors)
     if calibration is None and not chained and plan.recipe.activations == "group":
@@ -69,14 +69,14 @@ def stages(
         return
     parts, places = sections(plan.program), sites(plan.program)
     home = {role: i for i, part in enumerate(parts) for op in part.ops for role in op.weights_read()}
-    with layer_statistics(plan, calibration, told) as layers:
+    with layer_statistics(plan, calibration, report) as layers:
         i = 0
         for found in layers:  # no enumerate: it would hold on to a layer's grams while the next one's are made
             tensors = [tensor for tensor in plan.tensors if home[tensor.role] == i]
             works = {}
             if any(tensor.name not in finished for tensor in tensors):
-                if told is not None and chained:
-                    told(f"transforms of {parts[i].name or 'the outer layers'}")
+                if report is not None and chained:
+                    report(f"transforms of {parts[i].name or 'the outer layers'}")
                 layer = Layer(plan.checkpoint, {t.role: t for t in tensors}, found, plan.recipe.activations)
                 layer.run(places)
                 works = {tensor.name: work(tensor, layer, plan.recipe.activations, places) for tensor in tensors}
