@@ -8,10 +8,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ggq.engine.binding import Batch, Binder, Step, Weights
+from ggq.engine.batch import Batch
+from ggq.engine.bind import bind
+from ggq.engine.emit import Step
 from ggq.engine.footprint import usable_memory
 from ggq.engine.kv.pool import PagePool, PoolFull
 from ggq.engine.kv.sequence import PagedSequence, cost
+from ggq.engine.weights import Weights
 from ggq.errors import UsageError
 from ggq.format import Reader
 from ggq.tape.caches import groups
@@ -64,9 +67,8 @@ class NumbaExecutor:
         self._rows = {"tokens": max_rows, "wanted": wanted}
         self._batch = Batch(max_rows)
         weights = Weights(reader, roles)
-        self._binder = Binder(program, weights, self._batch, self._rows, activations, cache, self.threads)
-        self._bound = self._binder.bind()
-        self._logits = self._binder.array(program.logits)
+        self._bound = bind(program, weights, self._batch, self._rows, activations, cache, self.threads)
+        self._logits = self._bound.array(program.logits)
         specs = [(group.spec, len(group.members)) for group in groups(program.caches)]
         page_bytes = [n * calls.layer_bytes(cache, spec.kv_heads, spec.head_dim) for spec, n in specs]
         self._windows, self._page = [spec.window for spec, _ in specs], calls.PAGE
@@ -140,7 +142,7 @@ class NumbaExecutor:
     @property
     def steps(self) -> list[Step]:
         """What the rows of the bound program do, in their order."""
-        return self._binder.steps
+        return self._bound.steps
 
     def time_steps(self, runs: Sequence[Run]) -> list[float]:
         """Append a batch of at most `max_rows` tokens, step by step; the seconds that each took."""
@@ -149,9 +151,9 @@ class NumbaExecutor:
             check_runs(self.program.inputs, runs, self.length)
             self._describe(runs)
             seconds = []
-            for i in range(len(self._bound)):
+            for i in range(len(self._bound.rows)):
                 start = time.perf_counter()
-                self._team.run(self._bound, i, i + 1)
+                self._team.run(self._bound.rows, i, i + 1)
                 seconds.append(time.perf_counter() - start)
             self._appended(runs)
             return seconds
@@ -167,7 +169,7 @@ class NumbaExecutor:
                 sequence.close()
             self._sequences.clear()
             self._pool.close()
-            del self._binder, self._bound, self._logits, self._batch, self._ropes, self._reader
+            del self._bound, self._logits, self._batch, self._ropes, self._reader
 
     def _check_open(self) -> None:
         if self._closed:
@@ -175,7 +177,7 @@ class NumbaExecutor:
 
     def _forward(self, runs: Sequence[Run]) -> np.ndarray:
         wanted = self._describe(runs)
-        self._team.run(self._bound)
+        self._team.run(self._bound.rows)
         self._appended(runs)
         return self._logits[:wanted].copy()
 

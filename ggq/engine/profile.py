@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ggq.engine.binding import Step
+from ggq.engine.emit import Step
 from ggq.engine.numba_executor import NumbaExecutor
 from ggq.tape.program import Run
 

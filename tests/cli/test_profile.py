@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ggq.cli.main import main
-from ggq.engine.binding import Step
+from ggq.engine.emit import Step
 from ggq.engine.profile import Limits, kind, shares, time_prompt, time_token
 from ggq.tape.program import Run
 from tests.kit.small_models import write_demo

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ggq.engine.binding import middle_number
+from ggq.engine.weights import middle_number
 from ggq.format.scheme import TABLE_LIMITS, Scheme, round_up
 from ggq.quant import QuantizedMatrix, decode_tensor, pack
 from ggq.quant.matrix import padding_code, subscale_offset

@@ -20,7 +20,9 @@ from typing import Any
 import numpy as np
 
 import ggq_kernels
-from ggq.engine.binding import Batch, Binder, Weights
+from ggq.engine.batch import Batch
+from ggq.engine.bind import bind
+from ggq.engine.weights import Weights
 from ggq.format import Writer, open_reader
 from ggq.generate.loading import load
 from ggq.quant import parse_scheme
@@ -86,18 +88,17 @@ def matrix(rows: int, columns: int, tokens: int, copies: int, threads: int) -> d
             team = Team(threads)
             described = Batch(tokens)
             weights = Weights(reader, dict(zip(names, names)))
-            binder = Binder(program, weights, described, {"tokens": tokens}, "int8", "f16", team.threads)
-            bound = binder.bind()
+            bound = bind(program, weights, described, {"tokens": tokens}, "int8", "f16", team.threads)
             for buffer in inputs.values():
-                binder.array(buffer)[:] = rng.standard_normal((1, columns), dtype=np.float32)
+                bound.array(buffer)[:] = rng.standard_normal((1, columns), dtype=np.float32)
             described.counts[:] = tokens, 0, 0
             seconds: list[float] = []
-            team.run(bound)
-            team.run(bound)
+            team.run(bound.rows)
+            team.run(bound.rows)
             end = time.perf_counter() + SECONDS
             while time.perf_counter() < end or len(seconds) < 5:
                 start = time.perf_counter()
-                team.run(bound)
+                team.run(bound.rows)
                 seconds.append(time.perf_counter() - start)
             team.close()
     return {"seconds": statistics.median(seconds) / copies, "bytes": scheme.geometry((rows, columns)).bytes}

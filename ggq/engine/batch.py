@@ -1,0 +1,29 @@
+"""The memory that describes a batch to the kernels."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ggq.tape.rotation import Rotation
+
+RUN_WORDS = 5
+"""Words of one run, as attention reads them: first row, tokens, tokens before them, page table, jobs before it."""
+
+
+class Batch:
+    """Memory of one batch: counts, token ids, positions and page tables by token, wanted rows, runs.
+
+    Args:
+        rows: Most tokens of a batch.
+    """
+
+    def __init__(self, rows: int) -> None:
+        self.counts = np.zeros(3, np.int64)  # tokens, wanted rows, runs
+        self.ids, self.positions, self.wanted = (np.zeros(rows, np.int64) for _ in range(3))
+        self.tables: dict[int, np.ndarray] = {}  # by group of caches
+        self.runs: dict[tuple[int, int, int], np.ndarray] = {}  # by group, heads and kv_heads of attention
+        self.rope_tables: dict[Rotation, np.ndarray] = {}
+
+    def count(self, which: str) -> int:
+        """Address of a count: "tokens", "wanted" or "runs"."""
+        return int(self.counts.ctypes.data) + 8 * ("tokens", "wanted", "runs").index(which)

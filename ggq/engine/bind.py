@@ -1,0 +1,83 @@
+"""Binding a program to memory: it is lowered, its buffers get addresses, and its operations become rows of kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from ggq.engine.batch import Batch
+from ggq.engine.emit import Context, Step, emit
+from ggq.engine.lower import Target, lower
+from ggq.engine.memory import form_of, plan, widths
+from ggq.engine.weights import Weights
+from ggq.tape.program import Buffer, Program
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A program that a team can run.
+
+    Args:
+        program: As the kernels compute it.
+        rows: int64 (rows, 32), C-contiguous: the words that the kernels read.
+        steps: What each row does.
+        context: Holds the memory that the rows point to; they are valid as long as it lives.
+        places: Which memory each operation finds its buffers in.
+    """
+
+    program: Program
+    rows: np.ndarray
+    steps: list[Step]
+    context: Context
+    places: list[dict[Buffer, int]]
+
+    def array(self, buffer: Buffer) -> np.ndarray:
+        """What a buffer holds that is there before the first operation or after the last, float32 (rows, width)."""
+        found = [place[buffer] for place in self.places if buffer in place]
+        return self.context.arrays[found[-1]][:, : buffer.width]
+
+
+def bind(
+    program: Program,
+    weights: Weights,
+    batch: Batch,
+    capacity: Mapping[str, int],
+    activations: str,
+    cache: str,
+    threads: int,
+) -> Bound:
+    """Make the rows of a program; kernels that are missing are compiled.
+
+    Args:
+        program: The model.
+        weights: Its tensors.
+        batch: Where the kernels find the batch.
+        capacity: Most rows of a batch, by the `rows` of a buffer: "tokens", "wanted".
+        activations: "int8" or "float32".
+        cache: "f16" or "f32".
+        threads: Of the team, to size the shares of work.
+
+    Raises:
+        UnsupportedError: A scheme or an operation that no kernel computes.
+        FormatError: An order of columns that points outside.
+    """
+    from ggq_kernels.run import calls
+
+    int8 = activations == "int8"
+    bf16 = int8 and calls.bf16_from() < calls.EVERY
+    lowered = lower(program, Target(weights, int8, bf16))
+    padded = widths(lowered, weights)
+    places = plan(lowered, lambda buffer: form_of(buffer, padded.get(buffer.name, 0)))
+    at = Context(calls, weights, batch, program.caches, capacity, cache, threads, bf16, padded)
+    rows, steps = [], []
+    with calls.addresses_later() as kernels:
+        for op, memory in zip(lowered.ops, places, strict=True):
+            at.memory = memory
+            step, row = emit(op, at)
+            steps.append(step)
+            rows.append(row)
+    words = np.ascontiguousarray(np.stack(rows))
+    calls.link(words, kernels)
+    return Bound(lowered, words, steps, at, places)

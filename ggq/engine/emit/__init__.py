@@ -1,0 +1,46 @@
+"""Emitting: an operation becomes the row of a kernel. To add one, write its emitter and list it in EMITTERS."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ggq.engine.emit import attention, linear, rounding, rows
+from ggq.engine.emit.context import Context, Step
+from ggq.engine.lower.ops import Halve, Multiply, Rearrange, Round, RoundGate
+from ggq.errors import UnsupportedError
+from ggq.tape.ops import Activate, Add, Attention, Embed, Gate, Norm, Operation, Rope, Select, SoftCap, StoreKV
+
+EMITTERS: dict[type[Operation], Callable[[Any, Context], tuple[Step, np.ndarray]]] = {
+    Activate: rows.activate,
+    Add: rows.add,
+    Attention: attention.attention,
+    Embed: linear.embed,
+    Gate: rows.gate,
+    Halve: rounding.halve,
+    Multiply: linear.multiply,
+    Norm: rows.norm,
+    Rearrange: rounding.rearrange,
+    Rope: rows.rope,
+    Round: rounding.quantize,
+    RoundGate: rounding.quantize_gate,
+    Select: rows.select,
+    SoftCap: rows.softcap,
+    StoreKV: attention.store,
+}
+"""The emitter of every operation that kernels compute."""
+
+__all__ = ["EMITTERS", "Context", "Step", "emit"]
+
+
+def emit(op: Operation, at: Context) -> tuple[Step, np.ndarray]:
+    """What an operation does, and its row, int64 (32,).
+
+    Raises:
+        UnsupportedError: No kernel computes it.
+    """
+    if type(op) not in EMITTERS:
+        raise UnsupportedError(f"no kernel computes the operation {type(op).__name__}")
+    return EMITTERS[type(op)](op, at)

@@ -1,0 +1,62 @@
+"""Rows of norms, activations and what else looks at one row at a time."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ggq.engine.emit.context import Context, Step
+from ggq.tape.ops import Activate, Add, Gate, Norm, Rope, Select, SoftCap
+
+
+def norm(op: Norm, at: Context) -> tuple[Step, np.ndarray]:
+    """Normalizing rows or heads."""
+    weight = 0 if op.weight is None else at.weights.vector(op.weight)
+    more: dict[str, object] = {}
+    if op.kind != "rms" or op.heads != 1 or op.bias is not None:
+        more = {"kind": op.kind, "heads": op.heads, "bias": 0 if op.bias is None else at.weights.vector(op.bias)}
+    epsilon, source, out = at.number(op.epsilon), at.floats(op.source), at.floats(op.out)
+    row = at.calls.norm_row(at.tokens(op.out), source, out, weight, epsilon, **more)
+    return Step(op.name, op.weight or op.out.name, op.out.rows), row
+
+
+def rope(op: Rope, at: Context) -> tuple[Step, np.ndarray]:
+    """Rotating heads."""
+    cell = at.batch.rope_tables.setdefault(op.rotation, np.zeros(1, np.int64))
+    table, positions = int(cell.ctypes.data), int(at.batch.positions.ctypes.data)
+    pairs, dim = len(op.rotation.frequencies), op.buffer.width // op.heads
+    more = {} if 2 * pairs == dim else {"pairs": pairs}
+    buffer, layout = at.floats(op.buffer), op.rotation.layout
+    row = at.calls.rope_row(at.tokens(op.buffer), buffer, op.heads, layout, table, positions, **more)
+    return Step(op.name, op.buffer.name, op.buffer.rows), row
+
+
+def gate(op: Gate, at: Context) -> tuple[Step, np.ndarray]:
+    """A gated activation."""
+    more = {} if op.activation == "silu" else {"activation": op.activation}
+    row = at.calls.gate_row(at.tokens(op.out), at.floats(op.gate), at.floats(op.up), at.floats(op.out), **more)
+    return Step(op.name, op.out.name, op.out.rows), row
+
+
+def activate(op: Activate, at: Context) -> tuple[Step, np.ndarray]:
+    """An activation without a gate."""
+    row = at.calls.activate_row(at.tokens(op.out), at.floats(op.source), at.floats(op.out), op.activation)
+    return Step(op.name, op.out.name, op.out.rows), row
+
+
+def add(op: Add, at: Context) -> tuple[Step, np.ndarray]:
+    """Adding to a buffer."""
+    row = at.calls.add_row(at.tokens(op.total), at.floats(op.source), at.floats(op.total), op.scale)
+    return Step(op.name, op.total.name, op.total.rows), row
+
+
+def softcap(op: SoftCap, at: Context) -> tuple[Step, np.ndarray]:
+    """Bounding numbers."""
+    row = at.calls.softcap_row(at.tokens(op.buffer), at.floats(op.buffer), op.cap, op.scale)
+    return Step(op.name, op.buffer.name, op.buffer.rows), row
+
+
+def select(op: Select, at: Context) -> tuple[Step, np.ndarray]:
+    """Gathering rows."""
+    rows, source, out = int(at.batch.wanted.ctypes.data), at.floats(op.source), at.floats(op.out)
+    row = at.calls.select_row(at.batch.count("wanted"), source, out, rows)
+    return Step(op.name, op.out.name, op.out.rows), row

@@ -1,0 +1,118 @@
+"""The rules of lowering: each takes a program and gives one that computes the same with operations of the kernels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from ggq.engine.lower.ops import Halve, Multiply, Rearrange, Round, Rounded, RoundGate
+from ggq.engine.weights import Weights
+from ggq.quant.stored import activation_group
+from ggq.tape.ops import Gate, Linear, Operation
+from ggq.tape.program import Buffer, Program
+
+if TYPE_CHECKING:
+    from ggq_kernels.run.calls import Packed
+
+
+@dataclass(frozen=True)
+class Target:
+    """What lowering must know besides the program.
+
+    Args:
+        weights: The model's tensors.
+        int8: Whether activations are rounded to int8 where they meet quantized matrices.
+        bf16: Whether many tokens are rounded to bf16 instead.
+    """
+
+    weights: Weights
+    int8: bool
+    bf16: bool
+
+
+def split_kinds(program: Program, target: Target) -> Program:
+    """A product of matrices of several kinds becomes one product for each kind."""
+    ops: list[Operation] = []
+    for op in program.ops:
+        if not isinstance(op, Linear):
+            ops.append(op)
+            continue
+        kinds: dict[tuple[object, ...], list[int]] = {}
+        for i, role in enumerate(op.weights):
+            kinds.setdefault(target.weights.matrix(role).kind, []).append(i)
+        for mine in kinds.values():
+            weights, outs = tuple(op.weights[i] for i in mine), tuple(op.outs[i] for i in mine)
+            ops.append(Multiply(op.source, None, weights, tuple(op.biases[i] for i in mine), outs, op.add))
+    return replace(program, ops=tuple(ops))
+
+
+def round_inputs(program: Program, target: Target) -> Program:
+    """What a product reads is rounded before it, as its matrices want it, once for all products that want the same."""
+    ops: list[Operation] = []
+    fresh: set[tuple[Buffer, Rounded]] = set()  # what holds the numbers of which buffer
+
+    def rounded(source: Buffer, out: Rounded, op: Operation) -> Rounded:
+        if (source, out) not in fresh:
+            ops.append(op)
+            fresh.add((source, out))
+        return out
+
+    for op in program.ops:
+        if isinstance(op, Multiply):
+            role, source = op.weights[0], op.source
+            matrix = target.weights.matrix(role)
+            group = activation_group(target.weights.scheme(role)) if target.int8 else 0
+            if target.bf16 and matrix.value in ("f16", "bf16"):
+                out = Rounded(f"{source.name}#bf16", source.width, source.rows, matrix.columns, halves=True)
+                op = replace(op, halves=rounded(source, out, Halve(source, out)))
+            elif group or matrix.order or matrix.column_scale:
+                out = _rounded(source, matrix, group)
+                kind = Round if group else Rearrange
+                op = replace(op, source=rounded(source, out, kind(source, out, role)))
+        ops.append(op)
+        fresh = {(buffer, out) for buffer, out in fresh if buffer not in op.writes()}
+    return replace(program, ops=tuple(ops))
+
+
+def _rounded(source: Buffer, matrix: Packed, group: int) -> Rounded:
+    """The form of a buffer that a matrix wants; equal forms are one buffer."""
+    how = (matrix.order, matrix.column_scale, matrix.activations, matrix.activation_step)
+    name = f"{source.name}#{group}" + ("" if how == (0, 0, "group", 0.0) else f"#{'#'.join(map(str, how))}")
+    return Rounded(name, source.width, source.rows, matrix.columns, group, *how)
+
+
+def join_gates(program: Program, target: Target) -> Program:
+    """A gate whose result is only rounded as it is, is computed while it is rounded, and not written as floats."""
+    ops: list[Operation] = list(program.ops)
+    for place, op in enumerate(program.ops):
+        if not isinstance(op, Gate):
+            continue
+        readers = _readers(program, place, op)
+        if readers is None:
+            continue
+        for i in readers:
+            read = program.ops[i]
+            assert isinstance(read, Round)
+            ops[i] = RoundGate(op.gate, op.up, read.out, op.activation, read.matrix, op.out.name)
+        ops[place] = _Nothing()
+    return replace(program, ops=tuple(op for op in ops if not isinstance(op, _Nothing)))
+
+
+class _Nothing(Operation):
+    """Where an operation was."""
+
+
+def _readers(program: Program, place: int, gate: Gate) -> list[int] | None:
+    """The roundings that alone read what a gate writes, before its sources change; None where something else reads it
+    or a rounding moves or scales its columns."""
+    found: list[int] = []
+    for i in range(place + 1, len(program.ops)):
+        op = program.ops[i]
+        if gate.out in op.reads():
+            whole = {gate.gate, gate.up}.isdisjoint(b for each in program.ops[place + 1 : i] for b in each.writes())
+            if not (isinstance(op, Round) and whole and not (op.out.order or op.out.column_scale)):
+                return None
+            found.append(i)
+        if gate.out in op.writes():
+            return found
+    return None if gate.out in program.outputs.values() else found

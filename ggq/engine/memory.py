@@ -1,0 +1,120 @@
+"""Where buffers lie: live ranges become addresses, and buffers of one form take turns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ggq.engine.lower.ops import Multiply, Round, Rounded, RoundGate
+from ggq.engine.weights import COLUMN_PADDING, Weights
+from ggq.format.scheme import round_up
+from ggq.tape.ops import Gate
+from ggq.tape.program import Buffer, Program
+
+Form = tuple[object, ...]
+"""Buffers of one form may take the same memory: rows, width and padded width, or the form of a rounded one."""
+
+
+@dataclass(frozen=True)
+class Value:
+    """What a buffer holds from where it is filled until it is read last.
+
+    Args:
+        buffer: The buffer.
+        first, last: Operations that write it and read it last.
+    """
+
+    buffer: Buffer
+    first: int
+    last: int
+
+
+def values(program: Program) -> list[Value]:
+    """What the buffers of a program hold, by the place where it is filled.
+
+    What is read before anything fills it is there from the beginning, and outputs are to the end.
+    """
+    end, filled, last = len(program.ops), dict[Buffer, int](), dict[Buffer, int]()
+    found: list[Value] = []
+    for place, op in enumerate(program.ops):
+        reads, writes = set(op.reads()), set(op.writes())
+        for buffer in op.reads():
+            if buffer not in filled:
+                filled[buffer] = -1
+            last[buffer] = place
+        for buffer in dict.fromkeys(op.writes()):
+            if buffer in reads:
+                continue
+            if buffer in filled:
+                found.append(Value(buffer, filled[buffer], last[buffer]))
+            filled[buffer] = last[buffer] = place
+        for buffer in writes & reads:
+            last[buffer] = place
+    kept = set(program.outputs.values())
+    found += [Value(buffer, first, end if buffer in kept else last[buffer]) for buffer, first in filled.items()]
+    return sorted(found, key=lambda value: value.first)
+
+
+def widths(program: Program, weights: Weights) -> dict[str, int]:
+    """Columns of each buffer, padded so that every matrix that reads it finds zeros beyond its width, also where it
+    reads a gate's sources."""
+    found: dict[str, int] = {}
+
+    def widen(buffer: Buffer, columns: int) -> None:
+        found[buffer.name] = max(found[buffer.name], columns)
+
+    for op in program.ops:
+        for buffer in op.buffers():
+            found.setdefault(buffer.name, round_up(buffer.width, COLUMN_PADDING))
+    for op in program.ops:
+        if isinstance(op, Multiply) and not isinstance(op.source, Rounded):
+            widen(op.source, max(weights.matrix(role).columns for role in op.weights))
+        elif isinstance(op, Round):
+            widen(op.source, op.out.columns)
+        elif isinstance(op, RoundGate):
+            widen(op.gate, op.out.columns)
+            widen(op.up, op.out.columns)
+    for op in program.ops:
+        if isinstance(op, Gate):
+            widen(op.gate, found[op.out.name])
+            widen(op.up, found[op.out.name])
+    return found
+
+
+def form_of(buffer: Buffer, width: int) -> Form:
+    """What buffers must have in common to take the same memory, the one after the other."""
+    if isinstance(buffer, Rounded):
+        return buffer.rows, buffer.columns, buffer.group, buffer.halves
+    return buffer.rows, buffer.width, width
+
+
+def plan(program: Program, form: Callable[[Buffer], Form]) -> list[dict[Buffer, int]]:
+    """Which memory each operation finds its buffers in.
+
+    Args:
+        program: Lowered.
+        form: Of a buffer; only buffers of equal form share.
+
+    Returns:
+        For each operation the number of the memory of each buffer that it touches; equal numbers never belong to
+        buffers that hold something at the same time, nor to buffers of different forms.
+    """
+    places: list[dict[Buffer, int]] = [{} for _ in program.ops]
+    touched = [set(op.buffers()) for op in program.ops]
+    free: dict[Form, list[int]] = {}
+    live: list[tuple[Value, int]] = []
+    count = 0
+    for value in values(program):
+        for other, number in [each for each in live if each[0].last < value.first]:
+            free.setdefault(form(other.buffer), []).append(number)
+            live.remove((other, number))
+        numbers = free.setdefault(form(value.buffer), [])
+        if numbers:
+            number = numbers.pop()
+        else:
+            number, count = count, count + 1
+        live.append((value, number))
+        for place in range(max(value.first, 0), min(value.last, len(places) - 1) + 1):
+            if value.buffer in touched[place]:
+                places[place][value.buffer] = number
+    return places

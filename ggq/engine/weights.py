@@ -1,0 +1,124 @@
+"""The tensors of an open file as the kernels see them: addresses into its memory map."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ggq.errors import FormatError, UnsupportedError
+from ggq.format import Reader
+from ggq.format.scheme import TABLE_LIMITS, Geometry, Scheme, round_up
+from ggq.quant.matrix import middle, subscale_offset
+from ggq.quant.stored import activation_form, activation_group
+from ggq.quant.transform import checked_order
+
+if TYPE_CHECKING:
+    from ggq_kernels.run.calls import Packed
+
+COLUMN_PADDING = 128
+"""Vectors and rows of buffers are padded to this many numbers: the largest activation group."""
+
+
+class Weights:
+    """The tensors of a file by role, as addresses into its memory map.
+
+    Args:
+        reader: The open file; it must stay open.
+        names: Tensor names by role.
+    """
+
+    def __init__(self, reader: Reader, names: dict[str, str]) -> None:
+        self._reader, self._names = reader, names
+        self._kept: dict[str, np.ndarray] = {}
+
+    def scheme(self, role: str) -> Scheme:
+        """How a tensor is stored."""
+        scheme = self._reader.tensors[self._names[role]].scheme
+        assert scheme is not None  # whoever made `names` has refused unknown schemes
+        return scheme
+
+    def sizes(self, role: str) -> Geometry:
+        """Sizes of a tensor, as given and as stored."""
+        return self.scheme(role).geometry(self._reader.tensors[self._names[role]].shape)
+
+    def matrix(self, role: str) -> Packed:
+        """A matrix as the kernels see it.
+
+        Raises:
+            UnsupportedError: A scheme that no kernel multiplies.
+            FormatError: An order of columns that points outside.
+        """
+        from ggq_kernels.run.calls import Packed
+
+        entry, scheme, sizes = self._reader.tensors[self._names[role]], self.scheme(role), self.sizes(role)
+        addresses = {name: self._address(role, name) for name in entry.segments}
+        if scheme.kind == "float":
+            return Packed(scheme.value, 0, sizes.padded_rows, sizes.columns, 0, addresses["values"])
+        group = activation_group(scheme)
+        if sizes.group % group or group % 32:
+            problem = f"no kernel multiplies groups of {sizes.group} columns"
+            fix = "convert it to groups of 32, 64, 128 or a row"
+            raise UnsupportedError(problem, path=self._reader.path, where=f"tensor {entry.name}", fix=fix)
+        activations, step = activation_form(self._reader, entry)
+        if "input_order" in entry.segments:  # kernels read where it says, so its padding is looked at too
+            order = self._reader.segment(entry.name, "input_order").view("<u4")
+            try:
+                checked_order(order, sizes.columns)
+                checked_order(order, sizes.padded_columns)
+            except FormatError as error:
+                raise FormatError(error.problem, path=self._reader.path, where=f"tensor {entry.name}") from None
+        return Packed(
+            value="",
+            bits=scheme.bits,
+            rows=sizes.padded_rows,
+            columns=sizes.padded_columns,
+            group=sizes.group,
+            codes=addresses["codes"],
+            scales=addresses["scales"],
+            middle=middle_number(scheme),
+            zeros=addresses.get("zeros", 0),
+            minimums=addresses.get("minimums", 0),
+            sub_bits=scheme.subscale,
+            sub_scales=addresses.get("subscales", 0),
+            sub_minimums=addresses.get("subminimums", 0),
+            sub_lowest=subscale_offset(scheme) if scheme.subscale else 0,
+            table=self._table(role) if scheme.kind == "codebook" else 0,
+            order=addresses.get("input_order", 0),
+            column_scale=addresses.get("input_scale", 0),
+            activations=activations,
+            activation_step=step,
+        )
+
+    def _table(self, role: str) -> int:
+        """Address of a codebook's entries less the least possible one, as 16 unsigned bytes."""
+        key = f"{role}/table"
+        if key not in self._kept:  # once: rows of the tape hold the address
+            entries = self._reader.segment(self._names[role], "codebook").view(np.int8)
+            self._kept[key] = np.zeros(16, np.uint8)
+            self._kept[key][: entries.size] = entries.astype(np.int16) - TABLE_LIMITS[0]
+        return int(self._kept[key].ctypes.data)
+
+    def vector(self, role: str) -> int:
+        """Address of a one-dimensional tensor as float32, padded with zeros to whole register tiles."""
+        if role not in self._kept:
+            from ggq.quant import decode_tensor
+
+            entry = self._reader.tensors[self._names[role]]
+            segments = {name: self._reader.segment(entry.name, name) for name in entry.segments}
+            padded = np.zeros(round_up(entry.shape[0], COLUMN_PADDING), np.float32)
+            padded[: entry.shape[0]] = decode_tensor(self.scheme(role), entry.shape, segments)
+            self._kept[role] = padded
+        return int(self._kept[role].ctypes.data)
+
+    def _address(self, role: str, segment: str) -> int:
+        view = self._reader.segment(self._names[role], segment)
+        self._kept[f"{role}/{segment}"] = view
+        return int(view.ctypes.data)
+
+
+def middle_number(scheme: Scheme) -> float:
+    """What is subtracted from the numbers of a scheme without zero-points and minimums (kernels' planes.py)."""
+    if scheme.kind == "codebook":
+        return float(-TABLE_LIMITS[0])
+    return float(middle(scheme)) if scheme.kind == "uniform" else 1.0
