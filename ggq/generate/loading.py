@@ -78,9 +78,9 @@ def open_model(
     choose("activations", activations, ACTIVATIONS)
     choose("interpreter", interpreter, INTERPRETERS)
     if threads is not None:
-        whole("threads", threads, 1)
+        threads = whole("threads", threads, 1)
     if cache_bytes is not None:
-        whole("cache_bytes", cache_bytes, 1)
+        cache_bytes = whole("cache_bytes", cache_bytes, 1)
     if cache is not None:
         choose("cache", cache, CACHES)
     reader = open_reader(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -10,12 +11,13 @@ import numpy as np
 
 from ggq.errors import UnsupportedError, UsageError
 from ggq.format import Reader
-from ggq.generate.generation import Answer, Memory, Timing, as_tokens, run
+from ggq.generate.generation import Answer, Memory, Timing, as_tokens
 from ggq.generate.options import SAMPLING, Options, check_names
+from ggq.generate.request import Scoring, Writing
 from ggq.generate.sampling import Sampler, resolve, whole
+from ggq.generate.scheduler import Scheduler, closed
 from ggq.models.config import ModelConfig
 from ggq.tape.executor import Executor
-from ggq.tape.program import Run
 from ggq.text.template import ChatTemplate, Message, find_template, read_json
 from ggq.text.tokenizer import TOKENIZER, load_tokenizer, set_up
 
@@ -30,30 +32,89 @@ MAX_TOKENS = 256
 
 
 class Stream(Iterator[str]):
-    """Pieces of text as they come; close it to stop early.
+    """Pieces of text as they come, for one reader, also `async for`; close it to stop early.
 
-    `answer` holds the text, the tokens and why it ended, `timing` the seconds, both growing.
+    `answer` holds the text, the tokens and why it ended, `timing` the seconds, both growing. Nothing is computed before
+    the first piece is asked for.
 
     Args:
-        executor: Where the model runs.
+        scheduler: Where the model runs.
         answer: A fresh one.
-        memory: A sequence to go on with, if any.
+        memory: A conversation to go on with, if any.
     """
 
-    def __init__(self, executor: Executor, answer: Answer, memory: Memory | None = None) -> None:
-        self.answer, self.timing = answer, Timing()
-        self._pieces = run(executor, [answer], self.timing, memory)
+    def __init__(self, scheduler: Scheduler, answer: Answer, memory: Memory | None = None) -> None:
+        self.answer = answer
+        self._scheduler, self._request = scheduler, Writing(answer, memory)
+        self._begun = self._over = False
+
+    @property
+    def timing(self) -> Timing:
+        """What it took so far."""
+        return self._request.timing
 
     def __next__(self) -> str:
-        return next(self._pieces)[1]
+        piece = self._next()
+        if piece is None:
+            raise StopIteration
+        return piece
+
+    def __aiter__(self) -> Stream:
+        return self
+
+    async def __anext__(self) -> str:
+        """The next piece; the event loop goes on meanwhile, and a task that is cancelled stops the stream."""
+        import asyncio
+
+        if self._request.pieces:
+            piece = self._next()
+        else:
+            try:
+                piece = await asyncio.get_running_loop().run_in_executor(None, self._next)
+            except asyncio.CancelledError:
+                self.close()
+                raise
+        if piece is None:
+            raise StopAsyncIteration
+        return piece
 
     def close(self) -> None:
-        """Stop, and let go of the sequence."""
-        self._pieces.close()
+        """Stop, and free what it holds of the cache."""
+        self._over = True
+        self._scheduler.cancel(self._request)
+
+    async def aclose(self) -> None:
+        """The same for asynchronous readers."""
+        self.close()
+
+    def __del__(self) -> None:
+        self._request.cancelled = True  # no lock is taken here, which this thread may hold; the next step sees it
+
+    def _next(self) -> str | None:
+        """The next piece; None at the end."""
+        request = self._request
+        if self._over:
+            return None
+        try:
+            if not self._begun:
+                self._begun = True
+                self._scheduler.submit([request])
+            if not request.pieces:
+                self._scheduler.wait(request)
+        except BaseException:
+            self.close()
+            raise
+        if not request.pieces:
+            self._over = True
+            return None
+        return self.answer.add(request.pieces.popleft())
 
 
 class Model:
     """A decoder over its open file, as `ggq.load` gives it; a context manager.
+
+    Any number of threads and asyncio tasks may use it at once: what they ask for is computed together, and each gets
+    what it would get alone.
 
     Args:
         reader: The open file, which it closes.
@@ -63,15 +124,36 @@ class Model:
 
     def __init__(self, reader: Reader, config: ModelConfig, bind: Callable[[], Executor]) -> None:
         self.reader, self.config, self._bind = reader, config, bind
+        self._lock = threading.RLock()
+        self._scheduler: Scheduler | None = None
+        self._executor: Executor | None = None
+        self._closed = False
 
-    @cached_property
+    @property
     def executor(self) -> Executor:
         """Where it runs; made, which may compile kernels, when first needed (`load` needs it at once).
 
         Raises:
             UnsupportedError: A scheme or an operation that it cannot compute.
+            UsageError: The model is closed.
         """
-        return self._bind()
+        with self._lock:
+            self._check_open()
+            if self._executor is None:
+                self._executor = self._bind()
+            return self._executor
+
+    @property
+    def scheduler(self) -> Scheduler:
+        """Shares the executor among callers.
+
+        Raises:
+            UnsupportedError, UsageError: See `executor`.
+        """
+        with self._lock:
+            if self._scheduler is None or self._closed:
+                self._scheduler = Scheduler(self.executor)
+            return self._scheduler
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -80,6 +162,7 @@ class Model:
         Raises:
             ModelError: The file has none, or it is broken.
         """
+        self._check_open()
         return load_tokenizer(self.reader.assets, self.reader.metadata, self.reader.path)
 
     @cached_property
@@ -89,6 +172,7 @@ class Model:
         Raises:
             UnsupportedError: The model has none.
         """
+        self._check_open()
         template = find_template(self.reader.assets, self.reader.path)
         if template is None:
             raise UnsupportedError(
@@ -101,6 +185,7 @@ class Model:
     @cached_property
     def generation_config(self) -> Mapping[str, object]:
         """The model's own defaults for generation; empty when it has none."""
+        self._check_open()
         return read_json(self.reader.assets, "generation_config.json", self.reader.path)
 
     @cached_property
@@ -124,7 +209,9 @@ class Model:
                 vocabulary, or leaves no room in the context.
             ModelError: A text is given and the file has no tokenizer; the model computes NaN.
         """
-        return "".join(self.stream(prompt, **options))
+        answer = self._answer(self.encode(prompt), options)
+        self._complete([answer])
+        return answer.text
 
     def stream(self, prompt: str | Sequence[int], **options: Unpack[Options]) -> Stream:
         """The same in pieces as they come, never a part of a character.
@@ -135,7 +222,7 @@ class Model:
             An iterator of strings, "" where a token completes no character. Its `.answer.tokens` grow with it, for a
             file without a tokenizer too.
         """
-        return Stream(self.executor, self._answer(self.encode(prompt), options))
+        return Stream(self.scheduler, self._answer(self.encode(prompt), options))
 
     def generate_batch(self, prompts: Sequence[str | Sequence[int]], **options: Unpack[Options]) -> list[str]:
         """The texts that continue several prompts, computed together.
@@ -151,8 +238,7 @@ class Model:
             UsageError, ModelError: See `generate`.
         """
         answers = [self._answer(self.encode(prompt), options, index) for index, prompt in enumerate(prompts)]
-        for _ in run(self.executor, answers, Timing()):
-            pass
+        self._complete(answers)
         return [answer.text for answer in answers]
 
     def chat(self, messages: Sequence[Message], **options: Unpack[Options]) -> str:
@@ -166,7 +252,9 @@ class Model:
             UnsupportedError: The model has no chat template.
             UsageError, ModelError: See `generate` and `ChatTemplate.render`.
         """
-        return "".join(self.stream_chat(messages, **options))
+        answer = self._chat_answer(messages, options)
+        self._complete([answer])
+        return answer.text
 
     def stream_chat(
         self, messages: Sequence[Message], memory: Memory | None = None, **options: Unpack[Options]
@@ -175,16 +263,20 @@ class Model:
 
         Args:
             messages: See `chat`.
-            memory: From `remember`, to compute only what is new since its last conversation.
+            memory: From `remember`, to compute only what differs from its last conversation.
             options: See `Options`.
+
+        Raises:
+            UsageError: The memory is another model's.
         """
-        text = self.chat_template.render(messages)
-        prompt = self.encode(text, begin=False)  # the template writes what a prompt begins with itself
-        return Stream(self.executor, self._answer(prompt, options), memory)
+        scheduler = self.scheduler
+        if memory is not None and memory.owner is not scheduler:
+            raise UsageError("the memory belongs to another model", fix="take one from this model's remember()")
+        return Stream(scheduler, self._chat_answer(messages, options), memory)
 
     def remember(self) -> Memory:
-        """A memory for the turns of one conversation."""
-        return Memory(self.executor.open_sequence())
+        """A memory for the turns of one conversation; it is given up when the cache is full."""
+        return Memory(self.scheduler)
 
     def encode(self, prompt: str | Sequence[int], *, begin: bool = True) -> list[int]:
         """The token ids of a prompt.
@@ -193,6 +285,7 @@ class Model:
             prompt: A text; token ids are given back as they are.
             begin: Put the token first that the model expects there, if any.
         """
+        self._check_open()
         if not isinstance(prompt, str):
             return list(prompt)
         try:
@@ -213,16 +306,27 @@ class Model:
         Raises:
             UsageError: There is no token, one is outside the vocabulary, or they do not fit into the context.
         """
-        sequence = self.executor.open_sequence()
-        try:
-            return self.executor.forward([Run(sequence, self._tokens(token_ids), "all")])
-        finally:
-            self.executor.close_sequence(sequence)
+        self._check_open()
+        tokens = self._tokens(token_ids).tolist()
+        if len(tokens) > self.config.context_length:
+            raise too_long(f"{len(tokens)} tokens", self.config.context_length)
+        request = Scoring(tokens)
+        self.scheduler.complete([request])
+        return request.logits
 
     def close(self) -> None:
-        """End the executor's threads and let go of the file."""
-        if "executor" in self.__dict__:
-            self.executor.close()
+        """End the executor's threads, and let go of memory and of the file; whatever is called later is refused."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+        if self._scheduler is not None:
+            self._scheduler.close()
+        if self._executor is not None:
+            self._executor.close()
+            self._executor = None
+        for name in ("tokenizer", "chat_template", "generation_config", "ends", "_quick"):
+            self.__dict__.pop(name, None)
         self.reader.close()
 
     def __enter__(self) -> Model:
@@ -231,15 +335,31 @@ class Model:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _check_open(self) -> None:
+        if self._closed:
+            raise closed()
+
+    def _complete(self, answers: Sequence[Answer]) -> None:
+        """Write whole answers, computed together."""
+        requests = [Writing(answer, whole=True) for answer in answers]
+        self.scheduler.complete(requests)
+        for request in requests:
+            for piece in request.pieces:
+                request.answer.add(piece)
+
+    def _chat_answer(self, messages: Sequence[Message], options: Options) -> Answer:
+        text = self.chat_template.render(messages)
+        return self._answer(self.encode(text, begin=False), options)  # the template writes the first token itself
+
     def _answer(self, prompt: list[int], options: Options, index: int = 0) -> Answer:
         check_names(options)
         self._tokens(prompt)
         limit = options.get("max_tokens")
         limit = MAX_TOKENS if limit is None else limit
-        whole("max_tokens", limit, 1)
+        limit = whole("max_tokens", limit, 1)
         context = self.config.context_length
         if len(prompt) > context:
-            raise UsageError(f"the prompt's {len(prompt)} tokens do not fit into the model's context of {context}")
+            raise too_long(f"the prompt's {len(prompt)} tokens", context)
         limit = min(limit, context - len(prompt) + 1)  # nothing is computed from the last token
         given = {name: value for name, value in options.items() if name in SAMPLING}
         sampler = Sampler(resolve(given, self.generation_config), index)
@@ -282,3 +402,8 @@ class Model:
                 allowed = f"0 to {self.config.vocabulary_size - 1} allowed"
                 raise UsageError(f"token id {token} is outside the vocabulary, {allowed}")
         return as_tokens(ids)
+
+
+def too_long(what: str, context: int) -> UsageError:
+    """Tokens that are more than the context."""
+    return UsageError(f"{what} do not fit into the model's context of {context}")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import cast
 
 import numpy as np
 
@@ -36,25 +38,38 @@ class Sampling:
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        within("repetition_penalty", self.repetition_penalty, 0.01, 100)
-        within("temperature", self.temperature, 0, 1000)
-        within("top_p", self.top_p, 0, 1)
-        within("min_p", self.min_p, 0, 1)
-        whole("top_k", self.top_k)
-        if self.seed is not None:
-            whole("seed", self.seed)
+        checked: dict[str, float | int | None] = {
+            "repetition_penalty": within("repetition_penalty", self.repetition_penalty, 0.01, 100),
+            "temperature": within("temperature", self.temperature, 0, 1000),
+            "top_p": within("top_p", self.top_p, 0, 1),
+            "min_p": within("min_p", self.min_p, 0, 1),
+            "top_k": whole("top_k", self.top_k),
+            "seed": None if self.seed is None else whole("seed", self.seed),
+        }
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
 
 
-def within(name: str, value: float, low: float, high: float) -> None:
-    """Refuse an argument that is no number from `low` to `high`."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+def within(name: str, value: object, low: float, high: float) -> float:
+    """An argument as a float, whatever kind of number it is, NumPy's included.
+
+    Raises:
+        UsageError: It is no number from `low` to `high`.
+    """
+    if isinstance(value, bool) or not isinstance(value, Real) or not low <= cast(float, value) <= high:
         raise UsageError(f"{name} is {value!r}, a number from {low:g} to {high:g} is allowed")
+    return float(value)
 
 
-def whole(name: str, value: int, low: int = 0) -> None:
-    """Refuse an argument that is no whole number from `low` on."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < low:
+def whole(name: str, value: object, low: int = 0) -> int:
+    """An argument as an int, whatever kind of whole number it is, NumPy's included.
+
+    Raises:
+        UsageError: It is no whole number from `low` on.
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < low:
         raise UsageError(f"{name} is {value!r}, a whole number from {low} on is allowed")
+    return int(value)
 
 
 def resolve(given: Mapping[str, object], defaults: Mapping[str, object]) -> Sampling:

@@ -1,0 +1,174 @@
+"""What the scheduler computes: a sequence with the tokens that are wanted of it, and what becomes of the logits."""
+
+from __future__ import annotations
+
+from collections import deque
+from threading import Condition
+
+import numpy as np
+
+from ggq.errors import GGQError
+from ggq.generate.generation import Answer, Memory, Piece, Timing, as_tokens
+from ggq.tape.program import Run
+
+AHEAD = 16
+"""Pieces of a stream that are computed before they are read, while others are computed anyway: streams of several
+threads stay together in one pass although their readers come at different moments."""
+
+
+class Request:
+    """A sequence of which tokens are wanted in the cache; it is computed until `finished`.
+
+    Args:
+        tokens: Token ids, which may grow as they are computed.
+        memory: A conversation to go on with.
+    """
+
+    def __init__(self, tokens: list[int], memory: Memory | None = None) -> None:
+        self.tokens, self.memory = list(tokens), memory
+        self.sequence: int | None = None
+        """Its id in the executor; None before it is begun and after it was preempted."""
+        self.computed = 0
+        """How many of the tokens the sequence holds."""
+        self.last_step = 0
+        self.readers = 0
+        """Threads that wait for it."""
+        self.changed: Condition | None = None
+        self.finished = self.cancelled = False
+        self.error: Exception | None = None
+
+    @property
+    def pending(self) -> int:
+        """Tokens wanted and not computed."""
+        return len(self.tokens) - self.computed
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing more is wanted of it."""
+        raise NotImplementedError
+
+    @property
+    def news(self) -> bool:
+        """Whether a reader need not wait."""
+        raise NotImplementedError
+
+    @property
+    def hungry(self) -> bool:
+        """Whether it takes part in a step for which it did not ask."""
+        return True
+
+    def next_run(self, most: int) -> Run:
+        """Its next tokens, at most so many; the sequence is open."""
+        raise NotImplementedError
+
+    def receive(self, rows: np.ndarray, tokens: int, seconds: float) -> None:
+        """Take the wanted logits of the run that was computed.
+
+        Args:
+            rows: float32 (wanted rows, vocabulary).
+            tokens: Of the run.
+            seconds: That the step took.
+        """
+        raise NotImplementedError
+
+    def _run(self, count: int, logits: str) -> Run:
+        assert self.sequence is not None
+        return Run(self.sequence, as_tokens(self.tokens[self.computed : self.computed + count]), logits)
+
+
+class Writing(Request):
+    """An answer that is being written: each computed token gives the next one.
+
+    Args:
+        answer: A fresh one.
+        memory: See `Request`.
+        whole: Whether it is read only once it is finished.
+    """
+
+    def __init__(self, answer: Answer, memory: Memory | None = None, *, whole: bool = False) -> None:
+        super().__init__(answer.prompt, memory)
+        self.answer, self.timing, self._whole = answer, Timing(), whole
+        self.pieces: deque[Piece] = deque()
+        """Not read yet."""
+        self._done = False
+
+    @property
+    def done(self) -> bool:
+        """See `Request`."""
+        return self._done
+
+    @property
+    def news(self) -> bool:
+        """See `Request`."""
+        return not self._whole and len(self.pieces) > 0
+
+    @property
+    def hungry(self) -> bool:
+        """See `Request`."""
+        return self._whole or len(self.pieces) < AHEAD
+
+    def next_run(self, most: int) -> Run:
+        """See `Request`."""
+        return self._run(most, "last" if self.pending <= most else "none")
+
+    def receive(self, rows: np.ndarray, tokens: int, seconds: float) -> None:
+        """See `Request`."""
+        timing = self.timing
+        if len(self.tokens) == len(self.answer.prompt):
+            timing.prefill_tokens += tokens
+            timing.prefill_seconds += seconds
+        else:
+            timing.decode_tokens += len(rows)
+            timing.decode_seconds += seconds
+        if len(rows) == 0:
+            return
+        piece = self.answer.accept(rows[0])
+        self._done = piece.finish_reason is not None
+        if piece.token is not None:
+            self.tokens.append(piece.token)
+        self.pieces.append(piece)
+
+
+class Scoring(Request):
+    """The logits after every token of a text."""
+
+    def __init__(self, tokens: list[int]) -> None:
+        super().__init__(tokens)
+        self._rows: list[np.ndarray] = []
+        self._received = 0
+
+    @property
+    def done(self) -> bool:
+        """See `Request`."""
+        return self._received == len(self.tokens)
+
+    @property
+    def news(self) -> bool:
+        """See `Request`."""
+        return False
+
+    @property
+    def logits(self) -> np.ndarray:
+        """float32 (tokens, vocabulary), once it is finished."""
+        return self._rows[0] if len(self._rows) == 1 else np.concatenate(self._rows)
+
+    def next_run(self, most: int) -> Run:
+        """See `Request`; rows that were received before it was preempted are not computed again."""
+        known = self._received - self.computed
+        return self._run(min(most, known), "none") if known > 0 else self._run(most, "all")
+
+    def receive(self, rows: np.ndarray, tokens: int, seconds: float) -> None:
+        """See `Request`."""
+        if len(rows):
+            self._rows.append(rows)
+            self._received += len(rows)
+
+
+def shared_tokens(one: list[int], other: list[int]) -> int:
+    """How many tokens two sequences have in common at their beginning."""
+    most = min(len(one), len(other))
+    return next((place for place in range(most) if one[place] != other[place]), most)
+
+
+class Interrupted(GGQError):
+    """An answer was cut off while a token was chosen."""
