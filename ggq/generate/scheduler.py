@@ -316,6 +316,8 @@ def hand_out(ready: Sequence[Request]) -> list[int]:
     Where somebody wants a single token, prompts share BESIDE tokens, so that it does not wait long. Requests for which
     the budget leaves nothing come first in the next step.
     """
+    if len(ready) == 1:
+        return [min(ready[0].pending, BUDGET)]
     single = sum(request.pending == 1 for request in ready)
     left = min(BUDGET, single + BESIDE) if single else BUDGET
     shares = dict.fromkeys(ready, 0)
