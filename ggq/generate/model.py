@@ -95,6 +95,8 @@ class Stream(Iterator[str]):
         request = self._request
         if self._over:
             return None
+        if self._scheduler.closed:
+            raise closed()
         try:
             if not self._begun:
                 self._begun = True

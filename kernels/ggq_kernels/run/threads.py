@@ -31,9 +31,11 @@ class Team:
         self._state = aligned_zeros(team.STATE_BYTES)
         self.address = int(self._state.ctypes.data)
         self._process = os.getpid()
-        for i in range(1, self.threads):
-            arguments = (self._state, self.address)
-            threading.Thread(target=_help, args=arguments, name=f"ggq-{i}", daemon=True).start()
+        arguments = (self._state, self.address)
+        helpers = range(1, self.threads)
+        self._helpers = [threading.Thread(target=_help, args=arguments, name=f"ggq-{i}", daemon=True) for i in helpers]
+        for helper in self._helpers:
+            helper.start()
         # Also when nobody calls `close`: when the team is collected, and before the interpreter ends.
         self._finish = weakref.finalize(self, _end, self._state, self.threads, self._process)
 
@@ -48,10 +50,14 @@ class Team:
             team.lead(tape.ctypes.data, first, last, self.address, self.threads)
 
     def close(self) -> None:
-        """End the helper threads; what is run later is run by the caller alone."""
+        """End the helper threads and wait until they have; what is run later is run by the caller alone."""
         with self._lock:
             self._finish()
             self.threads = 1
+            if self._process == os.getpid():
+                for helper in self._helpers:
+                    helper.join()
+            self._helpers = []
 
 
 def _help(state: np.ndarray, address: int) -> None:
