@@ -23,6 +23,7 @@ from ggq.convert.source.folder import Folder
 from ggq.convert.source.hub import find_source
 from ggq.convert.write.pipeline import write_tensors
 from ggq.convert.write.report import Report, read_results
+from ggq.convert.write.resumed import check_resumed, done, may_be_done
 from ggq.engine.footprint import peak_memory
 from ggq.errors import ConvertError
 from ggq.format import Writer
@@ -82,7 +83,8 @@ def prepare(
     def check(planned: Plan) -> None:
         if out is not None:
             check_not_input(out, options.calibration, options.statistics, options.recipe)
-            check_output(planned, Path(out), force=options.force)
+            taken = options.force or (options.resume and may_be_done(Path(out)))
+            check_output(planned, Path(out), force=taken)
         check_calibration(planned, options)
 
     planned = make_solved_plan(source, options, check)
@@ -110,24 +112,33 @@ def convert(source: str | os.PathLike[str], out: str | os.PathLike[str], options
 
 def run(planned: Plan, out: Path, options: RunOptions, calibration: Calibration | None = None) -> Report:
     """Carry out a plan; options as for `convert`, the calibration made by `make_calibration`."""
-    threads = worker_count(options)
+    start, identity = time.perf_counter(), fingerprint(planned, calibration)
+    if options.resume and (digest := done(out, identity)) is not None:
+        return _report(planned, out, options, digest, start, {tensor.name for tensor in planned.tensors})
     check_output(planned, out, force=options.force)
     check_disk(planned, out)
-    start = time.perf_counter()
-    writer = Writer(out, force=options.force, resume=options.resume, fingerprint=fingerprint(planned, calibration))
+    writer = Writer(out, force=options.force, resume=options.resume, fingerprint=identity)
     try:
         with writer:
+            check_resumed(planned, writer)
             finished = writer.finished
             for key, value in metadata(planned):
                 writer.add_metadata(key, value)
             for name, data in planned.assets.items():
                 writer.add_asset(name, data)
-            write_tensors(planned, writer, threads, options.progress, calibration)
+            write_tensors(planned, writer, worker_count(options), options.progress, calibration)
             digest = writer.finish()
     except ConvertError:  # the weights cannot be converted: there is nothing to go on from
         for path in (writer.partial, writer.journal):
             Path(path).unlink(missing_ok=True)
         raise
+    return _report(planned, out, options, digest, start, finished)
+
+
+def _report(
+    planned: Plan, out: Path, options: RunOptions, digest: bytes, start: float, finished: set[str]
+) -> Report:
+    """What is told of a whole file, begun at `start` when some tensors were finished already."""
     seconds = time.perf_counter() - start
     read = sum(tensor.source_bytes for tensor in planned.tensors if tensor.name not in finished)
     return Report(
@@ -140,7 +151,7 @@ def run(planned: Plan, out: Path, options: RunOptions, calibration: Calibration 
         seconds=seconds,
         megabytes_per_second=read / 1e6 / seconds,
         peak_memory=peak_memory(),
-        workers=threads,
+        workers=worker_count(options),
         resumed=len(finished),
         ignored=planned.ignored,
         tensors=read_results(out, planned),

@@ -16,7 +16,8 @@ from ggq.evaluate.reference import Distribution, check_windows, chosen
 from ggq.evaluate.text_windows import Progress, Windows, parts, report_progress
 from ggq.format.identify import identify
 from ggq.format.native.layout import MAGIC
-from ggq.format.paths import open_regular, os_error, sync_folder
+from ggq.format.paths import open_regular, os_error
+from ggq.format.unfinished import replacing
 from ggq.generate.model import Model
 
 TOP = 256
@@ -81,22 +82,8 @@ class SavedLogits:
             "tokens_digest": self.windows.digest,
             **self.notes,
         }
-        target = os.path.realpath(path)
-        partial = f"{target}.partial"
-        try:
-            try:
-                with open(partial, "wb") as file:
-                    file.write(save(stored, metadata))
-                    file.flush()
-                    os.fsync(file.fileno())
-                os.replace(partial, target)
-                sync_folder(target)
-            except BaseException:
-                if os.path.exists(partial):
-                    os.unlink(partial)
-                raise
-        except OSError as error:
-            raise os_error(error, os.fspath(path), "write") from None
+        with replacing(path, FORMAT.encode()) as file:
+            file.write(save(stored, metadata))
 
 
 def top_logits(
@@ -231,6 +218,10 @@ def check_numbers(tensors: dict[str, NDArray[Any]], vocabulary: int, path: str) 
     with np.errstate(over="ignore", invalid="ignore"):
         mass = np.exp(tensors["log_probs"], dtype=np.float64).sum(axis=1) + np.exp(tensors["rest"], dtype=np.float64)
         wrong = ~(np.abs(mass - 1) < MASS_TOLERANCE) | ~(tensors["targets"] < MASS_TOLERANCE)
+    for name in ("log_probs", "targets"):
+        if not np.isfinite(tensors[name]).all():
+            row = int(np.argwhere(~np.isfinite(tensors[name]))[0, 0])
+            raise refuse(f"damaged: a probability of row {row} is zero or no number", path, name)
     if wrong.any():
         row = int(np.argmax(wrong))
         raise refuse(f"damaged: the probabilities of row {row} add up to {mass[row]:.4g}", path, "log_probs")

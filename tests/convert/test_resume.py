@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from zlib import crc32
 
 import pytest
 
@@ -242,3 +244,61 @@ def test_force_replaces_an_old_file_only_when_the_new_one_is_whole(tmp_path: Pat
 def test_numbers_of_workers_that_make_no_sense(tmp_path: Path, source: Path, workers: int) -> None:
     with pytest.raises(UsageError, match=f"workers must be 1 to {MOST_WORKERS}, not {workers}"):
         convert(source, tmp_path / "out.ggq", workers=workers)
+
+
+@pytest.mark.parametrize("clean", ["os.unlink", "sync_folder"])
+def test_killed_between_its_name_and_the_end_it_is_done(tmp_path: Path, source: Path, whole: bytes, clean: str) -> None:
+    out = tmp_path / "out.ggq"
+    code = (
+        "import os, sys, signal\n"
+        "from ggq.format.native import writer\n"
+        "def die(*_): os.kill(os.getpid(), signal.SIGKILL)\n"
+        f"{'os.unlink' if clean == 'os.unlink' else 'writer.sync_folder'} = die\n"
+        "from ggq.cli.main import main\n"
+        "main(['convert', *sys.argv[1:]])\n"
+    )
+    path = os.pathsep.join([str(ROOT), str(ROOT / "kernels")])
+    command = [sys.executable, "-c", code, str(source), str(out), "--scheme", "q3z-g32"]
+    assert subprocess.run(command, env={**os.environ, "PYTHONPATH": path}).returncode == -signal.SIGKILL
+    assert out.read_bytes() == whole and (tmp_path / "out.ggq.journal").exists()
+    with pytest.raises(UsageError, match="the file exists already"):
+        convert(source, out, scheme="q3z-g32")
+    with pytest.raises(ConvertError, match="begun from other inputs or with other options"):
+        convert(source, out, scheme="q8-g32", resume=True)
+    report = convert(source, out, scheme="q3z-g32", resume=True)
+    assert report.resumed == len(report.tensors) and report.megabytes_per_second == 0
+    assert out.read_bytes() == whole and not (tmp_path / "out.ggq.journal").exists()
+    with pytest.raises(UsageError, match="the file exists already"):
+        convert(source, out, scheme="q3z-g32", resume=True)
+
+
+def test_a_finished_file_that_was_changed_is_not_taken_for_done(tmp_path: Path, source: Path, whole: bytes) -> None:
+    out = tmp_path / "out.ggq"
+    assert run("finish", "SIGKILL", 0, [source, out, "--scheme", "q3z-g32"]).returncode == -signal.SIGKILL
+    os.rename(f"{out}.partial", out)
+    data = bytearray(whole)
+    data[200] ^= 1
+    out.write_bytes(data)
+    with pytest.raises(UsageError, match="the file exists already"):
+        convert(source, out, scheme="q3z-g32", resume=True)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"name": "x"},
+        {"attributes": {}},
+        {"attributes": {"role": "output.weight"}},
+        {"attributes": {"role": "embedding.weight", "source_dtype": 3}},
+    ],
+)
+def test_tensors_of_another_plan_are_refused(tmp_path: Path, source: Path, change: dict[str, object]) -> None:
+    out = tmp_path / "out.ggq"
+    assert run("after", "SIGKILL", 2, [source, out, "--scheme", "q3z-g32"]).returncode == -signal.SIGKILL
+    journal = tmp_path / "out.ggq.journal"
+    lines = journal.read_bytes().splitlines()
+    text = json.dumps({**json.loads(lines[1][9:]), **change}).encode()
+    journal.write_bytes(b"\n".join([lines[0], b"%08x %s" % (crc32(text), text), *lines[2:]]) + b"\n")
+    with pytest.raises(UsageError, match="this conversion would not have written\nrun it without --resume"):
+        convert(source, out, scheme="q3z-g32", resume=True)
+    assert not out.exists()

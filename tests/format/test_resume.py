@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import signal
 import sys
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import pytest
 
@@ -124,12 +126,106 @@ def test_a_journal_without_its_file(path: Path, whole: bytes) -> None:
 def test_a_journal_that_cannot_be_read(path: Path) -> None:
     written = Path(f"{path}.journal")
     written.symlink_to(written)
-    with pytest.raises(ConvertError, match="the journal cannot be read: cannot open: Too many levels.*\nremove it to"):
+    with pytest.raises(ConvertError, match="the journal cannot be read: a symbolic link.*\nremove it to"):
         Writer(path, resume=True)
     written.unlink()
     written.mkdir()
-    with pytest.raises(ConvertError, match="the journal cannot be read: .* a directory"):
+    with pytest.raises(ConvertError, match="the journal cannot be read: a directory has the temporary name"):
         Writer(path, resume=True)
+
+
+def test_a_journal_that_others_may_write_to(path: Path) -> None:
+    begin(path, 2)
+    os.chmod(f"{path}.journal", 0o666)
+    with pytest.raises(ConvertError, match="other users may write to it\nremove it to begin again"):
+        resume(path)
+
+
+def test_only_its_user_reads_and_writes_a_journal(path: Path) -> None:
+    begin(path, 2)
+    assert os.stat(f"{path}.journal").st_mode & 0o777 == 0o600
+
+
+def forge(path: Path, record: object) -> None:
+    """Put a line with a right checksum in the place of the first tensor's record."""
+    written = Path(f"{path}.journal")
+    lines = written.read_bytes().splitlines()
+    text = record if isinstance(record, bytes) else json.dumps(record).encode()
+    written.write_bytes(b"\n".join([lines[0], b"%08x %s" % (crc32(text), text), *lines[2:]]) + b"\n")
+
+
+@pytest.mark.parametrize("record", [b"9" * 5000, b"[" * 100_000, b"[]", b"3", b"{", b'"x"', b"\xff", b"null"])
+def test_a_line_that_is_no_record(path: Path, record: bytes) -> None:
+    begin(path, 3)
+    forge(path, record)
+    with pytest.raises(ConvertError, match=r"line 2: the journal's line is no record\nrun it without"):
+        resume(path)
+
+
+def bent(record: dict[str, Any]) -> list[dict[str, Any]]:
+    """A record with one thing wrong, in all ways that came to mind."""
+    first, name, shape = record["segments"][0], record["name"], record["shape"]
+    others: dict[str, list[Any]] = {
+        "name": [None, 5, "", "../x", "a" * 300],
+        "shape": [[], None, [2**64, 1], [-1, 4], [shape[0] + 17, *shape[1:]], [True, 40], ["20", 40], 5, [1] * 20],
+        "scheme": [5, "", "00", "zz", record["scheme"] * 2, "ff" * 40, None],
+        "segments": [
+            {},
+            [5],
+            [],
+            [first],
+            [first] * 2,
+            [[first[0] + 1, *first[1:]], record["segments"][1]],
+            [[first[0], first[1] - 1, first[2]], record["segments"][1]],
+            [[first[0], 2**70, first[2]], record["segments"][1]],
+            [[float(first[0]), *first[1:]], record["segments"][1]],
+            [[*first[:2], "0"], record["segments"][1]],
+        ],
+        "attributes": [None, [], {"role": None}, {"role": []}, {"role": 2**80}, {"": 1}, {"a": float("nan")}],
+    }
+    found = [{**record, key: value} for key, values in others.items() for value in values]
+    return [*found, {}, {"name": name}, {**record, "more": 1}]
+
+
+def test_a_forged_record_is_refused_whatever_is_wrong_with_it(path: Path) -> None:
+    begin(path, 3)
+    whole_lines = Path(f"{path}.journal").read_bytes()
+    for record in bent(json.loads(whole_lines.splitlines()[1][9:])):
+        Path(f"{path}.journal").write_bytes(whole_lines)
+        forge(path, record)
+        with pytest.raises(ConvertError, match=r"record of tensor 1 is none: (?s:.*)run it without --resume"):
+            resume(path)
+        assert not path.exists()
+
+
+def test_a_tensor_that_a_journal_names_twice(path: Path) -> None:
+    begin(path, 3)
+    lines = Path(f"{path}.journal").read_bytes().splitlines()
+    forge(path, {**json.loads(lines[1][9:]), "name": NAMES[1]})
+    with pytest.raises(ConvertError, match=f"tensor {NAMES[1]}: the journal names a tensor twice"):
+        resume(path)
+
+
+@pytest.mark.parametrize("place", [64, 100, -1])
+def test_a_flipped_bit_of_the_unfinished_file(path: Path, place: int) -> None:
+    begin(path, 3)
+    partial = Path(f"{path}.partial")
+    data = bytearray(partial.read_bytes())
+    data[place] ^= 1
+    partial.write_bytes(data)
+    name = NAMES[2] if place < 0 else NAMES[0]
+    with pytest.raises(ConvertError, match=f"tensor {name}: the unfinished file does not hold the bytes"):
+        resume(path)
+    assert not path.exists()
+
+
+def test_a_forged_digest_of_the_finished_file(path: Path) -> None:
+    begin(path, 3)
+    with open(f"{path}.journal", "ab") as file:
+        text = b'{"finished":5}'
+        file.write(b"%08x %s\n" % (crc32(text), text))
+    with pytest.raises(ConvertError, match="the journal's digest of the finished file is none"):
+        resume(path)
 
 
 KILLED = """

@@ -196,9 +196,9 @@ def test_a_file_that_appears_meanwhile_is_kept(path: Path) -> None:
         ("fifo", "cannot write: it is a FIFO"),
         ("loop", "cannot write: Too many levels of symbolic links"),
         ("n" * 250 + ".ggq", "cannot write: File name too long"),
-        ("busy.ggq", "cannot write: it is a FIFO"),
+        ("busy.ggq", "a FIFO has the temporary name\nremove it, or choose another name"),
         ("a\0b", "cannot write: the name holds a null byte"),
-        ("unwritable.ggq", "cannot write: Is a directory"),
+        ("unwritable.ggq", "a directory has the temporary name"),
     ],
 )
 def test_places_that_cannot_be_written(tmp_path: Path, name: str, message: str) -> None:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from blake3 import blake3
 from numpy.typing import NDArray
 
 from ggq.convert.calibrate.calibrator import LayerStatistics, sample_count
@@ -18,8 +17,11 @@ from ggq.convert.source.checkpoint import Checkpoint
 from ggq.convert.source.json_input import load_object
 from ggq.convert.source.safetensors_header import SafetensorsFile, SourceTensor, read_header
 from ggq.errors import ConvertError, FormatError
-from ggq.format.paths import os_error
+from ggq.format.digests import hasher
+from ggq.format.paths import open_regular, os_error
+from ggq.format.unfinished import replacing
 from ggq.quant.inputs import InputStatistics
+from ggq.quant.possible import impossible
 from ggq.tape.cut import sections
 from ggq.tape.program import Program
 
@@ -72,10 +74,12 @@ def shared_inputs(program: Program) -> list[list[SharedInput]]:
 
 def checkpoint_digest(checkpoint: Checkpoint) -> str:
     """Digest of everything in the weights' files, which does not depend on where they lie."""
-    state = blake3(max_threads=blake3.AUTO)
+    state, buffer = hasher(sum(file.size for file in checkpoint.files)), memoryview(bytearray(1 << 24))
     for file in sorted(checkpoint.files, key=lambda file: file.path.name):
         try:
-            state.update_mmap(file.path)
+            with open_regular(os.fspath(file.path)) as opened:
+                while count := opened.readinto(buffer):
+                    state.update(buffer[:count])
         except OSError as error:
             raise os_error(error, os.fspath(file.path), "read") from None
     return state.hexdigest()
@@ -96,24 +100,15 @@ def save(
     Raises:
         GGQError: The file cannot be written.
     """
-    partial = path.with_name(path.name + ".partial")
     inputs = shared_inputs(program)
-    try:
-        with partial.open("wb") as file:
-            file.write(_header(origin, [each for section in inputs for each in section], wants))
-            left = iter(inputs)
-            for found in layers:  # no zip: it would hold on to a layer's grams while the next one's are made
-                for each in next(left):
-                    _write(file, found[each.roles[0]], kept_of(each, wants))
-                yield found
-                del found
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except OSError as error:
-        raise os_error(error, os.fspath(path), "write") from None
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(path, FORMAT.encode()) as file:
+        file.write(_header(origin, [each for section in inputs for each in section], wants))
+        left = iter(inputs)
+        for found in layers:  # no zip: it would hold on to a layer's grams while the next one's are made
+            for each in next(left):
+                _write(file, found[each.roles[0]], kept_of(each, wants))
+            yield found
+            del found
 
 
 def kept_of(shared: SharedInput, wants: Wants) -> list[str]:
@@ -149,6 +144,13 @@ def _header(origin: Origin, inputs: list[SharedInput], wants: Wants) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
+def _count(text: str) -> int:
+    """A positive whole number of a header's notes; raises ValueError for anything else."""
+    if not (text.isascii() and text.isdigit() and len(text) <= 15 and int(text) > 0):
+        raise ValueError(text[:20])
+    return int(text)
+
+
 class SavedStatistics:
     """Statistics of an earlier calibration; vectors and grams are read when they are asked for.
 
@@ -174,7 +176,7 @@ class SavedStatistics:
                 "a safetensors file, but none of calibration statistics", path=path, fix="give another name"
             )
         try:
-            sizes = int(notes["tokens"]), int(notes["context"])
+            sizes = _count(notes["tokens"]), _count(notes["context"])
             self.origin = Origin(notes["checkpoint"], notes["text"], *sizes)
         except (KeyError, ValueError):
             raise FormatError("its note of where the statistics come from is damaged", path=path) from None
@@ -238,7 +240,12 @@ class SavedStatistics:
         largest, mean, square = (self._numbers(self.tensors[f"{each.roles[0]}.{name}"]) for name in VECTORS)
         found = [self.tensors.get(f"{each.roles[0]}.{name}") for name in MATRICES]
         gram, samples = (None if tensor is None else self._numbers(tensor) for tensor in found)
-        return InputStatistics(self.origin.tokens, largest, mean, square, gram, samples)
+        found_here = InputStatistics(self.origin.tokens, largest, mean, square, gram, samples)
+        problem = impossible(found_here)
+        if problem:
+            fix = "calibrate anew: remove the file or give another name"
+            raise FormatError(f"damaged: {problem}", path=self.path, where=each.roles[0], fix=fix)
+        return found_here
 
     def _numbers(self, tensor: SourceTensor) -> NDArray[np.float32]:
         try:

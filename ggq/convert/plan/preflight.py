@@ -31,7 +31,8 @@ def free_bytes(out: Path) -> int:
     """Bytes free where a result would lie; what an unfinished file takes up already counts as free."""
     real = Path(os.path.realpath(out))
     partial = real.with_name(real.name + ".partial")
-    return shutil.disk_usage(real.parent).free + (partial.stat().st_size if partial.is_file() else 0)
+    own = partial.is_file() and not partial.is_symlink()
+    return shutil.disk_usage(real.parent).free + (partial.stat().st_size if own else 0)
 
 
 def check_disk(plan: Plan, out: Path) -> None:

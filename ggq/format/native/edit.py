@@ -8,9 +8,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ggq.errors import FormatError, UsageError
+from ggq.format.digests import digest_of
 from ggq.format.names import check_key
 from ggq.format.native import values
-from ggq.format.native.frame import digest_of, encode_footer
+from ggq.format.native.frame import encode_footer
 from ggq.format.native.index import TensorParts, encode_index
 from ggq.format.native.layout import padding
 from ggq.format.native.reader import Reader, Segment, open_reader, to_segments

@@ -8,9 +8,9 @@ from typing import NamedTuple
 from zlib import crc32
 
 import numpy as np
-from blake3 import blake3
 
 from ggq.errors import FormatError, UnsupportedError
+from ggq.format.digests import digest_of
 from ggq.format.identify import identify
 from ggq.format.native.cursor import refuse
 from ggq.format.native.layout import (
@@ -30,7 +30,6 @@ from ggq.format.native.layout import (
     padding,
 )
 
-_MANY_THREADS_FROM = 1 << 20
 _SEARCH_STEP = 1 << 22
 
 
@@ -41,13 +40,6 @@ class Footer(NamedTuple):
     index_length: int
     digest: bytes
     position: int
-
-
-def digest_of(data: object) -> bytes:
-    """BLAKE3-256 of a bytes-like object, on all cores when it is large."""
-    view = memoryview(data)  # type: ignore[arg-type]
-    threads = blake3.AUTO if view.nbytes >= _MANY_THREADS_FROM else 1
-    return blake3(view, max_threads=threads).digest()
 
 
 def encode_header() -> bytes:

@@ -13,11 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from ggq.errors import FormatError, GGQError, UsageError
+from ggq.format.digests import digest_of
 from ggq.format.native import values
 from ggq.format.native.coverage import check_coverage, check_tensors
 from ggq.format.native.cursor import refuse
 from ggq.format.native.descriptor import Descriptor, require_scheme
-from ggq.format.native.frame import check_header, digest_of, find_footer
+from ggq.format.native.frame import check_header, find_footer
 from ggq.format.native.index import Index, parse_index
 from ggq.format.native.layout import DIGEST_BYTES, FOOTER_BYTES, HEADER_BYTES, MAX_FILE_BYTES, MINOR
 from ggq.format.native.values import Scalar, Value

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from blake3 import blake3
 
 from ggq.errors import GGQError
+from ggq.format.digests import hasher
 from ggq.format.native.coverage import owner
 from ggq.format.native.layout import FOOTER_BYTES, padding
 
@@ -70,12 +70,12 @@ def _tensor_of(reader: Reader, number: int) -> str | None:
 
 def _read_digest(reader: Reader, start: int, length: int, buffer: memoryview) -> bytes:
     """The digest of a range, read piece by piece: a map would end the process if the file became shorter."""
-    hasher = blake3(max_threads=blake3.AUTO if length >= 1 << 20 else 1)
+    state = hasher(length)
     for offset in range(start, start + length, len(buffer)):
         part = buffer[: min(len(buffer), start + length - offset)]
         reader.read_into(offset, part)
-        hasher.update(part)
-    return hasher.digest()
+        state.update(part)
+    return state.digest()
 
 
 def _check_zero(reader: Reader, start: int, length: int) -> list[Problem]:

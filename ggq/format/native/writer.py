@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Mapping, Sequence
 from types import TracebackType
@@ -12,20 +11,28 @@ import numpy as np
 import numpy.typing as npt
 from blake3 import blake3
 
-from ggq.errors import ConvertError, GGQError, UsageError
+from ggq.errors import GGQError, UsageError
+from ggq.format.digests import digest_of
 from ggq.format.names import check_key, check_name
 from ggq.format.native import journal, values
 from ggq.format.native.cursor import refuse
 from ggq.format.native.descriptor import check_dimensions, check_shape, encode_descriptor, roles_of
-from ggq.format.native.frame import digest_of, encode_footer, encode_header
+from ggq.format.native.frame import encode_footer, encode_header
 from ggq.format.native.index import TensorParts, attribute_kind, encode_index
-from ggq.format.native.layout import padding
+from ggq.format.native.layout import MAGIC, padding
+from ggq.format.native.restore import restore
 from ggq.format.native.values import Scalar, Value
-from ggq.format.paths import kind_of, lock, os_error, sync_folder, write_all
+from ggq.format.paths import kind_of, os_error, sync_folder, write_all
 from ggq.format.scheme import Scheme
+from ggq.format.unfinished import open_unfinished
 
 Buffer = Any
 """A NumPy array or another bytes-like object, contiguous."""
+
+
+def is_partial(head: bytes) -> bool:
+    """Whether a file that begins so is a ggq file, perhaps torn in its first bytes."""
+    return head[: len(MAGIC)] == MAGIC[: len(head)]
 
 
 class _Begun(NamedTuple):
@@ -81,10 +88,10 @@ class Writer:
         self._check_target()
         saved = journal.read_journal(self.journal, fingerprint) if resume else None
         try:
-            self._file = self._open_partial()
+            self._file = open_unfinished(self.partial, is_partial, force=force)
             try:
                 saved = self._begin(saved)
-                self._journal = journal.Journal(self.journal, fingerprint, self._file, saved)
+                self._journal = journal.Journal(self.journal, fingerprint, self._file, saved, force=force)
             except BaseException:
                 self._file.close()
                 raise
@@ -104,30 +111,16 @@ class Writer:
         if not self._force:
             raise UsageError("the file exists already", path=self.path, fix="choose another name or give --force")
 
-    def _open_partial(self) -> io.FileIO:
-        """Opens or makes the unfinished file and claims it."""
-        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-        file = io.FileIO(os.open(self.partial, flags, 0o666), "r+b")
-        try:
-            kind = kind_of(os.fstat(file.fileno()).st_mode)
-            if kind is not None:
-                raise UsageError(f"cannot write: it is {kind}", path=self.partial)
-            lock(file, self.partial)
-        except BaseException:
-            file.close()
-            raise
-        return file
-
     def _begin(self, saved: journal.Saved | None) -> journal.Saved | None:
-        """Restores what the journal knows, or begins with a header; returns what was restored."""
+        """Restores what the journal knows and the file bears out, or writes a header; returns what was restored."""
         header = encode_header()
-        size = os.fstat(self._file.fileno()).st_size
+        self._file.seek(0)
         if saved is not None and self._file.read(len(header)) == header:
-            self._end = len(header)
-            for record in saved.records:
-                if not self._restore(record, size):
-                    problem = "the journal names bytes that the unfinished file lacks"
-                    raise ConvertError(problem, path=self.partial, fix="run it without --resume to begin again")
+            tensors, self._end = restore(self._file, saved.records, len(header), self.partial)
+            for name, shape, raw, segments, attributes in tensors:
+                scheme = self._descriptors.setdefault(raw, len(self._descriptors))
+                self._tensors.append(TensorParts(name, shape, scheme, segments, attributes))
+                self._names.add(name)
             self._file.truncate(self._end)
             self._file.seek(self._end)
             return saved
@@ -136,22 +129,15 @@ class Writer:
         self._end = write_all(self._file, header)
         return None
 
-    def _restore(self, record: dict[str, Any], size: int) -> bool:
-        segments = [(offset, length, bytes.fromhex(digest)) for offset, length, digest in record["segments"]]
-        end = max(offset + length for offset, length, _ in segments)
-        if end > size:
-            return False
-        scheme = self._descriptors.setdefault(bytes.fromhex(record["scheme"]), len(self._descriptors))
-        parts = TensorParts(record["name"], tuple(record["shape"]), scheme, segments, record["attributes"])
-        self._tensors.append(parts)
-        self._names.add(parts.name)
-        self._end = end
-        return True
-
     @property
     def finished(self) -> set[str]:
         """Names of the tensors that are in the file already."""
         return set(self._names)
+
+    def restored(self) -> dict[str, tuple[tuple[int, ...], bytes, Mapping[str, Scalar]]]:
+        """Shape, descriptor and attributes of the tensors that are in the file already, by name."""
+        raw = list(self._descriptors)
+        return {each.name: (each.shape, raw[each.scheme], each.attributes) for each in self._tensors}
 
     def add_metadata(self, key: str, value: Value | npt.NDArray[Any]) -> None:
         """Adds a metadata value; raises FormatError for a key that is there already or a value that has no place."""
@@ -312,6 +298,7 @@ class Writer:
             os.fsync(self._file.fileno())
             self._journal.wait()  # the system tells of a write error once, perhaps to the sync before
             self._check_target()
+            self._journal.finish(digest)
             os.replace(self.partial, self._target)
             sync_folder(self._target)
             self._open = False
