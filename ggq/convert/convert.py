@@ -135,9 +135,7 @@ def run(planned: Plan, out: Path, options: RunOptions, calibration: Calibration 
     return _report(planned, out, options, digest, start, finished)
 
 
-def _report(
-    planned: Plan, out: Path, options: RunOptions, digest: bytes, start: float, finished: set[str]
-) -> Report:
+def _report(planned: Plan, out: Path, options: RunOptions, digest: bytes, start: float, finished: set[str]) -> Report:
     """What is told of a whole file, begun at `start` when some tensors were finished already."""
     seconds = time.perf_counter() - start
     read = sum(tensor.source_bytes for tensor in planned.tensors if tensor.name not in finished)

@@ -33,6 +33,8 @@ def impossible(found: InputStatistics) -> str:
         return "a negative energy or absolute maximum"
     room = 1 + SLACK
     most, energy = largest[finite], square[finite]
+    if (most**2 > energy * found.count * room + TINY).any():
+        return "an absolute maximum that the energy does not allow"
     if (energy > most**2 * room + TINY).any() or (mean[finite] ** 2 > energy * room + TINY).any():
         return "mean, energy and absolute maximum contradict each other"
     if found.gram is not None and (problem := _gram(found.gram, square, finite)):

@@ -16,7 +16,7 @@ from ggq.convert.calibrate import calibrator as calibrate
 from ggq.convert.calibrate.calibration_text import read_windows
 from ggq.convert.calibrate.calibrator import Calibrator, LayerStatistics
 from ggq.convert.calibrate.statistics import SavedStatistics
-from ggq.convert.convert import plan
+from ggq.convert.convert import convert, plan
 from ggq.errors import ConvertError, FormatError, UsageError
 from ggq.format import open_reader
 from ggq.format.scheme import Scheme
@@ -339,3 +339,32 @@ def test_the_command_line(tmp_path: Path, text: Path) -> None:
     assert again.returncode == 0, again.stderr
     refused = run_ggq("convert", folder, out, "--force", "--method", "gptq")
     assert refused.returncode == 2 and "method gptq needs calibration" in refused.stderr
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -1.0, -1e38, 3e38])
+def test_bent_numbers_in_saved_statistics_are_refused(folder: Path, text: Path, tmp_path: Path, number: float) -> None:
+    kept, options = tmp_path / "kept.stat", {"scheme": "q4-g32", "method": "gptq", "force": True}
+    convert(folder, tmp_path / "a.ggq", calibration=text, statistics=kept, **options)  # type: ignore[arg-type]
+    data = bytearray(kept.read_bytes())
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    start, end = next(value["data_offsets"] for key, value in header.items() if key.endswith(".gram"))
+    for place in range(8 + length + start, 8 + length + end, 4 * 97):
+        data[place : place + 4] = np.float32(number).tobytes()
+    kept.write_bytes(data)
+    with pytest.raises(FormatError, match="damaged: (?s:.*)calibrate anew"):
+        convert(folder, tmp_path / "b.ggq", statistics=kept, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("count", ["9" * 5000, "-1", "0", "1e3", "٣"])
+def test_counts_in_saved_statistics_that_are_none(folder: Path, text: Path, tmp_path: Path, count: str) -> None:
+    kept, options = tmp_path / "kept.stat", {"scheme": "q4-g32", "method": "gptq", "force": True}
+    convert(folder, tmp_path / "a.ggq", calibration=text, statistics=kept, **options)  # type: ignore[arg-type]
+    data = kept.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    header["__metadata__"]["tokens"] = count
+    new = json.dumps(header).encode()
+    kept.write_bytes(len(new).to_bytes(8, "little") + new + data[8 + length :])
+    with pytest.raises(FormatError, match="its note of where the statistics come from is damaged"):
+        convert(folder, tmp_path / "b.ggq", statistics=kept, **options)  # type: ignore[arg-type]

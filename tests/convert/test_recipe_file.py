@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -82,6 +83,10 @@ def test_keep_comes_before_the_rules_of_the_file(tmp_path: Path) -> None:
         ('scheme = "q4-g32"\nrules = [\n', FormatError, r"recipe.toml: not TOML: .*\(at (line 3|end of document)"),
         ('scheme = "q4-g32"\nscheme = "q5-g32"\n#', FormatError, r"not TOML: .*\(at line 2"),
         (b'scheme = "q4-g32"\n# \xff', FormatError, "recipe.toml: not UTF-8: byte 20"),
+        ("scheme = " + "9" * 5000, FormatError, "recipe.toml: a number of 400 digits or more"),
+        ("scheme = 1" + "_1" * 5000, FormatError, "recipe.toml: a number of 400 digits or more"),
+        ("a" + ".a" * 100_000 + " = 1", FormatError, "recipe.toml: a key of more than 16 dots"),
+        ("'a'" + ".'a'" * 100_000 + " = 1", FormatError, "recipe.toml: a key of more than 16 dots"),
         ("scheme = " + "[" * 100_000, FormatError, "recipe.toml: not TOML: nested too deeply"),
         (b"#" * (LARGEST_RECIPE + 1), FormatError, f"a recipe of at most {LARGEST_RECIPE} bytes expected"),
         ("", UsageError, "recipe.toml: the key 'scheme' is missing"),
@@ -126,6 +131,12 @@ def test_a_broken_recipe_is_refused_and_the_place_named(
 ) -> None:
     with pytest.raises(kind, match=message):
         read_recipe(written(tmp_path, text))
+
+
+def test_a_fifo_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "recipe.toml")
+    with pytest.raises(UsageError, match="a text file expected, found a FIFO"):
+        read_recipe(tmp_path / "recipe.toml")
 
 
 def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:

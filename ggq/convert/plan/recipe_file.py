@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +21,7 @@ from ggq.convert.plan.recipe import (
     named_scheme,
 )
 from ggq.errors import FormatError, GGQError, UsageError
-from ggq.format.paths import os_error
+from ggq.format.paths import open_text, os_error
 from ggq.models.fields import shown
 from ggq.quant import default_method, scheme_name
 
@@ -35,6 +37,14 @@ LARGEST_RECIPE = 4 << 20
 """Bytes of the largest file that is read: a rule for every matrix of a large model takes a twentieth of it."""
 
 MOST_RULES = 1 << 14
+
+LONGEST_NUMBER = 400
+"""Digits of a number that is not read: a recipe has none."""
+
+MOST_DOTS = 16
+"""In a line, but for strings and comments: a key of n dots takes memory of n squared."""
+
+_STRINGS = re.compile(rb"\"[^\"\n]*\"|'[^'\n]*'|#[^\n]*")
 
 
 def read_recipe(path: str | os.PathLike[str]) -> Recipe:
@@ -53,17 +63,21 @@ def read_recipe(path: str | os.PathLike[str]) -> Recipe:
     """
     name = os.fspath(path)
     try:
-        with open(name, "rb") as file:
+        with open_text(name) as opened, io.BufferedReader(opened) as file:
             data = file.read(LARGEST_RECIPE + 1)
     except OSError as error:
         raise os_error(error, name, "read") from None
     if len(data) > LARGEST_RECIPE:
         raise FormatError(f"a recipe of at most {LARGEST_RECIPE} bytes expected", path=name)
+    if re.search(rb"[0-9]{%d}" % LONGEST_NUMBER, data.replace(b"_", b"")):
+        raise FormatError(f"a number of {LONGEST_NUMBER} digits or more", path=name)
+    if any(line.count(b".") > MOST_DOTS for line in _STRINGS.sub(b"", data).splitlines()):
+        raise FormatError(f"a key of more than {MOST_DOTS} dots", path=name)
     try:
         document = tomllib.loads(data.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise FormatError(f"not UTF-8: byte {error.start}", path=name, fix="a recipe is a TOML file") from None
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # a TOMLDecodeError is a ValueError
         raise FormatError(f"not TOML: {_plain(error)}", path=name) from None
     return _recipe(document, Path(name))
 
