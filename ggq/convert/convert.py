@@ -58,7 +58,9 @@ def make_solved_plan(
             for and some scheme. What it raises ends the planning.
     """
     wish = read_choices(options)
-    planned = make_plan(find_source(source, _check_config), wish.recipe)
+    links = options.follow_links
+    found = find_source(source, lambda folder: _check_config(folder, links))
+    planned = make_plan(found, wish.recipe, options.ignore or (), follow_links=links)
     if check is not None:
         check(planned if wish.target is None else rehearsal(planned, wish.method))
     if wish.target is None:
@@ -152,6 +154,7 @@ def _report(planned: Plan, out: Path, options: RunOptions, digest: bytes, start:
         workers=worker_count(options),
         resumed=len(finished),
         ignored=planned.ignored,
+        notes=planned.notes,
         tensors=read_results(out, planned),
     )
 
@@ -186,8 +189,8 @@ def metadata(planned: Plan) -> Iterator[tuple[str, bool | int | float | str | li
     yield "quantization.bits_per_weight", planned.bits_per_weight
 
 
-def _check_config(folder: Path) -> None:
+def _check_config(folder: Path, follow_links: bool = False) -> None:
     """Refuse a model of an architecture that is not supported, from its config.json."""
-    files = Folder(folder)
+    files = Folder(folder, follow_links=follow_links)
     config, path = load_config(files), files.path / CONFIG
     describe(config, path)

@@ -92,6 +92,16 @@ class TargetOptions(Record):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SourceOptions(Record):
+    """How a checkpoint is read."""
+
+    ignore: Sequence[str] | None = option(
+        None, "Leave out tensors whose whole names match, whatever they are.", "REGEX"
+    )
+    follow_links: bool = option(False, "Read files that are links out of the checkpoint's folder.")
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunOptions(Record):
     """How a plan is carried out."""
 
@@ -115,7 +125,7 @@ class RunOptions(Record):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlanOptions(TargetOptions, CalibrationOptions, SchemeOptions):
+class PlanOptions(SourceOptions, TargetOptions, CalibrationOptions, SchemeOptions):
     """Everything that decides what a conversion writes."""
 
 

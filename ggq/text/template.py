@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ggq.errors import ModelError, UsageError
+from ggq.text.special_tokens import named_tokens
 from ggq.text.tokenizer import Asset
 
 SECONDS = 10.0
@@ -51,8 +52,10 @@ class ChatTemplate:
             if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
                 raise UsageError('a message is a mapping such as {"role": "user", "content": "Hello"}')
         variables = {
+            "tools": None,
+            "documents": None,
             **self.variables,
-            "messages": [dict(message) for message in messages],
+            "messages": [{name: value for name, value in message.items() if value is not None} for message in messages],
             "add_generation_prompt": add_generation_prompt,
         }
         answer = self._ask({"template": self.source, "variables": variables, "limit": CHARACTERS, "path": sys.path})
@@ -97,15 +100,7 @@ def find_template(assets: Mapping[str, Asset], path: str | os.PathLike[str] | No
         source = assets["chat_template.jinja"].read().decode("utf-8", "replace")
     if not isinstance(source, str):
         return None
-    tokens = {name: token_text(config.get(name)) for name in ("bos_token", "eos_token", "pad_token", "unk_token")}
-    return ChatTemplate(source, {name: text for name, text in tokens.items() if text is not None}, path)
-
-
-def token_text(value: object) -> str | None:
-    """A special token as tokenizer_config.json writes it: a string, or an object with its "content"."""
-    if isinstance(value, Mapping):
-        value = value.get("content")
-    return value if isinstance(value, str) else None
+    return ChatTemplate(source, named_tokens(config, read_json(assets, "special_tokens_map.json", path)), path)
 
 
 def read_json(

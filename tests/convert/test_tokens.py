@@ -17,7 +17,7 @@ from tests.kit.support import DEMO, shared
 
 def found(path: Path, vocabulary: int = 320) -> Tokens:
     folder = Folder(path)
-    return read_tokens(folder, read_assets(folder), vocabulary)
+    return read_tokens(folder, read_assets(folder), vocabulary, [])
 
 
 def edit_tokenizer(folder: Path, **changes: Any) -> None:
@@ -60,17 +60,18 @@ def template(*pieces: str) -> dict[str, Any]:
     [
         (["A"], None, False),
         (["<|begin|>", "A"], None, True),
-        (["<|begin|>", "A"], False, False),
-        (["A"], True, True),
+        (["<|begin|>", "A"], False, True),
+        (["A"], True, False),
         (["<|begin|>", "A", "<|end|>"], None, None),
         (["<|pad|>", "<|begin|>", "A"], None, None),
         (["<|pad|>", "A"], None, None),
     ],
     ids=lambda value: "".join(value) if isinstance(value, list) else str(value),
 )
-def test_add_bos_is_what_the_tokenizer_does_unless_its_config_overrules_it(
+def test_add_bos_is_what_the_tokenizer_does_whatever_its_config_says(
     folder: Path, pieces: list[str], setting: bool | None, expected: bool | None
 ) -> None:
+    """S-6: transformers 5 does not read add_bos_token where there is a tokenizer.json."""
     edit_tokenizer(folder, post_processor=template(*pieces))
     edit_json(folder / "tokenizer_config.json", add_bos_token=setting)
     assert found(folder).add_bos is expected

@@ -151,11 +151,12 @@ def _predicted(plan: Plan) -> list[tuple[str, str]]:
 
 
 def _ignored(plan: Plan) -> list[tuple[str, str]]:
-    """What was left out, if anything was."""
+    """What was left out, if anything was, and what else is odd."""
+    notes = [("note", printable(note)) for note in plan.notes]
     if not plan.ignored:
-        return []
+        return notes
     more = f" and {len(plan.ignored) - 1} more" if len(plan.ignored) > 1 else ""
-    return [("left out", f"{printable(plan.ignored[0])}{more}: known to be unused")]
+    return [("left out", f"{printable(plan.ignored[0])}{more}: nothing reads them"), *notes]
 
 
 @dataclass

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
 from typing import Any
 
-from ggq.convert.plan.described import describe
 from ggq.convert.plan.match import match_tensors
 from ggq.convert.plan.recipe import Recipe, check_rules
+from ggq.convert.plan.settle import settle
 from ggq.convert.source.assets import read_assets
-from ggq.convert.source.checkpoint import CONFIG, FLOATS, Checkpoint
+from ggq.convert.source.checkpoint import FLOATS, Checkpoint
 from ggq.convert.source.hub import Source
-from ggq.convert.source.quantized import check_not_quantized
 from ggq.convert.source.safetensors_header import SourceTensor
 from ggq.convert.source.tokens import Tokens, read_tokens
 from ggq.format.native.layout import ALIGNMENT, FOOTER_BYTES, HEADER_BYTES
@@ -100,7 +99,7 @@ class Plan:
         tokens: Its special tokens.
         assets: Files that are kept whole.
         tensors: In the order in which they are written: as a forward pass meets them.
-        ignored: Names of tensors that are known to mean nothing.
+        ignored: Names of tensors that are left out: nothing reads them.
         divergence: What was predicted for a mix that was solved for; see `ggq.convert.mix.mix.Mix`.
     """
 
@@ -115,6 +114,11 @@ class Plan:
     tensors: tuple[TensorPlan, ...]
     ignored: tuple[str, ...]
     divergence: float | None = None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is odd about the checkpoint, and what was done about it, in words."""
+        return tuple(self.checkpoint.notes)
 
     @property
     def source_bytes(self) -> int:
@@ -154,20 +158,20 @@ class Plan:
         return 8 * sum(tensor.bytes for tensor in self.matrices) / self.weights
 
 
-def make_plan(source: Source, recipe: Recipe) -> Plan:
+def make_plan(source: Source, recipe: Recipe, ignore: Sequence[str] = (), *, follow_links: bool = False) -> Plan:
     """Read a checkpoint's headers and decide what becomes of each tensor.
 
     Args:
         source: A checkpoint's folder.
         recipe: Which scheme each tensor gets.
+        ignore: Regular expressions of names of tensors to leave out.
+        follow_links: Whether files may be links to somewhere else.
 
     Raises:
         GGQError: Whatever would make the conversion fail, as far as it shows before a weight is read.
     """
-    checkpoint = Checkpoint(source.folder)
-    path = checkpoint.folder.path / CONFIG
-    described = describe(checkpoint.config, path)
-    check_not_quantized(checkpoint)
+    checkpoint = Checkpoint(source.folder, follow_links=follow_links)
+    described, left = settle(checkpoint, ignore)
     specs, ignored = match_tensors(described.specs, checkpoint)
     check_rules(recipe, specs)
     assets = read_assets(checkpoint.folder)
@@ -178,10 +182,10 @@ def make_plan(source: Source, recipe: Recipe) -> Plan:
         model=described.model,
         program=described.program,
         architecture=described.architecture,
-        tokens=read_tokens(checkpoint.folder, assets, described.model.vocabulary_size),
+        tokens=read_tokens(checkpoint.folder, assets, described.model.vocabulary_size, checkpoint.notes),
         assets=assets,
         tensors=tuple(_plan_tensor(spec, checkpoint.tensors, recipe) for spec in specs),
-        ignored=ignored,
+        ignored=(*left, *ignored),
     )
 
 
@@ -215,6 +219,7 @@ def plan_document(plan: Plan) -> dict[str, Any]:
         "bits_per_weight": plan.bits_per_weight,
         "predicted_kld": plan.divergence,
         "ignored": list(plan.ignored),
+        "notes": list(plan.notes),
         "assets": {name: len(data) for name, data in plan.assets.items()},
         "tensors": [
             {

@@ -11,12 +11,15 @@ from ggq.convert.source.json_input import load_json
 TOKENIZER = "tokenizer.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
 GENERATION_CONFIG = "generation_config.json"
+SPECIAL_TOKENS = "special_tokens_map.json"
+ADDED_TOKENS = "added_tokens.json"
 
 ASSETS: dict[str, int] = {
     CONFIG: LARGEST_CONFIG,
     TOKENIZER: 128 << 20,
     TOKENIZER_CONFIG: 32 << 20,
-    "special_tokens_map.json": 4 << 20,
+    SPECIAL_TOKENS: 4 << 20,
+    ADDED_TOKENS: 4 << 20,
     GENERATION_CONFIG: 4 << 20,
     "chat_template.jinja": 4 << 20,
     "chat_template.json": 4 << 20,
@@ -40,5 +43,5 @@ def read_assets(folder: Folder) -> dict[str, bytes]:
     found |= {name: folder.read(name, LARGEST_LICENCE) for name in licences}
     for name, data in found.items():
         if name.endswith(".json") and name != TOKENIZER:
-            load_json(data, folder.path / name)
+            load_json(data, folder.path / name, infinite=True)
     return found

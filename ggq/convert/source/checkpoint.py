@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -26,12 +27,18 @@ LARGEST_CONFIG = 4 << 20
 FLOATS = {"F32": "f32", "F16": "f16", "BF16": "bf16"}
 """Types of tensors that can be converted, by their safetensors names."""
 
+NOWHERE = Path("zeros")
+"""The file of tensors that are zeros and lie in none."""
+
 
 class Checkpoint:
     """A checkpoint's headers, read and checked; weights are read when they are asked for and never kept.
 
+    `notes` says in words what is odd about it and does not keep it from being converted.
+
     Args:
         path: The folder.
+        follow_links: Whether its files may be links to somewhere else.
 
     Raises:
         ConvertError: Files are missing or contradict each other.
@@ -39,13 +46,14 @@ class Checkpoint:
         GGQError: A file cannot be read.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.folder = Folder(path)
+    def __init__(self, path: str | os.PathLike[str], *, follow_links: bool = False) -> None:
+        self.folder = Folder(path, follow_links=follow_links)
         self.config = load_config(self.folder)
-        self.files: list[SafetensorsFile] = read_files(self.folder)
-        self.tensors: Mapping[str, SourceTensor] = MappingProxyType(
-            {tensor.name: tensor for file in self.files for tensor in file.tensors}
-        )
+        files, odd = read_files(self.folder)
+        self.files: list[SafetensorsFile] = files
+        self.notes: list[str] = odd
+        self._tensors = {tensor.name: tensor for file in self.files for tensor in file.tensors}
+        self.tensors: Mapping[str, SourceTensor] = MappingProxyType(self._tensors)
         self._files = {file.path: file for file in self.files}
         self._local = threading.local()
 
@@ -64,6 +72,20 @@ class Checkpoint:
         else:
             widen(self.read_rows(tensor, start, stop, reuse=True), kind, out)
         return out
+
+    def rename(self, names: Mapping[str, str]) -> None:
+        """Call tensors otherwise: old names to new ones, no two of them equal."""
+        renamed = {names.get(name, name): tensor for name, tensor in self._tensors.items()}
+        self._tensors.clear()
+        self._tensors.update((name, replace(tensor, name=name)) for name, tensor in renamed.items())
+
+    def leave_out(self, name: str) -> None:
+        """Forget a tensor."""
+        del self._tensors[name]
+
+    def add_zeros(self, name: str, shape: tuple[int, ...]) -> None:
+        """Have a tensor of zeros that is in no file."""
+        self._tensors[name] = SourceTensor(name, "F32", shape, NOWHERE, 0, 0)
 
     def read_rows(self, tensor: SourceTensor, start: int, stop: int, *, reuse: bool = False) -> NDArray[Any]:
         """Rows of a tensor, every dimension but the last counted as rows.
@@ -91,6 +113,9 @@ class Checkpoint:
 
     def _read(self, tensor: SourceTensor, start: int, memory: NDArray[np.uint8]) -> None:
         """Rows from `start` on, as they are stored, into memory of their length."""
+        if tensor.file is NOWHERE:
+            memory[:] = 0
+            return
         file, row = self._files[tensor.file], tensor.shape[-1] * STORAGE[FLOATS[tensor.dtype]].itemsize
         try:
             with open(tensor.file, "rb", buffering=0) as raw:
@@ -124,7 +149,7 @@ def load_config(folder: Folder) -> dict[str, Any]:
             path=path,
             fix="give the folder that holds config.json and the weights",
         )
-    return load_object(folder.read(CONFIG, LARGEST_CONFIG), path)
+    return load_object(folder.read(CONFIG, LARGEST_CONFIG), path, infinite=True)
 
 
 def _changed(tensor: SourceTensor) -> ConvertError:

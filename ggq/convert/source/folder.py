@@ -1,4 +1,8 @@
-"""Opening the files of a checkpoint's folder: only regular ones, only up to a size, and none that lies elsewhere."""
+"""Opening the files of a checkpoint's folder: only regular ones, only up to a size, and none that lies elsewhere.
+
+A link out of the folder is followed to a file of the same name: a folder of links to another disk is one. A stranger's
+checkpoint gains nothing by that, as it can only name files that are called as those of a model are, and are checked so.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +19,15 @@ class Folder:
 
     Args:
         path: The folder; it may itself be a symbolic link.
+        follow_links: Whether its files may be links to somewhere else, such as another disk.
 
     Raises:
         ConvertError: It is no folder.
         GGQError: It cannot be read.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | os.PathLike[str], *, follow_links: bool = False) -> None:
+        self.path, self.follow_links = Path(path), follow_links
         try:
             self.real = Path(os.path.realpath(self.path, strict=True))
             self.names = frozenset(os.listdir(self.real))
@@ -54,8 +59,13 @@ class Folder:
             raise ConvertError("missing", path=path) from None
         except OSError as error:
             raise os_error(error, os.fspath(path), "open") from None
-        if not any(real.is_relative_to(root) for root in self.roots):
-            raise ConvertError("a symbolic link out of the folder", path=path, fix="put the file itself in the folder")
+        here = self.follow_links or real.name == name or any(real.is_relative_to(root) for root in self.roots)
+        if not here:
+            raise ConvertError(
+                "a symbolic link out of the folder, which a checkpoint of a stranger could point at any file of yours",
+                path=path,
+                fix="--follow-links allows it where you made the link",
+            )
         if not stat.S_ISREG(state.st_mode):
             raise ConvertError(f"a file expected, found {kind_of(state.st_mode)}", path=path)
         return real, state

@@ -21,17 +21,19 @@ DEEPEST = 100
 """Objects and lists within each other that are read; a tokenizer.json has about ten."""
 
 
-def load_json(data: bytes, path: str | os.PathLike[str], where: str | None = None) -> Any:
+def load_json(data: bytes, path: str | os.PathLike[str], where: str | None = None, *, infinite: bool = False) -> Any:
     """The value that JSON text stands for, or a refusal that says where it is wrong.
 
     Args:
         data: The text's bytes, all of them.
         path: The file that they came from, for the messages.
         where: The place in that file, if they are not all of it.
+        infinite: Whether Infinity and NaN are read, which are no JSON and which Python writes all the same; for files
+            whose values are checked as they are used.
 
     Returns:
-        Dictionaries without duplicate names, lists, strings without lone surrogates, integers, finite floats,
-        booleans, None.
+        Dictionaries without duplicate names, lists, strings without lone surrogates, integers, finite floats unless
+        `infinite`, booleans, None.
 
     Raises:
         FormatError: No JSON, or JSON that another parser could read differently.
@@ -58,11 +60,13 @@ def load_json(data: bytes, path: str | os.PathLike[str], where: str | None = Non
 
     def number(text: str) -> float:
         value = float(text) if len(text) <= LONGEST_NUMBER else math.inf
-        if not math.isfinite(value):
+        if not math.isfinite(value) and not infinite:
             raise refuse(f"the number {shown(text)} is too large")
         return value
 
-    def constant(text: str) -> None:
+    def constant(text: str) -> float:
+        if infinite:
+            return float(text)
         raise refuse(f"{text} found, which is not JSON")
 
     try:
@@ -86,9 +90,11 @@ def load_json(data: bytes, path: str | os.PathLike[str], where: str | None = Non
         raise refuse(f"objects and lists lie deeper than {DEEPEST} within each other") from None
 
 
-def load_object(data: bytes, path: str | os.PathLike[str], where: str | None = None) -> dict[str, Any]:
+def load_object(
+    data: bytes, path: str | os.PathLike[str], where: str | None = None, *, infinite: bool = False
+) -> dict[str, Any]:
     """`load_json` of a file that must hold an object."""
-    value = load_json(data, path, where)
+    value = load_json(data, path, where, infinite=infinite)
     if not isinstance(value, dict):
         raise FormatError(f"{shown(value)} found, an object expected", path=path, where=where)
     return value

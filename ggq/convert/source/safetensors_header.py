@@ -127,7 +127,7 @@ def _tensor(name: str, entry: Any, file: Path, data: int, path: Path) -> SourceT
 
     if not 1 <= len(name) <= LONGEST_NAME:
         raise refuse(f"a name of {len(name)} characters found, 1 to {LONGEST_NAME} allowed")
-    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+    if not isinstance(entry, dict) or not {"dtype", "shape", "data_offsets"} <= set(entry):  # others mean nothing
         raise refuse("an object of dtype, shape and data_offsets expected")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPE_BITS:

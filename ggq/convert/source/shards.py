@@ -22,22 +22,61 @@ _NUMBERED = re.compile(r"model-[0-9]+-of-[0-9]+\.safetensors", re.ASCII)
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 
 
-def read_files(folder: Folder) -> list[SafetensorsFile]:
-    """The headers of a checkpoint's files, in the order of their names, checked against the index if there is one.
+def read_files(folder: Folder) -> tuple[list[SafetensorsFile], list[str]]:
+    """The headers of a checkpoint's files, in the order of their names, and what is odd about them in words.
+
+    An index only says which files there are: each tensor must be in one of them and in one alone, wherever (S-8).
 
     Raises:
-        ConvertError: No safetensors files, a shard missing or one too many, a tensor twice or not where the index says.
+        ConvertError: No safetensors files, a shard missing or one too many, a tensor twice.
         FormatError: A header or the index breaks a rule of its format.
     """
-    if INDEX in folder and SINGLE in folder:
+    if INDEX not in folder:
+        if SINGLE not in folder:
+            raise _no_weights(folder)
+        return [_read(folder, SINGLE)], []
+    places = shard_places(folder)
+    shards, notes = _choose_files(folder, sorted(set(places.values())))
+    files = [_read(folder, shard) for shard in shards]
+    found = _check_unique(dict(zip(shards, files)), folder.path / INDEX)
+    moved = [name for name, shard in places.items() if name in found and found[name] != shard]
+    if moved and not notes:
+        notes.append(f"{INDEX} puts {len(moved)} of {len(places)} tensors into other files than they are in")
+    return files, notes
+
+
+def _choose_files(folder: Folder, listed: list[str]) -> tuple[list[str], list[str]]:
+    """The files to read where the index lists these, and what is odd about that."""
+    missing = [shard for shard in listed if shard not in folder]
+    numbered = sorted(name for name in folder.names if _NUMBERED.fullmatch(name))
+    if SINGLE in folder and listed != [SINGLE]:
+        if len(missing) == len(listed) and not numbered:
+            return [SINGLE], [f"{INDEX} is of another split: none of its files is here"]
         raise ConvertError(
             f"{SINGLE} and {INDEX} both found", path=folder.path, fix="remove the one that is out of date"
         )
-    if INDEX in folder:
-        return _read_sharded(folder)
-    if SINGLE not in folder:
-        raise _no_weights(folder)
-    return [_read(folder, SINGLE)]
+    extra = [name for name in numbered if name not in listed]
+    if not missing and not extra:
+        return listed, []
+    if numbered and _is_whole(numbered):
+        return numbered, [f"{INDEX} is of another split: it does not list the {len(numbered)} files that are here"]
+    if missing:
+        raise ConvertError(
+            f"{len(missing)} of {len(listed)} files of the index are missing, the first is {missing[0]}",
+            path=folder.path,
+            fix="download the checkpoint again",
+        )
+    raise ConvertError(
+        f"not in {INDEX}, so it may belong to another version",
+        path=folder.path / extra[0],
+        fix="remove one of them",
+    )
+
+
+def _is_whole(names: list[str]) -> bool:
+    """Whether these are all the files of one numbered split, and of no other."""
+    parts = [tuple(map(int, name.removesuffix(".safetensors").split("-")[1::2])) for name in names]
+    return sorted(parts) == [(number, len(names)) for number in range(1, len(names) + 1)]
 
 
 def _read(folder: Folder, name: str) -> SafetensorsFile:
@@ -68,42 +107,15 @@ def shard_places(folder: Folder) -> dict[str, str]:
     return places
 
 
-def _read_sharded(folder: Folder) -> list[SafetensorsFile]:
-    places = shard_places(folder)
-    shards = sorted(set(places.values()))
-    missing = [shard for shard in shards if shard not in folder]
-    if missing:
-        raise ConvertError(
-            f"{len(missing)} of {len(shards)} files of the index are missing, the first is {missing[0]}",
-            path=folder.path,
-            fix="download the checkpoint again",
-        )
-    extra = sorted(name for name in folder.names - set(shards) if _NUMBERED.fullmatch(name))
-    if extra:
-        raise ConvertError(
-            f"not in {INDEX}, so it may belong to another version",
-            path=folder.path / extra[0],
-            fix="remove one of them",
-        )
-    files = [_read(folder, shard) for shard in shards]
-    _check_places(places, dict(zip(shards, files)), folder.path / INDEX)
-    return files
-
-
-def _check_places(places: dict[str, str], files: dict[str, SafetensorsFile], path: Path) -> None:
-    """Every tensor must lie in the one file that the index names."""
+def _check_unique(files: dict[str, SafetensorsFile], path: Path) -> dict[str, str]:
+    """Which file each tensor lies in; one in two files may have other numbers in each."""
     found: dict[str, str] = {}
     for shard, file in files.items():
         for tensor in file.tensors:
             if tensor.name in found:
                 raise ConvertError(f"in {found[tensor.name]} and in {shard}", path=path, where=_tensor(tensor.name))
             found[tensor.name] = shard
-            if tensor.name not in places:
-                raise ConvertError(f"in {shard}, but not in the index", path=path, where=_tensor(tensor.name))
-    for name, shard in places.items():
-        if found.get(name) != shard:
-            place = found.get(name, "no file")
-            raise ConvertError(f"in {place}, the index says {shard}", path=path, where=_tensor(name))
+    return found
 
 
 def _tensor(name: str) -> str:

@@ -46,7 +46,8 @@ class Report:
         peak_memory: The most bytes of memory that the process has held.
         workers: Threads that quantized.
         resumed: Tensors that an earlier run had finished.
-        ignored: Tensors of the checkpoint that mean nothing and were left out.
+        ignored: Tensors of the checkpoint that nothing reads and were left out.
+        notes: What is odd about the checkpoint, and what was done about it.
         tensors: In the plan's order.
     """
 
@@ -62,6 +63,7 @@ class Report:
     workers: int
     resumed: int
     ignored: tuple[str, ...]
+    notes: tuple[str, ...]
     tensors: tuple[TensorResult, ...]
 
     def worst(self, count: int = 5) -> list[TensorResult]:
