@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,10 @@ import pytest
 
 from ggq.engine.numba_executor import NumbaExecutor
 from ggq.errors import UsageError
-from ggq.generate.loading import load
+from ggq.format import open_reader
+from ggq.generate.loading import load, roles_to_names
+from ggq.models.decoder import build_program
+from ggq.models.metadata import from_metadata
 from ggq.tape.program import Run
 from tests.kit.small_models import CONFIGS, checkpoint, prompt, write_ggq
 
@@ -85,6 +89,33 @@ def test_a_cut_sequence_gives_the_bits_of_a_fresh_one(both: list[Any]) -> None:
         append(executor, (fork, TOKENS[300:310], "all")),
         append(executor, (executor.open_sequence(), TOKENS[:310], "all"))[300:],
     )
+
+
+def test_caches_in_groups_of_their_own_give_the_same_bits(path: Path, both: list[Any]) -> None:
+    """The second layer's cache has a spec of its own, so each group has its pages, tables and runs."""
+    with open_reader(path) as reader:
+        config = from_metadata(reader.metadata, reader.path)
+        program = build_program(config)
+        first, second = program.caches
+        parted = replace(program, caches=(first, replace(second, window=4096)))
+        executor = NumbaExecutor(parted, reader, roles_to_names(reader, config), cache="f32")
+        ids = [[each.open_sequence() for _ in range(2)] for each in (executor, both[0])]
+        for start, runs in ((0, (5, 300)), (300, (1, 1)), (301, (130, 2))):
+            results = []
+            for each, sequences in zip((executor, both[0]), ids):
+                batch = [(s, TOKENS[start : start + n], "all") for s, n in zip(sequences, runs)]
+                results.append(append(each, *batch))
+            np.testing.assert_array_equal(*results)
+        fork = executor.fork(ids[0][1])
+        executor.truncate(fork, 250)
+        results = [append(executor, (fork, TOKENS[:70], "all"))]
+        both[0].truncate(ids[1][1], 250)
+        results.append(append(both[0], (ids[1][1], TOKENS[:70], "all")))
+        np.testing.assert_array_equal(*results)
+        assert len(executor._pool.page_bytes) == 2 and sum(executor._pool.page_bytes) == both[0]._pool.page_bytes[0]
+        executor.close()
+    for sequence in ids[1]:
+        both[0].close_sequence(sequence)
 
 
 def test_a_full_cache_is_refused_before_anything_is_appended(path: Path) -> None:

@@ -126,6 +126,13 @@ def test_a_batch_goes_on_when_one_is_done(demo: Model) -> None:
     assert shorter[1] == "" and shorter[0] == full[0].split(stop)[0]
 
 
+def test_options_may_be_numbers_of_numpy(demo: Model) -> None:
+    plain = demo.generate(PROMPT, max_tokens=6, temperature=0.5, top_k=4, seed=1)
+    options: Any = {"max_tokens": np.int64(6), "temperature": np.float32(0.5), "top_k": np.int32(4)}
+    ids: Any = np.array(demo.encode(PROMPT))
+    assert demo.generate(ids, **options, seed=np.uint8(1)) == plain
+
+
 def test_seeds_repeat(demo: Model) -> None:
     first = demo.generate(PROMPT, max_tokens=20, temperature=1.0, seed=1)
     assert first == demo.generate(PROMPT, max_tokens=20, temperature=1.0, seed=1)

@@ -134,6 +134,29 @@ def test_options_out_of_range_are_refused(name: str, value: Any, message: str) -
     assert str(caught.value) == message
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("temperature", np.float32(0.5), 0.5),
+        ("temperature", np.int64(1), 1.0),
+        ("top_p", np.float64(0.9), 0.9),
+        ("top_k", np.int32(4), 4),
+        ("seed", np.uint8(200), 200),
+    ],
+)
+def test_numbers_of_numpy_are_numbers(name: str, value: Any, expected: float) -> None:
+    found = getattr(Sampling(**{name: value}), name)
+    assert found == expected and type(found) is type(expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("top_k", np.bool_(True)), ("top_k", np.float64(3)), ("top_p", np.array(0.5)), ("seed", 1 + 0j)]
+)
+def test_what_is_no_number_is_refused_from_numpy_too(name: str, value: Any) -> None:
+    with pytest.raises(UsageError, match=rf"{name} is .*number from"):
+        Sampling(**{name: value})
+
+
 MODEL = {"do_sample": True, "temperature": 0.6, "top_p": 0.9, "top_k": 20, "repetition_penalty": 1.1}
 
 
