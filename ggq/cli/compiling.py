@@ -12,6 +12,7 @@ from ggq.cli.output import printable
 from ggq.errors import UsageError
 
 KEEP = "set NUMBA_CACHE_DIR to a folder that can be written to"
+OWN = "set NUMBA_CACHE_DIR to a folder that nobody else can write to, nor to any above it"
 FREE = "free some space there, or set NUMBA_CACHE_DIR to another folder"
 
 
@@ -36,10 +37,13 @@ def announce_compiling(interpreter: str = "numba") -> None:
 
     def report(name: str) -> None:
         folder = unwritable_folder()
-        often = "once for this version and processor ..." if folder is None else "not to be kept:"
+        kept = folder is None and not store.distrust()
+        often = "once for this version and processor ..." if kept else "not to be kept:"
         say(f"compiling kernels for {ggq_kernels.instruction_set()}, {often}")
         if folder is not None:
             say(f"{printable(str(folder))} cannot be written to; {KEEP}")
+        elif store.distrust():
+            say(f"compiled code is neither loaded nor kept there: {printable(store.distrust())}; {OWN}")
         elif store.write_failures:
             say(f"{printable(str(store.own_folder()))}: they cannot be kept: {store.write_failures[0]}; {FREE}")
 
@@ -67,6 +71,10 @@ def refuse_what_cannot_be_kept() -> Callable[[], None]:
         folder = unwritable_folder()
         if folder is not None:
             raise UsageError("compiled kernels cannot be kept there", path=folder, fix=KEEP)
+        if store.distrust():
+            raise UsageError(
+                f"compiled kernels cannot be kept there: {store.distrust()}", path=store.own_folder(), fix=OWN
+            )
         check()
 
     ggq_kernels.on_compile(check_folder)
@@ -74,7 +82,7 @@ def refuse_what_cannot_be_kept() -> Callable[[], None]:
 
 
 def unwritable_folder() -> Path | None:
-    """The cache folder of compiled kernels if it cannot be written to."""
+    """The cache folder of compiled kernels if it is not there or cannot be written to."""
     from ggq_kernels.code.store import own_folder
 
     folder = own_folder()

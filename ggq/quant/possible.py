@@ -29,6 +29,8 @@ def impossible(found: InputStatistics) -> str:
     finite = np.isfinite(largest) & np.isfinite(square)
     if (~np.isfinite(mean) & finite).any() or (np.isfinite(mean) & ~finite & ~np.isinf(square)).any():
         return "NaN or infinite numbers in a column whose other numbers are finite"
+    if (np.isinf(square) & (largest < 1e19)).any():
+        return "an infinite energy of finite numbers"
     if (square[finite] < 0).any() or (largest[finite] < 0).any():
         return "a negative energy or absolute maximum"
     room = 1 + SLACK

@@ -3,7 +3,8 @@
 A folder's name is a digest of all that decides about the code: the sources of this package, the versions of Python,
 Numba and LLVM, the processor and its features, and the user's settings of Numba. A change anywhere gives a new folder,
 and the oldest ones are deleted. Each file begins with a digest of what follows; one that does not fit is as good as
-none, and the kernel is compiled anew. Files that another user owns or can write are not loaded: they are code.
+none, and the kernel is compiled anew. Files that another user owns or can write, or that lie where another user can put
+them (trust.py), are not loaded: they are code.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ import os
 import platform
 import re
 import shutil
-import stat
 import sys
 import tempfile
 import threading
@@ -27,6 +27,8 @@ from pathlib import Path
 from typing import Any
 
 from platformdirs import user_cache_dir
+
+from ggq_kernels.code.trust import make_folder, read_own, untrusted
 
 compile_log: list[tuple[str, float]] = []
 """Name and seconds of each kernel that this process had to compile rather than load."""
@@ -89,7 +91,17 @@ def _numba_version() -> str:
 
 def cache_folder() -> Path:
     """Where this version's machine code lies: in NUMBA_CACHE_DIR where that is set, else in the user's cache folder."""
-    return Path(os.environ.get("NUMBA_CACHE_DIR") or user_cache_dir("ggq")) / f"kernels-{_key()}"
+    try:
+        above = os.environ.get("NUMBA_CACHE_DIR") or user_cache_dir("ggq")
+    except RuntimeError:  # a user without a home
+        above = os.devnull
+    return Path(above).absolute() / f"kernels-{_key()}"
+
+
+@functools.cache
+def distrust() -> str:
+    """Why nothing is loaded from or saved to the folder of this process; "" where all is well."""
+    return untrusted(own_folder())
 
 
 @functools.cache
@@ -98,11 +110,12 @@ def own_folder() -> Path:
     folder = cache_folder()
     try:
         if folder.is_dir():
-            if time.time() - folder.stat().st_mtime > _DAY:
+            if not untrusted(folder) and time.time() - folder.stat().st_mtime > _DAY:
                 os.utime(folder)
         else:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _forget_old(folder)
+            make_folder(folder)
+            if not untrusted(folder):
+                _forget_old(folder)
     except OSError:
         pass
     return folder
@@ -119,6 +132,8 @@ def _forget_old(folder: Path) -> None:
 
 def write(name: str, head: dict[str, Any], body: bytes = b"") -> None:
     """Save a file whole or not at all; a disk that is full is no error, since everything can be compiled again."""
+    if distrust():
+        return
     payload = json.dumps(head, separators=(",", ":")).encode() + b"\n" + body
     digest = hashlib.blake2b(name.encode() + b"\0" + payload, digest_size=_DIGEST_BYTES).digest()
     try:
@@ -136,24 +151,13 @@ def write(name: str, head: dict[str, Any], body: bytes = b"") -> None:
 
 def read(name: str) -> tuple[dict[str, Any], bytes] | None:
     """What `write` has saved under a name; None when there is nothing, it is damaged, or somebody else's."""
-    try:
-        with open(own_folder() / name, "rb") as file:
-            data = file.read() if _trusted(os.fstat(file.fileno())) else b""
-    except OSError:
-        return None
+    data = b"" if distrust() else read_own(own_folder() / name)
     digest, payload = data[:_DIGEST_BYTES], data[_DIGEST_BYTES:]
     if hashlib.blake2b(name.encode() + b"\0" + payload, digest_size=_DIGEST_BYTES).digest() != digest:
         return None
     head, _, body = payload.partition(b"\n")
     found: dict[str, Any] = json.loads(head)
     return found, body
-
-
-def _trusted(status: os.stat_result) -> bool:
-    """Whether only this user, or the system's administrator, can have written a file."""
-    if not hasattr(os, "geteuid"):  # Windows: the user's cache folder is the user's alone
-        return True
-    return status.st_uid in (0, os.geteuid()) and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
 def save_code(kernel: str, symbol: str, needed: list[str], code: bytes) -> None:
@@ -195,8 +199,8 @@ def load_code(kernel: str) -> int | None:
 
 
 def is_saved(kernel: str) -> bool:
-    """Whether there is code of this name, whole or not."""
-    return (own_folder() / f"{kernel}.kernel").exists()
+    """Whether there is code of this name, whole or not, where code is loaded from."""
+    return not distrust() and (own_folder() / f"{kernel}.kernel").exists()
 
 
 @functools.cache
