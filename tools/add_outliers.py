@@ -95,7 +95,7 @@ def add_outliers(source: Path, out: Path, *, channels: int = 8, factor: int = 64
     if out.exists():
         raise UsageError("exists already", path=out)
     roles = {spec.role: spec.name for spec in architecture.tensors(model) if spec.name in checkpoint.tensors}
-    grows, chosen = changes(roles, model.layers), channels_of(model.hidden_size, channels, seed)
+    grows, chosen = changes(roles, len(model.layers)), channels_of(model.hidden_size, channels, seed)
     tensors: dict[str, tuple[str, tuple[int, ...], bytes]] = {}
     for name, tensor in checkpoint.tensors.items():
         dtype = tensor.dtype

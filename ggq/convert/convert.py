@@ -155,6 +155,7 @@ def _report(planned: Plan, out: Path, options: RunOptions, digest: bytes, start:
         resumed=len(finished),
         ignored=planned.ignored,
         notes=planned.notes,
+        unread_keys=planned.unread_keys,
         tensors=read_results(out, planned),
     )
 

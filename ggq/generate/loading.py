@@ -14,10 +14,10 @@ from ggq.format import Reader, open_reader
 from ggq.format.scheme import Scheme
 from ggq.generate.model import Model
 from ggq.generate.sampling import whole
-from ggq.models.config import ModelConfig
-from ggq.models.decoder import build_program, role_shapes
+from ggq.models.build import build_program, role_shapes
 from ggq.models.fields import shown
 from ggq.models.metadata import from_metadata
+from ggq.models.parts import ModelSpec
 from ggq.quant.stored import undecodable
 from ggq.tape.executor import Executor
 from ggq.tape.program import Program
@@ -116,7 +116,7 @@ def check_token_ids(metadata: Mapping[str, object], vocabulary: int, path: str) 
                 raise ModelError(f"{shown(token)} found, token ids are 0 to {vocabulary - 1}", path=path, where=key)
 
 
-def roles_to_names(reader: Reader, config: ModelConfig) -> dict[str, str]:
+def roles_to_names(reader: Reader, config: ModelSpec) -> dict[str, str]:
     """Which tensor plays each role.
 
     Raises:

@@ -16,7 +16,7 @@ from ggq.generate.options import SAMPLING, Options, check_names
 from ggq.generate.request import Scoring, Writing
 from ggq.generate.sampling import Sampler, resolve, whole
 from ggq.generate.scheduler import Scheduler, closed
-from ggq.models.config import ModelConfig
+from ggq.models.parts import ModelSpec
 from ggq.tape.executor import Executor
 from ggq.text.template import ChatTemplate, Message, find_template, read_json
 from ggq.text.tokenizer import TOKENIZER, load_tokenizer, set_up
@@ -124,7 +124,7 @@ class Model:
         bind: Makes the executor.
     """
 
-    def __init__(self, reader: Reader, config: ModelConfig, bind: Callable[[], Executor]) -> None:
+    def __init__(self, reader: Reader, config: ModelSpec, bind: Callable[[], Executor]) -> None:
         self.reader, self.config, self._bind = reader, config, bind
         self._lock = threading.RLock()
         self._scheduler: Scheduler | None = None

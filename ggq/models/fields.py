@@ -52,14 +52,19 @@ class Fields:
             raise self.error(key, f"{shown(value)} found, {low} to {high} allowed")
         return value
 
-    def number(self, key: str, limits: tuple[float, float], default: float | None = None) -> float:
-        """A finite number above the first limit and not above the second."""
+    def number(
+        self, key: str, limits: tuple[float, float], default: float | None = None, *, zero: bool = False
+    ) -> float:
+        """A finite number above the first limit and not above the second, or, where `zero` is set, 0."""
         value = self.get(key, default)
         low, high = limits
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise self.error(key, f"{shown(value)} found, a number expected")
+        if zero and value == 0:
+            return 0.0
         if not low < value <= high:  # also refuses NaN; Python compares integers of any size with floats exactly
-            raise self.error(key, f"{shown(value)} found, a number above {low:g} and up to {high:g} allowed")
+            more = "0, or " if zero else ""
+            raise self.error(key, f"{shown(value)} found, {more}a number above {low:g} and up to {high:g} allowed")
         return float(value)
 
     def flag(self, key: str, default: bool | None = None) -> bool:

@@ -1,47 +1,63 @@
-"""ModelConfig to and from a file's metadata (spec/metadata.md)."""
+"""ModelSpec to and from a file's metadata (spec/metadata.md).
+
+The keys are the fields of the parts, joined by dots: "model.head.norm.epsilon". Layers that are equal are kept once:
+"model.layers" lists, for each layer, the number N of its record "model.layer.N".
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import fields as dataclass_fields
+from collections.abc import Iterable, Mapping
+from typing import Any
 
-from ggq.models import limits
-from ggq.models.config import ModelConfig, RopeConfig
-from ggq.models.fields import Fields
+import numpy as np
 
-Scalar = bool | int | float | str
+from ggq.models.field import Declared, Parts, declared, kinds
+from ggq.models.fields import Fields, shown
+from ggq.models.parts import MOST_LAYERS, ModelSpec, check
 
-CHOICES: dict[str, tuple[str, ...]] = {
-    "kind": ("decoder",),
-    "norm": ("rms",),
-    "activation": ("silu",),
-    "layout": ("half",),
-    "scaling": ("none", "llama3"),
-}
-"""The words that this version knows for each field that is a word."""
+Scalar = bool | int | float | str | list[int]
+
+KINDS = ("decoder",)
+"""Kinds of models that this version knows."""
 
 
-def to_metadata(config: ModelConfig, architecture: str) -> dict[str, Scalar]:
+def to_metadata(spec: ModelSpec, architecture: str) -> dict[str, Scalar]:
     """The metadata entries of a model.
 
     Args:
-        config: A checked config.
+        spec: A checked model.
         architecture: The Hugging Face class name, for people to read; no reader branches on it.
 
     Returns:
-        Keys "model.*" with their values, in the order of the spec's table.
+        Keys "model.*" with their values, in the order of the spec's tables.
     """
-    entries: dict[str, Scalar] = {"model.kind": "decoder", "model.architecture": architecture}
-    for field in dataclass_fields(config):
-        if field.name != "rope":
-            entries[f"model.{field.name}"] = getattr(config, field.name)
-    for field in dataclass_fields(config.rope):
-        entries[f"model.rope.{field.name}"] = getattr(config.rope, field.name)
+    entries: dict[str, Scalar] = {"model.kind": KINDS[0], "model.architecture": architecture}
+    _write(entries, "model", spec)
     return entries
 
 
-def from_metadata(metadata: Mapping[str, object], path: str | os.PathLike[str] | None = None) -> ModelConfig:
+def _write(entries: dict[str, Scalar], key: str, part: Any) -> None:
+    """Add the entries of a part, its kind first where it has one of its own."""
+    kind: Any = type(part)
+    if "kind" not in declared(kind) and kinds(kind):
+        entries[f"{key}.kind"] = part.kind
+    for name, field in declared(kind).items():
+        value = getattr(part, name)
+        if isinstance(field.declaration, Parts):
+            distinct = list(dict.fromkeys(value))
+            entries[f"{key}.{name}"] = [distinct.index(each) for each in value]
+            for number, each in enumerate(distinct):
+                _write(entries, f"{key}.layer.{number}", each)
+        elif not field.classes:
+            entries[f"{key}.{name}"] = value
+        elif value is None:
+            entries[f"{key}.{name}.kind"] = "none"
+        else:
+            _write(entries, f"{key}.{name}", value)
+
+
+def from_metadata(metadata: Mapping[str, object], path: str | os.PathLike[str] | None = None) -> ModelSpec:
     """The model that a file's metadata describes, every value checked.
 
     Args:
@@ -50,56 +66,47 @@ def from_metadata(metadata: Mapping[str, object], path: str | os.PathLike[str] |
 
     Raises:
         ModelError: A key is missing, of the wrong type, out of bounds or contradicts another.
-        UnsupportedError: A kind of model, norm, activation or RoPE that this version does not have.
+        UnsupportedError: A kind of model or of a part, or a word, that this version does not have.
     """
-    model = Fields(under(metadata, "model."), path, "model.")
-    model.choice("kind", CHOICES["kind"])
-    if not model.flag("gated"):
-        raise model.unsupported("gated", "a feed-forward without a gate is not supported")
-
-    def size(key: str) -> int:
-        return model.integer(key, limits.INTEGERS[key])
-
-    config = ModelConfig(
-        vocabulary_size=size("vocabulary_size"),
-        hidden_size=size("hidden_size"),
-        intermediate_size=size("intermediate_size"),
-        layers=size("layers"),
-        heads=size("heads"),
-        kv_heads=size("kv_heads"),
-        head_dim=size("head_dim"),
-        context_length=size("context_length"),
-        norm=model.choice("norm", CHOICES["norm"]),
-        norm_epsilon=model.number("norm_epsilon", limits.NUMBERS["norm_epsilon"]),
-        activation=model.choice("activation", CHOICES["activation"]),
-        gated=True,
-        rope=read_rope(Fields(under(metadata, "model.rope."), path, "model.rope.")),
-        tied_embedding=model.flag("tied_embedding"),
-        query_bias=model.flag("query_bias"),
-        output_bias=model.flag("output_bias"),
-        mlp_bias=model.flag("mlp_bias"),
-    )
-    return limits.check(config, path)
+    values = Fields({key: metadata[key] for key in metadata if key.startswith("model.")}, path)
+    values.choice("model.kind", KINDS)
+    return check(_read(values, ModelSpec, "model"), path)
 
 
-def read_rope(rope: Fields) -> RopeConfig:
-    """The keys "model.rope.*"; those of llama3 scaling are read only where it is used."""
-    theta = rope.number("theta", limits.NUMBERS["theta"])
-    layout = rope.choice("layout", CHOICES["layout"])
-    scaling = rope.choice("scaling", CHOICES["scaling"])
-    if scaling == "none":
-        return RopeConfig(theta, layout, scaling, 0.0, 0.0, 0.0, 0)
-    return RopeConfig(
-        theta=theta,
-        layout=layout,
-        scaling=scaling,
-        factor=rope.number("factor", limits.NUMBERS["factor"]),
-        low_frequency_factor=rope.number("low_frequency_factor", limits.NUMBERS["low_frequency_factor"]),
-        high_frequency_factor=rope.number("high_frequency_factor", limits.NUMBERS["high_frequency_factor"]),
-        original_context_length=rope.integer("original_context_length", limits.INTEGERS["original_context_length"]),
-    )
+def _read(values: Fields, part: type, key: str) -> Any:
+    """The part of a class whose entries begin with `key`."""
+    found: dict[str, Any] = {}
+    for name, field in declared(part).items():
+        if isinstance(field.declaration, Parts):
+            found[name] = _read_layers(values, field.classes[0], f"{key}.{name}", f"{key}.layer")
+        elif field.classes:
+            found[name] = _read_part(values, field, f"{key}.{name}")
+        else:
+            found[name] = field.declaration.read(values, f"{key}.{name}")  # type: ignore[union-attr]
+    return part(**found)
 
 
-def under(metadata: Mapping[str, object], prefix: str) -> dict[str, object]:
-    """The entries whose keys begin with `prefix`, without it."""
-    return {key[len(prefix) :]: metadata[key] for key in metadata if key.startswith(prefix)}
+def _read_part(values: Fields, field: Declared, key: str) -> Any:
+    """The part of one of several kinds, or None."""
+    known = field.by_kind()
+    if not known:
+        return _read(values, field.classes[0], key)
+    chosen = known[values.choice(f"{key}.kind", tuple(known))]
+    return None if chosen is None else _read(values, chosen, key)
+
+
+def _read_layers(values: Fields, part: type, key: str, record: str) -> tuple[Any, ...]:
+    """The layers that a list of numbers of records names."""
+    listed = values.get(key)
+    if isinstance(listed, str | bytes | Mapping) or not isinstance(listed, Iterable):
+        raise values.error(key, f"{shown(listed)} found, a list of integers expected")
+    numbers = list(listed)
+    if not 1 <= len(numbers) <= MOST_LAYERS:
+        raise values.error(key, f"a list of {len(numbers)} found, 1 to {MOST_LAYERS} layers allowed")
+    for number in numbers:
+        if isinstance(number, bool | np.bool_) or not isinstance(number, int | np.integer):
+            raise values.error(key, f"{shown(number)} found in it, integers expected")
+        if not 0 <= number < MOST_LAYERS:
+            raise values.error(key, f"{shown(int(number))} found in it, 0 to {MOST_LAYERS - 1} allowed")
+    records = {int(number): _read(values, part, f"{record}.{number}") for number in dict.fromkeys(numbers)}
+    return tuple(records[int(number)] for number in numbers)

@@ -1,4 +1,4 @@
-"""Which architectures there are."""
+"""Which families there are."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import os
 from collections.abc import Mapping
 
 from ggq.errors import ModelError, UnsupportedError
-from ggq.models.architecture import Architecture
+from ggq.models.families.llama import LLAMA
+from ggq.models.family import Family
 from ggq.models.fields import shown
-from ggq.models.llama import Llama
 
-ARCHITECTURES: tuple[Architecture, ...] = (Llama(),)
-"""All of them; an architecture is added here and in a file of its own."""
+FAMILIES: tuple[Family, ...] = (LLAMA,)
+"""Every supported family. To add one, write its file in `families` and list it here."""
 
 
-def find_architecture(hf: Mapping[str, object], path: str | os.PathLike[str] | None = None) -> Architecture:
-    """The architecture that a config.json names: by "architectures", and where that is missing by "model_type".
+def find_architecture(hf: Mapping[str, object], path: str | os.PathLike[str] | None = None) -> Family:
+    """The family that a config.json names: by "architectures", and where that is missing by "model_type".
 
     Args:
         hf: The parsed config.json.
@@ -23,14 +23,14 @@ def find_architecture(hf: Mapping[str, object], path: str | os.PathLike[str] | N
 
     Raises:
         ModelError: "architectures" is no list of strings, or names another family than "model_type" (S-5).
-        UnsupportedError: No such architecture here.
+        UnsupportedError: No such family here.
     """
     listed = hf.get("architectures")
     listed = [listed] if isinstance(listed, str) else [] if listed is None else listed
     if not isinstance(listed, list) or not all(isinstance(name, str) for name in listed):
         raise ModelError(f"{shown(listed)} found, a list of class names expected", path=path, where="architectures")
     model_type = hf.get("model_type")
-    typed = next((family for family in ARCHITECTURES if model_type in family.model_types), None)
+    typed = next((family for family in FAMILIES if model_type in family.model_types), None)
     if not listed and typed is None:
         raise _unknown("model_type" if model_type is not None else "architectures", model_type, path)
     families = [_named(name, path) for name in dict.fromkeys(listed)]
@@ -44,15 +44,15 @@ def find_architecture(hf: Mapping[str, object], path: str | os.PathLike[str] | N
     return found[0]
 
 
-def _named(name: str, path: str | os.PathLike[str] | None) -> Architecture:
-    """The architecture of a class."""
-    for architecture in ARCHITECTURES:
-        if name in architecture.names:
-            return architecture
+def _named(name: str, path: str | os.PathLike[str] | None) -> Family:
+    """The family of a class."""
+    for family in FAMILIES:
+        if name in family.names:
+            return family
     raise _unknown("architectures", name, path)
 
 
 def _unknown(where: str, found: object, path: str | os.PathLike[str] | None) -> UnsupportedError:
-    known = ", ".join(architecture.names[0] for architecture in ARCHITECTURES)
+    known = ", ".join(family.names[0] for family in FAMILIES)
     what = "missing" if found is None else f"{shown(found)} is not supported"
     return UnsupportedError(f"{what}; supported: {known}", path=path, where=where)

@@ -1,34 +1,152 @@
-"""How fast each pair of a head turns per position."""
+"""How fast each pair of a head turns per position, and how that is changed where a context was stretched."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
 
 import numpy as np
 
-from ggq.models.config import RopeConfig
+from ggq.models.field import Flag, Integer, Number, Part, Word
+from ggq.tape.rotation import LAYOUTS, Rotation
+
+Factor = Annotated[float, Number(0.0, 1e6, "how far the context was stretched")]
+OriginalContext = Annotated[int, Integer(1, 1 << 27, "context before stretching, in tokens")]
 
 
-def frequencies(rope: RopeConfig, head_dim: int) -> np.ndarray:
+@dataclass(frozen=True)
+class Linear:
+    """Every pair is slowed by `factor`: positions are squeezed together."""
+
+    kind: ClassVar[str] = "linear"
+    attention_factor: ClassVar[float] = 1.0
+    factor: Factor
+
+    def problem(self) -> str | None:
+        """What contradicts itself, if anything."""
+        return None
+
+    def stretched(self, plain: np.ndarray, theta: float) -> np.ndarray:
+        """The frequencies after stretching, given those before, float64 (pairs,)."""
+        return np.asarray(plain / self.factor)
+
+
+@dataclass(frozen=True)
+class Llama3:
+    """Slow pairs are slowed by `factor`, fast ones kept, and those between blended by their wavelength.
+
+    Source: the Llama 3.1 release.
+    """
+
+    kind: ClassVar[str] = "llama3"
+    attention_factor: ClassVar[float] = 1.0
+    factor: Factor
+    low_frequency_factor: Annotated[
+        float, Number(0.0, 1e6, "wavelengths above original context / this are divided by `factor`")
+    ]
+    high_frequency_factor: Annotated[
+        float,
+        Number(0.0, 1e6, "wavelengths below original context / this are left alone; between the two, interpolated"),
+    ]
+    original_context_length: OriginalContext
+
+    def problem(self) -> str | None:
+        """What contradicts itself, if anything."""
+        if self.low_frequency_factor < self.high_frequency_factor:
+            return None
+        return (
+            f"llama3 RoPE scaling needs its low frequency factor ({self.low_frequency_factor:g}) "
+            f"below the high one ({self.high_frequency_factor:g})"
+        )
+
+    def stretched(self, plain: np.ndarray, theta: float) -> np.ndarray:
+        """The frequencies after stretching, given those before, float64 (pairs,)."""
+        turns = self.original_context_length * plain / (2 * math.pi)  # full turns within the original context
+        width = self.high_frequency_factor - self.low_frequency_factor
+        kept = np.clip((turns - self.low_frequency_factor) / width, 0.0, 1.0)
+        return np.asarray(kept * plain + (1 - kept) * plain / self.factor)
+
+
+@dataclass(frozen=True)
+class Yarn:
+    """Pairs that turn seldom in the original context are slowed by `factor`, those that turn often are kept, and those
+    between are blended by their number; queries and keys are scaled by `attention_factor`.
+
+    Source: Peng et al. 2023, sections 3.2 and 3.4.
+    """
+
+    kind: ClassVar[str] = "yarn"
+    factor: Factor
+    original_context_length: OriginalContext
+    beta_fast: Annotated[float, Number(0.0, 1e6, "turns in the original context from which a pair is kept")]
+    beta_slow: Annotated[float, Number(0.0, 1e6, "turns in the original context up to which a pair is slowed")]
+    truncate: Annotated[bool, Flag("the numbers of these two pairs are rounded, down and up")]
+    attention_factor: Annotated[float, Number(0.0, 1e6, "cosines and sines are multiplied with it")]
+
+    def problem(self) -> str | None:
+        """What contradicts itself, if anything."""
+        if self.beta_slow < self.beta_fast:
+            return None
+        return f"YaRN needs its slow beta ({self.beta_slow:g}) below the fast one ({self.beta_fast:g})"
+
+    def stretched(self, plain: np.ndarray, theta: float) -> np.ndarray:
+        """The frequencies after stretching, given those before, float64 (pairs,)."""
+        rotated = 2 * len(plain)
+
+        def pair(turns: float) -> float:
+            """The number of the pair that makes so many turns in the original context; not whole."""
+            return rotated * math.log(self.original_context_length / (turns * 2 * math.pi)) / (2 * math.log(theta))
+
+        low, high = pair(self.beta_fast), pair(self.beta_slow)
+        if self.truncate:
+            low, high = math.floor(low), math.ceil(high)
+        low, high = max(low, 0), min(high, rotated - 1)
+        high = low + 0.001 if low == high else high
+        slowed = np.clip((np.arange(len(plain)) - low) / (high - low), 0.0, 1.0)
+        return np.asarray(slowed * plain / self.factor + (1 - slowed) * plain)
+
+
+Scaling = Linear | Llama3 | Yarn
+"""Every way to stretch a context."""
+
+
+@dataclass(frozen=True)
+class Rope:
+    """Rotary position embedding: pairs of numbers of a head turn by an angle proportional to the position."""
+
+    kind: ClassVar[str] = "rotary"
+    theta: Annotated[
+        float, Number(0.0, 1e18, "base of the frequencies: pair i of n turns by position * theta^(-i / n)")
+    ]
+    layout: Annotated[str, Word(LAYOUTS, "`half`: number i is paired with i + rotated / 2; `pairs`: 2i with 2i + 1")]
+    rotated: Annotated[int, Integer(2, 1 << 13, "the first so many numbers of a head turn; even, at most head_dim")]
+    scaling: Annotated[Scaling | None, Part("how the frequencies were changed for a longer context")]
+
+    def problem(self) -> str | None:
+        """What contradicts itself, if anything."""
+        if self.rotated % 2:
+            return f"RoPE rotates pairs, and the head dimension {self.rotated} is odd"
+        if isinstance(self.scaling, Yarn) and self.theta <= 1:
+            return f"YaRN needs a base above 1, not {self.theta:g}"
+        return None
+
+    def rotation(self) -> Rotation:
+        """As an operation needs it."""
+        scale = 1.0 if self.scaling is None else self.scaling.attention_factor
+        return Rotation(tuple(frequencies(self).tolist()), self.layout, scale)
+
+
+def frequencies(rope: Rope) -> np.ndarray:
     """Angles per position of the rotated pairs, context stretching included.
 
     Args:
         rope: Base and scaling.
-        head_dim: Numbers in a head, even.
 
     Returns:
-        float64 (head_dim / 2,), radians per position; pair i is (i, i + head_dim / 2) or (2 i, 2 i + 1) by the layout.
+        float64 (rotated / 2,), radians per position; pair i is (i, i + rotated / 2) or (2 i, 2 i + 1) by the layout.
 
-    Source: Su et al. 2021, section 3.2.2; for "llama3", the Llama 3.1 release.
+    Source: Su et al. 2021, section 3.2.2.
     """
-    plain: np.ndarray = rope.theta ** (-np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
-    return plain if rope.scaling == "none" else llama3(plain, rope)
-
-
-def llama3(plain: np.ndarray, rope: RopeConfig) -> np.ndarray:
-    """Slow pairs are slowed by `factor`, fast ones kept, and those between blended by their wavelength."""
-    turns = rope.original_context_length * plain / (2 * math.pi)  # full turns within the original context
-    width = rope.high_frequency_factor - rope.low_frequency_factor
-    kept = np.clip((turns - rope.low_frequency_factor) / width, 0.0, 1.0)
-    scaled: np.ndarray = kept * plain + (1 - kept) * plain / rope.factor
-    return scaled
+    plain: np.ndarray = rope.theta ** (-np.arange(0, rope.rotated, 2, dtype=np.float64) / rope.rotated)
+    return plain if rope.scaling is None else rope.scaling.stretched(plain, rope.theta)

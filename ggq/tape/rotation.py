@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+LAYOUTS = ("half", "pairs")
+"""How the numbers of a head are paired; see `Rotation`."""
+
 
 @dataclass(frozen=True)
 class Rotation:

@@ -66,7 +66,7 @@ def test_inspect_as_json(model: Path, capsys: Capture) -> None:
     tensor = {tensor["name"]: tensor for tensor in document["tensors"]}[NAME]
     assert tensor["segments"] == {"codes": 128 * 128 // 2, "scales": 128 * 4 * 2}
     assert tensor["bytes"] == 9216
-    assert document["metadata"]["model.layers"] == 4
+    assert document["metadata"]["model.layers"] == [0, 0, 0, 0]
 
 
 def test_one_metadata_value(model: Path, capsys: Capture) -> None:
@@ -77,7 +77,7 @@ def test_one_metadata_value(model: Path, capsys: Capture) -> None:
     assert main(["inspect", str(model), "--metadata", "text"]) == 0
     assert capsys.readouterr().out == "a\nb\\x1b\n"
     assert json_of(capsys, "inspect", str(model), "--metadata", "text") == {"text": "a\nb\x1b"}
-    assert main(["inspect", str(model), "--metadata", "model.layer"]) == 2
+    assert main(["inspect", str(model), "--metadata", "model.laiers"]) == 2
     assert "did you mean model.layers" in capsys.readouterr().err
 
 
@@ -153,18 +153,24 @@ def test_verify_what_cannot_be_read(model: Path, tmp_path: Path, capsys: Capture
 def test_edit_keeps_types_and_tensors(model: Path, capsys: Capture) -> None:
     with open_reader(model) as reader:
         before = dict(reader.tensors)
-    changes = ["general.name=Ünïcode = yes", "model.layers=5", "model.rope.theta=5", "tokenizer.eos_ids=[1, 2]"]
-    assert main(["edit", str(model), *changes, "new.flag=true", "new.text=0x1", "--delete", "model.gated"]) == 0
+    changes = [
+        "general.name=Ünïcode = yes",
+        "model.context_length=5",
+        "model.embedding.scale=5",
+        "tokenizer.eos_ids=[1, 2]",
+    ]
+    assert main(["edit", str(model), *changes, "new.flag=true", "new.text=0x1", "--delete", "model.head.tied"]) == 0
     out = capsys.readouterr().out
     with open_reader(model) as reader:
         found = dict(reader.metadata)
         assert dict(reader.tensors) == before
         assert reader.digest.hex() in out
     assert found["general.name"] == "Ünïcode = yes"
-    assert (found["model.layers"], type(found["model.rope.theta"]), found["model.rope.theta"]) == (5, float, 5.0)
+    assert (found["model.context_length"], type(found["model.embedding.scale"])) == (5, float)
+    assert found["model.embedding.scale"] == 5.0
     assert list(found["tokenizer.eos_ids"]) == [1, 2]  # type: ignore[arg-type]
     assert (found["new.flag"], found["new.text"]) == (True, "0x1")
-    assert "model.gated" not in found
+    assert "model.head.tied" not in found
     assert main(["verify", str(model)]) == 0
 
 
@@ -193,8 +199,8 @@ def test_edit_with_a_type(model: Path, kind: str, text: str, value: object) -> N
         ([], "nothing to change"),
         (["name"], "'name' is not KEY=VALUE"),
         (["=1"], "'=1' is not KEY=VALUE"),
-        (["model.layers=many"], "'many' is no int for 'model.layers'"),
-        (["model.gated=1"], "write true or false"),
+        (["model.context_length=many"], "'many' is no int for 'model.context_length'"),
+        (["model.head.tied=1"], "write true or false"),
         (["tokenizer.eos_ids=1"], "write a JSON list"),
         (["a=[[[[" + "[" * 100_000, "--type", "list"], "nested too deeply"),
         (["a=1", "--type", "number"], "--type is 'number', allowed are bool, int"),

@@ -24,26 +24,20 @@ from ggq.convert.plan.plan import plan_document
 from ggq.errors import ConvertError
 from ggq.format import open_reader, verify
 from ggq.models import registry
-from ggq.models.architecture import TensorSpec
-from ggq.models.llama import Llama
+from ggq.models.families.llama import LLAMA
 from ggq.models.names import Expression, Interleaved, Plus, Product, Rows, Sum, Tensor, Transposed
 from tests.kit.checkpoints import edit_json, numbers, replace_tensors, tiny
 
 LAYERS, HIDDEN, HEADS, KEYS, HEAD, INNER = 2, 32, 4, 2, 8, 44
 
 
-class Packed(Llama):
-    """A Llama whose checkpoint packs its tensors: differs from Llama in names alone."""
-
-    names = ("PackedForCausalLM",)
-    model_types = ("packed",)
-
-    def tensors(self, config: Any) -> list[TensorSpec]:
-        found = []
-        for spec in super().tensors(config):
-            expression = packed(spec.role) if spec.role else None
-            found.append(spec if expression is None else replace(spec, expression=expression))
-        return found
+PACKED = replace(
+    LLAMA,
+    names=("PackedForCausalLM",),
+    model_types=("packed",),
+    expression=lambda role: packed(role) or LLAMA.expression(role),
+)
+"""A Llama whose checkpoint packs its tensors: differs from Llama in names alone."""
 
 
 def packed(role: str) -> Expression | None:
@@ -76,7 +70,7 @@ def pack(folder: Path, plain: Path) -> None:
     Its norms are 1, and an adapter is taken off its matrices and added to them again.
     """
     path = folder / "model.safetensors"
-    names = {spec.role: spec.name for spec in Llama().tensors(plan(folder).model) if spec.role}
+    names = {spec.role: spec.name for spec in LLAMA.tensors(plan(folder).model) if spec.role}
     tensors = {role: numbers(path, name) for role, name in names.items()}
     changes: dict[str, NDArray[Any] | None] = {name: None for role, name in names.items() if packed(role) is not None}
     for role, array in tensors.items():
@@ -105,7 +99,7 @@ def pack(folder: Path, plain: Path) -> None:
 @pytest.fixture
 def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
     """A tiny Llama, and the same one packed."""
-    monkeypatch.setattr(registry, "ARCHITECTURES", (*registry.ARCHITECTURES, Packed()))
+    monkeypatch.setattr(registry, "FAMILIES", (*registry.FAMILIES, PACKED))
     plain, other = tiny(tmp_path / "plain", dtype="f32"), tiny(tmp_path / "packed", dtype="f32")
     pack(other, plain)
     return plain, other

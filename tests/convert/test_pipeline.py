@@ -18,7 +18,7 @@ from ggq.convert.write import blocks, pipeline
 from ggq.convert.write.blocks import TensorJob
 from ggq.errors import ConvertError
 from ggq.format import open_reader, verify
-from ggq.models.architecture import TensorSpec
+from ggq.models.family import TensorSpec
 from ggq.models.names import Tensor
 from ggq.quant import METHODS, SCHEMES, check_segments, decode_tensor, encode_tensor, parse_scheme, tensor_error
 from ggq.quant.stored import segments_of
@@ -233,7 +233,8 @@ def test_metadata_and_assets(tmp_path: Path) -> None:
         assets = {name: asset.read() for name, asset in reader.assets.items()}
     assert found["general.name"] == found["general.source"] == "my model"
     assert found["general.producer"].startswith("ggq ")
-    assert (found["model.layers"], found["model.rope.theta"], found["model.tied_embedding"]) == (2, 500000.0, True)
+    assert (list(found["model.layers"]), found["model.head.tied"]) == ([0, 0], True)
+    assert found["model.layer.0.mixer.rope.theta"] == 500000.0
     assert (found["tokenizer.bos_id"], found["tokenizer.eos_ids"], found["tokenizer.add_bos"]) == (0, [1], True)
     assert found["quantization.scheme"] == "q4-g32" and found["quantization.embedding"] == "q6-g32"
     assert found["quantization.method"] == "absmax"

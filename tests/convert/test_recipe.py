@@ -11,7 +11,7 @@ import ggq
 from ggq.convert.plan import described, recipe
 from ggq.convert.plan.recipe import check_rules, make_recipe
 from ggq.errors import ConvertError, GGQError, UsageError
-from ggq.models.architecture import TensorSpec
+from ggq.models.family import TensorSpec
 from ggq.models.names import Tensor
 from ggq.quant import scheme_name
 from tests.kit.checkpoints import TEXT, tiny

@@ -18,7 +18,7 @@ from ggq.convert.plan.recipe import make_recipe
 from ggq.convert.plan.recipe_file import LARGEST_RECIPE, read_recipe, recipe_text
 from ggq.errors import ConvertError, FormatError, GGQError, UsageError
 from ggq.format import open_reader
-from ggq.models.architecture import TensorSpec
+from ggq.models.family import TensorSpec
 from ggq.models.names import Tensor
 from ggq.quant import scheme_name
 from tests.kit.checkpoints import tiny

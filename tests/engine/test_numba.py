@@ -21,7 +21,7 @@ from ggq.errors import FormatError, UnsupportedError, UsageError
 from ggq.format import open_reader
 from ggq.format.scheme import FLOAT_BYTES
 from ggq.generate.loading import load, roles_to_names
-from ggq.models.decoder import build_program
+from ggq.models.build import build_program
 from ggq.models.metadata import from_metadata
 from ggq.quant import SCHEMES
 from ggq.tape.program import Run

@@ -324,7 +324,14 @@ def test_tensors_that_are_not_the_models_are_refused(tmp_path: Path, change: str
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("layers", 3), ("layers", 1), ("heads", 2), ("hidden_size", 64), ("tied_embedding", False), ("query_bias", True)],
+    [
+        ("layers", [0, 0, 0]),
+        ("layers", [0]),
+        ("layer.0.mixer.heads", 2),
+        ("embedding.width", 64),
+        ("head.tied", False),
+        ("layer.0.mixer.query_bias", True),
+    ],
 )
 def test_metadata_that_does_not_fit_the_tensors_is_refused(tmp_path: Path, key: str, value: Any) -> None:
     with pytest.raises(ModelError):

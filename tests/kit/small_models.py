@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ggq.models.architecture import TensorSpec
+from ggq.models.family import TensorSpec
 from ggq.models.metadata import to_metadata
 from ggq.models.registry import find_architecture
 from tests.kit.support import DEMO

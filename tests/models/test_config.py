@@ -1,8 +1,9 @@
-"""config.json and metadata to ModelConfig: every value is checked, every refusal says what and where."""
+"""config.json and metadata to a model's parts: every value is checked, every refusal says where."""
 
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import pytest
@@ -10,12 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ggq.errors import GGQError, ModelError, UnsupportedError
-from ggq.models.config import ModelConfig
-from ggq.models.decoder import role_shapes
+from ggq.models.build import role_shapes
+from ggq.models.families.llama import ACTIVATIONS
+from ggq.models.family import Reading
 from ggq.models.metadata import from_metadata, to_metadata
-from ggq.models.registry import ARCHITECTURES, find_architecture
+from ggq.models.parts import ModelSpec, Norm
+from ggq.models.registry import FAMILIES, find_architecture
+from ggq.models.rope import Linear, Llama3, Rope, Yarn
 from tests.kit.small_models import CONFIGS, LLAMA3
 from tests.kit.support import DEMO, shared
+
+WORDS, SUPPORTED = ", ".join(ACTIVATIONS), ", ".join(family.names[0] for family in FAMILIES)
 
 LLAMA = {
     "architectures": ["LlamaForCausalLM"],
@@ -27,28 +33,38 @@ LLAMA = {
 }
 
 
-def config_of(**changes: Any) -> ModelConfig:
+def reading_of(**changes: Any) -> Reading:
     hf = {key: value for key, value in {**LLAMA, **changes}.items() if value is not ...}
-    return find_architecture(hf).config(hf, "config.json")
+    return find_architecture(hf).read(hf, "config.json")
+
+
+def config_of(**changes: Any) -> ModelSpec:
+    return reading_of(**changes).spec
+
+
+def rope_of(spec: ModelSpec) -> Rope:
+    """The RoPE of all layers."""
+    (rope,) = {layer.mixer.rope for layer in spec.layers}
+    assert rope is not None
+    return rope
 
 
 def test_what_config_json_leaves_out_has_the_default_of_transformers() -> None:
-    config = config_of()
-    assert (config.kv_heads, config.head_dim, config.context_length) == (4, 8, 2048)
-    assert (config.norm_epsilon, config.rope.theta, config.rope.scaling) == (1e-6, 10000.0, "none")
-    assert not (config.tied_embedding or config.query_bias or config.output_bias or config.mlp_bias)
+    spec = config_of()
+    (layer,) = set(spec.layers)
+    attention = layer.mixer
+    assert (attention.kv_heads, attention.head_dim, spec.context_length) == (4, 8, 2048)
+    assert layer.mixer_norm == layer.feed_forward_norm == spec.head.norm == Norm("rms", 1e-6, weight=True, bias=False)
+    assert attention.rope == Rope(10000.0, "half", 8, None)
+    assert not (spec.head.tied or spec.head.bias or layer.feed_forward.bias or attention.output_bias)
+    assert not (attention.query_bias or attention.key_bias or attention.value_bias)
 
 
 def test_both_spellings_of_rope_are_the_same() -> None:
     old = config_of(rope_theta=5e5, rope_scaling={"type": "llama3", **LLAMA3})
     new = config_of(rope_parameters={"rope_type": "llama3", "rope_theta": 500000, **LLAMA3})
-    assert old.rope == new.rope
-    assert (old.rope.theta, old.rope.scaling, old.rope.factor, old.rope.original_context_length) == (
-        5e5,
-        "llama3",
-        8,
-        32,
-    )
+    assert old == new
+    assert rope_of(old) == Rope(5e5, "half", 8, Llama3(8.0, 1.0, 4.0, 32))
 
 
 def test_null_counts_as_left_out() -> None:
@@ -104,24 +120,27 @@ def test_contradictions_are_refused(changes: dict[str, Any], message: str) -> No
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"hidden_act": "gelu"}, "hidden_act: 'gelu' is not supported; supported: silu, swish"),
-        ({"hidden_act": "\x1b[31m"}, r"hidden_act: '\x1b[31m' is not supported; supported: silu, swish"),
+        ({"hidden_act": "gelu"}, f"hidden_act: 'gelu' is not supported; supported: {WORDS}"),
+        ({"hidden_act": "\x1b[31m"}, rf"hidden_act: '\x1b[31m' is not supported; supported: {WORDS}"),
         (
-            {"rope_scaling": {"type": "linear", "factor": 2}},
-            "rope_scaling.type: 'linear' is not supported; supported: default, llama3",
+            {"rope_scaling": {"type": "dynamic", "factor": 2}},
+            "rope_scaling.type: 'dynamic' is not supported; supported: default, linear, llama3, yarn",
         ),
         (
-            {"rope_parameters": {"rope_type": "yarn"}},
-            "rope_parameters.rope_type: 'yarn' is not supported; supported: default, llama3",
+            {"rope_parameters": {"rope_type": "longrope"}},
+            "rope_parameters.rope_type: 'longrope' is not supported; supported: default, linear, llama3, yarn",
         ),
+        ({"is_causal": False}, "is_causal: false is not supported; supported: true"),
+        ({"is_encoder_decoder": True}, "is_encoder_decoder: true is not supported; supported: false"),
+        ({"per_layer_config": {"0": {}}}, "per_layer_config: an object is not supported; supported: null"),
         (
             {"rope_parameters": {"full": {"rope_type": "default"}}},
             "rope_parameters.full: an object found: this form of RoPE is not supported",
         ),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor: rotating a part of each head is not supported"),
         (
-            {"architectures": ["GPT2LMHeadModel"]},
-            "architectures: 'GPT2LMHeadModel' is not supported; supported: LlamaForCausalLM",
+            {"architectures": ["T5Model"]},
+            f"architectures: 'T5Model' is not supported; supported: {SUPPORTED}",
         ),
     ],
 )
@@ -170,43 +189,100 @@ def test_what_names_no_family_or_two_is_refused(named: dict[str, Any], kind: typ
         find_architecture(named)
 
 
-SCALED = {"rope_type": "llama3", **LLAMA3}
+SCALED: dict[str, Any] = {"rope_type": "llama3", **LLAMA3}
 
 
 @pytest.mark.parametrize(
-    ("rule", "changes", "theta", "scaling", "original"),
+    ("rule", "changes", "theta", "original", "unread"),
     [
         (
             "S-1",
             {"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}, "rope_scaling": SCALED},
             1e4,
-            "llama3",
             32,
+            ["rope_parameters"],
         ),
         (
             "S-1",
             {"rope_parameters": {**SCALED, "rope_theta": 5e5}, "rope_scaling": {"type": "default"}},
             1e4,
-            "none",
-            0,
+            None,
+            ["rope_parameters"],
         ),
-        ("S-1", {"rope_parameters": {**SCALED, "rope_theta": 5e5}, "rope_scaling": {}}, 5e5, "llama3", 32),
-        ("S-1", {"rope_parameters": {**SCALED, "rope_theta": 5e5}, "rope_scaling": False}, 5e5, "llama3", 32),
-        ("S-1", {"rope_scaling": False}, 1e4, "none", 0),
-        ("S-2", {"rope_theta": 7e5, "rope_scaling": {**SCALED, "rope_theta": 5e3}}, 5e3, "llama3", 32),
-        ("S-2", {"rope_theta": 7e5, "rope_parameters": {"rope_theta": 5e5}, "rope_scaling": SCALED}, 7e5, "llama3", 32),
-        ("S-2", {"rope_theta": 7e5, "rope_parameters": {"rope_type": "default"}}, 7e5, "none", 0),
-        ("S-3", {"rope_scaling": {**SCALED, "type": "default"}}, 1e4, "llama3", 32),
-        ("S-3", {"rope_scaling": {**SCALED, "rope_type": "default", "type": "llama3"}}, 1e4, "none", 0),
-        ("S-4", {"rope_scaling": SCALED, "original_max_position_embeddings": 64}, 1e4, "llama3", 64),
+        ("S-1", {"rope_parameters": SCALED, "rope_scaling": SCALED}, 1e4, 32, []),
+        ("S-1", {"rope_parameters": {**SCALED, "rope_theta": 5e5}, "rope_scaling": {}}, 5e5, 32, []),
+        ("S-1", {"rope_parameters": {**SCALED, "rope_theta": 5e5}, "rope_scaling": False}, 5e5, 32, []),
+        ("S-1", {"rope_scaling": False}, 1e4, None, []),
+        ("S-2", {"rope_theta": 7e5, "rope_scaling": {**SCALED, "rope_theta": 5e3}}, 5e3, 32, ["rope_theta"]),
+        ("S-2", {"rope_theta": 5e3, "rope_scaling": {**SCALED, "rope_theta": 5e3}}, 5e3, 32, []),
+        (
+            "S-2",
+            {"rope_theta": 7e5, "rope_parameters": {"rope_theta": 5e5}, "rope_scaling": SCALED},
+            7e5,
+            32,
+            ["rope_parameters"],
+        ),
+        ("S-2", {"rope_theta": 7e5, "rope_parameters": {"rope_type": "default"}}, 7e5, None, []),
+        ("S-3", {"rope_scaling": {**SCALED, "type": "default"}}, 1e4, 32, ["rope_scaling.type"]),
+        ("S-3", {"rope_scaling": {**SCALED, "type": "llama3"}}, 1e4, 32, []),
+        (
+            "S-3",
+            {"rope_scaling": {"factor": 2.0, "rope_type": "default", "type": "llama3"}},
+            1e4,
+            None,
+            ["rope_scaling.factor", "rope_scaling.type"],
+        ),
+        (
+            "S-4",
+            {"rope_scaling": SCALED, "original_max_position_embeddings": 64},
+            1e4,
+            64,
+            ["rope_scaling.original_max_position_embeddings"],
+        ),
     ],
 )
 def test_which_source_of_rope_wins(
-    rule: str, changes: dict[str, Any], theta: float, scaling: str, original: int
+    rule: str, changes: dict[str, Any], theta: float, original: int | None, unread: list[str]
 ) -> None:
-    """docs/sources.md; each value is what transformers 5.24 computes with."""
-    rope = config_of(**changes).rope
-    assert (rope.theta, rope.scaling, rope.original_context_length) == (theta, scaling, original), rule
+    """docs/sources.md; each value is what transformers 5.24 computes with. What is overruled and differs is told."""
+    spec, found = reading_of(**changes)
+    rope = rope_of(spec)
+    scaling = None if original is None else Llama3(8.0, 1.0, 4.0, original)
+    assert (rope, sorted(found)) == (Rope(theta, "half", 8, scaling), unread), rule
+
+
+def test_other_forms_of_rope() -> None:
+    linear = config_of(rope_parameters={"rope_type": "linear", "factor": 2})
+    assert rope_of(linear).scaling == Linear(2.0)
+    yarn = config_of(rope_parameters={"rope_type": "yarn", "factor": 4, "original_max_position_embeddings": 32})
+    expected = Yarn(4.0, 32, 32.0, 1.0, truncate=True, attention_factor=0.1 * math.log(4) + 1)
+    assert rope_of(yarn).scaling == expected
+    given = {"beta_fast": 8, "beta_slow": 2, "truncate": False, "mscale": 0.5, "mscale_all_dim": 2.0}
+    yarn = config_of(
+        max_position_embeddings=64, rope_scaling={"type": "yarn", **given}, original_max_position_embeddings=16
+    )
+    factor = (0.05 * math.log(4) + 1) / (0.2 * math.log(4) + 1)
+    assert rope_of(yarn).scaling == Yarn(4.0, 16, 8.0, 2.0, truncate=False, attention_factor=factor)
+
+
+@pytest.mark.parametrize(
+    ("changes", "unread"),
+    [
+        ({"sliding_window": 16}, ["sliding_window"]),
+        ({"attention_multiplier": 0.5}, ["attention_multiplier"]),
+        ({"final_logit_softcapping": 30.0}, ["final_logit_softcapping"]),
+        ({"logit_scale": 0.0625}, ["logit_scale"]),
+        ({"qk_norm": True}, ["qk_norm"]),
+        ({"layer_types": ["sliding_attention"] * 2, "unsloth_fixed": True}, ["layer_types", "unsloth_fixed"]),
+        ({"rope_scaling": {**LLAMA3, "rope_type": "llama3", "attention_factor": 2}}, ["rope_scaling.attention_factor"]),
+        ({"pretraining_tp": 2, "attention_dropout": 0.1, "torch_dtype": "float16", "use_cache": False}, []),
+    ],
+)
+def test_a_key_that_nobody_reads_changes_nothing_and_is_reported(changes: dict[str, Any], unread: list[str]) -> None:
+    """What transformers' LlamaConfig does not read either; of what it reads nothing is left over."""
+    plain = {"rope_scaling": {**LLAMA3, "rope_type": "llama3"}} if "rope_scaling" in changes else {}
+    spec, found = reading_of(**changes)
+    assert spec == config_of(**plain) and sorted(found) == unread
 
 
 def test_an_activation_has_several_names() -> None:
@@ -242,12 +318,8 @@ def test_impossible_metadata_is_refused_or_has_a_meaning(key: str, value: object
     except GGQError as problem:
         assert str(problem).startswith("m.ggq: ") and "\x1b" not in str(problem)
     else:
-        assert value == 7 and to_metadata(config, "LlamaForCausalLM")[key] == 7
-
-
-def test_a_feed_forward_without_gate_is_refused() -> None:
-    with pytest.raises(UnsupportedError, match="model.gated: a feed-forward without a gate is not supported"):
-        from_metadata({**metadata(), "model.gated": False})
+        written = to_metadata(config, "LlamaForCausalLM")[key]
+        assert written == value and (value == 7 or (value == 0 and key.endswith((".window", ".softcap"))))
 
 
 def test_an_unknown_kind_of_model_is_refused() -> None:
@@ -291,7 +363,7 @@ def test_the_names_and_shapes_are_those_of_real_checkpoints(folder: str) -> None
 
 def test_every_role_has_one_name() -> None:
     for hf in CONFIGS.values():
-        for architecture in ARCHITECTURES:
+        for architecture in FAMILIES:
             config = architecture.config(hf)
             stored = [spec for spec in architecture.tensors(config) if spec.role]
             assert [spec.role for spec in stored] == list(role_shapes(config))

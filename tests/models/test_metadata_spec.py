@@ -4,64 +4,120 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 
-from ggq.models.metadata import CHOICES, to_metadata
+from ggq.models.build import role_shapes
+from ggq.models.field import Part, Parts, declared
+from ggq.models.metadata import KINDS, to_metadata
+from ggq.models.parts import ModelSpec, Norm
 from ggq.models.registry import find_architecture
 from tests.kit.support import DEMO, ROOT
+from tools import make_metadata_tables
 
 SPEC = (ROOT / "spec" / "metadata.md").read_text(encoding="utf-8")
-TYPES = {"string": str, "integer": int, "number": float, "bool": bool}
+TYPES = {"string": str, "integer": int, "number": float, "bool": bool, "list of integer": list}
 
 
-def table(first: str) -> list[list[str]]:
-    """The rows of the table after a heading, without its head."""
-    section = SPEC.split(f"\n## {first}\n")[1].split("\n## ")[0]
-    text = re.findall(r"((?:^\|.*\|\n)+)", section, re.MULTILINE)[0]
-    return [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()[2:]]
+def tables() -> dict[str, list[list[str]]]:
+    """The rows of the table below each heading of a part, without its head."""
+    found = {}
+    for section in SPEC.split("\n### ")[1:]:
+        text = re.findall(r"((?:^\|.*\|\n)+)", section, re.MULTILINE)[0]
+        cells = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in text.splitlines()[2:]]
+        found[section.splitlines()[0].split(",")[0]] = cells
+    return found
 
 
-def test_the_keys_of_a_model_are_those_that_are_written() -> None:
+def demo() -> ModelSpec:
     hf = json.loads((DEMO / "config.json").read_text())
-    written = to_metadata(find_architecture(hf).config(hf), "LlamaForCausalLM")
-    rows = table("Model")
-    assert [row[0] for row in rows] == list(written)
-    for key, kind, _, _ in rows:
-        assert type(written[key]) is TYPES[kind], key
+    return find_architecture(hf).config(hf)
 
 
-@pytest.mark.parametrize("name", sorted(CHOICES))
-def test_the_words_that_are_allowed_are_in_the_table(name: str) -> None:
-    (meaning,) = [row[3] for row in table("Model") if row[0].rsplit(".", 1)[1] == name]
-    assert set(CHOICES[name]) <= set(re.findall(r"`(\w+)`", meaning))
+def test_the_tables_of_the_parts_are_made_of_the_declarations(capsys: pytest.CaptureFixture[str]) -> None:
+    assert make_metadata_tables.main(["--check"]) == 0
 
 
-@pytest.mark.parametrize("biases", [False, True])
-def test_the_roles_of_tensors_are_those_of_the_architecture(biases: bool) -> None:
-    hf = json.loads((DEMO / "config.json").read_text())
-    hf |= {"attention_bias": biases, "mlp_bias": biases, "tie_word_embeddings": not biases}
-    architecture = find_architecture(hf)
-    config = architecture.config(hf)
-    sizes = {"vocabulary": config.vocabulary_size, "hidden": config.hidden_size, "heads": config.heads}
-    sizes |= {"kv_heads": config.kv_heads, "head_dim": config.head_dim, "intermediate": config.intermediate_size}
-    section = SPEC.split("**M-6**")[1]
-    rows = re.findall(r"^\| ([a-zN][\w.]*\.(?:weight|bias)) \| (.*?) \| (.*?) \|$", section, re.MULTILINE)
-    there = {
-        "always": True,
-        "unless tied": biases,
-        **{f"with {name}_bias": biases for name in ("query", "output", "mlp")},
-    }
+def test_another_table_is_noticed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(make_metadata_tables, "tables", lambda: "\nno tables\n")
+    assert make_metadata_tables.main(["--check"]) == 1
+    assert "spec/metadata.md is not what tools/make_metadata_tables.py writes" in capsys.readouterr().err
+
+
+def test_the_keys_of_a_model_are_those_of_the_tables() -> None:
+    """A reader of the specification alone, which knows nothing of the declarations, meets every key that is written."""
+    written = to_metadata(demo(), "LlamaForCausalLM")
+    rows = tables()
+    met = {"model.kind": written["model.kind"], "model.architecture": written["model.architecture"]}
+
+    def meet(part: str, prefix: str) -> None:
+        for key, kind, _, allowed in rows[part]:
+            name = f"{prefix}.{key}"
+            if key == "layer.N":
+                for number in set(written["model.layers"]):
+                    meet(kind, f"{prefix}.layer.{number}")
+            elif kind in TYPES:
+                met[name] = written[name]
+                assert type(written[name]) is TYPES[kind], name
+                assert kind != "string" or f"`{written[name]}`" in allowed
+            else:
+                one_of(kind.split(" or "), name)
+
+    def one_of(parts: list[str], name: str) -> None:
+        if f"{name}.kind" in written:
+            met[f"{name}.kind"] = written[f"{name}.kind"]
+            if written[f"{name}.kind"] == "none":
+                assert "`none`" in parts
+                return
+        meet(parts[0], name)
+
+    meet("ModelSpec", "model")
+    assert met == written
+
+
+def test_the_kinds_of_models_are_in_the_specification() -> None:
+    (meaning,) = re.findall(r"^\| model\.kind \|.*$", SPEC, re.MULTILINE)
+    assert all(f"`{kind}`" in meaning for kind in KINDS)
+
+
+def test_every_field_has_a_meaning() -> None:
+    for part in make_metadata_tables.parts(ModelSpec):
+        for field in declared(part).values():
+            assert field.declaration.doc and isinstance(field.declaration, Part | Parts) == bool(field.classes)
+
+
+@pytest.mark.parametrize("there", [False, True])
+@pytest.mark.parametrize("rows", ["head", "row"])
+def test_the_roles_of_tensors_are_those_of_the_specification(there: bool, rows: str) -> None:
+    """A model with all that a part may have, and one with nothing of it."""
+    norm = Norm("layer", 1e-5, weight=True, bias=True) if there else None
+    base = demo()
+    (layer,) = set(base.layers)
+    biases = dict.fromkeys(("query_bias", "key_bias", "value_bias", "output_bias", "sinks"), there)
+    mixer = replace(layer.mixer, **biases, query_norm=norm, key_norm=norm, normed=rows)
+    norms = ("mixer_norm", "mixer_post_norm", "feed_forward_norm", "feed_forward_post_norm")
+    feed_forward = replace(layer.feed_forward, bias=there, gated=there)
+    layer = replace(layer, mixer=mixer, feed_forward=feed_forward, **dict.fromkeys(norms, norm))
+    head = replace(base.head, norm=norm, tied=not there, bias=there)
+    spec = replace(base, layers=(layer,) * 2, head=head)
+    sizes = {"vocabulary": spec.vocabulary_size, "width": spec.hidden_size, "heads": mixer.heads}
+    sizes |= {"kv_heads": mixer.kv_heads, "head_dim": mixer.head_dim, "inner": feed_forward.width}
     expected = {}
-    for role, shape, when in rows:
-        dimensions = []
-        for text in shape.split(","):
-            size = 1
-            for factor in text.split("*"):
-                size *= sizes[factor.strip()]
-            dimensions.append(size)
-        if there[when]:
-            for layer in range(config.layers) if ".N." in role else (0,):
-                expected[role.replace(".N.", f".{layer}.")] = tuple(dimensions)
-    found = {spec.role: spec.shape for spec in architecture.tensors(config) if spec.role and spec.required}
-    assert found == expected
+    table = re.findall(r"^\| ([a-zN][\w.]*\.(?:weight|bias|sinks)) \| (.*?) \| (.*?) \|$", SPEC, re.MULTILINE)
+    for role, shape, when in table:
+        if when == "always" or there:
+            *_, text = shape.split(", or ") if rows == "row" else [shape.split(", or ")[0]]
+            text = text.removesuffix(" where a row is normed")
+            dimensions = []
+            for dimension in text.split(", "):
+                size = 1
+                for factor in dimension.split(" * "):
+                    size *= sizes[factor]
+                dimensions.append(size)
+            names = [role.replace(".N.", f".{number}.") for number in range(2)]
+            for name in dict.fromkeys(names):
+                expected[name] = tuple(dimensions)
+                if name.endswith("norm.weight"):
+                    expected[name.replace(".weight", ".bias")] = tuple(dimensions)
+    assert role_shapes(spec) == expected

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ggq.models.decoder import build_program
+from ggq.models.build import build_program
 from ggq.models.registry import find_architecture
 from ggq.tape.folding import Site, sites
 from ggq.tape.ops import Linear

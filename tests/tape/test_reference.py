@@ -15,7 +15,7 @@ import ggq
 from ggq.errors import FormatError, ModelError, UsageError
 from ggq.format import Writer, open_reader
 from ggq.format.scheme import ROW, Scheme
-from ggq.models.decoder import build_program
+from ggq.models.build import build_program
 from ggq.models.registry import find_architecture
 from ggq.quant import encode_tensor, parse_scheme
 from ggq.quant.stored import StoredWeight, activation_group, decoded, read_stored

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ggq.format.scheme import Scheme
-from ggq.models.decoder import build_program
+from ggq.models.build import build_program
 from ggq.models.registry import find_architecture
 from ggq.tape.cut import Section, sections
 from ggq.tape.program import Buffer, Program, Run

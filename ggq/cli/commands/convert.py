@@ -110,6 +110,7 @@ def _show_plan(plan: Plan, calibration: Calibration | None, out: Path | None, wo
             ("source", f"{printable(plan.source.origin)}, {plan.architecture}, {size(plan.source_bytes)} to read"),
             ("weights", f"{quantity(plan.weights)} in {len(plan.matrices)} matrices"),
             *_ignored(plan),
+            *_unread(plan),
             ("result", f"{size(plan.file_bytes)}, {plan.bits_per_weight:.3f} bits per weight"),
             *_predicted(plan),
             ("disk", f"{size(plan.file_bytes)} needed" + ("" if free is None else f", {size(free)} free")),
@@ -137,6 +138,7 @@ def _show_report(report: Report, plan: Plan) -> None:
             ("size", f"{size(report.file_bytes)} from {size(report.source_bytes)}"),
             ("bits per weight", f"{report.bits_per_weight:.3f}"),
             *_ignored(plan),
+            *_unread(plan),
             ("time", f"{report.seconds:.2f} s, {report.megabytes_per_second:.0f} MB/s{resumed}"),
             ("peak memory", f"{size(report.peak_memory)} with {report.workers} worker{'s' * (report.workers > 1)}"),
         ]
@@ -157,6 +159,15 @@ def _ignored(plan: Plan) -> list[tuple[str, str]]:
         return notes
     more = f" and {len(plan.ignored) - 1} more" if len(plan.ignored) > 1 else ""
     return [("left out", f"{printable(plan.ignored[0])}{more}: nothing reads them"), *notes]
+
+
+def _unread(plan: Plan) -> list[tuple[str, str]]:
+    """The keys of config.json that nothing was made of, if there are any."""
+    if not plan.unread_keys:
+        return []
+    shown = ", ".join(printable(key) for key in plan.unread_keys[:3])
+    more = f" and {len(plan.unread_keys) - 3} more" if len(plan.unread_keys) > 3 else ""
+    return [("not read", f"{shown}{more} in config.json: transformers does not read them for this model either")]
 
 
 @dataclass

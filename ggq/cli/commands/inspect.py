@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -87,28 +87,28 @@ def _print_summary(reader: Reader, summary: Summary) -> None:
 
 def _architecture(metadata: Mapping[str, Any]) -> str:
     """The model in a line, from whatever keys are there."""
-    parts = [
-        (name, metadata[f"model.{key}"])
-        for name, key in (
-            ("layers", "layers"),
-            ("hidden", "hidden_size"),
-            ("feed-forward", "intermediate_size"),
-            ("heads", "heads"),
-            ("key-value heads", "kv_heads"),
-            ("context", "context_length"),
-        )
-        if f"model.{key}" in metadata
-    ]
-    return ", ".join(
-        [one_line(metadata.get("model.architecture", "(unknown)")), *(f"{name} {one_line(v)}" for name, v in parts)]
+    layers = metadata.get("model.layers")
+    count = [f"layers {len(layers)}"] if isinstance(layers, Sized) else []
+    sizes = (
+        ("hidden", "embedding.width"),
+        ("feed-forward", "layer.0.feed_forward.width"),
+        ("heads", "layer.0.mixer.heads"),
+        ("key-value heads", "layer.0.mixer.kv_heads"),
+        ("context", "context_length"),
     )
+    parts = [f"{name} {one_line(metadata[f'model.{key}'])}" for name, key in sizes if f"model.{key}" in metadata]
+    return ", ".join([one_line(metadata.get("model.architecture", "(unknown)")), *count, *parts])
 
 
 def _tokenizer(reader: Reader) -> str:
     asset = reader.assets.get("tokenizer.json")
     if asset is None:
         return "(none)"
-    keys = (("vocabulary", "model.vocabulary_size"), ("first", "tokenizer.bos_id"), ("last", "tokenizer.eos_ids"))
+    keys = (
+        ("vocabulary", "model.embedding.vocabulary_size"),
+        ("first", "tokenizer.bos_id"),
+        ("last", "tokenizer.eos_ids"),
+    )
     return ", ".join(
         [
             "tokenizer.json",

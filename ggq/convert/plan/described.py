@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from ggq.models.architecture import TensorSpec
-from ggq.models.config import ModelConfig
-from ggq.models.decoder import build_program
+from ggq.models.build import build_program
+from ggq.models.family import TensorSpec
+from ggq.models.parts import ModelSpec
 from ggq.models.registry import find_architecture
 from ggq.tape.program import Program
 
@@ -18,15 +18,17 @@ class Described(NamedTuple):
 
     Args:
         architecture: Hugging Face's name of its class.
-        model: Its sizes and choices.
+        model: Its parts.
         program: Its operations.
         specs: Every tensor of such a checkpoint, in the order in which a forward pass meets them.
+        unread_keys: Keys of config.json that mean nothing, to transformers neither.
     """
 
     architecture: str
-    model: ModelConfig
+    model: ModelSpec
     program: Program
     specs: tuple[TensorSpec, ...]
+    unread_keys: tuple[str, ...]
 
 
 def describe(config: Mapping[str, object], path: Path) -> Described:
@@ -39,6 +41,6 @@ def describe(config: Mapping[str, object], path: Path) -> Described:
     Raises:
         GGQError: The architecture or something in it is not supported, or the file contradicts itself.
     """
-    architecture = find_architecture(config, path)
-    model = architecture.config(config, path)
-    return Described(architecture.names[0], model, build_program(model), tuple(architecture.tensors(model)))
+    family = find_architecture(config, path)
+    model, unread = family.read(config, path)
+    return Described(family.names[0], model, build_program(model), tuple(family.tensors(model)), unread)

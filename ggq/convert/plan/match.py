@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ggq.convert.source.checkpoint import FLOATS, Checkpoint
 from ggq.errors import ConvertError, UnsupportedError
-from ggq.models.architecture import TensorSpec
+from ggq.models.family import TensorSpec
 from ggq.models.fields import shown
 from ggq.models.names import Tensor, Use, matrices
 

@@ -18,9 +18,9 @@ from ggq.convert.source.safetensors_header import SourceTensor
 from ggq.convert.source.tokens import Tokens, read_tokens
 from ggq.format.native.layout import ALIGNMENT, FOOTER_BYTES, HEADER_BYTES
 from ggq.format.scheme import Scheme, round_up
-from ggq.models.architecture import TensorSpec
-from ggq.models.config import ModelConfig
+from ggq.models.family import TensorSpec
 from ggq.models.names import Expression
+from ggq.models.parts import ModelSpec
 from ggq.quant import Method, scheme_name
 from ggq.quant.matrix import geometry
 from ggq.tape.program import Program
@@ -93,26 +93,28 @@ class Plan:
         source: The folder, and what to call it.
         checkpoint: Its headers.
         recipe: The options that chose the schemes.
-        model: The model's sizes.
+        model: The model's parts.
         program: Its operations.
         architecture: Hugging Face's name of the architecture.
         tokens: Its special tokens.
         assets: Files that are kept whole.
         tensors: In the order in which they are written: as a forward pass meets them.
         ignored: Names of tensors that are left out: nothing reads them.
+        unread_keys: Keys of config.json that mean nothing, to transformers neither.
         divergence: What was predicted for a mix that was solved for; see `ggq.convert.mix.mix.Mix`.
     """
 
     source: Source
     checkpoint: Checkpoint
     recipe: Recipe
-    model: ModelConfig
+    model: ModelSpec
     program: Program
     architecture: str
     tokens: Tokens
     assets: Mapping[str, bytes]
     tensors: tuple[TensorPlan, ...]
     ignored: tuple[str, ...]
+    unread_keys: tuple[str, ...] = ()
     divergence: float | None = None
 
     @property
@@ -186,6 +188,7 @@ def make_plan(source: Source, recipe: Recipe, ignore: Sequence[str] = (), *, fol
         assets=assets,
         tensors=tuple(_plan_tensor(spec, checkpoint.tensors, recipe) for spec in specs),
         ignored=(*left, *ignored),
+        unread_keys=described.unread_keys,
     )
 
 
@@ -220,6 +223,7 @@ def plan_document(plan: Plan) -> dict[str, Any]:
         "predicted_kld": plan.divergence,
         "ignored": list(plan.ignored),
         "notes": list(plan.notes),
+        "unread_keys": list(plan.unread_keys),
         "assets": {name: len(data) for name, data in plan.assets.items()},
         "tensors": [
             {

@@ -10,7 +10,7 @@ from ggq.convert.options import SchemeOptions
 from ggq.errors import GGQError, UsageError
 from ggq.format.scheme import COLUMN_STEP, ROW, Scheme, round_up
 from ggq.format.scheme_names import parse_filled
-from ggq.models.architecture import TensorSpec
+from ggq.models.family import TensorSpec
 from ggq.quant import Method, choose_method, default_method, parse_scheme
 from ggq.quant.methods import fills
 

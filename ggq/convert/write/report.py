@@ -48,6 +48,7 @@ class Report:
         resumed: Tensors that an earlier run had finished.
         ignored: Tensors of the checkpoint that nothing reads and were left out.
         notes: What is odd about the checkpoint, and what was done about it.
+        unread_keys: Keys of config.json that mean nothing, to transformers neither.
         tensors: In the plan's order.
     """
 
@@ -64,6 +65,7 @@ class Report:
     resumed: int
     ignored: tuple[str, ...]
     notes: tuple[str, ...]
+    unread_keys: tuple[str, ...]
     tensors: tuple[TensorResult, ...]
 
     def worst(self, count: int = 5) -> list[TensorResult]:

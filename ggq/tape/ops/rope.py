@@ -8,7 +8,7 @@ from typing import ClassVar
 from ggq.errors import UnsupportedError
 from ggq.tape.ops.operation import Operation, Update
 from ggq.tape.passes import Array, Backward, Forward, Values
-from ggq.tape.rotation import Rotation
+from ggq.tape.rotation import LAYOUTS, Rotation
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,8 @@ class Rope(Operation):
     rotation: Rotation
 
     def __post_init__(self) -> None:
-        if self.rotation.layout not in ("half", "pairs"):
-            raise UnsupportedError(f"RoPE layout {self.rotation.layout!r} is not supported; supported: half, pairs")
+        if (layout := self.rotation.layout) not in LAYOUTS:
+            raise UnsupportedError(f"RoPE layout {layout!r} is not supported; supported: {', '.join(LAYOUTS)}")
 
     def forward(self, run: Forward) -> None:
         """See `Operation`."""

@@ -7,10 +7,9 @@ import math
 import numpy as np
 import pytest
 
-from ggq.models.config import RopeConfig
-from ggq.models.decoder import build_program, role_shapes
+from ggq.models.build import build_program, role_shapes
 from ggq.models.registry import find_architecture
-from ggq.models.rope import frequencies
+from ggq.models.rope import Llama3, Rope, frequencies
 from ggq.tape.program import Buffer
 from tests.kit.small_models import CONFIGS
 
@@ -41,14 +40,12 @@ def test_buffers_keep_their_shape_and_are_written_before_they_are_read(name: str
 
 
 def test_plain_frequencies() -> None:
-    rope = RopeConfig(10000.0, "half", "none", 0.0, 0.0, 0.0, 0)
-    assert np.allclose(frequencies(rope, 8), [1, 0.1, 0.01, 0.001], rtol=1e-14)
+    assert np.allclose(frequencies(Rope(10000.0, "half", 8, None)), [1, 0.1, 0.01, 0.001], rtol=1e-14)
 
 
 def test_llama3_slows_slow_pairs_keeps_fast_ones_and_blends_between() -> None:
-    plain = RopeConfig(500000.0, "half", "none", 0.0, 0.0, 0.0, 0)
-    scaled = RopeConfig(500000.0, "half", "llama3", 8.0, 1.0, 4.0, 8192)
-    before, after = frequencies(plain, 128), frequencies(scaled, 128)
+    before = frequencies(Rope(500000.0, "half", 128, None))
+    after = frequencies(Rope(500000.0, "half", 128, Llama3(8.0, 1.0, 4.0, 8192)))
     turns = 8192 * before / (2 * math.pi)
     assert np.array_equal(after[turns >= 4], before[turns >= 4])
     assert np.allclose(after[turns <= 1], before[turns <= 1] / 8, rtol=1e-14)

@@ -1,0 +1,181 @@
+"""A decoder's program and the tensors it reads, from its parts alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ggq.models.parts import Attention, Layer, Mlp, ModelSpec, Norm
+from ggq.tape import ops as tape
+from ggq.tape.caches import CacheSpec, KeyValueSpec
+from ggq.tape.ops import Operation
+from ggq.tape.program import Buffer, Inputs, Program
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+def role_shapes(spec: ModelSpec) -> Shapes:
+    """The shape of every tensor that the decoder reads, by role, in the order in which a forward pass meets them."""
+    return _build(spec)[1]
+
+
+def build_program(spec: ModelSpec) -> Program:
+    """The operations of a decoder.
+
+    After the last layer's mixer only the wanted rows go on, so a long prompt whose last logits alone are
+    wanted does not pay for that layer's projections, its feed-forward and the output matrix.
+
+    Args:
+        spec: A checked model.
+
+    Returns:
+        The program; its tensors are those of `role_shapes`.
+    """
+    return _build(spec)[0]
+
+
+def _build(spec: ModelSpec) -> tuple[Program, Shapes]:
+    build = Builder()
+    embedding, head = spec.embedding, spec.head
+    hidden = Buffer("hidden", embedding.width)
+    table = build.weight("embedding.weight", embedding.vocabulary_size, embedding.width)
+    build.ops.append(tape.Embed(table, hidden, embedding.scale))
+    for number, layer in enumerate(spec.layers):
+        hidden = _layer(build, number, layer, hidden, last=number == len(spec.layers) - 1)
+    normed = build.norm(head.norm, "norm", hidden, Buffer("normed_wanted", embedding.width, "wanted"))
+    logits = Buffer("logits", embedding.vocabulary_size, "wanted")
+    matrix = table if head.tied else build.weight("output.weight", logits.width, embedding.width)
+    bias = build.weight("output.bias", logits.width) if head.bias else None
+    build.ops.append(tape.Linear(normed, (matrix,), (bias,), (logits,)))
+    if head.softcap or head.scale != 1:
+        build.ops.append(tape.SoftCap(logits, head.softcap, head.scale))
+    inputs = Inputs(embedding.vocabulary_size, spec.context_length)
+    return Program(tuple(build.ops), inputs, {"logits": logits}, tuple(build.caches)), build.shapes
+
+
+@dataclass
+class Builder:
+    """A program that grows: its operations, its caches and the shapes of the tensors that it reads."""
+
+    ops: list[Operation] = field(default_factory=list)
+    caches: list[CacheSpec] = field(default_factory=list)
+    shapes: Shapes = field(default_factory=dict)
+
+    def weight(self, role: str, *shape: int) -> str:
+        """Note a tensor that is read; its role."""
+        self.shapes[role] = shape
+        return role
+
+    def norm(self, part: Norm | None, role: str, source: Buffer, out: Buffer, heads: int = 1) -> Buffer:
+        """Append a norm of a row's `heads` equal parts; the buffer of its results, the source where there is none."""
+        if part is None:
+            return source
+        width = source.width // heads
+        weight = self.weight(f"{role}.weight", width) if part.weight else None
+        bias = self.weight(f"{role}.bias", width) if part.bias else None
+        self.ops.append(tape.Norm(source, weight, out, part.epsilon, part.kind, bias, heads))
+        return out
+
+    def linear(self, source: Buffer, outs: dict[str, Buffer], biased: set[str], add: bool = False) -> None:
+        """Append the products with the matrices `NAME.weight`; those that are `biased` have `NAME.bias` too."""
+        weights, biases = [], []
+        for name, out in outs.items():
+            weights.append(self.weight(f"{name}.weight", out.width, source.width))
+            biases.append(self.weight(f"{name}.bias", out.width) if name in biased else None)
+        self.ops.append(tape.Linear(source, tuple(weights), tuple(biases), tuple(outs.values()), add))
+
+    def wanted(self, source: Buffer) -> Buffer:
+        """Append the gathering of the wanted rows of a buffer."""
+        out = Buffer(source.name + "_wanted", source.width, "wanted")
+        self.ops.append(tape.Select(source, out))
+        return out
+
+
+def _layer(build: Builder, number: int, layer: Layer, hidden: Buffer, *, last: bool) -> Buffer:
+    """Append a layer; the buffer of its results, of the wanted rows alone behind the last one."""
+    role, mixer, inner = f"layers.{number}", layer.mixer.kind, layer.feed_forward.kind
+    normed = build.norm(layer.mixer_norm, f"{role}.{mixer}_norm", hidden, Buffer("normed", hidden.width))
+    mixed = _attention(build, f"{role}.{mixer}", layer.mixer, normed)
+    shared = layer.parallel and layer.feed_forward_norm is None
+    if last:
+        same = normed is hidden
+        hidden, mixed = build.wanted(hidden), build.wanted(mixed)
+        if shared:
+            normed = hidden if same else build.wanted(normed)
+    output, bias = f"{role}.{mixer}.o", layer.mixer.output_bias
+
+    def add_mixed() -> None:
+        _add(build, layer, mixed, hidden, output, bias, layer.mixer_post_norm, f"{role}.{mixer}_post_norm")
+
+    if not layer.parallel:
+        add_mixed()
+    if not shared:
+        out = Buffer("normed" + _suffix(hidden), hidden.width, hidden.rows)
+        normed = build.norm(layer.feed_forward_norm, f"{role}.{inner}_norm", hidden, out)
+    between = _mlp(build, f"{role}.{inner}", layer.feed_forward, normed)
+    if layer.parallel:
+        add_mixed()
+    down, bias = f"{role}.{inner}.down", layer.feed_forward.bias
+    _add(build, layer, between, hidden, down, bias, layer.feed_forward_post_norm, f"{role}.{inner}_post_norm")
+    return hidden
+
+
+def _add(
+    build: Builder,
+    layer: Layer,
+    source: Buffer,
+    hidden: Buffer,
+    matrix: str,
+    bias: bool,
+    post_norm: Norm | None,
+    norm_role: str,
+) -> None:
+    """Append the product with a last matrix, its norm, and their addition to the row."""
+    biased = {matrix} if bias else set()
+    if post_norm is None and layer.residual_scale == 1:
+        build.linear(source, {matrix: hidden}, biased, add=True)
+        return
+    out = Buffer("added" + _suffix(hidden), hidden.width, hidden.rows)
+    build.linear(source, {matrix: out}, biased)
+    build.norm(post_norm, norm_role, out, out)
+    build.ops.append(tape.Add(out, hidden, layer.residual_scale))
+
+
+def _attention(build: Builder, role: str, part: Attention, source: Buffer) -> Buffer:
+    """Append projections, norms, RoPE, cache and attention; the buffer that holds the heads' results."""
+    query_width, key_width = part.heads * part.head_dim, part.kv_heads * part.head_dim
+    query, key, value = Buffer("query", query_width), Buffer("key", key_width), Buffer("value", key_width)
+    biases = {"q": part.query_bias, "k": part.key_bias, "v": part.value_bias}
+    outs = {f"{role}.q": query, f"{role}.k": key, f"{role}.v": value}
+    build.linear(source, outs, {f"{role}.{name}" for name, there in biases.items() if there})
+    for norm, name, buffer, heads in (
+        (part.query_norm, "q_norm", query, part.heads),
+        (part.key_norm, "k_norm", key, part.kv_heads),
+    ):
+        build.norm(norm, f"{role}.{name}", buffer, buffer, heads if part.normed == "head" else 1)
+    if part.rope is not None:
+        rotation = part.rope.rotation()
+        build.ops += [tape.Rope(query, part.heads, rotation), tape.Rope(key, part.kv_heads, rotation)]
+    cache = len(build.caches)
+    build.caches.append(KeyValueSpec(part.kv_heads, part.head_dim, part.window))
+    build.ops.append(tape.StoreKV(cache, key, value))
+    out, sizes = Buffer("attended", query_width), (part.heads, part.kv_heads, part.head_dim)
+    sinks = build.weight(f"{role}.sinks", part.heads) if part.sinks else None
+    build.ops.append(tape.Attention(cache, query, out, *sizes, part.scale, part.window, part.softcap, sinks))
+    return out
+
+
+def _mlp(build: Builder, role: str, part: Mlp, source: Buffer) -> Buffer:
+    """Append the first matrices and the activation; the buffer that the last matrix meets."""
+    suffix = _suffix(source)
+    gate, up, gated = (Buffer(name + suffix, part.width, source.rows) for name in ("gate", "up", "gated"))
+    outs = {f"{role}.gate": gate, f"{role}.up": up} if part.gated else {f"{role}.up": up}
+    build.linear(source, outs, set(outs) if part.bias else set())
+    if part.gated:
+        build.ops.append(tape.Gate(gate, up, gated, part.activation))
+        return gated
+    build.ops.append(tape.Activate(up, up, part.activation))
+    return up
+
+
+def _suffix(buffer: Buffer) -> str:
+    return "_wanted" if buffer.rows == "wanted" else ""

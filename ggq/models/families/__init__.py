@@ -1,0 +1,1 @@
+"""One file a family, which says how it differs from Llama."""

@@ -1,0 +1,107 @@
+"""A family of checkpoints, as data: the one place that knows Hugging Face's names for it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from ggq.models.build import role_shapes
+from ggq.models.config import COMMON, ROPE, Config, Keys
+from ggq.models.names import Expression
+from ggq.models.parts import ModelSpec, check
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """A tensor that a checkpoint of the architecture has, as it is stored in a file.
+
+    Args:
+        role: Its normalised role (spec/metadata.md); "" for one that is known, means nothing here and is not stored.
+        shape: Its dimensions as it is stored.
+        expression: What it is made of, by the names in the checkpoint.
+        required: Whether a checkpoint without it is refused.
+    """
+
+    role: str
+    shape: tuple[int, ...]
+    expression: Expression
+    required: bool = True
+
+    @property
+    def name(self) -> str:
+        """Its name in a file: the checkpoint's where it is one whole tensor of that in whatever form, else its role."""
+        return self.expression.whole() or self.role or str(self.expression)
+
+
+class Reading(NamedTuple):
+    """What a config.json says.
+
+    Args:
+        spec: The model.
+        unread: Keys that mean nothing, to transformers neither: "sliding_window", "rope_parameters.factor".
+    """
+
+    spec: ModelSpec
+    unread: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Family:
+    """Checkpoints that are read in one way.
+
+    Args:
+        names: Hugging Face class names, as in "architectures" of config.json; the first is written into files.
+        model_types: Values of "model_type" in config.json.
+        keys: What its class of transformers reads of config.json, besides `COMMON` and `ROPE`.
+        parts: The model of a config.json, not yet checked.
+        expression: What the tensor of a role is made of.
+        constants: Tensors that checkpoints may carry for nothing.
+    """
+
+    names: tuple[str, ...]
+    model_types: tuple[str, ...]
+    keys: Keys
+    parts: Callable[[Config], ModelSpec]
+    expression: Callable[[str], Expression]
+    constants: Callable[[ModelSpec], list[TensorSpec]] = lambda spec: []
+
+    def read(self, hf: Mapping[str, object], path: str | os.PathLike[str] | None = None) -> Reading:
+        """The model of a config.json; what it leaves out has transformers' default, except for the sizes.
+
+        Args:
+            hf: The parsed config.json, of transformers 4 or 5.
+            path: That file, for the messages.
+
+        Raises:
+            ModelError: A value is missing, of the wrong type, out of bounds or contradicts another.
+            UnsupportedError: Something that the engine does not have, or a key that transformers reads and nobody here.
+        """
+        config = Config(hf, {**COMMON, **ROPE, **self.keys}, path)
+        spec = check(self.parts(config), path)
+        return Reading(spec, config.unread())
+
+    def config(self, hf: Mapping[str, object], path: str | os.PathLike[str] | None = None) -> ModelSpec:
+        """The model alone; see `read`."""
+        return self.read(hf, path).spec
+
+    def tensors(self, spec: ModelSpec) -> list[TensorSpec]:
+        """Every tensor of such a checkpoint, in the order in which a forward pass meets them."""
+        stored = [TensorSpec(role, shape, self.expression(role)) for role, shape in role_shapes(spec).items()]
+        return stored + self.constants(spec)
+
+
+def checkpoint_name(role: str, modules: Mapping[str, str]) -> str:
+    """Hugging Face's name of the tensor with this role.
+
+    Args:
+        role: Such as "layers.3.mlp.up.bias".
+        modules: Names of modules by the middle of a role: "mlp.up" is "mlp.up_proj" in "model.layers.3".
+    """
+    if not role.startswith("layers."):
+        module, kind = role.rsplit(".", 1)
+        return f"{modules[module]}.{kind}"
+    _, layer, rest = role.split(".", 2)
+    module, kind = rest.rsplit(".", 1)
+    return f"model.layers.{layer}.{modules[module]}.{kind}"

@@ -1,0 +1,181 @@
+"""The parts that models are made of, as data with no defaults: what an engine must know, whatever the architecture.
+
+A model is an embedding, layers and a head; a layer is a mixer (attention) and a feed-forward with norms around them.
+A family's file makes these of a config.json, a file keeps them as metadata (spec/metadata.md), `ggq.models.build` makes
+the program of them.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Annotated, ClassVar
+
+from ggq.errors import ModelError
+from ggq.models.field import Flag, Integer, Number, Part, Parts, Word
+from ggq.models.rope import Rope
+from ggq.tape.ops.activations import ACTIVATIONS
+from ggq.tape.ops.norm import KINDS
+
+MOST_LAYERS = 4096
+
+WIDTH = 1 << 20
+"""Most numbers per token between layers. Bounds are far above any model known, far below what overflows."""
+
+HEADS = 1 << 14
+
+
+@dataclass(frozen=True)
+class Norm:
+    """Numbers of a row divided by their root mean square, then scaled and shifted."""
+
+    kind: Annotated[
+        str,
+        Word(KINDS, "`rms`: x / sqrt(mean(x^2) + epsilon) * weight; `layer`: the same of x - mean(x)"),
+    ]
+    epsilon: Annotated[float, Number(0.0, 1.0, "added to the mean square")]
+    weight: Annotated[bool, Flag("each number is multiplied with one of its own")]
+    bias: Annotated[bool, Flag("to each number one of its own is added")]
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Causal softmax attention with key-value heads that several query heads share."""
+
+    kind: ClassVar[str] = "attention"
+    heads: Annotated[int, Integer(1, HEADS, "query heads")]
+    kv_heads: Annotated[int, Integer(1, HEADS, "key and value heads; divides `heads`")]
+    head_dim: Annotated[int, Integer(2, 1 << 13, "numbers per head")]
+    scale: Annotated[float, Number(0.0, 1e6, "products of query and key are multiplied with it")]
+    rope: Annotated[Rope | None, Part("how queries and keys turn with their position")]
+    window: Annotated[int, Integer(0, 1 << 27, "positions that a token sees, its own included; 0: all before it")]
+    softcap: Annotated[
+        float, Number(0.0, 1e6, "scaled scores x become softcap * tanh(x / softcap); 0: they stay", zero=True)
+    ]
+    sinks: Annotated[bool, Flag("each query head has one more score, which takes part in the softmax and has no value")]
+    query_bias: Annotated[bool, Flag("q has a bias")]
+    key_bias: Annotated[bool, Flag("k has a bias")]
+    value_bias: Annotated[bool, Flag("v has a bias")]
+    output_bias: Annotated[bool, Flag("o has a bias")]
+    query_norm: Annotated[Norm | None, Part("norm of the queries, before they turn")]
+    key_norm: Annotated[Norm | None, Part("norm of the keys, before they turn")]
+    normed: Annotated[
+        str, Word(("head", "row"), "what these two norms take the mean over: each head, or all heads of a token")
+    ]
+
+    def problem(self) -> str | None:
+        """What contradicts itself, if anything."""
+        if self.heads % self.kv_heads:
+            return f"{self.heads} heads cannot share {self.kv_heads} key-value heads evenly"
+        if self.rope is not None and self.rope.rotated > self.head_dim:
+            return f"RoPE cannot rotate {self.rope.rotated} of the {self.head_dim} numbers of a head"
+        return None
+
+
+@dataclass(frozen=True)
+class Mlp:
+    """A feed-forward of two or three matrices."""
+
+    kind: ClassVar[str] = "mlp"
+    width: Annotated[int, Integer(1, 1 << 22, "numbers between the matrices")]
+    activation: Annotated[
+        str,
+        Word(
+            tuple(ACTIVATIONS),
+            "`silu`: x / (1 + exp(-x)); `gelu_tanh`: 0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))); "
+            "`relu`: max(x, 0); `relu2`: max(x, 0)^2",
+        ),
+    ]
+    gated: Annotated[bool, Flag("true: down(activation(gate(x)) * up(x)); false: down(activation(up(x)))")]
+    bias: Annotated[bool, Flag("all of its matrices have biases")]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A mixer and a feed-forward, whose results are added to the row: x + scale * post_norm(mixer(norm(x)))."""
+
+    mixer: Annotated[Attention, Part("what exchanges between tokens")]
+    feed_forward: Annotated[Mlp, Part("what is computed for each token")]
+    mixer_norm: Annotated[Norm | None, Part("norm of the mixer's input")]
+    mixer_post_norm: Annotated[Norm | None, Part("norm of the mixer's result")]
+    feed_forward_norm: Annotated[Norm | None, Part("norm of the feed-forward's input")]
+    feed_forward_post_norm: Annotated[Norm | None, Part("norm of the feed-forward's result")]
+    parallel: Annotated[
+        bool,
+        Flag(
+            "true: mixer and feed-forward take the same x, and the feed-forward, where it has no norm, the mixer's; "
+            "false: the feed-forward takes the mixer's sum"
+        ),
+    ]
+    residual_scale: Annotated[float, Number(0.0, 1e6, "what is added is multiplied with it")]
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """A row of numbers for each token of the vocabulary."""
+
+    vocabulary_size: Annotated[int, Integer(1, 1 << 24, "rows of the embedding")]
+    width: Annotated[int, Integer(1, WIDTH, "numbers per token between layers")]
+    scale: Annotated[float, Number(0.0, 1e6, "its numbers are multiplied with it")]
+
+
+@dataclass(frozen=True)
+class Head:
+    """What makes logits of the last layer's rows."""
+
+    norm: Annotated[Norm | None, Part("norm of the rows")]
+    tied: Annotated[bool, Flag("true: the embedding is also the output matrix, and there is no `output.weight`")]
+    bias: Annotated[bool, Flag("the output matrix has a bias")]
+    scale: Annotated[float, Number(0.0, 1e6, "logits are multiplied with it")]
+    softcap: Annotated[
+        float, Number(0.0, 1e6, "scaled logits x become softcap * tanh(x / softcap); 0: they stay", zero=True)
+    ]
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A decoder: a stack of layers that predicts the next token."""
+
+    context_length: Annotated[int, Integer(1, 1 << 27, "tokens that the model was made for")]
+    embedding: Annotated[Embedding, Part("what a token becomes")]
+    layers: Annotated[tuple[Layer, ...], Parts("in order")]
+    head: Annotated[Head, Part("what makes logits")]
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Tokens of the vocabulary."""
+        return self.embedding.vocabulary_size
+
+    @property
+    def hidden_size(self) -> int:
+        """Numbers per token between layers."""
+        return self.embedding.width
+
+
+def check(spec: ModelSpec, path: str | os.PathLike[str] | None = None) -> ModelSpec:
+    """Check what ties the values of a model together, each of which is within its own bounds.
+
+    Args:
+        spec: The model.
+        path: The file that it came from, for the message.
+
+    Returns:
+        The same model.
+
+    Raises:
+        ModelError: Heads are not shared evenly, a head cannot be rotated in pairs, the RoPE bands overlap ...
+    """
+    for layer in dict.fromkeys(spec.layers):
+        problem = _problem(layer)
+        if problem is not None:
+            raise ModelError(problem, path=path)
+    return spec
+
+
+def _problem(part: object) -> str | None:
+    """What contradicts itself in a part or in one of its parts; the part itself is asked first."""
+    own = getattr(part, "problem", None)
+    if own is not None and (problem := own()) is not None:
+        return str(problem)
+    inner = (getattr(part, field.name) for field in fields(part) if is_dataclass(part))  # type: ignore[arg-type]
+    return next((found for each in inner if is_dataclass(each) and (found := _problem(each)) is not None), None)
