@@ -15,7 +15,7 @@ from ggq.convert.plan.pattern import Pattern
 from ggq.convert.source.checkpoint import CONFIG, FLOATS, Checkpoint
 from ggq.convert.source.quantized import check_not_quantized
 from ggq.errors import ConvertError, UsageError
-from ggq.models.architecture import TensorSpec
+from ggq.models.family import TensorSpec
 from ggq.models.fields import shown
 from ggq.models.names import Tensor
 
