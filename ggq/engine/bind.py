@@ -10,7 +10,8 @@ import numpy as np
 from ggq.engine.batch import Batch
 from ggq.engine.emit import Context, Step, emit
 from ggq.engine.lower import Target, lower
-from ggq.engine.memory import form_of, plan, widths
+from ggq.engine.lower.padding import widths
+from ggq.engine.memory import form_of, plan
 from ggq.engine.weights import Weights
 from ggq.tape.program import Buffer, Program
 
