@@ -16,7 +16,7 @@ from ggq.engine.kv.pool import PagePool, PoolFull
 from ggq.engine.kv.sequence import PagedSequence, cost
 from ggq.engine.weights import Weights
 from ggq.errors import UsageError
-from ggq.format import Reader
+from ggq.format.container import Container
 from ggq.tape.caches import groups
 from ggq.tape.executor import check_runs, pieces, wanted_count, wanted_rows
 from ggq.tape.program import Program, Run
@@ -33,7 +33,7 @@ class NumbaExecutor:
 
     Args:
         program: The model.
-        reader: The file, which must stay open.
+        container: The file, which must stay open.
         roles: Tensor names by role.
         threads: Threads of the kernels; one for each core unless told; never more than processors.
         activations: "int8" rounds activations per group where they meet quantized matrices; "float32" does not.
@@ -48,7 +48,7 @@ class NumbaExecutor:
     def __init__(
         self,
         program: Program,
-        reader: Reader,
+        container: Container,
         roles: dict[str, str],
         *,
         threads: int | None = None,
@@ -60,13 +60,13 @@ class NumbaExecutor:
         from ggq_kernels.run import calls
         from ggq_kernels.run.threads import Team
 
-        self.program, self._reader, self._jobs = program, reader, calls.attention_jobs
+        self.program, self._container, self._jobs = program, container, calls.attention_jobs
         self._team = Team(threads)
         self.threads = self._team.threads
         wanted = max(1, min(max_rows, LOGIT_BYTES // (4 * program.logits.width)))
         self._rows = {"tokens": max_rows, "wanted": wanted}
         self._batch = Batch(max_rows)
-        weights = Weights(reader, roles)
+        weights = Weights(container, roles)
         self._bound = bind(program, weights, self._batch, self._rows, activations, cache, self.threads)
         self._logits = self._bound.array(program.logits)
         specs = [(group.spec, len(group.members)) for group in groups(program.caches)]
@@ -169,7 +169,7 @@ class NumbaExecutor:
                 sequence.close()
             self._sequences.clear()
             self._pool.close()
-            del self._bound, self._logits, self._batch, self._ropes, self._reader
+            del self._bound, self._logits, self._batch, self._ropes, self._container
 
     def _check_open(self) -> None:
         if self._closed:

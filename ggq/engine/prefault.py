@@ -9,7 +9,7 @@ import threading
 
 import numpy as np
 
-from ggq.format import Reader, Segment
+from ggq.format.container import Container
 
 POPULATE_READ = 22
 """Linux's MADV_POPULATE_READ, since 5.14; older ones refuse it, and pages are mapped when they are first read."""
@@ -17,15 +17,17 @@ LEAST_BYTES = 1 << 25
 """Below this a thread is not worth its start."""
 
 
-def map_pages(reader: Reader) -> None:
+def map_pages(container: Container) -> None:
     """Have the system map, and read where it must, all pages of a file that fits into memory; returns at once.
 
     One call without the GIL, so that it goes on while tokenizer.json is parsed, which holds it. A failure changes
     nothing: the pages are then mapped one by one.
     """
-    if not sys.platform.startswith("linux") or not LEAST_BYTES <= reader.size <= _memory() * 3 // 4:
+    if not sys.platform.startswith("linux"):
         return
-    data = reader.view(Segment(0, reader.size, b""))
+    data = container.mapped()
+    if data is None or not LEAST_BYTES <= data.nbytes <= _memory() * 3 // 4:
+        return
     threading.Thread(target=_populate, args=(data,), name="ggq-pages", daemon=True).start()
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ggq.errors import FormatError, UnsupportedError
-from ggq.format import Reader
+from ggq.format.container import Container
 from ggq.format.scheme import TABLE_LIMITS, Geometry, Scheme, round_up
 from ggq.quant.matrix import middle, subscale_offset
 from ggq.quant.stored import activation_form, activation_group
@@ -24,23 +24,23 @@ class Weights:
     """The tensors of a file by role, as addresses into its memory map.
 
     Args:
-        reader: The open file; it must stay open.
+        container: The open file; it must stay open.
         names: Tensor names by role.
     """
 
-    def __init__(self, reader: Reader, names: dict[str, str]) -> None:
-        self._reader, self._names = reader, names
+    def __init__(self, container: Container, names: dict[str, str]) -> None:
+        self._container, self._names = container, names
         self._kept: dict[str, np.ndarray] = {}
 
     def scheme(self, role: str) -> Scheme:
         """How a tensor is stored."""
-        scheme = self._reader.tensors[self._names[role]].scheme
+        scheme = self._container.tensors[self._names[role]].scheme
         assert scheme is not None  # whoever made `names` has refused unknown schemes
         return scheme
 
     def sizes(self, role: str) -> Geometry:
         """Sizes of a tensor, as given and as stored."""
-        return self.scheme(role).geometry(self._reader.tensors[self._names[role]].shape)
+        return self.scheme(role).geometry(self._container.tensors[self._names[role]].shape)
 
     def matrix(self, role: str) -> Packed:
         """A matrix as the kernels see it.
@@ -51,7 +51,7 @@ class Weights:
         """
         from ggq_kernels.run.calls import Packed
 
-        entry, scheme, sizes = self._reader.tensors[self._names[role]], self.scheme(role), self.sizes(role)
+        entry, scheme, sizes = self._container.tensors[self._names[role]], self.scheme(role), self.sizes(role)
         addresses = {name: self._address(role, name) for name in entry.segments}
         if scheme.kind == "float":
             return Packed(scheme.value, 0, sizes.padded_rows, sizes.columns, 0, addresses["values"])
@@ -59,15 +59,15 @@ class Weights:
         if sizes.group % group or group % 32:
             problem = f"no kernel multiplies groups of {sizes.group} columns"
             fix = "convert it to groups of 32, 64, 128 or a row"
-            raise UnsupportedError(problem, path=self._reader.path, where=f"tensor {entry.name}", fix=fix)
-        activations, step = activation_form(self._reader, entry)
+            raise UnsupportedError(problem, path=self._container.path, where=f"tensor {entry.name}", fix=fix)
+        activations, step = activation_form(self._container, entry)
         if "input_order" in entry.segments:  # kernels read where it says, so its padding is looked at too
-            order = self._reader.segment(entry.name, "input_order").view("<u4")
+            order = self._container.segment(entry.name, "input_order").view("<u4")
             try:
                 checked_order(order, sizes.columns)
                 checked_order(order, sizes.padded_columns)
             except FormatError as error:
-                raise FormatError(error.problem, path=self._reader.path, where=f"tensor {entry.name}") from None
+                raise FormatError(error.problem, path=self._container.path, where=f"tensor {entry.name}") from None
         return Packed(
             value="",
             bits=scheme.bits,
@@ -94,7 +94,7 @@ class Weights:
         """Address of a codebook's entries less the least possible one, as 16 unsigned bytes."""
         key = f"{role}/table"
         if key not in self._kept:  # once: rows of the tape hold the address
-            entries = self._reader.segment(self._names[role], "codebook").view(np.int8)
+            entries = self._container.segment(self._names[role], "codebook").view(np.int8)
             self._kept[key] = np.zeros(16, np.uint8)
             self._kept[key][: entries.size] = entries.astype(np.int16) - TABLE_LIMITS[0]
         return int(self._kept[key].ctypes.data)
@@ -104,15 +104,15 @@ class Weights:
         if role not in self._kept:
             from ggq.quant import decode_tensor
 
-            entry = self._reader.tensors[self._names[role]]
-            segments = {name: self._reader.segment(entry.name, name) for name in entry.segments}
+            entry = self._container.tensors[self._names[role]]
+            segments = {name: self._container.segment(entry.name, name) for name in entry.segments}
             padded = np.zeros(round_up(entry.shape[0], COLUMN_PADDING), np.float32)
             padded[: entry.shape[0]] = decode_tensor(self.scheme(role), entry.shape, segments)
             self._kept[role] = padded
         return int(self._kept[role].ctypes.data)
 
     def _address(self, role: str, segment: str) -> int:
-        view = self._reader.segment(self._names[role], segment)
+        view = self._container.segment(self._names[role], segment)
         self._kept[f"{role}/{segment}"] = view
         return int(view.ctypes.data)
 

@@ -10,7 +10,8 @@ import numpy as np
 
 from ggq.engine.prefault import map_pages
 from ggq.errors import ModelError, UsageError
-from ggq.format import Reader, open_reader
+from ggq.format import open_reader
+from ggq.format.container import Container
 from ggq.format.scheme import Scheme
 from ggq.generate.model import Model
 from ggq.generate.sampling import whole
@@ -83,21 +84,31 @@ def open_model(
         cache_bytes = whole("cache_bytes", cache_bytes, 1)
     if cache is not None:
         choose("cache", cache, CACHES)
-    reader = open_reader(path)
+    container = open_reader(path)
     try:
-        config = from_metadata(reader.metadata, reader.path)
-        check_token_ids(reader.metadata, config.vocabulary_size, reader.path)
-        names = roles_to_names(reader, config)
-        program = build_program(config)
-        cache = cache or default_cache(reader)
+        return model_of(container, threads, activations, cache, interpreter, cache_bytes)
     except BaseException:
-        reader.close()
+        container.close()
         raise
+
+
+def model_of(
+    container: Container,
+    threads: int | None = None,
+    activations: str = "int8",
+    cache: str | None = None,
+    interpreter: str = "numba",
+    cache_bytes: int | None = None,
+) -> Model:
+    """The model in an open file of any kind; see `open_model`. Its `close` closes the file."""
+    config = from_metadata(container.metadata, container.path)
+    check_token_ids(container.metadata, config.vocabulary_size, container.path)
+    names, program = roles_to_names(container, config), build_program(config)
+    cache = cache or default_cache(container)
     if interpreter == "numpy":
-        return Model(reader, config, partial(numpy_executor, reader, program, names, activations, cache))
-    return Model(
-        reader, config, partial(numba_executor, reader, program, names, activations, cache, threads, cache_bytes)
-    )
+        return Model(container, config, partial(numpy_executor, container, program, names, activations, cache))
+    bind = partial(numba_executor, container, program, names, activations, cache, threads, cache_bytes)
+    return Model(container, config, bind)
 
 
 def choose(name: str, value: str, allowed: tuple[str, ...]) -> None:
@@ -116,7 +127,7 @@ def check_token_ids(metadata: Mapping[str, object], vocabulary: int, path: str) 
                 raise ModelError(f"{shown(token)} found, token ids are 0 to {vocabulary - 1}", path=path, where=key)
 
 
-def roles_to_names(reader: Reader, config: ModelSpec) -> dict[str, str]:
+def roles_to_names(container: Container, config: ModelSpec) -> dict[str, str]:
     """Which tensor plays each role.
 
     Raises:
@@ -125,22 +136,22 @@ def roles_to_names(reader: Reader, config: ModelSpec) -> dict[str, str]:
     """
     expected = role_shapes(config)
     names: dict[str, str] = {}
-    for name, entry in reader.tensors.items():
+    for name, entry in container.tensors.items():
         role = entry.attributes.get("role")
         if not isinstance(role, str) or role not in expected:
-            raise ModelError(f"its role {role!r} is none of this model's", path=reader.path, where=f"tensor {name}")
+            raise ModelError(f"its role {role!r} is none of this model's", path=container.path, where=f"tensor {name}")
         if role in names:
-            raise ModelError(f"{names[role]} has the role {role} too", path=reader.path, where=f"tensor {name}")
+            raise ModelError(f"{names[role]} has the role {role} too", path=container.path, where=f"tensor {name}")
         if entry.shape != expected[role]:
             problem = f"shape {shape(entry.shape)}, {shape(expected[role])} expected for {role}"
-            raise ModelError(problem, path=reader.path, where=f"tensor {name}")
+            raise ModelError(problem, path=container.path, where=f"tensor {name}")
         if entry.scheme is None:
-            raise undecodable(reader, entry)
+            raise undecodable(container, entry)
         names[role] = name
     missing = [role for role in expected if role not in names]
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise ModelError(f"no tensor for {missing[0]}{more}", path=reader.path)
+        raise ModelError(f"no tensor for {missing[0]}{more}", path=container.path)
     return names
 
 
@@ -149,27 +160,27 @@ def shape(sizes: tuple[int, ...]) -> str:
     return " x ".join(map(str, sizes))
 
 
-def default_cache(reader: Reader) -> str:
+def default_cache(container: Container) -> str:
     """ "f32" when every tensor is: who keeps a model exact wants it run so."""
-    exact = all(entry.scheme == Scheme("float", 32, "f32") for entry in reader.tensors.values())
+    exact = all(entry.scheme == Scheme("float", 32, "f32") for entry in container.tensors.values())
     return "f32" if exact else "f16"
 
 
 def numpy_executor(
-    reader: Reader, program: Program, names: Mapping[str, str], activations: str, cache: str
+    container: Container, program: Program, names: Mapping[str, str], activations: str, cache: str
 ) -> Executor:
     """The slow reference."""
     from ggq.quant.stored import StoredWeight, read_stored
     from ggq.tape.reference import NumpyExecutor
 
     def weight(role: str) -> StoredWeight:
-        return read_stored(reader, reader.tensors[names[role]])
+        return read_stored(container, container.tensors[names[role]])
 
     return NumpyExecutor(program, weight, activations, cache)
 
 
 def numba_executor(
-    reader: Reader,
+    container: Container,
     program: Program,
     names: dict[str, str],
     activations: str,
@@ -180,8 +191,8 @@ def numba_executor(
     """The kernels; numba is imported here and not before."""
     from ggq.engine.numba_executor import NumbaExecutor
 
-    map_pages(reader)
+    map_pages(container)
     executor: Executor = NumbaExecutor(
-        program, reader, names, threads=threads, activations=activations, cache=cache, cache_bytes=cache_bytes
+        program, container, names, threads=threads, activations=activations, cache=cache, cache_bytes=cache_bytes
     )
     return executor

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ggq.errors import UnsupportedError, UsageError
-from ggq.format import Reader
+from ggq.format.container import Container
 from ggq.generate.generation import Answer, Memory, Timing, as_tokens
 from ggq.generate.options import SAMPLING, Options, check_names
 from ggq.generate.request import Scoring, Writing
@@ -124,7 +124,7 @@ class Model:
         bind: Makes the executor.
     """
 
-    def __init__(self, reader: Reader, config: ModelSpec, bind: Callable[[], Executor]) -> None:
+    def __init__(self, reader: Container, config: ModelSpec, bind: Callable[[], Executor]) -> None:
         self.reader, self.config, self._bind = reader, config, bind
         self._lock = threading.RLock()
         self._scheduler: Scheduler | None = None

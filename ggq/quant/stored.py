@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ggq.errors import ModelError, UnsupportedError
-from ggq.format import Reader, TensorEntry
+from ggq.format.container import Container, StoredTensor
 from ggq.format.scheme import ROW, Scheme
 from ggq.quant.tensors import decode_tensor
 from ggq.quant.transform import checked_order, transform_inputs, undo_transform
@@ -45,7 +45,7 @@ class StoredWeight(NamedTuple):
         return undo_transform(self.numbers, self.input_scale, self.input_order)
 
 
-def read_stored(reader: Reader, entry: TensorEntry) -> StoredWeight:
+def read_stored(container: Container, entry: StoredTensor) -> StoredWeight:
     """A tensor of one or two dimensions, as an interpreter needs it.
 
     Raises:
@@ -54,8 +54,8 @@ def read_stored(reader: Reader, entry: TensorEntry) -> StoredWeight:
         ModelError: Its activations are none that M-11 allows.
     """
     if entry.scheme is None:
-        raise undecodable(reader, entry)
-    segments = segments_of(reader, entry)
+        raise undecodable(container, entry)
+    segments = segments_of(container, entry)
     numbers = decode_tensor(entry.scheme, entry.shape, segments, where=entry.name, stored=True)
     scale, order = segments.get("input_scale"), segments.get("input_order")
     columns = entry.shape[-1]
@@ -64,11 +64,11 @@ def read_stored(reader: Reader, entry: TensorEntry) -> StoredWeight:
         numbers,
         None if scale is None else scale.view("<f4")[:columns],
         None if order is None else checked_order(order.view("<u4"), columns),
-        *activation_form(reader, entry),
+        *activation_form(container, entry),
     )
 
 
-def activation_form(reader: Reader, entry: TensorEntry) -> tuple[str, float]:
+def activation_form(container: Container, entry: StoredTensor) -> tuple[str, float]:
     """How the inputs of a tensor are rounded to int8, and the step where that is given (M-11).
 
     Raises:
@@ -77,29 +77,29 @@ def activation_form(reader: Reader, entry: TensorEntry) -> tuple[str, float]:
     form, step = entry.attributes.get("activations", GROUP), entry.attributes.get("activation_step", 0.0)
     if "activations" in entry.attributes and form not in (TOKEN, STATIC):
         problem = f"activations are {form!r}; allowed are {TOKEN} and {STATIC} (M-11)"
-        raise ModelError(problem, path=reader.path, where=f"tensor {entry.name}")
+        raise ModelError(problem, path=container.path, where=f"tensor {entry.name}")
     if form == STATIC and not (isinstance(step, float) and isfinite(step) and step > 0):
         problem = f"an activation step of {step!r}; allowed are positive numbers (M-11)"
-        raise ModelError(problem, path=reader.path, where=f"tensor {entry.name}")
+        raise ModelError(problem, path=container.path, where=f"tensor {entry.name}")
     return str(form), float(step) if form == STATIC else 0.0
 
 
-def decoded(reader: Reader, entry: TensorEntry) -> np.ndarray:
+def decoded(container: Container, entry: StoredTensor) -> np.ndarray:
     """A tensor's numbers, float32 in its shape; an UnsupportedError when this version cannot decode it."""
     if entry.scheme is None:
-        raise undecodable(reader, entry)
-    return np.asarray(decode_tensor(entry.scheme, entry.shape, segments_of(reader, entry), where=entry.name))
+        raise undecodable(container, entry)
+    return np.asarray(decode_tensor(entry.scheme, entry.shape, segments_of(container, entry), where=entry.name))
 
 
-def segments_of(reader: Reader, entry: TensorEntry) -> dict[str, np.ndarray]:
+def segments_of(container: Container, entry: StoredTensor) -> dict[str, np.ndarray]:
     """A tensor's bytes by role."""
-    return {role: reader.segment(entry.name, role) for role in entry.segments}
+    return {role: container.segment(entry.name, role) for role in entry.segments}
 
 
-def undecodable(reader: Reader, entry: TensorEntry) -> UnsupportedError:
+def undecodable(container: Container, entry: StoredTensor) -> UnsupportedError:
     """The refusal of a tensor whose scheme has no name here."""
     return UnsupportedError(
-        "stored in a scheme that this version cannot decode", path=reader.path, where=f"tensor {entry.name}"
+        "stored in a scheme that this version cannot decode", path=container.path, where=f"tensor {entry.name}"
     )
 
 

@@ -19,7 +19,7 @@ from ggq.cli.generation import ACTIVATIONS, FILE, INTERPRETER, THREADS
 from ggq.cli.output import one_line, pairs, print_json, size
 from ggq.engine.footprint import memory_beside
 from ggq.errors import UsageError
-from ggq.format import Reader, TensorEntry
+from ggq.format.container import Container, StoredTensor
 from ggq.generate.loading import load
 from ggq.tape.executor import Executor
 from ggq.tape.program import Run
@@ -201,7 +201,7 @@ def _time(executor: Executor, call: Callable[[int], None]) -> float:
         executor.close_sequence(sequence)
 
 
-def work(reader: Reader) -> Work:
+def work(reader: Container) -> Work:
     """Count the weights and bytes of a file by what its tensors are for."""
     by_role = {str(tensor.attributes.get("role")): tensor for tensor in reader.tensors.values()}
     tied = "output.weight" not in by_role
@@ -214,7 +214,7 @@ def work(reader: Reader) -> Work:
     return Work(sum(weights.values()) - late, prod(head.shape) + late, traffic)
 
 
-def _bytes(tensor: TensorEntry) -> int:
+def _bytes(tensor: StoredTensor) -> int:
     return sum(segment.length for segment in tensor.segments.values())
 
 

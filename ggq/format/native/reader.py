@@ -55,6 +55,11 @@ class TensorEntry(NamedTuple):
     segments: dict[str, Segment]
     attributes: dict[str, Scalar]
 
+    @property
+    def stored_as(self) -> str:
+        """What the file calls its scheme."""
+        return self.descriptor.name
+
 
 class Asset:
     """A source file kept whole, such as tokenizer.json."""
@@ -258,6 +263,10 @@ class Reader:
             except (OSError, ValueError) as error:
                 raise GGQError(f"cannot be mapped into memory: {error}", path=self.path) from None
         return np.frombuffer(self._map, np.uint8, segment.length, segment.offset)
+
+    def mapped(self) -> npt.NDArray[np.uint8]:
+        """The whole file as a read-only view of the map."""
+        return self.view(Segment(0, self.size, b""))
 
     def close(self) -> None:
         """Closes the file; segments that are still referenced stay valid."""

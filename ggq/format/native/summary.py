@@ -6,7 +6,7 @@ from math import prod
 from typing import NamedTuple
 
 from ggq.errors import UnsupportedError
-from ggq.format.native.reader import Reader, TensorEntry
+from ggq.format.container import Container, StoredTensor
 from ggq.format.scheme_names import scheme_name
 
 
@@ -31,7 +31,7 @@ class Summary(NamedTuple):
         return 8 * self.matrix_bytes / self.matrix_weights if self.matrix_weights else None
 
 
-def summarize(reader: Reader) -> Summary:
+def summarize(reader: Container) -> Summary:
     """Add up a file's tensors."""
     parameters = weights = stored = 0
     schemes: dict[str, tuple[int, int]] = {}
@@ -46,10 +46,10 @@ def summarize(reader: Reader) -> Summary:
     return Summary(parameters, weights, stored, ordered)
 
 
-def scheme_label(tensor: TensorEntry) -> str:
+def scheme_label(tensor: StoredTensor) -> str:
     """The name of a tensor's scheme, or what can be said of one that this version does not know."""
     if tensor.scheme is None:
-        return f"unknown ({tensor.descriptor.name})"
+        return f"unknown ({tensor.stored_as})"
     try:
         return scheme_name(tensor.scheme)
     except UnsupportedError:
