@@ -13,10 +13,10 @@ import pytest
 
 from ggq.errors import GGQError, UsageError
 from ggq.generate.generation import Answer, Memory
-from ggq.generate.model import Stream
 from ggq.generate.request import AHEAD, Scoring, Writing
 from ggq.generate.sampling import Sampler, Sampling
 from ggq.generate.scheduler import BESIDE, BUDGET, Scheduler, hand_out
+from ggq.generate.stream import Stream
 from tests.kit.toy_executor import PAGE, VOCABULARY, ToyExecutor, continuation, next_token
 
 

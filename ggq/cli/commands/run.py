@@ -28,7 +28,7 @@ from ggq.cli.generation import (
 from ggq.cli.output import print_json
 from ggq.errors import UsageError
 from ggq.generate.loading import load
-from ggq.generate.model import Stream
+from ggq.generate.stream import Stream
 
 
 def run(
