@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 import sys
@@ -60,3 +61,12 @@ def usable_memory() -> int:
         except (OSError, ValueError):  # another kind of system, or "max"
             continue
     return found
+
+
+def release_freed_memory() -> None:
+    """Give freed memory back to the system where glibc would keep it: buffers of up to 32 MB lie on its heap, of which
+    60 MB were left when a model of 135 million weights was closed."""
+    if sys.platform.startswith("linux"):
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # other C libraries have none
+        if trim is not None:
+            trim(0)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ggq.engine.footprint import release_freed_memory
 from ggq.errors import UnsupportedError, UsageError
 from ggq.format.container import Container
 from ggq.generate.generation import Answer, Memory, as_tokens
@@ -250,6 +251,7 @@ class Model:
         for name in ("tokenizer", "chat_template", "generation_config", "ends", "_quick"):
             self.__dict__.pop(name, None)
         self.reader.close()
+        release_freed_memory()
 
     def __enter__(self) -> Model:
         return self

@@ -14,7 +14,7 @@ from ggq.engine.numba_executor import NumbaExecutor
 from ggq.errors import UsageError
 from ggq.format import open_reader
 from ggq.generate.loading import load, roles_to_names
-from ggq.models.decoder import build_program
+from ggq.models.build import build_program
 from ggq.models.metadata import from_metadata
 from ggq.tape.program import Run
 from tests.kit.small_models import CONFIGS, checkpoint, prompt, write_ggq
