@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 
 
 class GGQError(Exception):
@@ -48,3 +49,9 @@ class ModelError(GGQError):
 
 class UsageError(GGQError):
     """An argument that is out of range or contradicts another."""
+
+
+def one_of(words: Iterable[str]) -> str:
+    """Allowed words for a message: "int8 or float32", "group, token or static"."""
+    *first, last = words
+    return f"{', '.join(first)} or {last}" if first else last

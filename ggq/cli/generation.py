@@ -49,7 +49,7 @@ def options(
     """The engine's options from the command line's."""
     if greedy:
         if any(value is not None for value in (temperature, top_k, top_p, min_p, seed)):
-            raise UsageError("--greedy leaves nothing to chance: it goes with none of the sampling options")
+            raise UsageError("--greedy takes the most likely token, so it cannot be combined with sampling options")
         temperature = 0.0
     return {
         "max_tokens": max_tokens,

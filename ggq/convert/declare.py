@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, cast, get_type_hints, overload
 
-from ggq.errors import UsageError
+from ggq.errors import UsageError, one_of
 
 KEY, WIDTH = "option", 120
 
@@ -50,7 +50,7 @@ class Declared:
     def allowed(self) -> str:
         """The values that it may have, in words; "" for any."""
         if self.words:
-            return " or ".join(filter(None, [", ".join(self.words[:-1]), self.words[-1]]))
+            return one_of(self.words)
         if self.above is not None:
             return f"a number above {self.above:g}"
         if self.least is None:

@@ -105,7 +105,7 @@ def evaluate(
     """
     if save_logits is not None:
         if reference is not None:
-            raise UsageError("saving logits makes a reference: it goes without another one")
+            raise UsageError("saving logits makes a reference, so it cannot be combined with one")
         check_not_input(save_logits, file.reader.path if isinstance(file, Model) else file, text_name)
         check_place(save_logits, force=force)
     options: dict[str, Any] = {"threads": threads, "interpreter": interpreter}

@@ -40,7 +40,7 @@ def check_picture(path: str | os.PathLike[str]) -> None:
     known = sorted(pyplot.gcf().canvas.get_supported_filetypes())
     pyplot.close()
     if os.path.splitext(name)[1].lstrip(".").lower() not in known:
-        raise UsageError(f"the name of a picture ends in {', '.join(known)}", path=name)
+        raise UsageError(f"the name of a picture must end in {', '.join(known)}", path=name)
     check_place(path, force=True)
 
 

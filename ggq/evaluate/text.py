@@ -45,7 +45,7 @@ def text_windows(
 ) -> Windows:
     """The windows of a text, as a model's tokenizer reads it; `name` is its file's, for errors."""
     if tokens is not None and tokens < 1:
-        raise UsageError(f"tokens is {tokens}, at least 1 needed")
+        raise UsageError(f"tokens must be 1 or more, not {tokens}")
     if not len(text):
         raise UsageError("the text is empty", path=name)
     ids = model.encode(text, begin=False)[:tokens]

@@ -103,7 +103,7 @@ def make_windows(
     stride = context if stride is None else stride
     for what, value, least in (("context", context, 2), ("stride", stride, 1), ("windows", limit, 1)):
         if value is not None and value < least:
-            raise UsageError(f"{what} is {value}, at least {least} needed")
+            raise UsageError(f"{what} must be {least} or more, not {value}")
     if len(ids) < context:
         problem = f"the text has {len(ids)} tokens, fewer than one window of {context}"
         raise UsageError(problem, path=name, fix="give a longer text or a smaller --context")

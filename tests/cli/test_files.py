@@ -203,8 +203,8 @@ def test_edit_with_a_type(model: Path, kind: str, text: str, value: object) -> N
         (["model.head.tied=1"], "write true or false"),
         (["tokenizer.eos_ids=1"], "write a JSON list"),
         (["a=[[[[" + "[" * 100_000, "--type", "list"], "nested too deeply"),
-        (["a=1", "--type", "number"], "--type is 'number', allowed are bool, int"),
-        (["a=1", "--delete", "a"], "'a' is to be set and to be deleted"),
+        (["a=1", "--type", "number"], "--type must be bool, int"),
+        (["a=1", "--delete", "a"], "'a' cannot be both set and deleted"),
         (["--delete", "no.key"], "no.key"),
     ],
 )

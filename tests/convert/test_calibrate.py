@@ -144,9 +144,9 @@ def test_each_window_begins_as_the_model_expects(tmp_path: Path, text: Path) -> 
         (TEXT, 0, "calibration_tokens must be 1 or more, not 0"),
         (None, None, "cannot open: No such file"),
         ("a folder", None, "text.txt: a text file expected, found a directory"),
-        (bytes(range(256)) * 20, None, "text.txt: .* of 5120 bytes are no UTF-8 text\ncalibrate on a text"),
-        (b"\0a" * 2000, None, "text.txt: 2000 of 4000 bytes are no UTF-8 text"),
-        (bytes(range(256)) * 8000, 600, "text.txt: .* bytes are no UTF-8 text"),  # not read whole
+        (bytes(range(256)) * 20, None, "text.txt: .* of 5120 bytes are not UTF-8 text\ncalibrate on a UTF-8 text"),
+        (b"\0a" * 2000, None, "text.txt: 2000 of 4000 bytes are not UTF-8 text"),
+        (bytes(range(256)) * 8000, 600, "text.txt: .* bytes are not UTF-8 text"),  # not read whole
     ],
 )
 def test_texts_that_cannot_be_used(
@@ -197,13 +197,13 @@ def test_calibration_that_nobody_needs_or_nobody_gives_is_refused(
 ) -> None:
     with pytest.raises(UsageError, match="method gptq needs calibration\ngive --calibration TEXT"):
         ggq.convert(DEMO, tmp_path / "m.ggq", method="gptq")
-    with pytest.raises(UsageError, match="nothing to calibrate: method absmax has no use for statistics"):
+    with pytest.raises(UsageError, match="nothing to calibrate: method absmax does not use statistics"):
         ggq.convert(DEMO, tmp_path / "m.ggq", scheme="q4-g32", calibration=text)
-    with pytest.raises(UsageError, match="a number of calibration tokens without a text"):
+    with pytest.raises(UsageError, match="calibration_tokens and calibration_context need a text"):
         ggq.convert(DEMO, tmp_path / "m.ggq", method="mse", calibration_tokens=5)
     with pytest.raises(UsageError, match="calibration_context must be 2 to 512 for this model, not 5000"):
         ggq.convert(DEMO, tmp_path / "m.ggq", method="mse", calibration=text, calibration_context=5000)
-    with pytest.raises(UsageError, match="there are no statistics yet"):
+    with pytest.raises(UsageError, match="this file of statistics does not exist yet"):
         ggq.convert(DEMO, tmp_path / "m.ggq", method="mse", statistics=tmp_path / "s")
     with pytest.raises(UsageError, match="there is no folder"):
         ggq.convert(DEMO, tmp_path / "m.ggq", method="mse", calibration=text, statistics=tmp_path / "none" / "s")

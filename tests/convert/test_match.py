@@ -204,7 +204,7 @@ def rows(count: int) -> NDArray[np.float32]:
         ({"blocks.0.down": rows(45).T.copy()}, r"blocks.0.down: shape \[45, 32\] of transposed\(blocks.0.down\) found"),
         ({"blocks.0.A": None, "blocks.0.B": None}, r"2 of 2\d tensors missing: 'blocks.0.B', 'blocks.0.A'"),
         ({"blocks.0.A": rows(4)}, r"tensor blocks.0.A: shape \[4, 32\] found, which cannot be multiplied"),
-        ({"blocks.0.A": rows(3).astype(np.int64)}, r"tensor blocks.0.A: dtype I64 found, F32, F16, BF16 can be"),
+        ({"blocks.0.A": rows(3).astype(np.int64)}, r"tensor blocks.0.A: dtype must be F32, F16 or BF16, not I64"),
     ],
 )
 def test_sources_of_other_sizes_are_refused_by_name(
@@ -221,15 +221,21 @@ def test_numbers_that_two_tensors_are_made_of_are_refused_by_name(
     original, role = packed, "layers.1.mlp.up.weight"
     source = Tensor("blocks.1.gate_up")
     for other, message in (
-        (Rows(source, 43, 87), "numbers of it would become part of both layers.1.mlp.gate.weight and layers.1.mlp.up"),
-        (original("layers.1.mlp.gate.weight"), "numbers of it would become part of both layers.1.mlp.gate.weight and"),
+        (
+            Rows(source, 43, 87),
+            "its numbers would become part of both layers.1.mlp.gate.weight and layers.1.mlp.up",
+        ),
+        (
+            original("layers.1.mlp.gate.weight"),
+            "its numbers would become part of both layers.1.mlp.gate.weight and",
+        ),
         (
             Sum(Rows(source, 44, 88), Rows(source, 44, 88)),
-            "numbers of it would become part of layers.1.mlp.up.weight twice",
+            "its numbers would become part of layers.1.mlp.up.weight twice",
         ),
     ):
         monkeypatch.setitem(globals(), "packed", lambda each, other=other: other if each == role else original(each))
-        with pytest.raises(ConvertError, match=f"tensor 'blocks.1.gate_up': {message}"):
+        with pytest.raises(ConvertError, match=f"tensor 'blocks.1.gate_up': some of {message}"):
             plan(folders[1])
     both = Interleaved(Transposed(Tensor("blocks.1.down")), 2, 0, 1)  # (16, 44) of (32, 44): columns of the source
     monkeypatch.setitem(

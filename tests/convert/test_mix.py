@@ -45,7 +45,7 @@ def test_sizes(text: str, size: int) -> None:
 
 @pytest.mark.parametrize("text", ["", "GiB", "3 GiBs", "-1MB", "1e9", "3,5GB", "1..5MB", "nan", "9" * 19])
 def test_what_is_no_size_is_refused(text: str) -> None:
-    with pytest.raises(UsageError, match=re.escape(f"a size of {text!r}: a number and a unit expected")):
+    with pytest.raises(UsageError, match=re.escape(f"target_size must be a number and a unit, not {text!r}")):
         parse_size(text)
 
 
@@ -65,13 +65,13 @@ def test_no_target_is_none() -> None:
     [
         (
             {"target_bpw": 4.5, "scheme": "q4-g32"},
-            "--target-bpw and --scheme exclude each other\nwith a target, ",
+            "--target-bpw and --scheme cannot be combined\nwith a target, ",
         ),
-        ({"target_bpw": 4.5, "target_size": "1MB"}, "--target-bpw and --target-size exclude each other"),
-        ({"target_size": "1MB", "embedding": "f16"}, "--target-size and --embedding exclude each other"),
-        ({"target_bpw": 4.5, "recipe": "r.toml"}, "--recipe and --target-bpw exclude each other"),
-        ({"target_bpw": 1.5}, "a target of 1.500 bits per weight: the least that can be reached is 2."),
-        ({"target_size": "60kB"}, r"a file of 60000 bytes: tokenizer, norms and index alone take \d+"),
+        ({"target_bpw": 4.5, "target_size": "1MB"}, "--target-bpw and --target-size cannot be combined"),
+        ({"target_size": "1MB", "embedding": "f16"}, "--target-size and --embedding cannot be combined"),
+        ({"target_bpw": 4.5, "recipe": "r.toml"}, "--recipe and --target-bpw cannot be combined"),
+        ({"target_bpw": 1.5}, "a target of 1.500 bits per weight cannot be reached: the lowest possible is 2."),
+        ({"target_size": "60kB"}, r"a file of 60000 bytes is too small: tokenizer, norms and index alone take \d+"),
         ({"target_bpw": 4.5, "keep": ["nothing=f16"]}, "--keep nothing=f16: no tensor's name matches"),
     ],
 )
@@ -238,8 +238,8 @@ def test_nothing_said_is_the_balanced_preset_and_a_text_changes_its_method(tmp_p
         ({"scheme": "q4-g32", "calibration": "unread"}, "exists already\nchoose another name or give --force"),
         ({"force": True, "method": "gptq"}, "method gptq needs calibration"),
         ({"force": True, "activations": "static"}, "static activations need calibration"),
-        ({"force": True, "calibration_tokens": 5}, "calibration tokens without a text"),
-        ({"force": True, "statistics": "none"}, "there are no statistics yet"),
+        ({"force": True, "calibration_tokens": 5}, "calibration_tokens and calibration_context need a text"),
+        ({"force": True, "statistics": "none"}, "this file of statistics does not exist yet"),
         ({"force": True, "method": "mse+gptq"}, "only one method can round"),
     ],
 )

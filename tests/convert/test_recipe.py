@@ -116,8 +116,8 @@ def test_the_first_rule_that_matches_decides_and_comes_before_the_embedding() ->
     [
         ({"scheme": "q7-g32"}, UsageError, "scheme 'q7-g32' has 7 bits"),
         ({"scheme": "q4-g32", "embedding": "int4"}, UsageError, "unknown scheme 'int4'"),
-        ({"scheme": "q4-g32", "keep": ["down_proj"]}, UsageError, "--keep down_proj: REGEX=SCHEME expected"),
-        ({"scheme": "q4-g32", "keep": ["=q8-g32"]}, UsageError, "--keep =q8-g32: REGEX=SCHEME expected"),
+        ({"scheme": "q4-g32", "keep": ["down_proj"]}, UsageError, "--keep must be REGEX=SCHEME, not 'down_proj'"),
+        ({"scheme": "q4-g32", "keep": ["=q8-g32"]}, UsageError, "--keep must be REGEX=SCHEME, not '=q8-g32'"),
         ({"scheme": "q4-g32", "keep": ["(=q8-g32"]}, UsageError, r"not a regular expression: missing \)"),
         ({"scheme": "q4-g32", "keep": ["a=q9-g32"]}, UsageError, "scheme 'q9-g32' has 9 bits"),
         ({"scheme": "q4-g32", "method": "best"}, ConvertError, "unknown method 'best'"),
@@ -131,7 +131,7 @@ def test_the_first_rule_that_matches_decides_and_comes_before_the_embedding() ->
         (
             {"scheme": "nf4-g32", "method": "kmeans"},
             UsageError,
-            "scheme nf4-g32 is filled by nf4, and method kmeans was",
+            "scheme nf4-g32 is filled by method nf4, not by kmeans",
         ),
         ({"scheme": "f16", "method": "absmax"}, UsageError, "method absmax has nothing to do: f16 stores floats"),
     ],

@@ -194,7 +194,7 @@ def test_texts_that_cannot_be_scored(files: Path, tmp_path: Path, capsys: Captur
     assert f"{text}: the text has 4 tokens, fewer than one window of 512" in fails(capsys, model, "--text", text)
     options = ("--text", files / "text.txt")
     assert "the text has 100 tokens, fewer than one window of 512" in fails(capsys, model, *options, "--tokens", "100")
-    assert "tokens is 0, at least 1 needed" in fails(capsys, model, *options, "--tokens", "0")
+    assert "tokens must be 1 or more, not 0" in fails(capsys, model, *options, "--tokens", "0")
     problem = "windows of 600 tokens do not fit into the model's context of 512"
     assert problem in fails(capsys, model, *options, "--context", "600")
 
@@ -336,7 +336,7 @@ def test_damaged_saved_references(files: Path, tmp_path: Path, capsys: Capture) 
 def test_where_logits_are_saved(files: Path, tmp_path: Path, capsys: Capture) -> None:
     options = ("--text", files / "text.txt", "--context", "16", "--windows", "1")
     path, model = tmp_path / "kept.logits", files / "q3.ggq"
-    problem = "saving logits makes a reference: it goes without another one"
+    problem = "saving logits makes a reference, so it cannot be combined with one"
     assert problem in fails(capsys, model, *options, "--save-logits", path, "--reference", model)
     assert "there is no folder" in fails(capsys, model, *options, "--save-logits", tmp_path / "no" / "kept")
     assert "found a folder" in fails(capsys, model, *options, "--save-logits", tmp_path)

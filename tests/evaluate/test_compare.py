@@ -198,7 +198,7 @@ def test_the_picture(tmp_path: Path, capsys: Capture, monkeypatch: pytest.Monkey
     (tmp_path / "kept").mkdir()
     for name, problem in (
         ("kept/errors.png", f"the folder {tmp_path / 'kept'} cannot be written to"),
-        ("errors.doc", "the name of a picture ends in"),
+        ("errors.doc", "the name of a picture must end in"),
         ("no/errors.png", "there is no folder"),
     ):
         assert main(["compare", str(path), str(DEMO), "--plot", str(tmp_path / name)]) == 2

@@ -108,9 +108,9 @@ def test_windows_can_be_fewer_and_begin_with_a_token() -> None:
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
-        ({"context": 1}, "context is 1, at least 2 needed"),
-        ({"context": 4, "stride": 0}, "stride is 0, at least 1 needed"),
-        ({"context": 4, "limit": 0}, "windows is 0, at least 1 needed"),
+        ({"context": 1}, "context must be 2 or more, not 1"),
+        ({"context": 4, "stride": 0}, "stride must be 1 or more, not 0"),
+        ({"context": 4, "limit": 0}, "windows must be 1 or more, not 0"),
         ({"context": 11}, "the text has 10 tokens, fewer than one window of 11"),
     ],
 )

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from ggq.cli.output import one_line, printable
-from ggq.errors import UsageError
+from ggq.errors import UsageError, one_of
 from ggq.format import edit_metadata, open_reader
 
 
@@ -46,13 +46,13 @@ def edit(
     if not changes and not delete:
         raise UsageError("nothing to change", fix="give KEY=VALUE or --delete KEY")
     if kind is not None and kind not in PARSERS:
-        raise UsageError(f"--type is {kind!r}, allowed are {', '.join(PARSERS)}")
+        raise UsageError(f"--type must be {one_of(PARSERS)}, not {kind!r}")
     with open_reader(file) as reader:
         known: Mapping[str, Any] = reader.metadata
         wanted = dict(_parse(change, kind, known) for change in changes or ())
     both = [key for key in delete or () if key in wanted]
     if both:
-        raise UsageError(f"{both[0]!r} is to be set and to be deleted")
+        raise UsageError(f"{both[0]!r} cannot be both set and deleted")
     digest = edit_metadata(file, {**wanted, **dict.fromkeys(delete or ())})
     for key, value in wanted.items():
         print(f"{printable(key)} = {one_line(value)}")

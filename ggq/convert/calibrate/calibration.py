@@ -71,12 +71,14 @@ def check_calibration(plan: Plan, options: CalibrationOptions) -> None:
     """
     text, context, statistics = options.calibration, options.calibration_context, options.statistics
     if (options.calibration_tokens is not None or context is not None) and text is None:
-        raise UsageError("a number of calibration tokens without a text", fix="give --calibration TEXT too")
+        raise UsageError("calibration_tokens and calibration_context need a text", fix="give --calibration TEXT too")
     if context is not None and context > plan.model.context_length:
         raise UsageError(f"calibration_context must be 2 to {plan.model.context_length} for this model, not {context}")
     if statistics is not None and not (path := Path(statistics)).exists():
         if text is None:
-            raise UsageError("there are no statistics yet", path=path, fix="give --calibration TEXT too, to make them")
+            raise UsageError(
+                "this file of statistics does not exist yet", path=path, fix="give --calibration TEXT too, to make them"
+            )
         check_place(path, force=False)
     activations = plan.recipe.activations
     needy = next((tensor for tensor in plan.tensors if requires(tensor, activations)), None)
@@ -108,7 +110,7 @@ def make_calibration(plan: Plan, options: CalibrationOptions) -> Calibration | N
     wanted = [tensor for tensor in plan.tensors if uses_of(tensor, activations)]
     if not wanted:
         raise UsageError(
-            f"nothing to calibrate: method {plan.recipe.body_method} has no use for statistics",
+            f"nothing to calibrate: method {plan.recipe.body_method} does not use statistics",
             fix="choose a method such as gptq or mse, or leave --calibration and --statistics out",
         )
     from ggq.convert.calibrate.calibration_text import CONTEXT, read_windows

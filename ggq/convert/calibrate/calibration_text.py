@@ -113,5 +113,5 @@ def _decoded(data: bytes, path: str) -> str:
     text = data.decode("utf-8", "ignore")
     odd = len(data) - len(text.encode()) + text.count("\0")
     if odd > len(data) // MOST_ODD + CUT:
-        raise ConvertError(f"{odd} of {len(data)} bytes are no UTF-8 text", path=path, fix="calibrate on a text")
+        raise ConvertError(f"{odd} of {len(data)} bytes are not UTF-8 text", path=path, fix="calibrate on a UTF-8 text")
     return text

@@ -149,9 +149,9 @@ def mix(
     if chosen is None:
         least = sum(min(option.cost for option in each) for each in options) + budget - left
         raise UsageError(
-            f"a target of {budget / planned.weights:.3f} bits per weight: the least that can be reached is "
+            f"a target of {budget / planned.weights:.3f} bits per weight cannot be reached: the lowest possible is "
             f"{least / planned.weights:.3f}",
-            fix="give it more",
+            fix="raise the target",
         )
     schemes = {tensor.name: each[k].scheme for tensor, each, k in zip(free, ladders, chosen)}
     return Mix(_recipe(planned.recipe, method, free, schemes), sum(each[k].loss for each, k in zip(options, chosen)))

@@ -64,12 +64,12 @@ def read_choices(options: PlanOptions) -> Wish:
 
 
 def check_exclusions(given: Sequence[str]) -> None:
-    """Refuse options that exclude each other."""
+    """Refuse options that cannot be combined."""
     for name, others in EXCLUDED.items():
         found = next((other for other in others if other in given), None)
         if name in given and found is not None:
             shown = [f"--{each.replace('_', '-')}" for each in (name, found)]
-            raise UsageError(f"{shown[0]} and {shown[1]} exclude each other", fix=_FIXES.get(name))
+            raise UsageError(f"{shown[0]} and {shown[1]} cannot be combined", fix=_FIXES.get(name))
 
 
 EXCLUDED = {

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ggq.convert.source.checkpoint import FLOATS, Checkpoint
-from ggq.errors import ConvertError, UnsupportedError
+from ggq.errors import ConvertError, UnsupportedError, one_of
 from ggq.models.family import TensorSpec
 from ggq.models.fields import shown
 from ggq.models.names import Tensor, Use, matrices
@@ -79,7 +79,7 @@ def _check_types(spec: TensorSpec, checkpoint: Checkpoint) -> None:
         tensor = checkpoint.tensors[name]
         if tensor.dtype not in FLOATS:
             raise UnsupportedError(
-                f"dtype {tensor.dtype} found, {', '.join(FLOATS)} can be converted",
+                f"dtype must be {one_of(FLOATS)}, not {tensor.dtype}",
                 path=tensor.file,
                 where=f"tensor {name}",
                 fix="save the model as bfloat16 with transformers first",
@@ -110,7 +110,7 @@ def _check_parts(name: str, uses: list[tuple[str, Use]], checkpoint: Checkpoint)
     for (one, first), (other, second) in combinations(uses, 2):
         if (first.rows & second.rows).any() and (first.columns & second.columns).any():
             who = f"both {one} and {other}" if one != other else f"{one} twice"
-            raise ConvertError(f"numbers of it would become part of {who}", path=tensor.file, where=where)
+            raise ConvertError(f"some of its numbers would become part of {who}", path=tensor.file, where=where)
     _, rows, columns = matrices(tensor.shape)
     if sum(int(use.rows.sum()) * int(use.columns.sum()) for _, use in uses) == rows * columns:
         return

@@ -147,7 +147,7 @@ def named_scheme(name: str, method: str | None = None) -> Named:
     """
     scheme, filled = parse_filled(name)
     if filled is not None and method is not None and filled not in method.split("+"):
-        raise UsageError(f"scheme {name} is filled by {filled}, and method {method} was asked for")
+        raise UsageError(f"scheme {name} is filled by method {filled}, not by {method}")
     return scheme, method or filled
 
 
@@ -203,7 +203,7 @@ def parse_rule(text: str) -> Rule:
     """A rule written REGEX=SCHEME."""
     pattern, separator, name = text.rpartition("=")
     if not separator or not pattern:
-        raise UsageError(f"--keep {text}: REGEX=SCHEME expected", fix='for example --keep "down_proj=q6-g32"')
+        raise UsageError(f"--keep must be REGEX=SCHEME, not {text!r}", fix='for example --keep "down_proj=q6-g32"')
     return Rule(compile_pattern(pattern, f"--keep {text}"), *parse_filled(name), f"--keep {text}")
 
 

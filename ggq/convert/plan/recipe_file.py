@@ -68,11 +68,11 @@ def read_recipe(path: str | os.PathLike[str]) -> Recipe:
     except OSError as error:
         raise os_error(error, name, "read") from None
     if len(data) > LARGEST_RECIPE:
-        raise FormatError(f"a recipe of at most {LARGEST_RECIPE} bytes expected", path=name)
+        raise FormatError(f"a recipe must not be larger than {LARGEST_RECIPE} bytes", path=name)
     if re.search(rb"[0-9]{%d}" % LONGEST_NUMBER, data.replace(b"_", b"")):
-        raise FormatError(f"a number of {LONGEST_NUMBER} digits or more", path=name)
+        raise FormatError(f"a number must have fewer than {LONGEST_NUMBER} digits", path=name)
     if any(line.count(b".") > MOST_DOTS for line in _STRINGS.sub(b"", data).splitlines()):
-        raise FormatError(f"a key of more than {MOST_DOTS} dots", path=name)
+        raise FormatError(f"a key must not have more than {MOST_DOTS} dots", path=name)
     try:
         document = tomllib.loads(data.decode("utf-8"))
     except UnicodeDecodeError as error:
@@ -125,7 +125,7 @@ def _recipe(document: Mapping[str, Any], path: Path) -> Recipe:
         outer = embedding_scheme(body[0]), _text(document, "embedding_method", path, None)
     rules = document.get("rules", [])
     if not isinstance(rules, list) or len(rules) > MOST_RULES:
-        raise UsageError(f"an array of up to {MOST_RULES} tables expected", path=path, where="rules")
+        raise UsageError(f"must be an array of up to {MOST_RULES} tables", path=path, where="rules")
     return complete_recipe(
         body,
         _text(document, "method", path, None) if "method" in document else None,
@@ -148,7 +148,7 @@ def _activations(document: Mapping[str, Any], path: Path) -> str:
 def _rule(rule: Any, number: int, path: Path) -> Rule:
     where = f"rule {number}"
     if not isinstance(rule, dict):
-        raise UsageError(f"{shown(rule)} found, a table expected", path=path, where=where, fix=_RULE)
+        raise UsageError(f"must be a table, not {shown(rule)}", path=path, where=where, fix=_RULE)
     _check_keys(rule, RULE_KEYS, ("match", "scheme"), path, where)
     pattern = _text(rule, "match", path, where)
     origin = f"{path}: {where} ({shown(pattern)})"
@@ -163,7 +163,7 @@ def _check_keys(
 ) -> None:
     for key in table:
         if key not in allowed:
-            raise UsageError(f"unknown key {shown(key)}; allowed are {', '.join(allowed)}", path=path, where=where)
+            raise UsageError(f"unknown key {shown(key)}; the keys are {', '.join(allowed)}", path=path, where=where)
     for key in required:
         if key not in table:
             raise UsageError(f"the key {key!r} is missing", path=path, where=where)
@@ -173,7 +173,7 @@ def _text(table: Mapping[str, Any], key: str, path: Path, where: str | None) -> 
     value = table[key]
     if not isinstance(value, str) or not value:
         place = f"{where}: {key}" if where else key
-        raise UsageError(f"{shown(value)} found, a string expected", path=path, where=place)
+        raise UsageError(f"must be a string, not {shown(value)}", path=path, where=place)
     return value
 
 

@@ -42,7 +42,8 @@ class Target:
         rest = planned.file_bytes - sum(tensor.bytes for tensor in planned.matrices)
         if rest >= self.file_bytes:
             raise UsageError(
-                f"a file of {self.file_bytes} bytes: tokenizer, norms and index alone take {rest}", fix="give it more"
+                f"a file of {self.file_bytes} bytes is too small: tokenizer, norms and index alone take {rest}",
+                fix="raise the target",
             )
         return 8 * (self.file_bytes - rest)
 
@@ -70,5 +71,5 @@ def parse_size(text: str) -> int:
     """
     match = _SIZE.fullmatch(text)
     if match is None or match[2].lower() not in UNITS:
-        raise UsageError(f"a size of {text!r}: a number and a unit expected", fix="for example 3GiB or 500MB")
+        raise UsageError(f"target_size must be a number and a unit, not {text!r}", fix="for example 3GiB or 500MB")
     return math.floor(float(match[1]) * UNITS[match[2].lower()])
