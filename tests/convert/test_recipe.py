@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import ggq
-from ggq.convert.plan import described, recipe
+from ggq.convert.plan import plan, recipe
 from ggq.convert.plan.recipe import check_rules, make_recipe
 from ggq.errors import ConvertError, GGQError, UsageError
 from ggq.models.family import TensorSpec
@@ -179,7 +179,7 @@ def test_a_conversion_builds_its_program_and_looks_its_methods_up_once(
 
     text = tmp_path / "text.txt"
     text.write_text(TEXT)
-    monkeypatch.setattr(described, "build_program", counted(described.build_program))
+    monkeypatch.setattr(plan, "build_program", counted(plan.build_program))
     monkeypatch.setattr(recipe, "choose_method", counted(recipe.choose_method))
     calibration = {"calibration": text, "calibration_tokens": 300} if "method" in options else {}
     ggq.convert(tiny(tmp_path / "m"), tmp_path / "m.ggq", keep=["down=q5-g32", "up=q5-g32"], **options, **calibration)

@@ -1,4 +1,4 @@
-"""What a config.json says of a model: its parts, its program, and the tensors that it must have."""
+"""What a config.json says of a model: its parts, and the tensors that it must have."""
 
 from __future__ import annotations
 
@@ -6,11 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from ggq.models.build import build_program
 from ggq.models.family import TensorSpec
 from ggq.models.parts import ModelSpec
 from ggq.models.registry import find_architecture
-from ggq.tape.program import Program
 
 
 class Described(NamedTuple):
@@ -19,14 +17,12 @@ class Described(NamedTuple):
     Args:
         architecture: Hugging Face's name of its class.
         model: Its parts.
-        program: Its operations.
         specs: Every tensor of such a checkpoint, in the order in which a forward pass meets them.
         unread_keys: Keys of config.json that mean nothing, to transformers neither.
     """
 
     architecture: str
     model: ModelSpec
-    program: Program
     specs: tuple[TensorSpec, ...]
     unread_keys: tuple[str, ...]
 
@@ -43,4 +39,4 @@ def describe(config: Mapping[str, object], path: Path) -> Described:
     """
     family = find_architecture(config, path)
     model, unread = family.read(config, path)
-    return Described(family.names[0], model, build_program(model), tuple(family.tensors(model)), unread)
+    return Described(family.names[0], model, tuple(family.tensors(model)), unread)

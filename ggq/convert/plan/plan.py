@@ -18,6 +18,7 @@ from ggq.convert.source.safetensors_header import SourceTensor
 from ggq.convert.source.tokens import Tokens, read_tokens
 from ggq.format.native.layout import ALIGNMENT, FOOTER_BYTES, HEADER_BYTES
 from ggq.format.scheme import Scheme, round_up
+from ggq.models.build import build_program
 from ggq.models.family import TensorSpec
 from ggq.models.names import Expression
 from ggq.models.parts import ModelSpec
@@ -182,7 +183,7 @@ def make_plan(source: Source, recipe: Recipe, ignore: Sequence[str] = (), *, fol
         checkpoint=checkpoint,
         recipe=recipe,
         model=described.model,
-        program=described.program,
+        program=build_program(described.model),
         architecture=described.architecture,
         tokens=read_tokens(checkpoint.folder, assets, described.model.vocabulary_size, checkpoint.notes),
         assets=assets,
