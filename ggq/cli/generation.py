@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -59,8 +60,16 @@ def options(
         "min_p": min_p,
         "repetition_penalty": repetition_penalty,
         "seed": seed,
-        "stop": stop or [],
+        "stop": [text(each) for each in stop] if stop else None,
     }
+
+
+def text(argument: str) -> str:
+    """An argument that is a text: UTF-8, whatever the locale is that Python has decoded it by."""
+    try:
+        return os.fsencode(argument).decode("utf-8")
+    except UnicodeError:
+        return argument  # refused where it is used
 
 
 def show(piece: str) -> None:

@@ -64,6 +64,8 @@ def main(args: list[str] | None = None) -> int:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by whoever started the process: nobody reads
             setattr(sys, name, open(os.devnull, "w"))
+    if sys.stdin is None:  # closed likewise: there is nothing to read
+        sys.stdin = open(os.devnull)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a terminal without UTF-8 is no reason to fail
@@ -174,6 +176,11 @@ def _status(call: Callable[[], int | None]) -> int:
             raise  # a usage error on its way to `_dispatch`, which prints it
         if debug:
             traceback.print_exc()
+        if "can't start new thread" in str(problem):
+            _complain(
+                "error: the system lets this process start no more threads\n--threads 1 or --workers 1 needs none"
+            )
+            return ERROR
         first = next(iter(str(problem).splitlines()), "")
         _complain(f"error: unexpected {type(problem).__name__}: {first}\nplease report it with what GGQ_DEBUG=1 shows")
         return ERROR

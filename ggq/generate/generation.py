@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -65,6 +65,7 @@ class Answer:
         decode: Token ids to text.
         stop: Strings before which the text ends.
         ends: Token ids that end it.
+        special: Texts of tokens that `decode` passes over; stop strings may be or contain them.
     """
 
     def __init__(
@@ -75,11 +76,13 @@ class Answer:
         decode: Callable[[Sequence[int]], str],
         stop: Sequence[str] = (),
         ends: Collection[int] = (),
+        special: Mapping[int, str] | None = None,
     ) -> None:
         self.prompt = list(prompt)
         self.tokens: list[int] = []
         self.finish_reason: str | None = None
         self._limit, self._sampler, self._ends = limit, sampler, frozenset(ends)
+        self._special = special or {}
         self._detokenizer, self._stops = Detokenizer(decode, prompt), StopStrings(stop)
         self._seen, self._accepted = set(prompt), 0
         self._pieces: list[str] = []
@@ -96,7 +99,7 @@ class Answer:
             return Piece(None, self._rest(), "stop" if self._stops.found is not None else "end")
         self._accepted += 1
         self._seen.add(token)
-        text, reason = self._stops.push(self._detokenizer.push(token)), None
+        text, reason = self._stops.push(self._detokenizer.push(token), self._special.get(token, "")), None
         if self._stops.found is None and self._accepted == self._limit:
             reason = "length"
             text += self._rest()

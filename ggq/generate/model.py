@@ -13,7 +13,7 @@ from ggq.engine.footprint import release_freed_memory
 from ggq.errors import UnsupportedError, UsageError
 from ggq.format.container import Container
 from ggq.generate.generation import Answer, Memory, as_tokens
-from ggq.generate.options import SAMPLING, Options, check_names
+from ggq.generate.options import SAMPLING, Options, check_names, default_limit, default_stops
 from ggq.generate.request import Scoring, Writing
 from ggq.generate.sampling import Sampler, resolve, whole
 from ggq.generate.scheduler import Scheduler, closed
@@ -28,9 +28,6 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from ggq.text.quick_tokenizer import QuickTokenizer
-
-MAX_TOKENS = 256
-"""Tokens to generate when nobody says."""
 
 
 class Model:
@@ -279,7 +276,7 @@ class Model:
         check_names(options)
         self._tokens(prompt)
         limit = options.get("max_tokens")
-        limit = MAX_TOKENS if limit is None else limit
+        limit = default_limit(self.generation_config) if limit is None else limit
         limit = whole("max_tokens", limit, 1)
         context = self.config.context_length
         if len(prompt) > context:
@@ -287,7 +284,19 @@ class Model:
         limit = min(limit, context - len(prompt) + 1)  # nothing is computed from the last token
         given = {name: value for name, value in options.items() if name in SAMPLING}
         sampler = Sampler(resolve(given, self.generation_config), index)
-        return Answer(prompt, limit, sampler, self._decode, options.get("stop") or (), self.ends)
+        stop = options.get("stop")
+        stop = default_stops(self.generation_config) if stop is None else stop
+        return Answer(prompt, limit, sampler, self._decode, stop, self.ends, self._special_texts if stop else None)
+
+    @cached_property
+    def _special_texts(self) -> Mapping[int, str]:
+        """The texts of special tokens, which decode to nothing."""
+        if TOKENIZER not in self.reader.assets:
+            return {}
+        if not self._whole and self._quick is not None:
+            return self._quick.special_texts
+        tokens = self.tokenizer.get_added_tokens_decoder().items()
+        return {number: token.content for number, token in tokens if token.special}
 
     def _decode(self, ids: Sequence[int]) -> str:
         if TOKENIZER not in self.reader.assets:

@@ -7,16 +7,21 @@ from typing import TypedDict
 
 from ggq.errors import UsageError
 
+MAX_TOKENS = 256
+"""Tokens to generate when nobody says."""
+
 
 class Options(TypedDict, total=False):
     """Keyword arguments of every method that generates; one that is None or left out is as the model's own
     generation_config.json says, and without that as told here.
 
     Args:
-        max_tokens: End after this many, 256 unless told; the end of the context comes first where it is nearer.
+        max_tokens: End after this many, 256 unless told (the model's own is "max_new_tokens"); the end of the context
+            comes first where it is nearer.
         temperature: 0, the most likely token, unless the model or another argument here asks for chance, then 1.
         top_k, top_p, min_p, repetition_penalty, seed: See `ggq.generate.sampling.Sampling`.
-        stop: Strings before the first of which the text ends; none.
+        stop: Strings before the first of which the text ends, special tokens among them too; none unless the model has
+            "stop_strings".
     """
 
     max_tokens: int | None
@@ -26,7 +31,7 @@ class Options(TypedDict, total=False):
     min_p: float | None
     repetition_penalty: float | None
     seed: int | None
-    stop: Sequence[str]
+    stop: Sequence[str] | None
 
 
 SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed")
@@ -39,3 +44,16 @@ def check_names(options: Mapping[str, object]) -> None:
     for name in options:
         if name not in known:
             raise UsageError(f"there is no option {name!r}; there are {', '.join(known)}")
+
+
+def default_limit(defaults: Mapping[str, object]) -> int:
+    """The tokens to generate at most that a generation_config.json asks for; a value that cannot be used is absent."""
+    value = defaults.get("max_new_tokens")
+    return value if type(value) is int and value >= 1 else MAX_TOKENS
+
+
+def default_stops(defaults: Mapping[str, object]) -> list[str]:
+    """The stop strings of a generation_config.json, one or a list; a value that cannot be used is absent."""
+    value = defaults.get("stop_strings")
+    listed = [value] if isinstance(value, str) else value if isinstance(value, list) else []
+    return [text for text in listed if isinstance(text, str) and text]

@@ -70,6 +70,9 @@ def tail(decode: Callable[[Sequence[int]], str], prompt: Sequence[int]) -> list[
 class StopStrings:
     """Passes text through up to the first stop string, holding back an end that may become one.
 
+    Special tokens have no text, but a stop string may be one or contain some: they are put in as hidden text, which is
+    matched and never passed on.
+
     Args:
         strings: The stop strings; the one that begins first wins.
     """
@@ -78,27 +81,42 @@ class StopStrings:
         if isinstance(strings, str) or not all(isinstance(text, str) and text for text in strings):
             raise UsageError("stop is a list of strings, none of them empty")
         self._strings = list(strings)
-        self._held = ""
+        self._held: list[tuple[str, bool]] = []  # characters, and whether they are passed on
         self.found: str | None = None
 
-    def push(self, piece: str) -> str:
-        """The text that is now certain; `found` is set once a stop string is complete, and "" comes from then on."""
+    def push(self, piece: str, hidden: str = "") -> str:
+        """The text that is now certain; `found` is set once a stop string is complete, and "" comes from then on.
+
+        Args:
+            piece: What comes next.
+            hidden: The special token behind it, if there is one.
+        """
         if self.found is not None:
             return ""
-        text = self._held + piece
+        if not self._strings:
+            return piece
+        self._held += [(character, True) for character in piece] + [(character, False) for character in hidden]
+        text = "".join(character for character, _ in self._held)
         places = [(text.find(string), string) for string in self._strings if string in text]
         if places:
             place, self.found = min(places)
-            self._held = ""
-            return text[:place]
+            passed = visible(self._held[:place])
+            self._held = []
+            return passed
         held = max((overlap(text, string) for string in self._strings), default=0)
-        self._held = text[len(text) - held :]
-        return text[: len(text) - held]
+        passed = visible(self._held[: len(text) - held])
+        self._held = self._held[len(text) - held :]
+        return passed
 
     def flush(self) -> str:
         """What was held back, when nothing more will come."""
-        text, self._held = self._held, ""
+        text, self._held = visible(self._held), []
         return text
+
+
+def visible(characters: Sequence[tuple[str, bool]]) -> str:
+    """The text of those that are passed on."""
+    return "".join(character for character, passed in characters if passed)
 
 
 def overlap(text: str, string: str) -> int:

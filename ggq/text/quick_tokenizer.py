@@ -78,6 +78,11 @@ class QuickTokenizer:
         decoder = self._empty.decoder
         return " ".join(tokens) if decoder is None else str(decoder.decode(tokens))
 
+    @property
+    def special_texts(self) -> dict[int, str]:
+        """The texts of special tokens, which decode to nothing, by id."""
+        return {number: token for token, number in self._added.items() if token in self._special}
+
     def _words(self, text: str) -> set[str] | None:
         """The pieces that are encoded one by one; None where added tokens are among them."""
         whole = self._empty

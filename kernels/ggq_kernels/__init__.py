@@ -6,8 +6,15 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 from collections.abc import Callable
+
+# Set for a whole project's coverage run, it would have the kernels, which are machine code or nothing, run as Python.
+os.environ.pop("NUMBA_DISABLE_JIT", None)
+if "numba" in sys.modules:
+    sys.modules["numba"].config.DISABLE_JIT = 0
 
 
 def instruction_set() -> str:

@@ -222,3 +222,40 @@ def test_a_conversation_that_is_too_long_is_told_and_goes_on(path: Path, model: 
     status, out, problems = converse(path, "x " * 2000 + "\nHello\n")
     assert (status, out) == (0, model.chat(HELLO, max_tokens=6) + "\n")
     assert "do not fit into the model's context of 512" in problems
+
+
+def test_what_a_template_may_count_on_is_none_and_not_undefined() -> None:
+    """As transformers: tools and documents are always there."""
+    source = "{{ tools is none }}{{ documents is none }}{{ tools is defined }}{% if tools is not none %}T{% endif %}"
+    assert ChatTemplate(source).render([{"role": "user", "content": "a"}]) == "TrueTrueTrue"
+
+
+def test_keys_of_a_message_that_are_none_are_not_there() -> None:
+    message = {"role": "user", "content": "a", "tool_calls": None}
+    assert ChatTemplate("{{ messages[0].tool_calls is defined }}").render([message]) == "False"
+
+
+@pytest.mark.parametrize(
+    ("settings", "special", "expected"),
+    [
+        ({"bos_token": "B", "sep_token": "S", "image_token": "I"}, {}, "B|||S||||I|"),
+        ({"bos_token": {"content": "B"}, "mask_token": "M", "cls_token": "C"}, {}, "B||||C||M||"),
+        ({"bos_token": "B"}, {"bos_token": "b", "pad_token": {"content": "p"}}, "b||p|||||"),
+        (
+            {"bos_token": "B", "added_tokens_decoder": {}},
+            {"bos_token": "b", "eos_token": "e"},
+            "B||||||||",
+        ),
+        ({"extra_special_tokens": {"image_token": "I", "turn_token": "T"}}, {}, "|||||||I|T"),
+        ({"tokenizer_class": "LlamaTokenizer"}, {}, "<s>|</s>||||<unk>|||"),
+        ({"tokenizer_class": "LlamaTokenizerFast", "bos_token": None}, {}, "|</s>||||<unk>|||"),
+    ],
+)
+def test_every_named_special_token_is_there(settings: dict, special: dict, expected: str) -> None:
+    """S-16, with transformers' values."""
+    from ggq.text.special_tokens import named_tokens
+
+    found = named_tokens(settings, special)
+    names = ("bos", "eos", "pad", "sep", "cls", "unk", "mask", "image", "turn")
+    given = {f"{name}_token": text for name, text in zip(names, expected.split("|"), strict=False) if text}
+    assert found == given

@@ -60,7 +60,7 @@ def chat(
     announce_compiling(interpreter)
     with load(file, threads=threads, activations=activations, interpreter=interpreter) as model:
         model.chat_template  # noqa: B018  refuse a model without one before anything is typed
-        Conversation(model, system, options).talk()
+        Conversation(model, system if system is None else cli.text(system), options).talk()
 
 
 class Conversation:

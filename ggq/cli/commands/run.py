@@ -61,7 +61,7 @@ def run(
         ggq run model.ggq -p - --temperature 0.8 --top-p 0.95 --seed 1 < prompt.txt
     """
     options = cli.options(max_tokens, greedy, temperature, top_k, top_p, min_p, repetition_penalty, seed, stop)
-    text = read_prompt() if prompt == "-" else prompt
+    text = read_prompt() if prompt == "-" else cli.text(prompt)
     start = time.perf_counter()
     announce_compiling(interpreter)
     with load(file, threads=threads, activations=activations, interpreter=interpreter) as model:

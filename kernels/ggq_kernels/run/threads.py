@@ -34,8 +34,13 @@ class Team:
         arguments = (self._state, self.address)
         helpers = range(1, self.threads)
         self._helpers = [threading.Thread(target=_help, args=arguments, name=f"ggq-{i}", daemon=True) for i in helpers]
-        for helper in self._helpers:
-            helper.start()
+        for number, helper in enumerate(self._helpers):
+            try:
+                helper.start()
+            except RuntimeError:  # a limit of processes: those that there are do the work
+                self._helpers = self._helpers[:number]
+                self.threads = number + 1
+                break
         # Also when nobody calls `close`: when the team is collected, and before the interpreter ends.
         self._finish = weakref.finalize(self, _end, self._state, self.threads, self._process)
 
