@@ -164,3 +164,26 @@ def test_what_may_become_a_stop_string_is_held_back() -> None:
 def test_stop_strings_must_be_a_list_of_strings(strings: Sequence[str]) -> None:
     with pytest.raises(UsageError, match="stop is a list of strings, none of them empty"):
         StopStrings(strings)
+
+
+@pytest.mark.parametrize(
+    ("stop", "pieces", "expected"),
+    [
+        ("<|end|>", [("a", ""), ("", "<|end|>"), ("b", "")], "a"),
+        ("b<|end|>", [("ab", ""), ("", "<|end|>"), ("c", "")], "a"),
+        ("<|end|>\n", [("a", ""), ("", "<|end|>"), ("\nc", "")], "a"),
+        ("<|end|>\n", [("a", ""), ("", "<|end|>"), ("c", "")], "ac"),
+        ("|end", [("a", ""), ("", "<|end|>"), ("c", "")], "a"),
+        ("<|a|><|b|>", [("x", "<|a|>"), ("", "<|b|>"), ("y", "")], "x"),
+        ("xy", [("x", "<|a|>"), ("y", "")], "xy"),
+        ("zz", [("x", "<|a|>"), ("y", "")], "xy"),
+    ],
+)
+def test_stop_strings_that_are_or_contain_special_tokens(
+    stop: str, pieces: list[tuple[str, str]], expected: str
+) -> None:
+    """Special tokens are matched and never shown, as transformers' stop_strings do."""
+    stops = StopStrings([stop])
+    text = "".join(stops.push(piece, hidden) for piece, hidden in pieces)
+    assert text + stops.flush() == expected
+    assert (stops.found is not None) == (expected not in ("ac", "xy"))
