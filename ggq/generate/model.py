@@ -22,6 +22,7 @@ from ggq.models.parts import ModelSpec
 from ggq.tape.executor import Executor
 from ggq.text.template import ChatTemplate, Message, find_template, read_json
 from ggq.text.tokenizer import TOKENIZER, load_tokenizer, set_up
+from ggq.text.trial import library_errors, try_tokenizer
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -94,6 +95,8 @@ class Model:
         """
         self._check_open()
         template = find_template(self.reader.assets, self.reader.path)
+        if template is not None:
+            template.context = self.config.context_length
         if template is None:
             raise UnsupportedError(
                 "the model has no chat template",
@@ -212,7 +215,8 @@ class Model:
             prompt.encode()
         except UnicodeEncodeError:
             raise UsageError("the prompt is not Unicode text") from None
-        return list(self._tokenizer_for(prompt).encode(prompt, add_special_tokens=begin).ids)
+        with library_errors(self.reader.path):
+            return list(self._tokenizer_for(prompt).encode(prompt, add_special_tokens=begin).ids)
 
     def logits(self, token_ids: Sequence[int]) -> np.ndarray:
         """The logits after each token of a text.
@@ -302,14 +306,21 @@ class Model:
         if TOKENIZER not in self.reader.assets:
             return ""  # the tokens are there all the same
         if self._whole or self._quick is None:
-            return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
+            with library_errors(self.reader.path):
+                return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
         return self._quick.decode(ids)
 
     @cached_property
     def _quick(self) -> QuickTokenizer | None:
         from ggq.text.quick_tokenizer import read
 
-        return read(self.reader.assets[TOKENIZER].read()) if TOKENIZER in self.reader.assets else None
+        if TOKENIZER not in self.reader.assets:
+            return None
+        data = self.reader.assets[TOKENIZER].read()
+        found = read(data)
+        if found is not None:
+            try_tokenizer(data, self.reader.path)
+        return found
 
     @property
     def _whole(self) -> bool:

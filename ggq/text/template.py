@@ -17,7 +17,11 @@ SECONDS = 10.0
 """A template that takes longer is stopped."""
 
 CHARACTERS = 1 << 24
-"""Longest prompt that a template may write."""
+"""Longest prompt that any template may write."""
+
+ROOM, TIMES_SOURCE, TIMES_MESSAGES, TIMES_CONTEXT = 1 << 16, 4, 16, 32
+"""What a template may write: as many characters besides so many for each of its own, for each of the messages' as JSON;
+and not more than so many for each token of the context, of which no text needs as many."""
 
 Message = Mapping[str, object]
 """{"role": "user", "content": "..."} and whatever else the template knows."""
@@ -30,11 +34,17 @@ class ChatTemplate:
         source: The template's text.
         variables: What it may use besides the messages: "bos_token", "eos_token" ...
         path: The model's file, for the messages.
+        context: Tokens of the model's context, None where it is not known.
     """
 
     def __init__(
-        self, source: str, variables: Mapping[str, str] | None = None, path: str | os.PathLike[str] | None = None
+        self,
+        source: str,
+        variables: Mapping[str, str] | None = None,
+        path: str | os.PathLike[str] | None = None,
+        context: int | None = None,
     ) -> None:
+        self.context = context
         self.source, self.variables, self.path = source, dict(variables or {}), path
 
     def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> str:
@@ -58,16 +68,28 @@ class ChatTemplate:
             "messages": [{name: value for name, value in message.items() if value is not None} for message in messages],
             "add_generation_prompt": add_generation_prompt,
         }
-        answer = self._ask({"template": self.source, "variables": variables, "limit": CHARACTERS, "path": sys.path})
+        answer = self._ask({"template": self.source, "variables": variables, "path": sys.path})
         if "refused" in answer:
             raise UsageError(f"the chat template refuses: {answer['refused']}", path=self.path)
         if "text" not in answer:
             raise self._error(answer["error"])
         return answer["text"]
 
+    def limit(self, given: int) -> int:
+        """Most characters of a prompt.
+
+        Args:
+            given: Characters of the messages and variables as JSON.
+        """
+        most = ROOM + TIMES_SOURCE * len(self.source) + TIMES_MESSAGES * given
+        if self.context is not None:
+            most = min(most, ROOM + TIMES_CONTEXT * self.context)
+        return min(CHARACTERS, most)
+
     def _ask(self, request: dict[str, object]) -> dict[str, str]:
         try:
-            document = json.dumps(request).encode("ascii")
+            given = len(json.dumps(request["variables"]))
+            document = json.dumps({**request, "limit": self.limit(given)}).encode("ascii")
         except (TypeError, ValueError) as problem:
             raise UsageError(f"messages hold strings, numbers, lists and mappings only: {problem}") from None
         script = Path(__file__).with_name("template_worker.py")

@@ -64,13 +64,17 @@ def parse(data: bytes, path: str | os.PathLike[str] | None) -> Tokenizer:
     """The tokenizer in these bytes."""
     from tokenizers import Tokenizer
 
+    from ggq.text.trial import try_tokenizer
+
     try:
-        return Tokenizer.from_buffer(data)
+        found = Tokenizer.from_buffer(data)
     except BaseException as problem:
         # A panic of the Rust library is no Exception; anything else that is none goes on.
         if not isinstance(problem, Exception) and type(problem).__name__ != "PanicException":
             raise
         raise ModelError(f"not a tokenizer: {str(problem)[:200]}", path=path, where=TOKENIZER) from None
+    try_tokenizer(data, path)
+    return found
 
 
 def begin_with(tokenizer: Tokenizer, token_id: object, wanted: bool, path: str | os.PathLike[str] | None) -> None:

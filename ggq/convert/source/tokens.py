@@ -15,6 +15,7 @@ from ggq.convert.source.json_input import load_object
 from ggq.errors import ConvertError, FormatError, UnsupportedError
 from ggq.models.fields import shown
 from ggq.text.special_tokens import named_tokens, token_text
+from ggq.text.trial import try_tokenizer
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -76,6 +77,7 @@ def read_tokens(folder: Folder, assets: MutableMapping[str, bytes], vocabulary: 
         notes.append(f"{_some(added)} declared beside {TOKENIZER} only, or otherwise there: put into it")
     if past:
         notes.append(f"{_some(past)} left out: the model has no row for more than {vocabulary} tokens")
+    try_tokenizer(assets[TOKENIZER], folder.path)
     named = {key: _named(files, f"{key}_token", tokenizer, folder.path, vocabulary) for key in ("bos", "eos")}
     bos = next(iter([*named["bos"], *listed["bos"]]), None)
     front = _added_in_front(tokenizer, vocabulary, folder.path / TOKENIZER)
