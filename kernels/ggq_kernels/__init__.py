@@ -69,10 +69,11 @@ def warmup(progress: Callable[[int, int, str], None] | None = None) -> float:
     from ggq_kernels.code import compiled, store, together
     from ggq_kernels.product import embed, linear
     from ggq_kernels.quantize import encode_rows, lloyd, search_rows, shift_rows
-    from ggq_kernels.row import activations
+    from ggq_kernels.row import elementwise, gate, gather, norm, rope, rounding
     from ggq_kernels.run import calls, team
 
-    modules = [activations, attention, embed, encode_rows, linear, lloyd, search_rows, shift_rows, team]
+    modules = [attention, elementwise, embed, encode_rows, gate, gather, linear, lloyd, norm, rope, rounding]
+    modules += [search_rows, shift_rows, team]
     if calls.bf16_from() < calls.EVERY:
         from ggq_kernels.product import amx
         from ggq_kernels.row import bf16

@@ -18,7 +18,7 @@ import ggq_kernels
 from ggq.quant import parse_scheme
 from ggq.quant.floats import from_float32, to_float32
 from ggq_kernels.code import permission
-from ggq_kernels.row.activations import PIECE
+from ggq_kernels.row.operands import PIECE
 from ggq_kernels.run import calls, limits
 from ggq_kernels.vector.isa import AMX, FEATURES, ISA
 from tests.kernels.test_linear import QUANTIZED, random_matrix, weight_terms, whole_matrix

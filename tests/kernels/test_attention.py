@@ -9,7 +9,7 @@ import pytest
 
 from ggq.engine.kv.pool import PagePool
 from ggq.engine.kv.sequence import PagedSequence
-from ggq_kernels.attend.attention import PAGE
+from ggq_kernels.attend.operands import PAGE
 from ggq_kernels.run import calls
 from ggq_kernels.vector.isa import FLOAT_ROWS
 from tests.kit.kernel_support import UNIT, Floats, address, count, gamma, output, run
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.kernels
 
 CACHE = {"f16": np.float16, "f32": np.float32}
 EXP2 = 3e-7
-"""Largest relative error of the kernels' exp2 (test_kernels_activations.py)."""
+"""Largest relative error of the kernels' exp2 (test_gate.py)."""
 
 
 class Layers:

@@ -62,7 +62,7 @@ def warm(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_next_process_compiles_nothing_and_imports_no_numba(warm: Path) -> None:
     files = saved(warm)
-    assert {"activations.select.kernel", "team.lead.kernel", "team.module"} <= {file.name for file in files}
+    assert {"gather.select.kernel", "team.lead.kernel", "team.module"} <= {file.name for file in files}
     assert python(COMPILE, NUMBA_CACHE_DIR=str(warm)) == [[], [], False, True]
     assert saved(warm) == files
 
@@ -72,7 +72,7 @@ def test_the_next_process_compiles_nothing_and_imports_no_numba(warm: Path) -> N
 def test_a_file_that_is_damaged_or_that_others_can_write_is_made_anew(warm: Path, tmp_path: Path, change: str) -> None:
     shutil.copytree(warm, tmp_path, dirs_exist_ok=True)
     (folder,) = tmp_path.iterdir()
-    file = folder / "activations.select.kernel"
+    file = folder / "gather.select.kernel"
     whole = file.read_bytes()
     if change == "cut":
         file.write_bytes(whole[: len(whole) // 2])
@@ -132,7 +132,7 @@ TOGETHER = """
 import json
 from ggq_kernels.code import store, together
 together.START = 0.0
-keys = ["activations.select", "activations.gate_silu"]
+keys = ["gather.select", "gate.gate_silu"]
 together.compile_missing(keys)
 print(json.dumps([[name for name, _ in store.compile_log], [store.is_saved(key) for key in keys]]))
 """

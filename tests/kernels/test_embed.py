@@ -9,7 +9,7 @@ import pytest
 
 from ggq.format.scheme import Scheme
 from ggq.quant import SCHEMES, choose_method, encode_tensor, pack, parse_scheme, to_float32
-from ggq_kernels.attend.attention import PAGE
+from ggq_kernels.attend.operands import PAGE
 from ggq_kernels.run import calls
 from tests.kit.kernel_support import FORMS, Floats, Matrix, address, aligned, coded, count, matrix, output, product, run
 
@@ -18,10 +18,10 @@ pytestmark = pytest.mark.kernels
 ALL_HALVES = np.arange(65536, dtype=np.uint16).view(np.float16)
 
 
-def embedded(m: Matrix, ids: list[int]) -> np.ndarray:
+def embedded(m: Matrix, ids: list[int], scale: float = 1.0) -> np.ndarray:
     out, tokens, rows = output(len(ids), m.weights.shape[1]), count(len(ids)), np.array(ids, np.int64)
     descriptor = m.packed.descriptor()
-    run(calls.embed_row(address(tokens), address(rows), m.packed, descriptor, out.rows), threads=2)
+    run(calls.embed_row(address(tokens), address(rows), m.packed, descriptor, out.rows, scale), threads=2)
     return out.values
 
 
@@ -32,6 +32,8 @@ def test_embedded_rows_are_the_decoded_ones(name: str) -> None:
     m = matrix(scheme, weights.shape, encode_tensor(weights, scheme))
     ids = [36, 0, 15, 16, 17, 36]
     np.testing.assert_array_equal(embedded(m, ids), m.weights[ids])
+    scaled = m.weights[ids].astype(np.float32) * np.float32(11.3137085)
+    np.testing.assert_array_equal(embedded(m, ids, 11.3137085), scaled)
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 5, 6, 8])

@@ -22,6 +22,9 @@ from ggq_kernels.run.threads import Team, aligned_zeros
 UNIT = 2.0**-24
 """Largest relative error of one float32 operation."""
 
+SMALLEST = 2.0**-149
+"""The least float32 above 0: the absolute error of a result below the normal numbers."""
+
 UNTOUCHED = np.float32(-7.5e30)
 """What output buffers hold before a kernel runs, to see where it wrote."""
 

@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from ggq.errors import UnsupportedError
 from ggq.tape.passes import Array
 
@@ -49,6 +51,24 @@ def _gelu_tanh_slope(xp: Any, x: Array) -> Array:
     return 0.5 * (1 + bend) + 0.5 * x * (1 - bend * bend) * inner
 
 
+_erf_by_number = np.frompyfunc(math.erf, 1, 1)
+
+
+def _normal(xp: Any, x: Array) -> Array:
+    """The normal distribution's share below x. NumPy has no error function: each number is handed to math.erf."""
+    scaled = x * math.sqrt(0.5)
+    found = xp.erf(scaled) if hasattr(xp, "erf") else xp.asarray(_erf_by_number(scaled), dtype=x.dtype)
+    return 0.5 * (1 + found)
+
+
+def _gelu(xp: Any, x: Array) -> Array:
+    return x * _normal(xp, x)
+
+
+def _gelu_slope(xp: Any, x: Array) -> Array:
+    return _normal(xp, x) + x * xp.exp(-0.5 * x * x) / math.sqrt(2 * math.pi)
+
+
 def _relu(xp: Any, x: Array) -> Array:
     return xp.clip(x, 0, None)
 
@@ -68,6 +88,7 @@ def _relu2_slope(xp: Any, x: Array) -> Array:
 ACTIVATIONS: dict[str, Activation] = {
     "silu": Activation(_silu, _silu_slope),
     "gelu_tanh": Activation(_gelu_tanh, _gelu_tanh_slope),
+    "gelu": Activation(_gelu, _gelu_slope),
     "relu": Activation(_relu, _relu_slope),
     "relu2": Activation(_relu2, _relu2_slope),
 }

@@ -15,8 +15,10 @@ from typing import Any
 
 from numba import float32
 
+from ggq_kernels.attend.operands import ATTENTION, PAGE, RUN, RUN_BYTES, STORE
 from ggq_kernels.code.compiled import inlined, op
 from ggq_kernels.run.team import allocate, release, take
+from ggq_kernels.vector.functions import exp2_minus
 from ggq_kernels.vector.isa import (
     FLOAT_ROWS,
     VALUES,
@@ -29,7 +31,6 @@ from ggq_kernels.vector.isa import (
 from ggq_kernels.vector.simd import (
     Tag,
     add,
-    exp2_minus,
     largest,
     load_f32,
     mask_from,
@@ -46,16 +47,7 @@ from ggq_kernels.vector.simd import (
 )
 from ggq_kernels.vector.tiles import tile_add, tile_outer, tile_store, tile_zeros
 
-PAGE = 128
-"""Positions of a page; also the block of scores that is held in the first-level cache."""
 ROWS = Tag("tokens", FLOAT_ROWS)
-
-# Operands of a row, as byte offsets. A page table is an array of page addresses.
-TOKEN_COUNT, RUN_COUNT, RUNS, HEADS, KV_HEADS, DIM, LAYER_OFFSET = 8, 16, 24, 32, 40, 48, 56
-SOURCE, SOURCE_STRIDE, OUT, OUT_STRIDE, SCALE = 64, 72, 80, 88, 96
-VALUE_SOURCE, POSITIONS, TABLES = 104, 112, 120
-# Words of one run (consecutive tokens of one sequence): first row, tokens, before them, page table, jobs before it.
-RUN_FIRST, RUN_TOKENS, RUN_START, RUN_TABLE, RUN_JOBS, RUN_BYTES = range(0, 48, 8)
 
 
 @inlined
@@ -72,11 +64,11 @@ def head_bytes(kind: Any, dim: int) -> int:
 
 @inlined
 def store_rows(kind: Any, row: int, team: int) -> None:
-    """Append keys and values of the batch to the cache: `SOURCE` holds keys, `VALUE_SOURCE` values, both with
-    SOURCE_STRIDE."""
-    n, keys, stride = read_i64(read_i64(row + TOKEN_COUNT)), read_i64(row + SOURCE), read_i64(row + SOURCE_STRIDE)
-    values, heads, dim = read_i64(row + VALUE_SOURCE), read_i64(row + KV_HEADS), read_i64(row + DIM)
-    positions, tables, layer = read_i64(row + POSITIONS), read_i64(row + TABLES), read_i64(row + LAYER_OFFSET)
+    """Append keys and values of the batch to the cache."""
+    n, keys, values = read_i64(read_i64(row + STORE.tokens)), read_i64(row + STORE.keys), read_i64(row + STORE.values)
+    stride, heads, dim = read_i64(row + STORE.stride), read_i64(row + STORE.kv_heads), read_i64(row + STORE.dim)
+    positions, tables = read_i64(row + STORE.positions), read_i64(row + STORE.tables)
+    layer = read_i64(row + STORE.layer_offset)
     step, wide = value_bytes(kind), (dim + 15) // 16 * 16
     while True:
         t = take(team, 1)
@@ -103,8 +95,12 @@ def store_rows(kind: Any, row: int, team: int) -> None:
 @inlined
 def gather_queries(row: int, first_pair: int, pairs: int, share: int, kv: int, queries: int) -> None:
     """Scaled queries of a tile, (dim, ROWS); missing pairs are zero."""
-    dim, stride, scale = read_i64(row + DIM), read_i64(row + SOURCE_STRIDE), float32(read_f64(read_i64(row + SCALE)))
-    source = read_i64(row + SOURCE)
+    dim, stride, scale = (
+        read_i64(row + ATTENTION.dim),
+        read_i64(row + ATTENTION.query_stride),
+        float32(read_f64(read_i64(row + ATTENTION.scale))),
+    )
+    source = read_i64(row + ATTENTION.query)
     for m in range(FLOAT_ROWS):
         pair = first_pair + m
         head = source + pair // share * stride + (kv * share + pair % share) * dim * 4
@@ -164,16 +160,20 @@ def page_values(kind: Any, values: int, count: int, wide: int, scores: int, sums
 @inlined
 def attend(kind: Any, row: int, run: int, job: int, scratch: int) -> None:
     """One tile of pairs of one run and key-value head, the last tokens first, since they take longest."""
-    heads, kv_heads, dim = read_i64(row + HEADS), read_i64(row + KV_HEADS), read_i64(row + DIM)
+    heads, kv_heads, dim = (
+        read_i64(row + ATTENTION.heads),
+        read_i64(row + ATTENTION.kv_heads),
+        read_i64(row + ATTENTION.dim),
+    )
     share, wide = heads // kv_heads, (dim + 15) // 16 * 16
-    tokens, start, table = read_i64(run + RUN_TOKENS), read_i64(run + RUN_START), read_i64(run + RUN_TABLE)
+    tokens, start, table = read_i64(run + RUN.tokens), read_i64(run + RUN.start), read_i64(run + RUN.table)
     kv, tiles = job % kv_heads, (tokens * share + FLOAT_ROWS - 1) // FLOAT_ROWS
     first = (tiles - 1 - job // kv_heads) * FLOAT_ROWS
     pairs = min(FLOAT_ROWS, tokens * share - first)
     queries, scores = scratch, scratch + FLOAT_ROWS * dim * 4
     sums = scores + FLOAT_ROWS * PAGE * 4
     state = sums + FLOAT_ROWS * wide * 4
-    base = read_i64(run + RUN_FIRST) * share
+    base = read_i64(run + RUN.first) * share
     gather_queries(row, base + first, pairs, share, kv, queries)
     for m in range(FLOAT_ROWS):
         write_f32(state + 8 * m, float32(-1e30))
@@ -183,13 +183,13 @@ def attend(kind: Any, row: int, run: int, job: int, scratch: int) -> None:
     end = start + (first + pairs - 1) // share + 1
     for p in range(0, end, PAGE):
         count = min(PAGE, end - p)
-        page = read_i64(table + p // PAGE * 8) + read_i64(row + LAYER_OFFSET) + kv * head_bytes(kind, dim)
+        page = read_i64(table + p // PAGE * 8) + read_i64(row + ATTENTION.layer_offset) + kv * head_bytes(kind, dim)
         page_scores(kind, page, count, dim, queries, scores)
         for m in range(FLOAT_ROWS):
             limit = start + (first + m) // share + 1 - p
             page_softmax(scores + m * PAGE * 4, count, limit, sums + m * wide * 4, wide, state + 8 * m)
         page_values(kind, page + key_bytes(kind, dim), count, wide, scores, sums)
-    out, stride = read_i64(row + OUT), read_i64(row + OUT_STRIDE)
+    out, stride = read_i64(row + ATTENTION.out), read_i64(row + ATTENTION.out_stride)
     for m in range(pairs):
         pair = base + first + m
         target = out + pair // share * stride + (kv * share + pair % share) * dim * 4
@@ -201,11 +201,11 @@ def attend(kind: Any, row: int, run: int, job: int, scratch: int) -> None:
 @inlined
 def attend_all(kind: Any, row: int, team: int) -> None:
     """Take tiles of all runs of the batch until none is left."""
-    count, runs = read_i64(read_i64(row + RUN_COUNT)), read_i64(row + RUNS)
-    kv_heads, dim = read_i64(row + KV_HEADS), read_i64(row + DIM)
-    share, wide = read_i64(row + HEADS) // kv_heads, (dim + 15) // 16 * 16
+    count, runs = read_i64(read_i64(row + ATTENTION.run_count)), read_i64(row + ATTENTION.runs)
+    kv_heads, dim = read_i64(row + ATTENTION.kv_heads), read_i64(row + ATTENTION.dim)
+    share, wide = read_i64(row + ATTENTION.heads) // kv_heads, (dim + 15) // 16 * 16
     last = runs + (count - 1) * RUN_BYTES
-    jobs = read_i64(last + RUN_JOBS) + (read_i64(last + RUN_TOKENS) * share + FLOAT_ROWS - 1) // FLOAT_ROWS * kv_heads
+    jobs = read_i64(last + RUN.jobs) + (read_i64(last + RUN.tokens) * share + FLOAT_ROWS - 1) // FLOAT_ROWS * kv_heads
     scratch = allocate(4 * FLOAT_ROWS * (dim + PAGE + wide + 2))
     while True:
         job = take(team, 1)
@@ -213,9 +213,9 @@ def attend_all(kind: Any, row: int, team: int) -> None:
             release(scratch)
             return
         run = runs
-        while run < last and job >= read_i64(run + RUN_BYTES + RUN_JOBS):
+        while run < last and job >= read_i64(run + RUN_BYTES + RUN.jobs):
             run += RUN_BYTES
-        attend(kind, row, run, job - read_i64(run + RUN_JOBS), scratch)
+        attend(kind, row, run, job - read_i64(run + RUN.jobs), scratch)
 
 
 F16, F32 = VALUES["f16"], VALUES["f32"]

@@ -14,12 +14,6 @@ from typing import Any
 from ggq_kernels.code import store
 
 
-def _activations() -> ModuleType:
-    from ggq_kernels.row import activations
-
-    return activations
-
-
 def _amx() -> ModuleType:
     from ggq_kernels.product import amx
 
@@ -38,6 +32,12 @@ def _bf16() -> ModuleType:
     return bf16
 
 
+def _elementwise() -> ModuleType:
+    from ggq_kernels.row import elementwise
+
+    return elementwise
+
+
 def _embed() -> ModuleType:
     from ggq_kernels.product import embed
 
@@ -48,6 +48,18 @@ def _encode_rows() -> ModuleType:
     from ggq_kernels.quantize import encode_rows
 
     return encode_rows
+
+
+def _gate() -> ModuleType:
+    from ggq_kernels.row import gate
+
+    return gate
+
+
+def _gather() -> ModuleType:
+    from ggq_kernels.row import gather
+
+    return gather
 
 
 def _isa() -> ModuleType:
@@ -68,10 +80,28 @@ def _lloyd() -> ModuleType:
     return lloyd
 
 
+def _norm() -> ModuleType:
+    from ggq_kernels.row import norm
+
+    return norm
+
+
 def _products() -> ModuleType:
     from ggq_kernels.product import products
 
     return products
+
+
+def _rope() -> ModuleType:
+    from ggq_kernels.row import rope
+
+    return rope
+
+
+def _rounding() -> ModuleType:
+    from ggq_kernels.row import rounding
+
+    return rounding
 
 
 def _search_rows() -> ModuleType:
@@ -99,16 +129,21 @@ def _team() -> ModuleType:
 
 
 MODULES: dict[str, Callable[[], ModuleType]] = {
-    "activations": _activations,
     "amx": _amx,
     "attention": _attention,
     "bf16": _bf16,
+    "elementwise": _elementwise,
     "embed": _embed,
     "encode_rows": _encode_rows,
+    "gate": _gate,
+    "gather": _gather,
     "isa": _isa,
     "linear": _linear,
     "lloyd": _lloyd,
+    "norm": _norm,
     "products": _products,
+    "rope": _rope,
+    "rounding": _rounding,
     "search_rows": _search_rows,
     "shift_rows": _shift_rows,
     "steps": _steps,

@@ -7,6 +7,7 @@ from typing import Any
 from numba import float32, int64
 
 from ggq_kernels.code.compiled import inlined, op
+from ggq_kernels.product.operands import EMBED
 from ggq_kernels.product.planes import BLOCK
 from ggq_kernels.product.steps import (
     M_GROUP,
@@ -23,12 +24,6 @@ from ggq_kernels.run.team import allocate, release, take
 from ggq_kernels.vector.isa import VALUES, read_value, value_bytes
 from ggq_kernels.vector.simd import read_f32, read_f64, read_i32, read_i64, read_u8, write_f32
 
-# Operands of a row, as byte offsets; MATRIX is the address of a descriptor (steps.py).
-TOKEN_COUNT, TOKEN_IDS, OUT, OUT_STRIDE, COLUMNS = 8, 16, 24, 32, 40
-PLANE0, MATRIX, WIDTH0, WIDTH1, PADDED = 48, 56, 64, 72, 80
-ORDER, COLUMN_SCALE = 88, 96
-
-
 F32, F16, BF16 = VALUES["f32"], VALUES["f16"], VALUES["bf16"]
 
 
@@ -43,11 +38,12 @@ def field(plane: int, width: int, lane: int, column: int) -> int:
 @op
 def embed_codes(row: int, team: int) -> None:
     """out[i] = row ids[i] of a quantized matrix, rounded as the reference rounds it; put in the column and times the
-    factor that the matrix's transform names, where there is one."""
-    n, ids, m = read_i64(read_i64(row + TOKEN_COUNT)), read_i64(row + TOKEN_IDS), read_i64(row + MATRIX)
-    out, stride, columns = read_i64(row + OUT), read_i64(row + OUT_STRIDE), read_i64(row + COLUMNS)
-    width0, width1, padded = read_i64(row + WIDTH0), read_i64(row + WIDTH1), read_i64(row + PADDED)
-    order, factors, table = read_i64(row + ORDER), read_i64(row + COLUMN_SCALE), read_i64(m + M_TABLE)
+    factor that the matrix's transform names, where there is one, and times the scale."""
+    n, ids, m = read_i64(read_i64(row + EMBED.tokens)), read_i64(row + EMBED.ids), read_i64(row + EMBED.matrix)
+    out, stride, columns = read_i64(row + EMBED.out), read_i64(row + EMBED.out_stride), read_i64(row + EMBED.columns)
+    width0, width1, padded = read_i64(row + EMBED.width0), read_i64(row + EMBED.width1), read_i64(row + EMBED.padded)
+    order, factors, table = read_i64(row + EMBED.order), read_i64(row + EMBED.factors), read_i64(m + M_TABLE)
+    scale = float32(read_f64(row + EMBED.scale))
     zeros, minimums, groups = read_i64(m + M_ZEROS), read_i64(m + M_MINIMUMS), read_i64(m + M_GROUPS)
     group, steps, point = read_i64(m + M_GROUP), allocate(128), float32(read_f64(m + M_MIDDLE))
     while True:
@@ -77,6 +73,7 @@ def embed_codes(row: int, team: int) -> None:
                 value = read_f32(steps + 4 * lane) * (float32(number) - point)
             if factors != 0:
                 value *= read_f32(factors + 4 * c)
+            value *= scale
             place = c
             if order != 0:
                 place = int64(read_i32(order + 4 * c))
@@ -85,10 +82,10 @@ def embed_codes(row: int, team: int) -> None:
 
 @inlined
 def embed_values(kind: Any, row: int, team: int) -> None:
-    """out[i] = row ids[i] of a matrix of whole floats."""
-    n, ids = read_i64(read_i64(row + TOKEN_COUNT)), read_i64(row + TOKEN_IDS)
-    out, stride, columns = read_i64(row + OUT), read_i64(row + OUT_STRIDE), read_i64(row + COLUMNS)
-    plane, step = read_i64(row + PLANE0), value_bytes(kind)
+    """out[i] = row ids[i] of a matrix of whole floats, times the scale."""
+    n, ids = read_i64(read_i64(row + EMBED.tokens)), read_i64(row + EMBED.ids)
+    out, stride, columns = read_i64(row + EMBED.out), read_i64(row + EMBED.out_stride), read_i64(row + EMBED.columns)
+    plane, step, scale = read_i64(row + EMBED.values), value_bytes(kind), float32(read_f64(row + EMBED.scale))
     while True:
         t = take(team, 1)
         if t >= n:
@@ -96,7 +93,7 @@ def embed_values(kind: Any, row: int, team: int) -> None:
         token = read_i64(ids + 8 * t)
         source = plane + (token // 16 * columns * 16 + token % 16) * step
         for c in range(columns):
-            write_f32(out + t * stride + 4 * c, read_value(kind, source + c * 16 * step))
+            write_f32(out + t * stride + 4 * c, read_value(kind, source + c * 16 * step) * scale)
 
 
 @op

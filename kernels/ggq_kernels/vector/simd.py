@@ -289,11 +289,31 @@ def minimum(b: Any, x: Any, y: Any) -> Any:
     return b.select(b.fcmp_ordered("<", x, y), x, y)
 
 
-@primitive(F32x16, F32x16)
-def absolute(b: Any, x: Any) -> Any:
+def absolute_lanes(b: Any, x: Any) -> Any:
     """|x|"""
     bits = b.and_(b.bitcast(x, I32x16.ir), constant(I32x16.ir, 0x7FFFFFFF))
     return b.bitcast(bits, F32x16.ir)
+
+
+@primitive(F32x16, F32x16)
+def absolute(b: Any, x: Any) -> Any:
+    """The same for kernels."""
+    return absolute_lanes(b, x)
+
+
+@primitive(F32x16, F32x16, F32x16)
+def larger_size(b: Any, peak: Any, x: Any) -> Any:
+    """The larger of `peak` and |x|, where peak is 0 or such a result: as integers, among which NaN is above infinity
+    and that above every number, so that neither is lost."""
+    bits, size = b.bitcast(peak, I32x16.ir), b.bitcast(absolute_lanes(b, x), I32x16.ir)
+    return b.bitcast(b.select(b.icmp_signed(">", bits, size), bits, size), F32x16.ir)
+
+
+@primitive(types.float32, F32x16)
+def largest_size(b: Any, peak: Any) -> Any:
+    """The largest lane of such a result."""
+    most = _reduce(b, b.bitcast(peak, I32x16.ir), lambda b, x, y: b.select(b.icmp_signed(">", x, y), x, y))
+    return b.bitcast(most, FLOAT)
 
 
 def _reduce(b: Any, v: Any, combine: Callable[..., Any]) -> Any:
@@ -312,40 +332,6 @@ def largest(b: Any, v: Any) -> Any:
 def total(b: Any, v: Any) -> Any:
     """The sum of the lanes, always in the same order."""
     return _reduce(b, v, lambda b, x, y: b.fadd(x, y))
-
-
-def exp2(b: Any, x: Any) -> Any:
-    """2**x for x in [-126, 127]: round, a polynomial on [-1/2, 1/2] (relative error below 3e-7), and the exponent set
-    by hand."""
-    r = round_even(b, x)
-    f, y = b.fsub(x, r), constant(x.type, 1.5403530393381608e-4)
-    for c in (
-        1.3333558146428443e-3,
-        9.618129107628477e-3,
-        5.550410866482158e-2,
-        0.2402265069591007,
-        0.6931471805599453,
-        1.0,
-    ):
-        y = multiply_add(b, y, f, constant(x.type, c))
-    power = b.shl(b.add(b.fptosi(r, I32x16.ir), constant(I32x16.ir, 127)), constant(I32x16.ir, 23))
-    return b.fmul(y, b.bitcast(power, F32x16.ir))
-
-
-@primitive(F32x16, F32x16, types.float32)
-def exp2_minus(b: Any, x: Any, m: Any) -> Any:
-    """2**(x - m), clamped below at 2**-126; x <= m."""
-    return exp2(b, greater(b, b.fsub(x, splat(b, F32x16.ir, m)), constant(F32x16.ir, -126.0)))
-
-
-@primitive(F32x16, F32x16)
-def sigmoid(b: Any, x: Any) -> Any:
-    """1 / (1 + e**-x), with e**-x held within [2**-126, 2**126]."""
-    low, high = constant(F32x16.ir, -126.0), constant(F32x16.ir, 126.0)
-    t = greater(b, b.fmul(x, constant(F32x16.ir, -1.4426950408889634)), low)
-    t = b.select(b.fcmp_ordered("<", t, high), t, high)
-    one = constant(F32x16.ir, 1.0)
-    return b.fdiv(one, b.fadd(one, exp2(b, t)))
 
 
 @primitive(types.int64, None)
@@ -396,6 +382,14 @@ def mask_from(b: Any, v: Any, first: Any, limit: Any) -> Any:
     places = ir.Constant(I32x16.ir, list(range(16)))
     left = splat(b, I32x16.ir, b.trunc(b.sub(limit, first), I32))
     return b.select(b.icmp_signed("<", places, left), v, constant(F32x16.ir, -1e30))
+
+
+@primitive(F32x16, F32x16, types.int64)
+def first_lanes(b: Any, v: Any, count: Any) -> Any:
+    """v with 0 in each lane from `count` on."""
+    places = ir.Constant(I32x16.ir, list(range(16)))
+    left = splat(b, I32x16.ir, b.trunc(count, I32))
+    return b.select(b.icmp_signed("<", places, left), v, constant(F32x16.ir, 0.0))
 
 
 @primitive(types.void, types.int64, F32x16, types.int64)

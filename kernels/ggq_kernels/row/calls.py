@@ -1,0 +1,205 @@
+"""Rows of a tape for the kernels of this folder (run/rows.py)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ggq_kernels.code import ready
+from ggq_kernels.row.operands import ELEMENTS, GATE, NORM, ROPE, ROUND, SELECT, TRANSFORM
+from ggq_kernels.run.rows import BF16_TOKENS, SMALL, HasAddress, Int8Rows, Rows, operands, row
+
+if TYPE_CHECKING:
+    from ggq_kernels.run.calls import Packed
+
+# Not imported: that would import Numba, which a process with saved kernels does without.
+norm, rope, gate, elementwise = (ready.module(name) for name in ("norm", "rope", "gate", "elementwise"))
+gather, rounding, bf16 = (ready.module(name) for name in ("gather", "rounding", "bf16"))
+
+ACTIVATIONS = ("silu", "gelu_tanh", "gelu", "relu", "relu2")
+"""Activations that have kernels."""
+
+
+def norm_row(
+    tokens: int,
+    source: Rows,
+    out: Rows,
+    weight: int,
+    epsilon: int,
+    kind: str = "rms",
+    bias: int = 0,
+    heads: int = 1,
+) -> np.ndarray:
+    """Normalize rows, or each of `heads` equal parts of a row; source and out may be one buffer.
+
+    Args:
+        tokens: Address of the number of rows, as everywhere in this file.
+        source, out: Of one width.
+        weight, bias: Addresses of float32 (width / heads,), padded with zeros to a multiple of 16; 0 for none.
+        epsilon: Address of a float64.
+        kind: "rms" or "layer".
+        heads: Parts of a row.
+    """
+    kernel = norm.rms_norm if weight and not bias and heads == 1 else norm.rms_norm_parts
+    given = operands(
+        NORM,
+        tokens=tokens,
+        source=source.address,
+        source_stride=source.stride,
+        out=out.address,
+        out_stride=out.stride,
+        width=source.width,
+        weight=weight,
+        epsilon=epsilon,
+        bias=bias,
+        heads=heads,
+    )
+    return row({"rms": kernel, "layer": norm.layer_norm}[kind], given, alone=1)
+
+
+def rope_row(
+    tokens: int, buffer: Rows, heads: int, layout: str, table: int, positions: int, pairs: int | None = None
+) -> np.ndarray:
+    """Rotate heads in place.
+
+    Args:
+        layout: "half" or "pairs".
+        table: The address of the address of float32 (positions, 2 * pairs): cosines, then sines.
+        positions: Address of an int64 for each token.
+        pairs: The first 2 * pairs numbers of each head turn; all where it is None.
+    """
+    dim = buffer.width // heads
+    given = operands(
+        ROPE,
+        tokens=tokens,
+        buffer=buffer.address,
+        stride=buffer.stride,
+        heads=heads,
+        dim=dim,
+        pairs=dim // 2 if pairs is None else pairs,
+        table=table,
+        positions=positions,
+    )
+    return row({"half": rope.rope_half, "pairs": rope.rope_pairs}[layout], given, alone=1)
+
+
+def gate_row(tokens: int, gated: Rows, up: Rows, out: Rows, activation: str = "silu") -> np.ndarray:
+    """out = activation(gated) * up; gated and up have one stride."""
+    given = operands(
+        GATE,
+        tokens=tokens,
+        gate=gated.address,
+        stride=gated.stride,
+        up=up.address,
+        out=out.address,
+        out_stride=out.stride,
+        width=gated.width,
+    )
+    return row(_activation(gate, "gate", activation), given, alone=int(out.width <= SMALL))
+
+
+def activate_row(tokens: int, source: Rows, out: Rows, activation: str) -> np.ndarray:
+    """out = activation(source); they may be one buffer."""
+    return _elements(_activation(gate, "activate", activation), tokens, source, out)
+
+
+def add_row(tokens: int, source: Rows, total: Rows, scale: float = 1.0) -> np.ndarray:
+    """total += source * scale"""
+    return _elements(elementwise.add_scaled, tokens, source, total, scale)
+
+
+def softcap_row(tokens: int, buffer: Rows, cap: float, scale: float = 1.0) -> np.ndarray:
+    """buffer = cap * tanh(buffer * scale / cap), or buffer * scale where the cap is 0."""
+    return _elements(elementwise.soft_cap, tokens, buffer, buffer, scale, cap)
+
+
+def _elements(
+    kernel: HasAddress, tokens: int, source: Rows, out: Rows, scale: float = 1.0, cap: float = 0.0
+) -> np.ndarray:
+    given = operands(
+        ELEMENTS,
+        tokens=tokens,
+        source=source.address,
+        source_stride=source.stride,
+        out=out.address,
+        out_stride=out.stride,
+        width=source.width,
+        scale=float(scale),
+        cap=float(cap),
+    )
+    return row(kernel, given, alone=int(out.width <= SMALL))
+
+
+def select_row(tokens: int, source: Rows, out: Rows, rows: int) -> np.ndarray:
+    """out[i] = source[rows[i]]; `rows` is the address of int64 row numbers."""
+    given = operands(
+        SELECT,
+        tokens=tokens,
+        source=source.address,
+        source_stride=source.stride,
+        out=out.address,
+        out_stride=out.stride,
+        width=source.width,
+        rows=rows,
+    )
+    return row(gather.select, given, alone=1)
+
+
+def transform_row(tokens: int, source: Rows, out: Rows, matrix: Packed) -> np.ndarray:
+    """out = the columns of source in the matrix's order, times its factors."""
+    given = operands(
+        TRANSFORM,
+        tokens=tokens,
+        source=source.address,
+        source_stride=source.stride,
+        out=out.address,
+        out_stride=out.stride,
+        width=out.width,
+        order=matrix.order,
+        factors=matrix.column_scale,
+    )
+    return row(gather.transform, given, alone=1)
+
+
+def quantize_row(
+    tokens: int, source: Rows, out: Int8Rows, matrix: Packed, up: Rows | None = None, activation: str = "silu"
+) -> np.ndarray:
+    """Round a buffer to int8 as a matrix wants it, or activation(buffer) * up, both of one stride; many tokens to bf16
+    where `out` has room for it."""
+    given = operands(
+        ROUND,
+        tokens=tokens,
+        source=source.address,
+        source_stride=source.stride,
+        width=out.columns,
+        out=out.codes,
+        scales=out.scales,
+        offsets=out.offsets,
+        sums=out.sums,
+        bf16=out.bf16,
+        group=out.group,
+        order=matrix.order,
+        factors=matrix.column_scale,
+        form=("group", "token", "static").index(matrix.activations),
+        step=float(matrix.activation_step),
+        up=up.address if up else 0,
+    )
+    kernel, many = rounding.quantize, bf16.round_bf16 if out.bf16 else None
+    if up and activation != "silu":
+        kernel = _activation(rounding, "quantize", activation)
+        many = _activation(bf16, "round_bf16", activation) if out.bf16 else None
+    return row(kernel, given, alone=int(out.columns <= SMALL), many=many)
+
+
+def round_row(tokens: int, source: Rows, columns: int) -> np.ndarray:
+    """Round many tokens of a buffer to bf16, for matrices of floats; nothing is done to fewer."""
+    given = {ROUND.tokens: tokens, ROUND.source: source.address, ROUND.source_stride: source.stride}
+    given |= {ROUND.width: columns, ROUND.bf16: source.bf16}
+    return row(bf16.nothing, given, alone=BF16_TOKENS - 1, many=bf16.round_bf16)
+
+
+def _activation(module: ready.Ready, kernel: str, activation: str) -> HasAddress:
+    """The kernel of an activation; a name that has none is refused where operations are made (tape/ops)."""
+    found: HasAddress = getattr(module, f"{kernel}_{activation}")
+    return found

@@ -1,0 +1,121 @@
+"""Where a row of a tape holds the operands of each kernel of this folder, in bytes from the row's beginning.
+
+A float is a float64. Imports nothing of Numba's: kernels and those who make their rows read the same records.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+PIECE = 1024
+"""Columns of a row that one thread takes at a time where columns do not depend on each other."""
+
+
+class NormRow(NamedTuple):
+    """`weight` and `bias` are addresses, 0 for none; `epsilon` is the address of a float64."""
+
+    tokens: int = 8
+    source: int = 16
+    source_stride: int = 24
+    out: int = 32
+    out_stride: int = 40
+    width: int = 48
+    weight: int = 56
+    epsilon: int = 64
+    bias: int = 72
+    heads: int = 80
+
+
+class RopeRow(NamedTuple):
+    """`dim`: numbers of a head; `pairs`: of a head that turn; `table`: the address of the address of float32
+    (positions, 2 * pairs); `positions`: the address of an int64 for each token."""
+
+    tokens: int = 8
+    buffer: int = 16
+    stride: int = 24
+    heads: int = 32
+    dim: int = 40
+    pairs: int = 48
+    table: int = 56
+    positions: int = 64
+
+
+class GateRow(NamedTuple):
+    """Gate and up have one stride."""
+
+    tokens: int = 8
+    gate: int = 16
+    stride: int = 24
+    up: int = 32
+    out: int = 40
+    out_stride: int = 48
+    width: int = 56
+
+
+class ElementsRow(NamedTuple):
+    """What is done number by number; floats: `scale`, `cap`."""
+
+    tokens: int = 8
+    source: int = 16
+    source_stride: int = 24
+    out: int = 32
+    out_stride: int = 40
+    width: int = 48
+    scale: int = 56
+    cap: int = 64
+
+
+class SelectRow(NamedTuple):
+    """`rows`: the address of int64 row numbers."""
+
+    tokens: int = 8
+    source: int = 16
+    source_stride: int = 24
+    out: int = 32
+    out_stride: int = 40
+    width: int = 48
+    rows: int = 56
+
+
+class TransformRow(NamedTuple):
+    """`order` and `factors` are addresses, 0 for none."""
+
+    tokens: int = 8
+    source: int = 16
+    source_stride: int = 24
+    out: int = 32
+    out_stride: int = 40
+    width: int = 48
+    order: int = 56
+    factors: int = 64
+
+
+class RoundRow(NamedTuple):
+    """Args:
+    width: Columns that are rounded, in pieces of `group`.
+    out, scales, offsets, sums: Where the int8 form goes.
+    bf16: Where the bf16 form of many tokens goes.
+    order, factors: As a transform's.
+    form: 0 a scale for each piece, 1 for each token, 2 the float `step`.
+    up: A gate's second source, of the source's stride; 0 for none.
+    """
+
+    tokens: int = 8
+    source: int = 16
+    source_stride: int = 24
+    width: int = 32
+    out: int = 40
+    scales: int = 48
+    offsets: int = 56
+    sums: int = 64
+    bf16: int = 72
+    group: int = 80
+    order: int = 88
+    factors: int = 96
+    form: int = 104
+    step: int = 112
+    up: int = 120
+
+
+NORM, ROPE, GATE, ELEMENTS, SELECT = NormRow(), RopeRow(), GateRow(), ElementsRow(), SelectRow()
+TRANSFORM, ROUND = TransformRow(), RoundRow()

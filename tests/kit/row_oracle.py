@@ -1,0 +1,61 @@
+"""What an operation means, in float64: its own `oracle` on the rows of one batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from ggq.tape.buffers import Buffer
+from ggq.tape.ops import Operation
+from ggq.tape.rotation import Rotation
+
+
+class Rows64:
+    """Buffers and weights in float64, as an operation that looks at one row at a time is given them.
+
+    Args:
+        values: (rows, width) by buffer.
+        weights: By role.
+        positions: Of the rows.
+    """
+
+    xp = np
+
+    def __init__(
+        self,
+        values: Mapping[Buffer, np.ndarray],
+        weights: Mapping[str, np.ndarray | None],
+        positions: np.ndarray | None = None,
+    ) -> None:
+        self._values = {buffer: np.asarray(value, np.float64) for buffer, value in values.items()}
+        self._weights, self._positions = weights, positions
+
+    def __getitem__(self, buffer: Buffer) -> np.ndarray:
+        return self._values[buffer]
+
+    def __setitem__(self, buffer: Buffer, value: np.ndarray) -> None:
+        self._values[buffer] = value
+
+    def weight(self, role: str) -> np.ndarray:
+        return np.asarray(self._weights[role], np.float64)
+
+    def inner(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        return np.asarray((x * y).sum(axis=-1, keepdims=True))
+
+    def rotation(self, rotation: Rotation) -> tuple[np.ndarray, np.ndarray]:
+        assert self._positions is not None
+        return rotation.table(self._positions)
+
+
+def meaning(
+    op: Operation,
+    out: Buffer,
+    values: Mapping[Buffer, np.ndarray],
+    weights: Mapping[str, np.ndarray | None] | None = None,
+    positions: np.ndarray | None = None,
+) -> np.ndarray:
+    """What the operation leaves in a buffer."""
+    run = Rows64(values, weights or {}, positions)
+    op.oracle(run)  # type: ignore[arg-type]
+    return run[out]
