@@ -11,11 +11,11 @@ from ggq.convert.mix.mix import LADDER
 from ggq.quant import parse_scheme
 from ggq.quant.grid import Grid
 from ggq.quant.matrix import geometry
-from ggq.quant.methods import quick
 from ggq.quant.methods.kmeans import extreme_steps, fit_codebook, learnt_codebook
 from ggq.quant.methods.nf4 import NF4_TABLE
-from ggq.quant.methods.search import best_grid, diagonal_metric, quick_steps
 from ggq.quant.reference import by_groups
+from ggq.quant.search import quick
+from ggq.quant.search.steps import best_grid, diagonal_metric, quick_steps
 
 PLAIN = ["q2-g64", "q3-g32", "q4-g16", "q4-row", "q5-g128", "q8-g32", "ternary-g64", "binary-g32", "c2-g32", "c4-g64"]
 TWO_LEVEL = ["q2-g32-s4", "q4-g16-s4", "q6-g64-s8", "ternary-g32-s6", "binary-g64-s4", "c3-g32-s6", "c4-g64-s6"]

@@ -10,12 +10,13 @@ from numpy.typing import NDArray
 
 from ggq.quant import METHODS, choose_method, decode, default_method, encode_tensor, parse_scheme
 from ggq.quant.inputs import InputStatistics
-from ggq.quant.methods import gptq, hqq, prepared, search, uses
+from ggq.quant.methods import gptq, hqq, prepared, uses
 from ggq.quant.methods.clip import Clip
 from ggq.quant.methods.gptq import Gptq
 from ggq.quant.methods.hqq import HQQ, POWER
 from ggq.quant.methods.mse import Mse
 from ggq.quant.reference import by_groups
+from ggq.quant.search import steps as search
 
 UNIFORM = ["q2-g64", "q3-g32", "q4-g128", "q8-g32", "q4-row", "q3z-g64", "q4z-row", "q2m-g32", "q4m-g64"]
 TWO_LEVEL = ["q4-g32-s6", "q3-g32-s4", "q4m-g32-s6", "q2m-g32-s4"]

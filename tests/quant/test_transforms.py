@@ -11,11 +11,18 @@ from ggq.quant import METHODS, choose_method, decode, default_method, encode_ten
 from ggq.quant.inputs import InputStatistics
 from ggq.quant.methods import prepared
 from ggq.quant.methods.absmax import AbsMax
-from ggq.quant.methods.awq import Awq, normalized
-from ggq.quant.methods.chain import Chain, composed, keeping
-from ggq.quant.methods.order import Order, columns_of, row_order
-from ggq.quant.methods.smoothquant import CLIPS, STRENGTHS, SmoothQuant, round_inputs, rounded_error, static_step
-from ggq.quant.methods.transform import Consumer, SharedInputs, Stored, product_errors
+from ggq.quant.methods.transforms.awq import Awq, normalized
+from ggq.quant.methods.transforms.chain import Chain, composed, keeping
+from ggq.quant.methods.transforms.order import Order, columns_of, row_order
+from ggq.quant.methods.transforms.smoothquant import (
+    CLIPS,
+    STRENGTHS,
+    SmoothQuant,
+    round_inputs,
+    rounded_error,
+    static_step,
+)
+from ggq.quant.methods.transforms.transform import Consumer, SharedInputs, Stored, product_errors
 
 COLUMNS = 128
 

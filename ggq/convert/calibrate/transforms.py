@@ -16,10 +16,10 @@ from ggq.quant import default_method
 from ggq.quant.change import Change
 from ggq.quant.inputs import InputStatistics
 from ggq.quant.methods import METHODS, Chain, Transform
-from ggq.quant.methods.chain import composed, transformed_inputs
 from ggq.quant.methods.mse import Mse
-from ggq.quant.methods.smoothquant import static_step
-from ggq.quant.methods.transform import Consumer, SharedInputs, Stored
+from ggq.quant.methods.transforms.chain import composed, transformed_inputs
+from ggq.quant.methods.transforms.smoothquant import static_step
+from ggq.quant.methods.transforms.transform import Consumer, SharedInputs, Stored
 from ggq.tape.folding import Site
 
 SEARCH_ROWS = 512

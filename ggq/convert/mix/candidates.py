@@ -15,10 +15,11 @@ from ggq.format.scheme import TILE_ROWS, Scheme
 from ggq.models.names import Source
 from ggq.quant import choose_method, from_float32, to_float32
 from ggq.quant.matrix import geometry
-from ggq.quant.methods import fills, method_parts, quick
+from ggq.quant.methods import fills, method_parts
 from ggq.quant.methods.mse import Mse
-from ggq.quant.methods.search import diagonal_metric, quick_steps
 from ggq.quant.reference import by_groups
+from ggq.quant.search import quick
+from ggq.quant.search.steps import diagonal_metric, quick_steps
 
 SAMPLE_WEIGHTS = 1 << 15
 """Weights of a matrix, about, on which errors are measured: the error of a scheme varies little from row to row."""

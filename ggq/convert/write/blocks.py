@@ -18,9 +18,9 @@ from ggq.models.names import Source
 from ggq.quant import ErrorSum, Method, decode_tensor, encode_tensor
 from ggq.quant.matrix import geometry
 from ggq.quant.methods import Learner, block_weights, prepared, sample_rows
-from ggq.quant.methods.chain import keeping
 from ggq.quant.methods.fitted import Fitted
 from ggq.quant.methods.kmeans import KMeans
+from ggq.quant.methods.transforms.chain import keeping
 from ggq.quant.tiles import Segments, empty_segments, view_floats, view_matrix
 
 BLOCK_WEIGHTS = 1 << 20

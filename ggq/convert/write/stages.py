@@ -33,7 +33,7 @@ class Work:
         rounding: The method that rounds, behind all transforms; None for floats.
         inputs: Statistics of its inputs, folded transforms included, or None.
         change: What folded transforms do to its weights.
-        scale, order: What it keeps of transforms, if its scheme does; see `ggq.quant.methods.transform.Stored`.
+        scale, order: What it keeps of transforms, if its scheme does; see `transforms.transform.Stored`.
         notes: Attributes that say what was done.
     """
 

@@ -8,9 +8,7 @@ from ggq.errors import ConvertError
 from ggq.format.scheme import Scheme
 from ggq.format.scheme_names import scheme_name
 from ggq.quant.methods.absmax import AbsMax
-from ggq.quant.methods.awq import Awq
 from ggq.quant.methods.binary import Binary
-from ggq.quant.methods.chain import Chain
 from ggq.quant.methods.clip import Clip
 from ggq.quant.methods.fitted import Fitted
 from ggq.quant.methods.gptq import Gptq
@@ -19,11 +17,13 @@ from ggq.quant.methods.kmeans import KMeans
 from ggq.quant.methods.min_max import MinMax
 from ggq.quant.methods.mse import Mse
 from ggq.quant.methods.nf4 import NF4, NF4_TABLE
-from ggq.quant.methods.order import Order
 from ggq.quant.methods.protocol import Calibrated, Learner, Method, block_weights, prepared, sample_rows, uses
-from ggq.quant.methods.smoothquant import SmoothQuant
 from ggq.quant.methods.ternary import Ternary
-from ggq.quant.methods.transform import Transform
+from ggq.quant.methods.transforms.awq import Awq
+from ggq.quant.methods.transforms.chain import Chain
+from ggq.quant.methods.transforms.order import Order
+from ggq.quant.methods.transforms.smoothquant import SmoothQuant
+from ggq.quant.methods.transforms.transform import Transform
 from ggq.quant.methods.zero_point import ZeroPoint
 
 METHODS: dict[str, Method] = {

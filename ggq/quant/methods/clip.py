@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ggq.format.scheme import Scheme
 from ggq.quant.matrix import geometry
 from ggq.quant.methods.mse import Mse
-from ggq.quant.methods.search import Metric, block_metric
+from ggq.quant.search.steps import Metric, block_metric
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,7 +21,7 @@ from ggq.quant.grid import Grid
 from ggq.quant.inputs import InputStatistics
 from ggq.quant.matrix import QuantizedMatrix, geometry
 from ggq.quant.methods.fitted import Fitted
-from ggq.quant.methods.search import best_grid, diagonal_metric, search_rows, wished_grid
+from ggq.quant.search.steps import best_grid, diagonal_metric, search_rows, wished_grid
 
 DAMPING = 0.01
 """Share of the mean diagonal of H that is added to the diagonal (as the paper does)."""

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from ggq.format.scheme import Scheme
 from ggq.quant.grid import Grid, extremes
 from ggq.quant.matrix import QuantizedMatrix, largest_code
-from ggq.quant.methods.search import CHUNK_WEIGHTS, rounding, wished_grid
 from ggq.quant.reference import by_groups, level_table
+from ggq.quant.search.steps import CHUNK_WEIGHTS, rounding, wished_grid
 
 Floats = NDArray[np.float32]
 

@@ -11,8 +11,8 @@ from ggq.format.scheme import Scheme
 from ggq.quant.grid import Grid
 from ggq.quant.matrix import QuantizedMatrix, geometry
 from ggq.quant.methods.fitted import Fitted
-from ggq.quant.methods.search import Metric, best_grid, diagonal_metric
 from ggq.quant.reference import by_groups
+from ggq.quant.search.steps import Metric, best_grid, diagonal_metric
 
 
 @dataclass(frozen=True, eq=False)

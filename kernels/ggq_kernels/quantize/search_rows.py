@@ -1,7 +1,7 @@
 """The search for steps, and what codes under given steps lose, row by row: bit for bit what the NumPy reference finds.
 
 All arithmetic is float32 and never fused; sums run over 16 lanes, 16 columns after 16 columns, and then over the lanes,
-as `ggq.quant.methods.search.lane_sums` has it. One thread takes one block of rows; the caller runs several at once.
+as `ggq.quant.search.steps.lane_sums` has it. One thread takes one block of rows; the caller runs several at once.
 
 Rounding to levels is one of three kinds: to whole numbers between two limits; by sign to one of two; or to the entries
 of a table, whole numbers too, the levels being the first entry and what is gained at each mark halfway between two.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ggq.quant.methods.transform import SharedInputs, best_trial, product_errors
+from ggq.quant.methods.transforms.transform import SharedInputs, best_trial, product_errors
 
 
 class Order:

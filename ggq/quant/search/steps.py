@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from ggq.format.scheme import Geometry, Scheme
 from ggq.quant.grid import Grid, extremes, fit_grid
 from ggq.quant.matrix import geometry, largest_code
-from ggq.quant.methods import quick
 from ggq.quant.reference import by_groups, level_table
+from ggq.quant.search import quick
 
 Floats = NDArray[np.float32]
 Rounding = Callable[[Floats], Floats]

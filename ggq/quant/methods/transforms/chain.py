@@ -11,7 +11,7 @@ from ggq.format.scheme import Scheme
 from ggq.quant.inputs import InputStatistics
 from ggq.quant.matrix import QuantizedMatrix
 from ggq.quant.methods.protocol import Calibrated, Method, prepared
-from ggq.quant.methods.transform import Consumer, SharedInputs, Stored, Transform
+from ggq.quant.methods.transforms.transform import Consumer, SharedInputs, Stored, Transform
 
 Floats = NDArray[np.float32]
 

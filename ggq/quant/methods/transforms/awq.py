@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ggq.quant.methods.transform import SharedInputs, best_trial, product_errors
+from ggq.quant.methods.transforms.transform import SharedInputs, best_trial, product_errors
 
 EXPONENTS = np.arange(1, 21) / 20
 """Exponents that are tried; 0 leaves things as they are."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ggq.quant.methods.awq import normalized
-from ggq.quant.methods.transform import Floats, SharedInputs, best_trial
+from ggq.quant.methods.transforms.awq import normalized
+from ggq.quant.methods.transforms.transform import Floats, SharedInputs, best_trial
 from ggq.quant.reference import decode
 
 STRENGTHS = np.arange(0, 11) / 10

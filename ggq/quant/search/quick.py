@@ -1,4 +1,4 @@
-"""The search by compiled code: the same numbers as in `ggq.quant.methods.search`, a good deal faster.
+"""The search by compiled code: the same numbers as in `ggq.quant.search.steps`, a good deal faster.
 
 Loading compiled code takes a moment, so who has little to search does without.
 """

@@ -1,0 +1,1 @@
+"""The search for steps, in NumPy and by compiled code."""
