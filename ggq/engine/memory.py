@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import accumulate
 
 from ggq.engine.lower.ops import Rounded
 from ggq.tape.program import Buffer, Program
@@ -50,6 +51,28 @@ def values(program: Program) -> list[Value]:
     kept = set(program.outputs.values())
     found += [Value(buffer, first, end if buffer in kept else last[buffer]) for buffer, first in filled.items()]
     return sorted(found, key=lambda value: value.first)
+
+
+LEAST_BYTES, MOST_BYTES, TIMES_FILE = 64 << 20, 512 << 20, 2
+"""Memory of the buffers of a batch: so many times the file, within these bounds."""
+
+
+def batch_rows(program: Program, most: int, file_bytes: int) -> int:
+    """How many tokens are computed together, so that the buffers stay within bounds however wide a file says they are.
+
+    Args:
+        program: Its buffers that are live at one time count, as floats and rounded: six bytes an element.
+        most: The most that anybody asks for.
+        file_bytes: Of the model's file.
+    """
+    changes = [0] * (len(program.ops) + 2)
+    for value in values(program):
+        if value.buffer.rows == "tokens":
+            changes[max(value.first, 0)] += value.buffer.width
+            changes[value.last + 1] -= value.buffer.width
+    row = 6 * max(accumulate(changes))
+    limit = min(MOST_BYTES, max(LEAST_BYTES, TIMES_FILE * file_bytes))
+    return max(1, min(most, limit // max(row, 1)))
 
 
 def form_of(buffer: Buffer, width: int) -> Form:

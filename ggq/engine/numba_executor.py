@@ -14,6 +14,7 @@ from ggq.engine.emit import Step
 from ggq.engine.footprint import usable_memory
 from ggq.engine.kv.pool import PagePool, PoolFull
 from ggq.engine.kv.sequence import PagedSequence, cost
+from ggq.engine.memory import batch_rows
 from ggq.engine.weights import Weights
 from ggq.errors import UsageError
 from ggq.format.container import Container
@@ -26,6 +27,11 @@ LOGIT_BYTES = 32 << 20
 """Memory for the logits of one batch; more wanted rows are computed in several."""
 ROPE_STEP = 1024
 """Positions by which the table of cosines and sines grows."""
+
+
+def stored_bytes(container: Container) -> int:
+    """Bytes of all tensors of a file."""
+    return sum(part.length for tensor in container.tensors.values() for part in tensor.segments.values())
 
 
 class NumbaExecutor:
@@ -63,6 +69,7 @@ class NumbaExecutor:
         self.program, self._container, self._jobs = program, container, calls.attention_jobs
         self._team = Team(threads)
         self.threads = self._team.threads
+        max_rows = batch_rows(program, max_rows, stored_bytes(container))
         wanted = max(1, min(max_rows, LOGIT_BYTES // (4 * program.logits.width)))
         self._rows = {"tokens": max_rows, "wanted": wanted}
         self._batch = Batch(max_rows)
@@ -78,6 +85,7 @@ class NumbaExecutor:
         self._ropes: dict[Rotation, np.ndarray] = {}
         self._lock = threading.RLock()  # the batch's memory, the buffers and the pool belong to one call at a time
         self._closed = False
+        self._check_file = getattr(container, "check_whole", lambda: None)
 
     def open_sequence(self) -> int:
         """The id of a new, empty sequence."""
@@ -136,7 +144,9 @@ class NumbaExecutor:
             rows = self._rows["tokens"]
             if sum(map(wanted_count, runs)) > self._rows["wanted"]:
                 rows = min(rows, self._rows["wanted"])
+            self._check_file()  # kernels read its map: what is not there any more ends the process, or is wrong
             results = [self._forward(part) for part in pieces(runs, rows)]
+            self._check_file()
             return results[0] if len(results) == 1 else np.concatenate(results)
 
     @property

@@ -62,7 +62,9 @@ class Weights:
             raise UnsupportedError(problem, path=self._container.path, where=f"tensor {entry.name}", fix=fix)
         activations, step = activation_form(self._container, entry)
         if "input_order" in entry.segments:  # kernels read where it says, so its padding is looked at too
-            order = self._container.segment(entry.name, "input_order").view("<u4")
+            order = self._container.segment(entry.name, "input_order").view("<u4").copy()  # a file may change later
+            order = self._kept.setdefault(f"{role}/order", order)
+            addresses["input_order"] = int(order.ctypes.data)
             try:
                 checked_order(order, sizes.columns)
                 checked_order(order, sizes.padded_columns)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ggq.engine.memory import plan, values
+from ggq.engine.memory import LEAST_BYTES, MOST_BYTES, batch_rows, plan, values
 from ggq.tape.ops import Add, Norm, Operation, Select
 from ggq.tape.program import Buffer, Inputs, Program
 
@@ -96,3 +96,16 @@ def test_results_are_kept_to_the_end(kept: bool) -> None:
     whole = program([Select(a, b), Select(a, c), Select(c, d)], b if kept else d)
     places = plan(whole, form)
     assert (places[0][b] in (places[1][c], places[2][d])) is not kept
+
+
+@pytest.mark.parametrize("width", [64, 1 << 15, 1 << 20, 1 << 26])
+@pytest.mark.parametrize("file_bytes", [1 << 10, 100 << 20, 40 << 30])
+def test_a_wide_layer_makes_fewer_rows(width: int, file_bytes: int) -> None:
+    wide, narrow = Buffer("wide", width), Buffer("narrow", width)
+    whole = program([Norm(wide, "n", narrow, 1e-5), Norm(narrow, "n", wide, 1e-5)], wide)
+    rows = batch_rows(whole, 512, file_bytes)
+    limit = min(MOST_BYTES, max(LEAST_BYTES, 2 * file_bytes))
+    assert 1 <= rows <= 512
+    assert rows == 1 or rows * 2 * 6 * width <= limit
+    assert rows == 512 or (rows + 1) * 2 * 6 * width > limit
+    assert width != 64 or rows == 512

@@ -268,6 +268,11 @@ class Reader:
         """The whole file as a read-only view of the map."""
         return self.view(Segment(0, self.size, b""))
 
+    def check_whole(self) -> None:
+        """Raise FormatError when the file has become shorter than its tensors since it was opened."""
+        if not self._file.closed and os.fstat(self._file.fileno()).st_size < self.footer.index_offset:
+            raise _shrunk(self.path, self.footer.index_offset)
+
     def close(self) -> None:
         """Closes the file; segments that are still referenced stay valid."""
         self._file.close()
