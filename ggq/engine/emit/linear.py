@@ -15,8 +15,7 @@ def embed(op: Embed, at: Context) -> tuple[Step, np.ndarray]:
     """Rows of a table by token id."""
     ids, matrix = int(at.batch.ids.ctypes.data), at.weights.matrix(op.table)
     at.kept.append(matrix.descriptor())
-    more = {} if op.scale == 1 else {"scale": op.scale}
-    row = at.calls.embed_row(at.tokens(op.out), ids, matrix, at.kept[-1], at.floats(op.out), **more)
+    row = at.calls.embed_row(at.tokens(op.out), ids, matrix, at.kept[-1], at.floats(op.out), op.scale)
     return Step(op.name, op.table, op.out.rows), row
 
 

@@ -20,8 +20,7 @@ def quantize(op: Round, at: Context) -> tuple[Step, np.ndarray]:
 def quantize_gate(op: RoundGate, at: Context) -> tuple[Step, np.ndarray]:
     """Rounding a gate's result."""
     matrix, gate, up = at.weights.matrix(op.matrix), at.floats(op.gate), at.floats(op.up)
-    more = {} if op.activation == "silu" else {"activation": op.activation}
-    row = at.calls.quantize_row(at.tokens(op.gate), gate, at.rounded(op.out), matrix, up, **more)
+    row = at.calls.quantize_row(at.tokens(op.gate), gate, at.rounded(op.out), matrix, up, op.activation)
     return Step(op.name, op.label, op.gate.rows), row
 
 

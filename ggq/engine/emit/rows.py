@@ -10,12 +10,9 @@ from ggq.tape.ops import Activate, Add, Gate, Norm, Rope, Select, SoftCap
 
 def norm(op: Norm, at: Context) -> tuple[Step, np.ndarray]:
     """Normalizing rows or heads."""
-    weight = 0 if op.weight is None else at.weights.vector(op.weight)
-    more: dict[str, object] = {}
-    if op.kind != "rms" or op.heads != 1 or op.bias is not None:
-        more = {"kind": op.kind, "heads": op.heads, "bias": 0 if op.bias is None else at.weights.vector(op.bias)}
+    weight, bias = (0 if role is None else at.weights.vector(role) for role in (op.weight, op.bias))
     epsilon, source, out = at.number(op.epsilon), at.floats(op.source), at.floats(op.out)
-    row = at.calls.norm_row(at.tokens(op.out), source, out, weight, epsilon, **more)
+    row = at.calls.norm_row(at.tokens(op.out), source, out, weight, epsilon, op.kind, bias, op.heads)
     return Step(op.name, op.weight or op.out.name, op.out.rows), row
 
 
@@ -23,17 +20,15 @@ def rope(op: Rope, at: Context) -> tuple[Step, np.ndarray]:
     """Rotating heads."""
     cell = at.batch.rope_tables.setdefault(op.rotation, np.zeros(1, np.int64))
     table, positions = int(cell.ctypes.data), int(at.batch.positions.ctypes.data)
-    pairs, dim = len(op.rotation.frequencies), op.buffer.width // op.heads
-    more = {} if 2 * pairs == dim else {"pairs": pairs}
-    buffer, layout = at.floats(op.buffer), op.rotation.layout
-    row = at.calls.rope_row(at.tokens(op.buffer), buffer, op.heads, layout, table, positions, **more)
+    buffer, layout, pairs = at.floats(op.buffer), op.rotation.layout, len(op.rotation.frequencies)
+    row = at.calls.rope_row(at.tokens(op.buffer), buffer, op.heads, layout, table, positions, pairs)
     return Step(op.name, op.buffer.name, op.buffer.rows), row
 
 
 def gate(op: Gate, at: Context) -> tuple[Step, np.ndarray]:
     """A gated activation."""
-    more = {} if op.activation == "silu" else {"activation": op.activation}
-    row = at.calls.gate_row(at.tokens(op.out), at.floats(op.gate), at.floats(op.up), at.floats(op.out), **more)
+    gate, up, out = (at.floats(buffer) for buffer in (op.gate, op.up, op.out))
+    row = at.calls.gate_row(at.tokens(op.out), gate, up, out, op.activation)
     return Step(op.name, op.out.name, op.out.rows), row
 
 
