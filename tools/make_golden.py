@@ -6,8 +6,10 @@ Run it from the repository's root in an environment with torch, transformers and
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import platform
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ import transformers
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from tests.kit.small_families import FAMILIES, LAST, PROMPTS, family_checkpoint  # noqa: E402
 from tests.kit.small_models import CONFIGS, checkpoint, prompt  # noqa: E402
 
 GOLDEN = ROOT / "tests" / "golden"
@@ -52,6 +55,79 @@ def main() -> None:
     rounded = {key: value.astype(np.float32) for key, value in logits.items()}
     np.savez_compressed(GOLDEN / "logits.npz", **rounded)  # type: ignore[arg-type]
     (GOLDEN / "facts.json").write_text(json.dumps(facts, indent=1) + "\n")
+    families()
+
+
+def families() -> None:
+    """Compute and write what the families' tests compare with."""
+    logits: dict[str, np.ndarray] = {}
+    facts: dict[str, Any] = {"made_by": "tools/make_golden.py", "transformers": transformers.__version__}
+    facts |= {"models": {}, "keys": {}, "rope": rotations()}
+    for name, config in FAMILIES.items():
+        model, shapes = random_family(name)
+        prompts = [prompt(config, count, seed) for seed, count in enumerate(PROMPTS)]
+        for number, (tokens, last) in enumerate(zip(prompts, LAST, strict=True)):
+            logits[f"{name}.{number}"] = forward(model, tokens)[-last:].astype(np.float32)
+        facts["models"][name] = {"tensors": shapes, "prompts": prompts}
+    for model_type in sorted({config["model_type"] for config in [*FAMILIES.values(), *CONFIGS.values()]}):
+        facts["keys"][model_type] = keys(type(transformers.AutoConfig.for_model(model_type)))
+    np.savez_compressed(GOLDEN / "families.npz", **logits)  # type: ignore[arg-type]
+    text = json.dumps(facts, indent=1)
+    (GOLDEN / "families.json").write_text(re.sub(r"\[\s+([-\d][^\[\]{}]*?)\s+\]", _on_one_line, text) + "\n")
+
+
+def _on_one_line(found: re.Match[str]) -> str:
+    return "[" + " ".join(found[1].split()) + "]"
+
+
+def random_family(name: str) -> tuple[Any, dict[str, list[int]]]:
+    """A model with the random tensors of `family_checkpoint`, and their shapes by name."""
+    config = transformers.AutoConfig.for_model(**FAMILIES[name])
+    model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").double().eval()
+    shapes = {key: list(value.shape) for key, value in model.state_dict().items()}
+    if config.tie_word_embeddings:
+        del shapes["lm_head.weight"]
+    tensors = family_checkpoint(name, shapes)
+    model.load_state_dict({key: torch.from_numpy(values).double() for key, values in tensors.items()}, strict=False)
+    return model, shapes
+
+
+def keys(config: Any) -> dict[str, Any]:
+    """What a configuration class reads of config.json, besides what all of them do, with the defaults."""
+    common = {field.name for field in dataclasses.fields(transformers.PreTrainedConfig)}
+    own = [field for field in dataclasses.fields(config) if field.name not in common]
+    return {"common": sorted(common), "own": {field.name: field.default for field in own}}
+
+
+def rotations() -> list[dict[str, Any]]:
+    """Frequencies and attention factors of some forms of RoPE."""
+    forms: list[dict[str, Any]] = [
+        {"rope_type": "default", "rope_theta": 5e5},
+        {"rope_type": "linear", "rope_theta": 1e4, "factor": 3.0},
+        {"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0},
+        {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0},
+        {
+            "rope_type": "yarn",
+            "rope_theta": 1e6,
+            "factor": 16.0,
+            "beta_fast": 16.0,
+            "beta_slow": 2.0,
+            "truncate": False,
+        },
+        {"rope_type": "yarn", "rope_theta": 1e4, "factor": 8.0, "mscale": 0.7, "mscale_all_dim": 1.3},
+        {"rope_type": "yarn", "rope_theta": 1e4, "factor": 8.0, "attention_factor": 1.5},
+    ]
+    found = []
+    for form in forms:
+        if form["rope_type"] in ("llama3", "yarn"):
+            form["original_max_position_embeddings"] = 512
+        config = transformers.LlamaConfig(
+            hidden_size=128, num_attention_heads=4, max_position_embeddings=8192, rope_parameters=dict(form)
+        )
+        rotary = transformers.models.llama.modeling_llama.LlamaRotaryEmbedding(config)
+        frequencies = [float(value) for value in rotary.inv_freq]
+        found.append({"form": form, "frequencies": frequencies, "attention_factor": rotary.attention_scaling})
+    return found
 
 
 def random_model(config: dict[str, Any]) -> Any:

@@ -92,6 +92,31 @@ def checkpoint(config: Mapping[str, Any], seed: int = 1) -> dict[str, np.ndarray
     return {spec.name: tensor(spec, seed * 1000 + index) for index, spec in enumerate(specs)}
 
 
+class Arrays:
+    """Arrays as the source of an expression."""
+
+    def __init__(self, arrays: Mapping[str, np.ndarray]) -> None:
+        self.arrays = arrays
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self.arrays[name].shape
+
+    def rows(self, name: str, start: int, stop: int, out: np.ndarray | None = None) -> np.ndarray:
+        array = self.arrays[name]
+        found = array.reshape(-1, array.shape[-1])[start:stop].astype(np.float32)
+        if out is None:
+            return found
+        out[...] = found
+        return out
+
+
+def made(spec: TensorSpec, tensors: Mapping[str, np.ndarray]) -> np.ndarray:
+    """A stored tensor, float32, from those of a checkpoint."""
+    source = Arrays(tensors)
+    assert spec.expression.shape(source.shape) == spec.shape, spec
+    return spec.expression.rows(source, 0, int(np.prod(spec.shape[:-1]))).reshape(spec.shape)
+
+
 def read_checkpoint(folder: Path) -> dict[str, np.ndarray]:
     """The tensors of a real checkpoint in one safetensors file, as float32."""
     from safetensors import deserialize
@@ -157,7 +182,7 @@ def write_ggq(
         for spec in architecture.tensors(model):
             if spec.role:
                 chosen = parse_scheme(scheme if len(spec.shape) == 2 else "f32")
-                values = np.asarray(tensors[spec.name], dtype=np.float32)
+                values = made(spec, tensors)
                 segments = transformed(values, chosen) if chosen.transform else encode_tensor(values, chosen)
                 writer.add_tensor(spec.name, values.shape, chosen, segments, attributes={"role": spec.role})
         writer.finish()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from ggq.errors import GGQError, ModelError, UnsupportedError
 from ggq.models.build import role_shapes
-from ggq.models.families.llama import ACTIVATIONS
+from ggq.models.decoder import ACTIVATIONS
 from ggq.models.family import Reading
 from ggq.models.metadata import from_metadata, to_metadata
 from ggq.models.parts import ModelSpec, Norm

@@ -1,0 +1,189 @@
+"""What families share: a config.json as a decoder of Llama's shape, the names of its tensors, and ways to change it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from ggq.models.config import REQUIRED, Config, Keys, OrNull
+from ggq.models.config_rope import read_rope
+from ggq.models.family import TensorSpec, checkpoint_name
+from ggq.models.fields import shown
+from ggq.models.names import Expression, Tensor
+from ggq.models.parts import MOST_LAYERS, Attention, Embedding, Head, Layer, Mlp, ModelSpec, Norm
+
+BASE: Keys = {
+    "vocab_size": REQUIRED,
+    "hidden_size": REQUIRED,
+    "intermediate_size": REQUIRED,
+    "num_hidden_layers": REQUIRED,
+    "num_attention_heads": REQUIRED,
+    "num_key_value_heads": OrNull(),
+    "head_dim": OrNull(),
+    "max_position_embeddings": 2048,
+    "hidden_act": "silu",
+    "rms_norm_eps": 1e-6,
+    "tie_word_embeddings": False,
+}
+"""What nearly every decoder reads, with Llama's defaults; the sizes must be said."""
+
+MODULES = {
+    "embedding": "model.embed_tokens",
+    "norm": "model.norm",
+    "output": "lm_head",
+    "attention_norm": "input_layernorm",
+    "attention.q": "self_attn.q_proj",
+    "attention.k": "self_attn.k_proj",
+    "attention.v": "self_attn.v_proj",
+    "attention.o": "self_attn.o_proj",
+    "attention.q_norm": "self_attn.q_norm",
+    "attention.k_norm": "self_attn.k_norm",
+    "mlp_norm": "post_attention_layernorm",
+    "mlp.gate": "mlp.gate_proj",
+    "mlp.up": "mlp.up_proj",
+    "mlp.down": "mlp.down_proj",
+}
+"""Names of modules in a checkpoint; see `checkpoint_name`."""
+
+ACTIVATIONS = {"silu": "silu", "swish": "silu", "gelu_pytorch_tanh": "gelu_tanh", "relu": "relu", "relu2": "relu2"}
+"""Names that transformers has for an activation, and ours."""
+
+
+def read_decoder(config: Config) -> ModelSpec:
+    """The model of a config.json with Llama's keys, as far as the family has them, and its own defaults."""
+    context = config.take("max_position_embeddings", ModelSpec, "context_length")
+    norm = rms_norm(config)
+    layer = Layer(
+        mixer=attention(config, context),
+        feed_forward=mlp(config),
+        mixer_norm=norm,
+        mixer_post_norm=None,
+        feed_forward_norm=norm,
+        feed_forward_post_norm=None,
+        parallel=False,
+        residual_scale=1.0,
+    )
+    layers = config.integer("num_hidden_layers", (1, MOST_LAYERS))
+    return ModelSpec(
+        context_length=context,
+        embedding=Embedding(
+            vocabulary_size=config.take("vocab_size", Embedding, "vocabulary_size"),
+            width=config.take("hidden_size", Embedding, "width"),
+            scale=1.0,
+        ),
+        layers=(layer,) * layers,
+        head=Head(norm=norm, tied=config.flag("tie_word_embeddings"), bias=False, scale=1.0, softcap=0.0),
+    )
+
+
+def attention(config: Config, context: int) -> Attention:
+    """Attention, all heads of which turn, over all positions."""
+    heads = config.take("num_attention_heads", Attention, "heads")
+    hidden = config.take("hidden_size", Embedding, "width")
+    head_dim = config.maybe("head_dim", Attention, "head_dim")
+    if head_dim is None and hidden % heads:
+        raise config.error("num_attention_heads", f"{heads} heads do not divide the hidden size {hidden}")
+    head_dim = head_dim or hidden // heads
+    bias = "attention_bias" in config.keys and config.flag("attention_bias")
+    return Attention(
+        heads=heads,
+        kv_heads=config.maybe("num_key_value_heads", Attention, "kv_heads") or heads,
+        head_dim=head_dim,
+        scale=1 / math.sqrt(head_dim),
+        rope=read_rope(config, head_dim, context),
+        window=0,
+        softcap=0.0,
+        sinks=False,
+        query_bias=bias,
+        key_bias=bias,
+        value_bias=bias,
+        output_bias=bias,
+        query_norm=None,
+        key_norm=None,
+        normed="head",
+    )
+
+
+def mlp(config: Config) -> Mlp:
+    """A gated feed-forward."""
+    key = "hidden_activation" if "hidden_activation" in config.keys else "hidden_act"
+    return Mlp(
+        width=config.take("intermediate_size", Mlp, "width"),
+        activation=ACTIVATIONS[config.choice(key, tuple(ACTIVATIONS))],
+        gated=True,
+        bias="mlp_bias" in config.keys and config.flag("mlp_bias"),
+    )
+
+
+def layer_windows(config: Config, window: int | None, *, slides: Callable[[int], bool]) -> list[int]:
+    """How many positions a token sees in each layer, 0 for all: by "layer_types" where that is there.
+
+    Args:
+        config: The config.json.
+        window: Of the layers that have one; None if no layer can.
+        slides: Whether the layer of a number has one where nothing is said.
+    """
+    count, kinds = config.integer("num_hidden_layers", (1, MOST_LAYERS)), ("full_attention", "sliding_attention")
+    types = config.get("layer_types")
+    if types is None:
+        types = [kinds[slides(number)] for number in range(count)]
+    if not isinstance(types, list) or len(types) != count:
+        raise config.error("layer_types", f"{shown(types)} found, a list of {count} kinds of layers expected")
+    for kind in types:
+        if kind not in kinds:
+            raise config.unsupported("layer_types", f"{shown(kind)} is not supported; supported: {', '.join(kinds)}")
+    if window is None and kinds[1] in types:
+        raise config.error("layer_types", f"{kinds[1]} found, and no window in use")
+    return [window or 0 if kind == kinds[1] else 0 for kind in types]
+
+
+def read_window(config: Config) -> int | None:
+    """The positions that a token sees where attention slides, its own included."""
+    return None if config.get("sliding_window") is None else config.integer("sliding_window", (1, 1 << 27))
+
+
+def read_softcap(config: Config, key: str) -> float:
+    """The bound of a soft cap; 0 for none."""
+    return 0.0 if config.get(key) is None else config.number(key, (0.0, 1e6))
+
+
+def rms_norm(config: Config) -> Norm:
+    """RMS norm with weights."""
+    return Norm("rms", config.take("rms_norm_eps", Norm, "epsilon"), weight=True, bias=False)
+
+
+def with_windows(spec: ModelSpec, windows: Sequence[int]) -> ModelSpec:
+    """The model whose layers see so many positions each."""
+    mixers = [replace(layer.mixer, window=window) for layer, window in zip(spec.layers, windows, strict=True)]
+    layers = (replace(layer, mixer=mixer) for layer, mixer in zip(spec.layers, mixers, strict=True))
+    return replace(spec, layers=tuple(layers))
+
+
+def with_mixers(spec: ModelSpec, **changes: Any) -> ModelSpec:
+    """The model whose layers' mixers have other values of some fields."""
+    layers = (replace(layer, mixer=replace(layer.mixer, **changes)) for layer in spec.layers)
+    return replace(spec, layers=tuple(layers))
+
+
+def with_layers(spec: ModelSpec, **changes: Any) -> ModelSpec:
+    """The model whose layers have other values of some fields."""
+    return replace(spec, layers=tuple(replace(layer, **changes) for layer in spec.layers))
+
+
+def expression(role: str) -> Expression:
+    """The tensor of a role, by its name in a checkpoint."""
+    return Tensor(checkpoint_name(role, MODULES))
+
+
+def constants(spec: ModelSpec) -> list[TensorSpec]:
+    """An output matrix that is tied, and constants that transformers 4.30 saved."""
+    specs = []
+    if spec.head.tied:
+        shape = (spec.vocabulary_size, spec.hidden_size)
+        specs.append(TensorSpec("", shape, expression("output.weight"), required=False))
+    for number, layer in enumerate(spec.layers):
+        name = f"model.layers.{number}.self_attn.rotary_emb.inv_freq"
+        specs.append(TensorSpec("", (layer.mixer.head_dim // 2,), Tensor(name), required=False))
+    return specs

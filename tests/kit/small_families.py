@@ -1,0 +1,109 @@
+"""Tiny random checkpoints of every family: odd sizes, windows that prompts leave, soft caps that bend.
+
+The names and shapes of their tensors are transformers' (tests/golden/families.json, by tools/make_golden.py), their
+numbers are the same on every machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from tests.kit.small_models import numbers
+
+SIZES = {
+    "vocab_size": 61,
+    "hidden_size": 40,
+    "intermediate_size": 52,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+    "rms_norm_eps": 1e-5,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+"""What the checkpoints have in common."""
+
+FAMILIES: dict[str, dict[str, Any]] = {
+    "qwen2": {
+        **SIZES,
+        "architectures": ["Qwen2ForCausalLM"],
+        "model_type": "qwen2",
+        "num_attention_heads": 5,
+        "num_key_value_heads": 1,
+        "tie_word_embeddings": True,
+        "rope_theta": 1000000.0,
+    },
+    "qwen2_windows": {
+        **SIZES,
+        "architectures": ["Qwen2ForCausalLM"],
+        "model_type": "qwen2",
+        "num_attention_heads": 4,
+        "use_sliding_window": True,
+        "sliding_window": 13,
+        "max_window_layers": 1,
+        "rope_parameters": {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "beta_fast": 4.0},
+        "original_max_position_embeddings": 32,
+    },
+    "mistral": {
+        **SIZES,
+        "architectures": ["MistralForCausalLM"],
+        "model_type": "mistral",
+        "num_attention_heads": 10,
+        "num_key_value_heads": 5,
+        "head_dim": 12,
+        "sliding_window": 17,
+        "rope_scaling": {"rope_type": "linear", "factor": 2.5},
+    },
+    "qwen3": {
+        **SIZES,
+        "architectures": ["Qwen3ForCausalLM"],
+        "model_type": "qwen3",
+        "head_dim": 10,
+        "attention_bias": True,
+        "use_sliding_window": True,
+        "sliding_window": 29,
+        "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+    },
+    "gemma2": {
+        **SIZES,
+        "architectures": ["Gemma2ForCausalLM"],
+        "model_type": "gemma2",
+        "num_hidden_layers": 4,
+        "head_dim": 14,
+        "query_pre_attn_scalar": 5,
+        "sliding_window": 19,
+        "attn_logit_softcapping": 2.5,
+        "final_logit_softcapping": 1.5,
+    },
+}
+"""config.json by name."""
+
+PROMPTS = (90, 37, 5)
+"""Tokens of each prompt: one past all windows, of 80 tokens and ten that are decoded, and shorter ones beside it."""
+
+LAST = (26, 4, 4)
+"""Rows of logits that are kept of each: the prompt's last 16 and those decoded."""
+
+
+def family_checkpoint(name: str, shapes: Mapping[str, Sequence[int]], seed: int = 5) -> dict[str, np.ndarray]:
+    """Random float32 tensors: norms near 1, biases small, rows of matrices of unit variance.
+
+    Args:
+        name: Of a config in FAMILIES.
+        shapes: Of the tensors, by their names in the checkpoint.
+    """
+    less_one = FAMILIES[name]["model_type"].startswith("gemma")
+    tensors = {}
+    for index, (tensor, shape) in enumerate(shapes.items()):
+        values = numbers(int(np.prod(shape)), seed * 1000 + index).reshape(shape)
+        if tensor.endswith("norm.weight"):
+            tensors[tensor] = values / 2 + np.float32(0 if less_one else 1)
+        else:
+            scale = 0.4 if len(shape) == 1 else np.sqrt(3 / shape[-1])
+            tensors[tensor] = values * np.float32(scale)
+    return {tensor: values.astype(np.float32) for tensor, values in tensors.items()}
