@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ from ggq.cli.main import main
 from ggq.convert.convert import plan
 from ggq.convert.write.pipeline import BASE_BYTES, memory_estimate
 from ggq.format import open_reader
-from tests.kit.checkpoints import tiny
+from tests.kit.checkpoints import edit_json, tiny
 from tests.kit.support import DEMO, ROOT, run_ggq
 
 
@@ -42,6 +43,28 @@ def test_json_is_one_document_on_standard_output_and_nothing_else(tmp_path: Path
     assert report["bits_per_weight"] == 32 and len(report["digest"]) == 64
     exact = report["tensors"][0]
     assert (exact["relative_rmse"], exact["sqnr_db"], exact["max_error"]) == (0, None, 0)  # infinite decibels are null
+
+
+def test_keys_that_nobody_reads_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A Llama has no window, whatever its config.json says: transformers does not look there either."""
+    source, out = tiny(tmp_path / "m"), tmp_path / "out.ggq"
+    assert main(["convert", str(source), str(out), "--scheme", "f32"]) == 0
+    assert "not read" not in capsys.readouterr().out
+    plain = out.read_bytes()
+    edit_json(source / "config.json", sliding_window=8, qk_norm=True, logit_scale=2.0, attention_multiplier=0.5)
+    line = "not read .* sliding_window, qk_norm, logit_scale and 1 more in config.json: transformers does not read them"
+    for arguments in (["--force", "--dry-run"], ["--force"]):
+        assert main(["convert", str(source), str(out), "--scheme", "f32", *arguments]) == 0
+        assert re.search(line, capsys.readouterr().out)
+    with open_reader(out) as reader:
+        out.with_name("plain.ggq").write_bytes(plain)
+        with open_reader(out.with_name("plain.ggq")) as before:
+            assert reader.assets["config.json"].digest != before.assets["config.json"].digest
+            model = {key: value for key, value in reader.metadata.items() if key.startswith("model.")}
+            assert model == {key: value for key, value in before.metadata.items() if key.startswith("model.")}
+    assert main(["convert", str(source), str(out), "--scheme", "f32", "--force", "--dry-run", "--json"]) == 0
+    unread = ["sliding_window", "qk_norm", "logit_scale", "attention_multiplier"]
+    assert json.loads(capsys.readouterr().out)["unread_keys"] == unread
 
 
 def test_dry_run_lists_every_tensor_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
