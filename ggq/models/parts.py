@@ -83,7 +83,7 @@ class Mlp:
         Word(
             tuple(ACTIVATIONS),
             "`silu`: x / (1 + exp(-x)); `gelu_tanh`: 0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))); "
-            "`relu`: max(x, 0); `relu2`: max(x, 0)^2",
+            "`gelu`: x (1 + erf(x / sqrt(2))) / 2; `relu`: max(x, 0); `relu2`: max(x, 0)^2",
         ),
     ]
     gated: Annotated[bool, Flag("true: down(activation(gate(x)) * up(x)); false: down(activation(up(x)))")]

@@ -120,7 +120,7 @@ def test_contradictions_are_refused(changes: dict[str, Any], message: str) -> No
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"hidden_act": "gelu"}, f"hidden_act: 'gelu' is not supported; supported: {WORDS}"),
+        ({"hidden_act": "mish"}, f"hidden_act: 'mish' is not supported; supported: {WORDS}"),
         ({"hidden_act": "\x1b[31m"}, rf"hidden_act: '\x1b[31m' is not supported; supported: {WORDS}"),
         (
             {"rope_scaling": {"type": "dynamic", "factor": 2}},

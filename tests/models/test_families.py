@@ -354,7 +354,7 @@ def changed(model: str, **changes: Any) -> tuple[ModelSpec, tuple[str, ...]]:
     ("model", "changes", "kind", "message"),
     [
         ("gemma2", {"use_bidirectional_attention": True}, UnsupportedError, "true is not supported; supported: false"),
-        ("gemma2", {"hidden_activation": "gelu"}, UnsupportedError, "hidden_activation: 'gelu' is not supported"),
+        ("gemma2", {"hidden_activation": "mish"}, UnsupportedError, "hidden_activation: 'mish' is not supported"),
         ("gemma2", {"attn_logit_softcapping": 0.0}, ModelError, "attn_logit_softcapping: 0.0 found, a number above 0"),
         ("gemma2", {"sliding_window": 0}, ModelError, "sliding_window: 0 found, 1 to"),
         ("gemma2", {"sliding_window": None}, ModelError, "layer_types: sliding_attention found, and no window in use"),

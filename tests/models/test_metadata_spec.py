@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from ggq.models.build import role_shapes
-from ggq.models.field import Part, Parts, declared
+from ggq.models.field import Part, Parts, Word, declared
 from ggq.models.metadata import KINDS, to_metadata
 from ggq.models.parts import ModelSpec, Norm
 from ggq.models.registry import find_architecture
@@ -85,6 +85,8 @@ def test_every_field_has_a_meaning() -> None:
     for part in make_metadata_tables.parts(ModelSpec):
         for field in declared(part).values():
             assert field.declaration.doc and isinstance(field.declaration, Part | Parts) == bool(field.classes)
+            if isinstance(field.declaration, Word) and field.name != "normed":  # whose words are meant literally
+                assert all(f"`{word}`: " in field.declaration.doc for word in field.declaration.words), field.name
 
 
 @pytest.mark.parametrize("there", [False, True])
