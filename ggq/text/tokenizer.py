@@ -66,15 +66,14 @@ def parse(data: bytes, path: str | os.PathLike[str] | None) -> Tokenizer:
 
     from ggq.text.trial import try_tokenizer
 
+    try_tokenizer(data, path)  # first: a panic while it is parsed writes to standard error
     try:
-        found = Tokenizer.from_buffer(data)
+        return Tokenizer.from_buffer(data)
     except BaseException as problem:
         # A panic of the Rust library is no Exception; anything else that is none goes on.
         if not isinstance(problem, Exception) and type(problem).__name__ != "PanicException":
             raise
         raise ModelError(f"not a tokenizer: {str(problem)[:200]}", path=path, where=TOKENIZER) from None
-    try_tokenizer(data, path)
-    return found
 
 
 def begin_with(tokenizer: Tokenizer, token_id: object, wanted: bool, path: str | os.PathLike[str] | None) -> None:

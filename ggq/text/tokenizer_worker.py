@@ -72,7 +72,10 @@ def attempt(text: str) -> dict[str, str]:
     from tokenizers import Tokenizer
 
     try:
-        tokenizer = Tokenizer.from_str(text)
+        try:
+            tokenizer = Tokenizer.from_str(text)
+        except Exception:  # no tokenizer: whoever parses it next says so
+            return {}
         tokenizer.no_truncation()
         tokenizer.no_padding()
         for piece in texts(json.loads(text)):

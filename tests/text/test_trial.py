@@ -39,6 +39,7 @@ HOSTILE: dict[str, dict[str, Any]] = {
     "decoder that multiplies": {"decoder": grow(5)},
     "pattern that backtracks": {"pre_tokenizer": split("(a+)+$")},
     "pattern of another letter that backtracks": {"pre_tokenizer": split("(\u017c+)+$")},
+    "prefix longer than its tokens": {"model": {**BASE["model"], "continuing_subword_prefix": "x" * 5000}},
     "pieces of no length": {"pre_tokenizer": {"type": "FixedLength", "length": 0}},
     "strip past the end": {"decoder": {"type": "Strip", "content": "e", "start": 10**9, "stop": 10**9}},
     "template of an unknown token": {
