@@ -96,7 +96,8 @@ def keys(config: Any) -> dict[str, Any]:
     """What a configuration class reads of config.json, besides what all of them do, with the defaults."""
     common = {field.name for field in dataclasses.fields(transformers.PreTrainedConfig)}
     own = [field for field in dataclasses.fields(config) if field.name not in common]
-    return {"common": sorted(common), "own": {field.name: field.default for field in own}}
+    defaults = {field.name: field.default for field in own}
+    return {"common": sorted(common), "own": defaults, "rope_theta": config.default_theta}
 
 
 def rotations() -> list[dict[str, Any]]:

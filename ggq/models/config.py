@@ -127,10 +127,6 @@ class Config(Fields):
         self.inside.append(inner)
         return inner
 
-    def skip(self, key: str) -> None:
-        """Note a key that has no meaning beside the others of this file."""
-        self.seen.add(key)
-
     def overrule(self, key: str, value: object) -> None:
         """Note a key that another place overrules, as in transformers; unless it says the same, nobody read it."""
         self.seen.add(key)

@@ -59,12 +59,23 @@ ACTIVATIONS = {
 """Names that transformers has for an activation, and ours."""
 
 
-def read_decoder(config: Config) -> ModelSpec:
-    """The model of a config.json with Llama's keys, as far as the family has them, and its own defaults."""
+def base_without(*keys: str) -> Keys:
+    """What nearly every decoder reads, but for some keys."""
+    return {key: value for key, value in BASE.items() if key not in keys}
+
+
+def read_decoder(config: Config, norm: Norm | None = None, layout: str = "half") -> ModelSpec:
+    """The model of a config.json with Llama's keys, as far as the family has them, and its own defaults.
+
+    Args:
+        config: The config.json.
+        norm: The norm before attention, before the feed-forward and behind the layers; RMS with weights by default.
+        layout: How RoPE pairs the numbers of a head.
+    """
     context = config.take("max_position_embeddings", ModelSpec, "context_length")
-    norm = rms_norm(config)
+    norm = norm or rms_norm(config)
     layer = Layer(
-        mixer=attention(config, context),
+        mixer=attention(config, context, layout),
         feed_forward=mlp(config),
         mixer_norm=norm,
         mixer_post_norm=None,
@@ -86,7 +97,7 @@ def read_decoder(config: Config) -> ModelSpec:
     )
 
 
-def attention(config: Config, context: int) -> Attention:
+def attention(config: Config, context: int, layout: str) -> Attention:
     """Attention, all heads of which turn, over all positions."""
     heads = config.take("num_attention_heads", Attention, "heads")
     hidden = config.take("hidden_size", Embedding, "width")
@@ -100,7 +111,7 @@ def attention(config: Config, context: int) -> Attention:
         kv_heads=config.maybe("num_key_value_heads", Attention, "kv_heads") or heads,
         head_dim=head_dim,
         scale=1 / math.sqrt(head_dim),
-        rope=read_rope(config, head_dim, context),
+        rope=read_rope(config, head_dim, context, layout),
         window=0,
         softcap=0.0,
         sinks=False,
@@ -147,9 +158,9 @@ def layer_windows(config: Config, window: int | None, *, slides: Callable[[int],
     return [window or 0 if kind == kinds[1] else 0 for kind in types]
 
 
-def read_window(config: Config) -> int | None:
-    """The positions that a token sees where attention slides, its own included."""
-    return None if config.get("sliding_window") is None else config.integer("sliding_window", (1, 1 << 27))
+def read_window(config: Config, *, used: bool = True) -> int | None:
+    """The positions that a token sees where attention slides, its own included; None where it is not used."""
+    return None if config.get("sliding_window") is None or not used else config.integer("sliding_window", (1, 1 << 27))
 
 
 def read_softcap(config: Config, key: str) -> float:

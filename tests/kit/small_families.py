@@ -80,6 +80,34 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "attn_logit_softcapping": 2.5,
         "final_logit_softcapping": 1.5,
     },
+    "olmo2": {**SIZES, "architectures": ["Olmo2ForCausalLM"], "model_type": "olmo2", "num_attention_heads": 4},
+    "granite": {
+        **SIZES,
+        "architectures": ["GraniteForCausalLM"],
+        "model_type": "granite",
+        "num_attention_heads": 4,
+        "mlp_bias": True,
+        "embedding_multiplier": 3.0,
+        "attention_multiplier": 0.5,
+        "residual_multiplier": 0.4,
+        "logits_scaling": 2.5,
+    },
+    "cohere": {
+        **{key: value for key, value in SIZES.items() if key != "rms_norm_eps"},
+        "architectures": ["CohereForCausalLM"],
+        "model_type": "cohere",
+        "num_attention_heads": 4,
+        "logit_scale": 0.25,
+    },
+    "smollm3": {
+        **SIZES,
+        "architectures": ["SmolLM3ForCausalLM"],
+        "model_type": "smollm3",
+        "num_attention_heads": 4,
+        "no_rope_layer_interval": 2,
+        "use_sliding_window": True,
+        "sliding_window": 23,
+    },
 }
 """config.json by name."""
 

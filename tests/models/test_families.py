@@ -216,6 +216,16 @@ def head(**changes: Any) -> Callable[[ModelSpec], ModelSpec]:
     return lambda spec: replace(spec, head=replace(spec.head, **changes))
 
 
+def rms_norms(spec: ModelSpec) -> ModelSpec:
+    norm = replace(norm_of(spec), kind="rms")
+    return replace(with_layers(spec, mixer_norm=norm), head=replace(spec.head, norm=norm))
+
+
+def one_after_the_other(spec: ModelSpec) -> ModelSpec:
+    """Layers that are not parallel, whose feed-forward takes the row as it is."""
+    return with_layers(spec, parallel=False)
+
+
 CHANGES: dict[str, dict[str, Callable[[ModelSpec], ModelSpec]]] = {
     "qwen2": {
         "no bias of queries": without("query_bias", False),
@@ -260,6 +270,31 @@ CHANGES: dict[str, dict[str, Callable[[ModelSpec], ModelSpec]]] = {
         "another epsilon": lambda spec: replace(
             spec, head=replace(spec.head, norm=replace(norm_of(spec), epsilon=0.1))
         ),
+    },
+    "olmo2": {
+        "no norm of queries": without("query_norm", None),
+        "no norm of keys": without("key_norm", None),
+        "no norm behind attention": lambda spec: with_layers(spec, mixer_post_norm=None),
+        "no norm behind the feed-forward": lambda spec: with_layers(spec, feed_forward_post_norm=None),
+    },
+    "granite": {
+        "the usual scale of scores": without("scale", 10**-0.5),
+        "no scale of what is added": lambda spec: with_layers(spec, residual_scale=1.0),
+        "no scale of the embedding": lambda spec: replace(spec, embedding=replace(spec.embedding, scale=1.0)),
+        "no scale of logits": head(scale=1.0),
+    },
+    "cohere": {
+        "RMS norms": rms_norms,
+        "RoPE of halves": lambda spec: with_mixers(spec, rope=replace(spec.layers[0].mixer.rope, layout="half")),  # type: ignore[type-var]
+        "one after the other": one_after_the_other,
+        "no scale of logits": head(scale=1.0),
+        "another base": lambda spec: with_mixers(spec, rope=replace(spec.layers[0].mixer.rope, theta=1e4)),  # type: ignore[type-var]
+    },
+    "smollm3": {
+        "RoPE everywhere": lambda spec: with_mixers(spec, rope=spec.layers[0].mixer.rope),
+        "RoPE nowhere": without("rope", None),
+        "no windows": without("window", 0),
+        "windows everywhere": every_layer_slides,
     },
 }
 """For each model its differences from Llama, each taken away."""
@@ -338,7 +373,8 @@ def test_a_family_knows_every_key_that_its_class_in_transformers_reads(family: F
     read = FACTS["keys"][model_type]
     known = {**COMMON, **ROPE, **family.keys}
     assert set(read["common"]) | set(read["own"]) <= set(known)
-    assert set(family.keys) - set(read["own"]) <= {"head_dim"}
+    assert set(family.keys) - set(read["own"]) <= {"head_dim", "rope_theta"}
+    assert known["rope_theta"] == read["rope_theta"]
     for key, default in read["own"].items():
         if not isinstance(known[key], Required | Anything) and not (isinstance(known[key], Only) and default is None):
             assert value_of(known[key]) == default, key
@@ -377,6 +413,20 @@ def changed(model: str, **changes: Any) -> tuple[ModelSpec, tuple[str, ...]]:
             ModelError,
             "sliding_attention found, and no window in use",
         ),
+        (
+            "smollm3",
+            {"no_rope_layers": [1, 1]},
+            ModelError,
+            "no_rope_layers: a list of 2 found, a list of 3 times",
+        ),
+        (
+            "smollm3",
+            {"no_rope_layers": [1, 2, 1]},
+            ModelError,
+            "no_rope_layers: a list of 3 found, a list of 3 times",
+        ),
+        ("cohere", {"use_qk_norm": True}, UnsupportedError, "use_qk_norm: true is not supported; supported: false"),
+        ("granite", {"logits_scaling": 0}, ModelError, "logits_scaling: 0 found, a number above"),
         ("mistral", {"sliding_window": "all"}, ModelError, "sliding_window: 'all' found, an integer expected"),
     ],
 )

@@ -13,7 +13,7 @@ from ggq.models.names import Expression, Plus, Tensor
 from ggq.models.parts import ModelSpec
 
 KEYS: Keys = {
-    **{key: value for key, value in decoder.BASE.items() if key != "hidden_act"},
+    **decoder.base_without("hidden_act"),
     "num_key_value_heads": OrNull(4),
     "head_dim": 256,
     "max_position_embeddings": 8192,

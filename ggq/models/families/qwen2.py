@@ -26,11 +26,8 @@ def parts(config: Config) -> ModelSpec:
 
 def windows(config: Config) -> list[int]:
     """The window of each layer, 0 for none: the first `max_window_layers` have none."""
-    window, first = None, config.integer("max_window_layers", (0, 1 << 20))
-    if config.flag("use_sliding_window"):
-        window = decoder.read_window(config)
-    else:
-        config.skip("sliding_window")
+    first = config.integer("max_window_layers", (0, 1 << 20))
+    window = decoder.read_window(config, used=config.flag("use_sliding_window"))
     return decoder.layer_windows(config, window, slides=lambda number: window is not None and number >= first)
 
 
