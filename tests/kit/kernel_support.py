@@ -104,7 +104,7 @@ def bf16_memory(tokens: int, columns: int) -> np.ndarray:
     They are NaN, so that a kernel that lets rows of no token into others is found out."""
     memory = aligned_zeros(calls.bf16_bytes(tokens, columns)).view(np.uint16)
     memory[:] = 0x7FC0
-    return memory.reshape(-1, -(-columns // calls.BF16_COLUMNS), calls.BF16_TILE, calls.BF16_COLUMNS)
+    return memory.reshape(-1, -(-columns // calls.bf16.COLUMNS), calls.bf16.TILE, calls.bf16.COLUMNS)
 
 
 def output(n: int, width: int) -> Floats:

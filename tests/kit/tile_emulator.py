@@ -1,8 +1,9 @@
 """AMX in software, for machines without it: Linux sends SIGILL for each tile instruction, and a handler does what the
 instruction would have done, so that the very machine code that an AMX processor runs is run and tested anywhere.
 
-Each instruction takes some microseconds, nearly all of them in the system. A few registers, all of memory and the order
-of additions are as the manual has them; subnormal numbers, which the processor takes for 0, are not flushed.
+A signal takes some microseconds, nearly all of them in the system. So the handler goes on with the instructions behind
+while it knows them: other tile instructions, and the three that close a loop of them. Registers, memory and the order of
+additions are as the manual has them; subnormal numbers, which the processor takes for 0, are not flushed.
 
 Source: Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2 (LDTILECFG, TILELOADD, TILESTORED,
 TDPBF16PS); Linux, arch/x86/include/uapi/asm/sigcontext.h.
@@ -42,7 +43,9 @@ from ggq_kernels.vector.simd import (
 
 REGISTERS = 40
 """Where a signal's context holds the general registers, 8 bytes each."""
-RIP = REGISTERS + 16 * 8
+RIP, FLAGS = REGISTERS + 16 * 8, REGISTERS + 17 * 8
+ZERO = 64
+"""The flag that the last result was zero."""
 PLACES = np.array([13, 14, 12, 11, 15, 10, 9, 8, 0, 1, 2, 3, 4, 5, 6, 7], np.int64)
 """Where among them a register lies, by its number in an instruction: rax, rcx, rdx, rbx, rsp, rbp, rsi, rdi, r8 ..."""
 THREADS, STATE = 1024, 64 + 8 * 1024
@@ -91,7 +94,13 @@ def state_of_thread() -> int:
 @numba.njit
 def register(context: int, number: int) -> int:
     """Contents of a general register."""
-    return read_i64(context + REGISTERS + 8 * read_i64(PLACE + 8 * number))
+    return read_i64(register_at(number, context))
+
+
+@numba.njit
+def register_at(number: int, context: int) -> int:
+    """Where a signal's context holds a general register."""
+    return context + REGISTERS + 8 * read_i64(PLACE + 8 * number)
 
 
 @numba.njit
@@ -178,13 +187,43 @@ def execute(context: int) -> int:
     return 0
 
 
+@numba.njit
+def close_loop(context: int) -> int:
+    """Do an addition of a number to a register, a decrement, or a jump if that was not zero; the bytes from this
+    instruction to the next that is to be done, 0 for any other."""
+    at = read_i64(context + RIP)
+    first, second, third = int64(read_u8(at)), int64(read_u8(at + 1)), int64(read_u8(at + 2))
+    if first == 0x75:
+        far = second - (second >> 7 << 8)
+        return 2 if read_i64(context + FLAGS) & ZERO else 2 + far
+    if first | 1 != 0x49:  # 64-bit operands, one of the first eight registers or of the others
+        return 0
+    place = register_at((third & 7) | (first & 1) << 3, context)
+    if second == 0x81 and third >> 3 == 0xC0 >> 3:
+        write_i64(place, read_i64(place) + int64(read_i32(at + 3)))
+        return 7
+    if second == 0x05 and first == 0x48:
+        write_i64(register_at(0, context), register(context, 0) + int64(read_i32(at + 2)))
+        return 6
+    if second == 0xFF and third >> 3 == 0xC8 >> 3:
+        write_i64(place, read_i64(place) - 1)
+        flags = read_i64(context + FLAGS) & ~ZERO
+        write_i64(context + FLAGS, flags | ZERO if read_i64(place) == 0 else flags)
+        return 3
+    return 0
+
+
 @numba.cfunc(types.void(types.int32, types.int64, types.int64), nopython=True, error_model="numpy")
 def handle(_: int, __: int, context: int) -> None:
-    """The signal handler: go on behind the instruction."""
+    """The signal handler: go on behind the instruction, and those after it that are known."""
     size = execute(context)
     if size == 0:
         _abort()
-    write_i64(context + RIP, read_i64(context + RIP) + size)
+    while size != 0:
+        write_i64(context + RIP, read_i64(context + RIP) + size)
+        size = execute(context)
+        if size == 0:
+            size = close_loop(context)
 
 
 class _Action(ctypes.Structure):

@@ -71,6 +71,7 @@ from ggq_kernels.vector.simd import (
 )
 from ggq_kernels.vector.tile_registers import (
     CONFIGURATION,
+    TILE,
     TILE_BYTES,
     configure,
     load_sums,
@@ -81,8 +82,6 @@ from ggq_kernels.vector.tile_registers import (
     zero_sums,
 )
 
-TILE = 16
-"""Tokens of a tile, and rows of one."""
 ROWS = 4
 """Tiles of rows that are multiplied with one tile of tokens at a time."""
 PANEL = 8

@@ -11,12 +11,7 @@ from ggq_kernels.row.operands import PIECE, ROUND
 from ggq_kernels.run.team import allocate, release, take
 from ggq_kernels.vector.functions import GELU, GELU_TANH, RELU, RELU2, SILU
 from ggq_kernels.vector.simd import load_f32, read_i64
-from ggq_kernels.vector.tile_registers import TILE_BYTES, store_bf16
-
-TILE = 16
-"""Tokens of a tile."""
-BLOCK = 32
-"""Columns of one."""
+from ggq_kernels.vector.tile_registers import COLUMNS, TILE, TILE_BYTES, store_bf16
 
 
 @inlined
@@ -28,14 +23,14 @@ def round_rows_bf16(kind: Any, row: int, team: int) -> None:
     stride, columns = read_i64(row + ROUND.source_stride), read_i64(row + ROUND.width)
     out, up = read_i64(row + ROUND.bf16), read_i64(row + ROUND.up)
     order, factors = read_i64(row + ROUND.order), read_i64(row + ROUND.factors)
-    blocks, pieces, memory = (columns + BLOCK - 1) // BLOCK, (columns + PIECE - 1) // PIECE, allocate(4 * PIECE)
+    blocks, pieces, memory = (columns + COLUMNS - 1) // COLUMNS, (columns + PIECE - 1) // PIECE, allocate(4 * PIECE)
     while True:
         job = take(team, 1)
         if job >= (n + TILE - 1) // TILE * pieces:
             release(memory)
             return
         first, start = job // pieces * TILE, job % pieces * PIECE
-        stop = min(start + PIECE, blocks * BLOCK)
+        stop = min(start + PIECE, blocks * COLUMNS)
         for t in range(first, min(first + TILE, n)):
             x = source + t * stride + start * 4
             if order != 0 or factors != 0:
@@ -44,10 +39,10 @@ def round_rows_bf16(kind: Any, row: int, team: int) -> None:
             if up != 0:
                 gate_columns(kind, x, up + t * stride + start * 4, stop - start, memory)
                 x = memory
-            target = out + (first // TILE * blocks + start // BLOCK) * TILE_BYTES + (t - first) * 64
-            for _ in range(start, stop, BLOCK):
+            target = out + (first // TILE * blocks + start // COLUMNS) * TILE_BYTES + (t - first) * 64
+            for _ in range(start, stop, COLUMNS):
                 store_bf16(target, load_f32(x), load_f32(x + 64))
-                x += BLOCK * 4
+                x += COLUMNS * 4
                 target += TILE_BYTES
 
 

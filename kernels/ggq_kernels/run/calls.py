@@ -86,8 +86,6 @@ EVERY = 1 << 62
 """More tokens than there are."""
 MOST_ROWS = max(TOKENS, FLOAT_ROWS)
 """Rows that a buffer must have beyond the batch: the kernels compute whole register tiles of tokens."""
-BF16_TILE, BF16_COLUMNS = 16, 32
-"""Tokens and columns of a tile of bf16."""
 
 
 def bf16_from() -> int:
@@ -98,7 +96,7 @@ def bf16_from() -> int:
 
 def bf16_bytes(rows: int, columns: int) -> int:
     """Bytes of so many activations rounded to bf16, in whole tiles."""
-    return -(-rows // BF16_TILE) * BF16_TILE * -(-columns // BF16_COLUMNS) * BF16_COLUMNS * 2
+    return -(-rows // bf16.TILE) * -(-columns // bf16.COLUMNS) * bf16.TILE_BYTES
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,10 @@ from numba import types
 
 from ggq_kernels.vector.simd import I8, I16, I32, I64, F32x16, I32x16, primitive, store
 
-TILE_BYTES = 1024
-"""Bytes of a tile register: 16 rows of 64."""
+TILE, COLUMNS = 16, 32
+"""Rows of a tile register, tokens or rows of a matrix, and columns of one: numbers of bf16."""
+TILE_BYTES = 2 * TILE * COLUMNS
+"""Bytes of a tile register."""
 CONFIGURATION = 64
 """Bytes of a tile configuration: the palette 1, then for each register 64 bytes a row and 16 rows."""
 
