@@ -21,6 +21,7 @@ from ggq_kernels.code import permission
 from ggq_kernels.row.operands import PIECE
 from ggq_kernels.run import calls, limits
 from ggq_kernels.vector.isa import AMX, FEATURES, ISA
+from ggq_kernels.vector.tile_registers import COLUMNS
 from tests.kernels.test_linear import QUANTIZED, random_matrix, weight_terms, whole_matrix
 from tests.kit import tile_emulator
 from tests.kit.kernel_support import UNIT, Floats, Int8, Matrix, address, count, gamma, once, product, run
@@ -52,7 +53,7 @@ def by_tiles(matrices: list[Matrix], x: np.ndarray, **options: Any) -> list[np.n
 def additions(columns: int) -> int:
     """The most roundings that a term of a sum over columns meets: with 15 others of a tile's even or odd columns, once
     with the other half, once with each tile before and after."""
-    return 15 + 1 + -(-columns // calls.bf16.COLUMNS)
+    return 15 + 1 + -(-columns // COLUMNS)
 
 
 @tiled

@@ -18,6 +18,7 @@ from ggq.quant.matrix import padding_code, subscale_offset
 from ggq.quant.stored import activation_group
 from ggq_kernels.run import calls
 from ggq_kernels.run.threads import Team, aligned_zeros
+from ggq_kernels.vector.tile_registers import COLUMNS, TILE
 
 UNIT = 2.0**-24
 """Largest relative error of one float32 operation."""
@@ -104,7 +105,7 @@ def bf16_memory(tokens: int, columns: int) -> np.ndarray:
     They are NaN, so that a kernel that lets rows of no token into others is found out."""
     memory = aligned_zeros(calls.bf16_bytes(tokens, columns)).view(np.uint16)
     memory[:] = 0x7FC0
-    return memory.reshape(-1, -(-columns // calls.bf16.COLUMNS), calls.bf16.TILE, calls.bf16.COLUMNS)
+    return memory.reshape(-1, -(-columns // COLUMNS), TILE, COLUMNS)
 
 
 def output(n: int, width: int) -> Floats:

@@ -2,8 +2,8 @@
 instruction would have done, so that the very machine code that an AMX processor runs is run and tested anywhere.
 
 A signal takes some microseconds, nearly all of them in the system. So the handler goes on with the instructions behind
-while it knows them: other tile instructions, and the three that close a loop of them. Registers, memory and the order of
-additions are as the manual has them; subnormal numbers, which the processor takes for 0, are not flushed.
+while it knows them: other tile instructions, and the three that close a loop of them. Registers, memory and the order
+of additions are as the manual has them; subnormal numbers, which the processor takes for 0, are not flushed.
 
 Source: Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2 (LDTILECFG, TILELOADD, TILESTORED,
 TDPBF16PS); Linux, arch/x86/include/uapi/asm/sigcontext.h.

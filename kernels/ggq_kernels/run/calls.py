@@ -38,8 +38,6 @@ from ggq_kernels.row.calls import (
 from ggq_kernels.run.rows import BF16_TOKENS, Int8Rows, Rows, addresses_later, link, operands, row
 
 __all__ = [
-    "BF16_COLUMNS",
-    "BF16_TILE",
     "BF16_TOKENS",
     "EVERY",
     "MOST_ROWS",
@@ -74,7 +72,7 @@ __all__ = [
 
 # Not imported: that would import Numba, which a process with saved kernels does without.
 linear, products, steps = (ready.module(name) for name in ("linear", "products", "steps"))
-amx, embed = ready.module("amx"), ready.module("embed")
+amx, bf16, embed = (ready.module(name) for name in ("amx", "bf16", "embed"))
 FLOAT_ROWS, TOKENS = ready.module("isa").FLOAT_ROWS, ready.module("isa").TOKENS
 AMX = ready.module("isa").AMX
 
