@@ -19,11 +19,14 @@ from ggq.models.build import build_program, role_shapes
 from ggq.models.fields import shown
 from ggq.models.metadata import from_metadata
 from ggq.models.parts import ModelSpec
-from ggq.quant.stored import undecodable
+from ggq.quant.stored import decoded, undecodable
 from ggq.tape.executor import Executor
 from ggq.tape.program import Program
 
 ACTIVATIONS, CACHES, INTERPRETERS = ("int8", "float32"), ("f16", "f32"), ("numba", "numpy")
+
+F16_ROOM = 65504 / 4
+"""Largest bias of keys and values that are kept in f16: what weights add must fit too, or it is told as NaN."""
 
 
 def load(
@@ -104,7 +107,7 @@ def model_of(
     config = from_metadata(container.metadata, container.path)
     check_token_ids(container.metadata, config.vocabulary_size, container.path)
     names, program = roles_to_names(container, config), build_program(config)
-    cache = cache or default_cache(container)
+    cache = cache or default_cache(container, names)
     if interpreter == "numpy":
         return Model(container, config, partial(numpy_executor, container, program, names, activations, cache))
     bind = partial(numba_executor, container, program, names, activations, cache, threads, cache_bytes)
@@ -160,10 +163,17 @@ def shape(sizes: tuple[int, ...]) -> str:
     return " x ".join(map(str, sizes))
 
 
-def default_cache(container: Container) -> str:
-    """ "f32" when every tensor is: who keeps a model exact wants it run so."""
-    exact = all(entry.scheme == Scheme("float", 32, "f32") for entry in container.tensors.values())
-    return "f32" if exact else "f16"
+def default_cache(container: Container, names: Mapping[str, str]) -> str:
+    """ "f32" when every tensor is, as who keeps a model exact wants it run so, and when biases alone bring keys or
+    values near the end of f16; else "f16"."""
+    if all(entry.scheme == Scheme("float", 32, "f32") for entry in container.tensors.values()):
+        return "f32"
+    for role, name in names.items():
+        if role.endswith((".attention.k.bias", ".attention.v.bias")):
+            largest = np.abs(decoded(container, container.tensors[name])).max(initial=0)
+            if not largest < F16_ROOM:
+                return "f32"
+    return "f16"
 
 
 def numpy_executor(

@@ -130,7 +130,8 @@ class Sampler:
         if not math.isfinite(logits[best]):
             raise ModelError(
                 f"the model computed {logits[best]} where finite numbers are expected",
-                fix="its weights are damaged or out of range: `ggq verify FILE` checks the file",
+                fix="its weights are damaged (`ggq verify FILE` checks the file), or its keys and values do not fit "
+                "into f16: load it with cache='f32'",
             )
         if how.temperature == 0:
             return best

@@ -133,9 +133,10 @@ def page_softmax(scores: int, count: int, limit: int, sums: int, wide: int, stat
         top = maximum(top, v)
     new, s = largest(top), splat_f32(0.0)
     for p in range(0, count, 16):
-        e = exp2_minus(load_f32(scores + p * 4), new)
+        v = load_f32(scores + p * 4)
+        e = exp2_minus(v, new)
         store_f32(scores + p * 4, e)
-        s = add(s, e)
+        s = add(s, add(e, mul(v, splat_f32(0.0))))  # NaN where a score is not finite: 2**x is a number for any x
     fix = float32(0.0)
     if old > -1e29:
         fix = largest(exp2_minus(splat_f32(old), new))
