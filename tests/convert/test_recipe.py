@@ -9,7 +9,7 @@ import pytest
 
 import ggq
 from ggq.convert.plan import plan, recipe
-from ggq.convert.plan.recipe import check_rules, make_recipe
+from ggq.convert.plan.recipe import check_rules, compile_pattern, make_recipe
 from ggq.errors import ConvertError, GGQError, UsageError
 from ggq.models.family import TensorSpec
 from ggq.models.names import Tensor
@@ -187,3 +187,11 @@ def test_a_conversion_builds_its_program_and_looks_its_methods_up_once(
     assert names.count("build_program") == 1
     assert len(names) == len(set(map(repr, seen)))
     assert 3 <= names.count("choose_method") <= 4  # layers, embedding, rules, and a whole row where a group is too long
+
+
+def test_a_rule_that_would_backtrack_takes_no_time() -> None:
+    name = "a" * 250
+    for text in ("(a+)+$b", "(a|a)*b", "(a|aa)+c", ".*.*.*.*.*.*x"):
+        assert not compile_pattern(text, "rule").search(name)
+    with pytest.raises(UsageError, match="not supported in a regular expression here"):
+        compile_pattern(r"(a)\1", "rule")

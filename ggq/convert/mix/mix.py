@@ -16,6 +16,7 @@ from ggq.convert.calibrate.calibration_text import read_windows
 from ggq.convert.mix.budget import solve
 from ggq.convert.mix.candidates import able, candidates, searched
 from ggq.convert.mix.sensitivity import CONTEXT, WINDOWS, random_windows, sensitivities
+from ggq.convert.plan.pattern import Pattern
 from ggq.convert.plan.plan import Plan, TensorPlan, with_recipe
 from ggq.convert.plan.recipe import EMBEDDING_ROLES, Recipe, Rule, fit_group
 from ggq.convert.plan.target import Target
@@ -175,7 +176,7 @@ def _recipe(base: Recipe, method: str, tensors: Sequence[TensorPlan], schemes: M
         if scheme != (embedding if tensor in outer else body):
             places.setdefault((_LAYER.sub(".N.", tensor.name, count=1), scheme), []).append(tensor)
     rules = [
-        Rule(re.compile(_pattern([tensor.name for tensor in group])), scheme, able(method, scheme), "mixed precision")
+        Rule(Pattern(_pattern([tensor.name for tensor in group])), scheme, able(method, scheme), "mixed precision")
         for (_, scheme), group in places.items()
     ]
     return replace(

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from ggq.convert.options import SchemeOptions
+from ggq.convert.plan.pattern import Pattern
 from ggq.errors import GGQError, UsageError
 from ggq.format.scheme import COLUMN_STEP, ROW, Scheme, round_up
 from ggq.format.scheme_names import parse_filled
@@ -33,7 +34,7 @@ class Rule:
         origin: Who said so, for messages: "--keep REGEX=SCHEME", or a file and the rule's number.
     """
 
-    pattern: re.Pattern[str]
+    pattern: Pattern
     scheme: Scheme
     method: str | None
     origin: str
@@ -207,15 +208,15 @@ def parse_rule(text: str) -> Rule:
     return Rule(compile_pattern(pattern, f"--keep {text}"), *parse_filled(name), f"--keep {text}")
 
 
-def compile_pattern(pattern: str, origin: str) -> re.Pattern[str]:
-    """A rule's regular expression.
+def compile_pattern(pattern: str, origin: str) -> Pattern:
+    """A rule's regular expression, which takes time in proportion to a name's length.
 
     Raises:
-        UsageError: It does not compile, or is no Unicode text.
+        UsageError: It does not compile, is no Unicode text, or needs what takes more time.
     """
     try:
         pattern.encode()
-        return re.compile(pattern)
+        return Pattern(pattern, origin)
     except (re.error, RecursionError, OverflowError, UnicodeEncodeError) as error:
         raise UsageError(f"{origin}: not a regular expression: {error}") from None
 
