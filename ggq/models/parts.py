@@ -8,11 +8,12 @@ the program of them.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, fields, is_dataclass
-from typing import Annotated, ClassVar
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
 
 from ggq.errors import ModelError
-from ggq.models.field import Flag, Integer, Number, Part, Parts, Word
+from ggq.models.field import Flag, Integer, Number, Part, Parts, Word, declared
+from ggq.models.fields import Fields
 from ggq.models.rope import Rope
 from ggq.tape.ops.activations import ACTIVATIONS
 from ggq.tape.ops.norm import KINDS
@@ -153,7 +154,7 @@ class ModelSpec:
 
 
 def check(spec: ModelSpec, path: str | os.PathLike[str] | None = None) -> ModelSpec:
-    """Check what ties the values of a model together, each of which is within its own bounds.
+    """Check every value of a model against its declaration, and what ties them together.
 
     Args:
         spec: The model.
@@ -163,19 +164,26 @@ def check(spec: ModelSpec, path: str | os.PathLike[str] | None = None) -> ModelS
         The same model.
 
     Raises:
-        ModelError: Heads are not shared evenly, a head cannot be rotated in pairs, the RoPE bands overlap ...
+        ModelError: A value is out of bounds, heads are not shared evenly, a head cannot be rotated in pairs, the RoPE
+            bands overlap ...
+        UnsupportedError: A word that this version does not know.
     """
-    for layer in dict.fromkeys(spec.layers):
-        problem = _problem(layer)
-        if problem is not None:
-            raise ModelError(problem, path=path)
+    if not 1 <= len(spec.layers) <= MOST_LAYERS:
+        raise ModelError(f"{len(spec.layers)} layers found, 1 to {MOST_LAYERS} allowed", path=path)
+    _check(spec, "", path)
     return spec
 
 
-def _problem(part: object) -> str | None:
-    """What contradicts itself in a part or in one of its parts; the part itself is asked first."""
-    own = getattr(part, "problem", None)
-    if own is not None and (problem := own()) is not None:
-        return str(problem)
-    inner = (getattr(part, field.name) for field in fields(part) if is_dataclass(part))  # type: ignore[arg-type]
-    return next((found for each in inner if is_dataclass(each) and (found := _problem(each)) is not None), None)
+def _check(part: Any, key: str, path: str | os.PathLike[str] | None) -> None:
+    """Check a part, then its parts."""
+    for name, field in declared(type(part)).items():
+        if not field.classes:
+            field.declaration.read(Fields({key + name: getattr(part, name)}, path), key + name)  # type: ignore[union-attr]
+    problem = part.problem() if hasattr(part, "problem") else None
+    if problem is not None:
+        raise ModelError(str(problem), path=path)
+    for name, field in declared(type(part)).items():
+        held = getattr(part, name)
+        for each in dict.fromkeys(held) if isinstance(field.declaration, Parts) else (held,):
+            if field.classes and each is not None:
+                _check(each, f"{key}{name}.", path)

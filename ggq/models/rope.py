@@ -70,8 +70,10 @@ class Llama3:
 
 @dataclass(frozen=True)
 class Yarn:
-    """Pairs that turn seldom in the original context are slowed by `factor`, those that turn often are kept, and those
-    between are blended by their number; queries and keys are scaled by `attention_factor`.
+    """Pairs that turn seldom in the original context are slowed by `factor`, those that turn often are kept: with
+    c(beta) = rotated * ln(original_context_length / (2 pi beta)) / (2 ln theta), low = max(c(beta_fast), 0) and
+    high = min(c(beta_slow), rotated - 1), the share of pair i is (i - low) / (high - low), at least 0 and at most 1,
+    and its frequency is multiplied with share / factor + 1 - share. Where low equals high, high is 0.001 more.
 
     Source: Peng et al. 2023, sections 3.2 and 3.4.
     """
@@ -81,7 +83,7 @@ class Yarn:
     original_context_length: OriginalContext
     beta_fast: Annotated[float, Number(0.0, 1e6, "turns in the original context from which a pair is kept")]
     beta_slow: Annotated[float, Number(0.0, 1e6, "turns in the original context up to which a pair is slowed")]
-    truncate: Annotated[bool, Flag("the numbers of these two pairs are rounded, down and up")]
+    truncate: Annotated[bool, Flag("c(beta_fast) is rounded down, c(beta_slow) up")]
     attention_factor: Annotated[float, Number(0.0, 1e6, "cosines and sines are multiplied with it")]
 
     def problem(self) -> str | None:
@@ -117,7 +119,7 @@ class Rope:
 
     kind: ClassVar[str] = "rotary"
     theta: Annotated[
-        float, Number(0.0, 1e18, "base of the frequencies: pair i of n turns by position * theta^(-i / n)")
+        float, Number(1e-6, 1e18, "base of the frequencies: pair i of n turns by position * theta^(-i / n)")
     ]
     layout: Annotated[str, Word(LAYOUTS, "`half`: number i is paired with i + rotated / 2; `pairs`: 2i with 2i + 1")]
     rotated: Annotated[int, Integer(2, 1 << 13, "the first so many numbers of a head turn; even, at most head_dim")]

@@ -15,9 +15,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ggq.convert.convert import convert
-from ggq.errors import ModelError, UnsupportedError
+from ggq.errors import GGQError, ModelError, UnsupportedError
 from ggq.format.scheme import Scheme
 from ggq.generate.loading import load
 from ggq.models.build import build_program, role_shapes
@@ -38,6 +40,7 @@ from tests.kit.small_families import FAMILIES as CONFIGS
 from tests.kit.small_families import LAST, family_checkpoint
 from tests.kit.small_models import CONFIGS as LLAMAS
 from tests.kit.small_models import made, write_ggq
+from tests.kit.support import ROOT
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 FACTS: dict[str, Any] = json.loads((GOLDEN / "families.json").read_text())
@@ -426,6 +429,31 @@ def changed(model: str, **changes: Any) -> tuple[ModelSpec, tuple[str, ...]]:
             "no_rope_layers: a list of 3 found, a list of 3 times",
         ),
         ("cohere", {"use_qk_norm": True}, UnsupportedError, "use_qk_norm: true is not supported; supported: false"),
+        (
+            "gemma2",
+            {"query_pre_attn_scalar": 1e-300},
+            ModelError,
+            r"layers\.mixer\.scale: 1e\+150 found, a number above 0",
+        ),
+        ("gemma2", {"layer_types": []}, ModelError, "layer_types: a list of 0 found, a list of 4 kinds"),
+        (
+            "qwen2_windows",
+            {"rope_parameters": {"rope_type": "yarn"}, "max_position_embeddings": 1 << 27},
+            ModelError,
+            "scaling.factor: 4194304.0 found",
+        ),
+        (
+            "qwen2_windows",
+            {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1}},
+            ModelError,
+            "YaRN needs a base above 1, not 1",
+        ),
+        (
+            "qwen2_windows",
+            {"rope_parameters": {"rope_type": "yarn", "beta_slow": 40}},
+            ModelError,
+            r"YaRN needs its slow beta \(40\) below the fast one \(32\)",
+        ),
         ("granite", {"logits_scaling": 0}, ModelError, "logits_scaling: 0 found, a number above"),
         ("mistral", {"sliding_window": "all"}, ModelError, "sliding_window: 'all' found, an integer expected"),
     ],
@@ -434,6 +462,37 @@ def test_what_a_family_cannot_have_is_refused(model: str, changes: Any, kind: ty
     with pytest.raises(kind, match=message) as caught:
         changed(model, **changes)
     assert str(caught.value).startswith("config.json: ")
+
+
+ROPE_KEYS = ["rope_type", "type", "rope_theta", "factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim"]
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=8)
+    | st.sampled_from([1, 2, 3, 0.5, 64, "yarn", "linear"]),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(ROPE_KEYS), inner, max_size=4),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=60)
+@pytest.mark.parametrize("name", CONFIGS)
+@given(data=st.data())
+def test_any_json_is_refused_in_the_family_or_accepted_whole(name: str, data: st.DataObject) -> None:
+    """Each key that the family reads may hold anything; what is accepted makes a program and goes into a file."""
+    family = find_architecture(CONFIGS[name])
+    keys = sorted({*family.keys, *ROPE, "is_causal", "per_layer_config", "unknown"})
+    changes = data.draw(st.dictionaries(st.sampled_from(keys), JSON, min_size=1, max_size=3))
+    try:
+        spec = family.config({**CONFIGS[name], **changes})
+    except GGQError as problem:
+        assert len(str(problem)) < 300
+        return
+    assert from_metadata(to_metadata(spec, family.names[0])) == spec
+    assert {role for op in build_program(spec).ops for role in op.weights_read()} == set(role_shapes(spec))
 
 
 def windows(spec: ModelSpec) -> list[int]:
@@ -485,3 +544,11 @@ def test_an_expression_reads_the_whole_tensor() -> None:
     (norm,) = [each for each in family.tensors(spec) if each.role == "norm.weight"]
     assert norm.expression == Plus(Tensor("model.norm.weight"), 1.0) and norm.name == "model.norm.weight"
     assert np.array_equal(made(norm, {"model.norm.weight": np.full(40, 0.5, np.float32)}), np.full(40, 1.5, np.float32))
+
+
+def test_a_family_is_a_short_file_that_says_how_it_differs_from_llama() -> None:
+    files = sorted((ROOT / "ggq" / "models" / "families").glob("[!_]*.py"))
+    assert len(files) == len(FAMILIES)
+    for file in files:
+        lines = file.read_text(encoding="utf-8").splitlines()
+        assert len(lines) <= 60 and lines[0].startswith('"""') and "Llama" in lines[0], file.name
