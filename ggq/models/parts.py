@@ -176,13 +176,14 @@ def check(spec: ModelSpec, path: str | os.PathLike[str] | None = None) -> ModelS
 
 def _check(part: Any, key: str, path: str | os.PathLike[str] | None) -> None:
     """Check a part, then its parts."""
-    for name, field in declared(type(part)).items():
+    kind: Any = type(part)
+    for name, field in declared(kind).items():
         if not field.classes:
             field.declaration.read(Fields({key + name: getattr(part, name)}, path), key + name)  # type: ignore[union-attr]
     problem = part.problem() if hasattr(part, "problem") else None
     if problem is not None:
         raise ModelError(str(problem), path=path)
-    for name, field in declared(type(part)).items():
+    for name, field in declared(kind).items():
         held = getattr(part, name)
         for each in dict.fromkeys(held) if isinstance(field.declaration, Parts) else (held,):
             if field.classes and each is not None:
