@@ -7,12 +7,19 @@ import math
 import numpy as np
 import pytest
 
+from ggq.engine.kv.policy import SLACK
 from ggq.engine.kv.pool import PagePool
 from ggq.engine.kv.sequence import PagedSequence
+from ggq.tape.buffers import Buffer
+from ggq.tape.caches import KeyValueSpec
+from ggq.tape.ops import Attention
+from ggq.tape.ops.attention import softmax
+from ggq.tape.reference import KeyValueCache
 from ggq_kernels.attend.operands import PAGE
 from ggq_kernels.run import calls
 from ggq_kernels.vector.isa import FLOAT_ROWS
 from tests.kit.kernel_support import UNIT, Floats, address, count, gamma, output, run
+from tests.kit.row_oracle import meaning
 
 pytestmark = pytest.mark.kernels
 
@@ -22,9 +29,23 @@ EXP2 = 3e-7
 
 
 class Layers:
-    """A cache of some layers, with what was stored in the layer at hand as float64."""
+    """A cache of some layers, with what was stored in the layer at hand as float64.
 
-    def __init__(self, kind: str, heads: int, kv_heads: int, dim: int, layers: int = 1) -> None:
+    Pages that no window of a run reaches lie at address 0 while it is computed.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        heads: int,
+        kv_heads: int,
+        dim: int,
+        layers: int = 1,
+        window: int = 0,
+        softcap: float = 0.0,
+        sinks: np.ndarray | None = None,
+    ) -> None:
+        self.window, self.softcap, self.sinks = window, softcap, sinks
         self.kind, self.heads, self.kv_heads, self.dim, self.layers = kind, heads, kv_heads, dim, layers
         self.pool = PagePool([layers * calls.layer_bytes(kind, kv_heads, dim)], 1 << 30)
         self.sequences: list[PagedSequence] = []
@@ -33,7 +54,7 @@ class Layers:
         self.scale = 1 / math.sqrt(dim)
 
     def open(self) -> int:
-        self.sequences.append(PagedSequence(self.pool, [0], PAGE))
+        self.sequences.append(PagedSequence(self.pool, [self.window], PAGE))
         self.keys.append(np.zeros((0, self.kv_heads, self.dim)))
         self.values.append(np.zeros((0, self.kv_heads, self.dim)))
         return len(self.sequences) - 1
@@ -47,14 +68,17 @@ class Layers:
         runs: list[tuple[int, int, int, int, int]] = []
         tables: list[int] = []
         positions: list[int] = []
+        kept: list[np.ndarray] = []
         for sequence, queries, keys, values in batch:
             paged, tokens = self.sequences[sequence], len(queries)
             paged.reserve(tokens)
-            runs.append((first, tokens, paged.length, paged.addresses[0], jobs))
+            kept.append(paged.tables[0].copy())
+            if self.window:
+                kept[-1][: max(0, paged.length + 1 - self.window) // PAGE] = 0
+            runs.append((first, tokens, paged.length, address(kept[-1]), jobs))
             tables += [paged.addresses[0]] * tokens
             jobs += calls.attention_jobs(tokens, self.heads, self.kv_heads)
             positions += range(paged.length, paged.length + tokens)
-            paged.append(tokens)
             first += tokens
             for store, new in ((self.keys, keys), (self.values, values)):
                 rounded = new.astype(CACHE[self.kind]).astype(np.float64).reshape(tokens, self.kv_heads, self.dim)
@@ -68,28 +92,47 @@ class Layers:
             self.kind, address(rows_count), key.rows, value.rows, sizes, address(of_token[0]), address(of_token[1])
         )
         rows = calls.attention_row(
-            self.kind, address(run_count), address(words), query.rows, out.rows, sizes, address(scale)
+            *(self.kind, address(run_count), address(words), query.rows, out.rows, sizes, address(scale)),
+            *(self.window, self.softcap, 0 if self.sinks is None else address(self.sinks)),
         )
         run(store_row, rows, threads=threads)
+        for sequence, queries, *_ in batch:
+            self.sequences[sequence].append(len(queries))
         assert (out.whole[n:] == out.whole[-1, -1]).all(), "written beyond the batch"
         return np.split(out.values.copy(), np.cumsum([len(b[1]) for b in batch])[:-1])
 
     def check(self, sequence: int, queries: np.ndarray, got: np.ndarray) -> None:
-        """The outputs of the last tokens of a sequence are within the bound."""
+        """The outputs of the last tokens of a sequence are within the bound of what the operation means."""
         n, share = len(queries), self.heads // self.kv_heads
-        q = queries.astype(np.float64).reshape(n, self.heads, self.dim)
+        q, expected = queries.astype(np.float64).reshape(n, self.heads, self.dim), self.meaning(sequence, queries)
         start = len(self.keys[sequence]) - n
         for head in range(self.heads):
             k, v = self.keys[sequence][:, head // share], self.values[sequence][:, head // share]
-            later = np.arange(len(k))[None] > start + np.arange(n)[:, None]
-            scores = np.where(later, -np.inf, q[:, head] @ k.T * self.scale)
-            weights = np.exp(scores - scores.max(axis=1, keepdims=True))
-            weights /= weights.sum(axis=1, keepdims=True)
-            allowed = self.bound(q[:, head], k, v, weights, later)
-            error = np.abs(got.reshape(n, self.heads, self.dim)[:, head] - weights @ v)
+            ages = start + np.arange(n)[:, None] - np.arange(len(k))[None]
+            unseen = (ages < 0) | (ages >= (self.window or len(k)))
+            scores = q[:, head] @ k.T * self.scale
+            scores = np.where(
+                unseen, -np.inf, self.softcap * np.tanh(scores / self.softcap) if self.softcap else scores
+            )
+            weights = softmax(scores, None if self.sinks is None else float(self.sinks[head]))
+            allowed = self.bound(q[:, head], k, v, weights, unseen)
+            if self.sinks is not None:  # a score whose error is in all weights
+                allowed += abs(self.sinks[head]) * gamma(6) * (weights @ np.abs(v))
+            error = np.abs(got.reshape(n, self.heads, self.dim)[:, head] - expected[:, head])
             assert (error <= allowed).all(), (error / allowed).max()
 
-    def bound(self, q: np.ndarray, k: np.ndarray, v: np.ndarray, weights: np.ndarray, later: np.ndarray) -> np.ndarray:
+    def meaning(self, sequence: int, queries: np.ndarray) -> np.ndarray:
+        """float64 (tokens, heads, dim): what the operation's oracle gives for the last tokens of a sequence."""
+        query, out = (Buffer(name, self.heads * self.dim) for name in ("query", "out"))
+        sinks, n = None if self.sinks is None else "sinks", len(queries)
+        sizes = self.heads, self.kv_heads, self.dim, self.scale
+        op = Attention(0, query, out, *sizes, self.window, self.softcap, sinks)
+        cache = KeyValueCache(KeyValueSpec(self.kv_heads, self.dim, self.window), np.float64)
+        cache.keys, cache.values = self.keys[sequence], self.values[sequence]
+        positions = np.arange(cache.length - n, cache.length)
+        return meaning(op, out, {query: queries}, {"sinks": self.sinks}, positions, cache).reshape(n, self.heads, -1)
+
+    def bound(self, q: np.ndarray, k: np.ndarray, v: np.ndarray, weights: np.ndarray, unseen: np.ndarray) -> np.ndarray:
         """How far float32 may be off.
 
         A score in units of log2 is off by gamma(dim + 3) of its terms: query times scale (both rounded), products,
@@ -97,11 +140,13 @@ class Layers:
         cancels. A weight is off by ln 2 times that, by EXP2, and by one such factor and its product for each page
         that moved the peak. Sums of weights and of weighted values add a rounding for each position, a product and a
         quotient follow. Numerator and denominator both have it. A weight is never below 2**-126, however small it
-        should be.
+        should be. A soft cap makes no score's error larger and adds tanh's 5e-7 and five roundings of its result.
         """
         terms = np.abs(q) @ np.abs(k).T * self.scale * math.log2(math.e)
-        terms = np.where(later, 0, terms).max(axis=1)
+        terms = np.where(unseen, 0, terms).max(axis=1)
         scores = terms * gamma(self.dim + 3) + 2 * terms * UNIT
+        if self.softcap:
+            scores += np.minimum(terms, self.softcap * math.log2(math.e)) * (5e-7 + gamma(5))
         pages = -(-len(k) // PAGE)
         weight = np.log(2) * scores * 1.01 + EXP2 + pages * (np.log(2) * 4 * terms * UNIT + EXP2 + UNIT)
         relative = 2 * weight + 2 * gamma(len(k) + pages + 3)
@@ -184,6 +229,57 @@ def test_layers_of_a_page_are_apart() -> None:
         )
         got = layers.append([(sequence, q[19:], k[19:], v[19:])], layer)[0]
         layers.check(sequence, q[19:], got)
+
+
+@pytest.mark.parametrize("kind", ["f16", "f32"])
+@pytest.mark.parametrize("window", [1, 7, 100, PAGE, PAGE + 1, 300])
+@pytest.mark.parametrize("share, dim", [(1, 80), (3, 96), (8, 100), (7, 24)])
+def test_windows(kind: str, window: int, share: int, dim: int) -> None:
+    """Sequences of different lengths, past every window and its pages' edges; the pages before it are not touched."""
+    rng, layers = np.random.default_rng(window), Layers(kind, 2 * share, 2, dim, window=window)
+    for _ in range(3):
+        layers.open()
+    for threads, tokens in enumerate(([5, 1, 2 * PAGE + 3], [1, 1, 1], [PAGE + 9, 20, 2 * PAGE], [1, 1, 1]), 1):
+        batch = [(i, *numbers(rng, layers, n)) for i, n in enumerate(tokens)]
+        for (sequence, queries, *_), got in zip(batch, layers.append(batch, threads=1 + threads % 2)):
+            layers.check(sequence, queries, got)
+    longest = len(layers.keys[2])
+    assert (layers.sequences[2].tables[0, : (longest + 1 - window - SLACK) // PAGE] == 0).all()
+
+
+@pytest.mark.parametrize("kind", ["f16", "f32"])
+@pytest.mark.parametrize("window", [0, 100])
+@pytest.mark.parametrize("softcap, with_sinks", [(5.0, False), (0.0, True), (5.0, True)])
+def test_soft_caps_and_sinks(kind: str, window: int, softcap: float, with_sinks: bool) -> None:
+    rng, dim = np.random.default_rng(18), 40
+    sinks = np.array([3, -3, 0, 50, -50, 1], np.float32) if with_sinks else None
+    layers = Layers(kind, 6, 2, dim, window=window, softcap=softcap, sinks=sinks)
+    sequences = [layers.open() for _ in range(2)]
+    for tokens in ([150, 7], [1, 1], [20, PAGE]):
+        batch = [(i, *numbers(rng, layers, n)) for i, n in zip(sequences, tokens)]
+        for (sequence, queries, *_), got in zip(batch, layers.append(batch, threads=2)):
+            layers.check(sequence, queries, got)
+    q, k, v = numbers(rng, layers, 5)  # and each of the three is seen
+    results = []
+    for changed in ({}, {"window": 99}, {"softcap": 6.0}, {"sinks": np.full(6, 2, np.float32)}):
+        other = Layers(kind, 6, 2, dim, **{"window": window, "softcap": softcap, "sinks": sinks, **changed})
+        sequence = other.open()
+        other.append([(sequence, *numbers(np.random.default_rng(1), layers, 200))])
+        results.append(other.append([(sequence, q, k, v)])[0])
+    assert all(not np.array_equal(results[0], changed) for changed in results[1:])
+
+
+def test_a_context_in_pieces_is_the_context_at_once_within_a_window() -> None:
+    rng, sinks = np.random.default_rng(19), np.array([1, -1, 0, 2, 4, 3], np.float32)
+    layers = Layers("f16", 6, 2, 24, window=60, softcap=20.0, sinks=sinks)
+    q, k, v = numbers(rng, layers, 300)
+    whole = layers.append([(layers.open(), q, k, v)])[0]
+    pieces, start, sequence = [], 0, layers.open()
+    for n in (1, 126, 1, 1, 100, 71):
+        part = slice(start, start + n)
+        pieces += layers.append([(sequence, q[part], k[part], v[part])], threads=2)
+        start += n
+    np.testing.assert_array_equal(np.concatenate(pieces), whole)
 
 
 def test_scores_far_apart_and_all_alike() -> None:

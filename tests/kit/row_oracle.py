@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from ggq.tape.buffers import Buffer
 from ggq.tape.ops import Operation
+from ggq.tape.reference import KeyValueCache
 from ggq.tape.rotation import Rotation
 
 
@@ -18,6 +19,7 @@ class Rows64:
         values: (rows, width) by buffer.
         weights: By role.
         positions: Of the rows.
+        cache: Of the one sequence whose rows these are.
     """
 
     xp = np
@@ -27,9 +29,12 @@ class Rows64:
         values: Mapping[Buffer, np.ndarray],
         weights: Mapping[str, np.ndarray | None],
         positions: np.ndarray | None = None,
+        cache: KeyValueCache | None = None,
     ) -> None:
+        self._cache = cache
         self._values = {buffer: np.asarray(value, np.float64) for buffer, value in values.items()}
-        self._weights, self._positions = weights, positions
+        self._weights = weights
+        self.positions = np.zeros(0, np.int64) if positions is None else positions
 
     def __getitem__(self, buffer: Buffer) -> np.ndarray:
         return self._values[buffer]
@@ -44,8 +49,10 @@ class Rows64:
         return np.asarray((x * y).sum(axis=-1, keepdims=True))
 
     def rotation(self, rotation: Rotation) -> tuple[np.ndarray, np.ndarray]:
-        assert self._positions is not None
-        return rotation.table(self._positions)
+        return rotation.table(self.positions)
+
+    def sequences(self, cache: int) -> Sequence[tuple[KeyValueCache | None, slice]]:
+        return [(self._cache, slice(None))]
 
 
 def meaning(
@@ -54,8 +61,9 @@ def meaning(
     values: Mapping[Buffer, np.ndarray],
     weights: Mapping[str, np.ndarray | None] | None = None,
     positions: np.ndarray | None = None,
+    cache: KeyValueCache | None = None,
 ) -> np.ndarray:
     """What the operation leaves in a buffer."""
-    run = Rows64(values, weights or {}, positions)
+    run = Rows64(values, weights or {}, positions, cache)
     op.oracle(run)  # type: ignore[arg-type]
     return run[out]

@@ -3,10 +3,11 @@
 A page holds PAGE positions of one sequence, for every layer and key-value head: keys in tiles of 16 positions with
 the position as the lane, (PAGE / 16, dim, 16), so that scores need no horizontal sum; values by rows, (PAGE, dim
 padded to 16). The rows of a register tile are pairs of a token and a query head that share a key-value head, so a
-long prompt and one token with grouped heads are the same case, and each loaded key serves the whole tile.
+long prompt and one token with grouped heads are the same case, and each loaded key serves the whole tile. Pages that no
+window of a tile's tokens reaches are not touched: their addresses may be 0.
 
 Error bound: products and sums are float32 over dim and over positions; exp2 is within 3e-7; a total is rescaled once
-a page.
+a page. A NaN or an infinity in a query, a key, a value that is seen or a sink never gives a finite result.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from numba import float32
 from ggq_kernels.attend.operands import ATTENTION, PAGE, RUN, RUN_BYTES, STORE
 from ggq_kernels.code.compiled import inlined, op
 from ggq_kernels.run.team import allocate, release, take
-from ggq_kernels.vector.functions import exp2_minus
+from ggq_kernels.vector.functions import LOG2_E, exp2_minus, tanh
 from ggq_kernels.vector.isa import (
     FLOAT_ROWS,
     VALUES,
@@ -33,7 +34,7 @@ from ggq_kernels.vector.simd import (
     add,
     largest,
     load_f32,
-    mask_from,
+    mask_between,
     maximum,
     mul,
     read_f32,
@@ -48,6 +49,8 @@ from ggq_kernels.vector.simd import (
 from ggq_kernels.vector.tiles import tile_add, tile_outer, tile_store, tile_zeros
 
 ROWS = Tag("tokens", FLOAT_ROWS)
+EVERY = 1 << 30
+"""More positions than there are."""
 
 
 @inlined
@@ -122,21 +125,40 @@ def page_scores(kind: Any, keys: int, count: int, dim: int, queries: int, scores
 
 
 @inlined
-def page_softmax(scores: int, count: int, limit: int, sums: int, wide: int, state: int) -> None:
+def cap_scores(scores: int, count: int, rows: int, cap: float) -> None:
+    """scores = cap * tanh(scores / cap) of the rows of a page; not finite where they were not."""
+    most, factor = splat_f32(cap), splat_f32(float32(1.0) / cap)
+    for m in range(rows):
+        for p in range(0, count, 16):
+            at = scores + (m * PAGE + p) * 4
+            store_f32(at, mul(tanh(mul(load_f32(at), factor)), most))
+
+
+@inlined
+def page_softmax(scores: int, count: int, first: int, limit: int, sums: int, wide: int, state: int) -> None:
     """Turn one row of scores into weights 2**(score - peak), rescaling what earlier pages gave; state holds peak and
-    total."""
+    total. Positions from `first` to `limit` - 1 of the page are seen."""
+    if first >= count:  # the window begins behind this page: the row is here for others of its tile
+        for p in range(0, count, 16):
+            store_f32(scores + p * 4, splat_f32(0.0))
+        return
     old = read_f32(state)
     top = splat_f32(old)
-    for p in range(0, count, 16):
-        v = mask_from(load_f32(scores + p * 4), p, limit)
-        store_f32(scores + p * 4, v)
-        top = maximum(top, v)
+    if first <= 0 and limit >= PAGE:
+        for p in range(0, PAGE, 16):
+            top = maximum(top, load_f32(scores + p * 4))
+    else:
+        for p in range(0, count, 16):
+            v = mask_between(load_f32(scores + p * 4), p, first, limit, -1e30)
+            store_f32(scores + p * 4, v)
+            top = maximum(top, v)
     new, s = largest(top), splat_f32(0.0)
     for p in range(0, count, 16):
-        v = load_f32(scores + p * 4)
-        e = exp2_minus(v, new)
+        e = exp2_minus(load_f32(scores + p * 4), new)
         store_f32(scores + p * 4, e)
-        s = add(s, add(e, mul(v, splat_f32(0.0))))  # NaN where a score is not finite: 2**x is a number for any x
+        s = add(s, e)
+    for p in range(0, first, 16):  # not 2**-126, whose products with values are too small to be normal, and slow
+        store_f32(scores + p * 4, mask_between(load_f32(scores + p * 4), p, first, PAGE, 0.0))
     fix = float32(0.0)
     if old > -1e29:
         fix = largest(exp2_minus(splat_f32(old), new))
@@ -145,6 +167,19 @@ def page_softmax(scores: int, count: int, limit: int, sums: int, wide: int, stat
     if fix != 1.0:
         for d in range(0, wide * 4, 64):
             store_f32(sums + d, mul(load_f32(sums + d), splat_f32(fix)))
+
+
+@inlined
+def begin(row: int, head: int, share: int, first: int, state: int) -> None:
+    """Peak and total of each row of a tile before its first page: nothing, or a sink alone."""
+    sinks = read_i64(row + ATTENTION.sinks)
+    for m in range(FLOAT_ROWS):
+        peak, weight = float32(-1e30), float32(0.0)
+        if sinks != 0:
+            peak = read_f32(sinks + (head + (first + m) % share) * 4) * float32(LOG2_E)
+            weight = float32(1.0) + (peak - peak)  # NaN where the sink is not finite
+        write_f32(state + 8 * m, peak)
+        write_f32(state + 8 * m + 4, weight)
 
 
 @inlined
@@ -176,19 +211,25 @@ def attend(kind: Any, row: int, run: int, job: int, scratch: int) -> None:
     state = sums + FLOAT_ROWS * wide * 4
     base = read_i64(run + RUN.first) * share
     gather_queries(row, base + first, pairs, share, kv, queries)
-    for m in range(FLOAT_ROWS):
-        write_f32(state + 8 * m, float32(-1e30))
-        write_f32(state + 8 * m + 4, float32(0.0))
+    begin(row, kv * share, share, first, state)
     for d in range(0, FLOAT_ROWS * wide * 4, 64):
         store_f32(sums + d, splat_f32(0.0))
-    end = start + (first + pairs - 1) // share + 1
-    for p in range(0, end, PAGE):
+    window, cap = read_i64(row + ATTENTION.window), float32(read_f64(row + ATTENTION.softcap))
+    end, seen = start + (first + pairs - 1) // share + 1, 0
+    if window > 0:
+        seen = max(0, start + first // share + 1 - window)
+    else:
+        window = EVERY
+    for p in range(seen // PAGE * PAGE, end, PAGE):
         count = min(PAGE, end - p)
         page = read_i64(table + p // PAGE * 8) + read_i64(row + ATTENTION.layer_offset) + kv * head_bytes(kind, dim)
         page_scores(kind, page, count, dim, queries, scores)
-        for m in range(FLOAT_ROWS):
+        if cap != 0.0:
+            cap_scores(scores, count, pairs, cap)
+        for m in range(pairs):  # missing pairs' scores stay 0
             limit = start + (first + m) // share + 1 - p
-            page_softmax(scores + m * PAGE * 4, count, limit, sums + m * wide * 4, wide, state + 8 * m)
+            lowest = limit - window
+            page_softmax(scores + m * PAGE * 4, count, lowest, limit, sums + m * wide * 4, wide, state + 8 * m)
         page_values(kind, page + key_bytes(kind, dim), count, wide, scores, sums)
     out, stride = read_i64(row + ATTENTION.out), read_i64(row + ATTENTION.out_stride)
     for m in range(pairs):

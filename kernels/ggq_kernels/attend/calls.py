@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,9 +52,31 @@ def store_kv_row(
     return row({"f16": attention.store_kv_f16, "f32": attention.store_kv_f32}[kind], given, alone=1)
 
 
-def attention_row(kind: str, run_count: int, runs: int, query: Rows, out: Rows, sizes: Heads, scale: int) -> np.ndarray:
-    """Attention of all runs; `run_count` is the address of an int64, `runs` of the run words, `scale` of a float64 in
-    units of log2."""
+def attention_row(
+    kind: str,
+    run_count: int,
+    runs: int,
+    query: Rows,
+    out: Rows,
+    sizes: Heads,
+    scale: int,
+    window: int = 0,
+    softcap: float = 0.0,
+    sinks: int = 0,
+) -> np.ndarray:
+    """Attention of all runs.
+
+    Args:
+        kind: Of the cache, "f16" or "f32".
+        run_count: Address of an int64.
+        runs: Address of the runs' words (`RunWords`).
+        query, out: Buffers of heads * dim columns.
+        scale: Address of a float64, which scores are multiplied with, times log2(e).
+        window: How many positions a token sees, its own included; 0 for all. A page table's entries before the first
+            one that the tokens of a run see may be 0.
+        softcap: Scaled scores x become softcap * tanh(x / softcap); 0 for none.
+        sinks: Address of float32 (heads,): scores without a value; 0 for none.
+    """
     given = operands(
         ATTENTION,
         run_count=run_count,
@@ -67,6 +90,9 @@ def attention_row(kind: str, run_count: int, runs: int, query: Rows, out: Rows, 
         dim=sizes.dim,
         layer_offset=sizes.layer_offset,
         scale=scale,
+        window=window,
+        softcap=softcap * math.log2(math.e),
+        sinks=sinks,
     )
     return row({"f16": attention.attention_f16, "f32": attention.attention_f32}[kind], given)
 

@@ -27,7 +27,12 @@ class StoreRow(NamedTuple):
 
 
 class AttentionRow(NamedTuple):
-    """`scale` is the address of a float64 in units of log2."""
+    """Args:
+    scale: Address of a float64 in units of log2.
+    window: How many positions a token sees, its own included; 0 for all.
+    softcap: A float in units of log2; 0 for none.
+    sinks: Address of float32 (heads,); 0 for none.
+    """
 
     run_count: int = 8
     runs: int = 16
@@ -40,6 +45,9 @@ class AttentionRow(NamedTuple):
     dim: int = 72
     layer_offset: int = 80
     scale: int = 88
+    window: int = 96
+    softcap: int = 104
+    sinks: int = 112
 
 
 class RunWords(NamedTuple):

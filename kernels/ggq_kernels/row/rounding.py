@@ -15,7 +15,6 @@ from ggq_kernels.vector.functions import GELU, GELU_TANH, RELU, RELU2, SILU
 from ggq_kernels.vector.isa import TOKENS
 from ggq_kernels.vector.simd import (
     absolute,
-    add,
     add_i32,
     div,
     larger_size,
@@ -29,7 +28,6 @@ from ggq_kernels.vector.simd import (
     read_i64,
     splat_f32,
     store_quads,
-    total,
     total_i32,
     write_f32,
     write_i32,
@@ -61,14 +59,12 @@ def quantize_group(
     inverse = splat_f32(0.0)
     if top >= TINY:
         inverse = div(splat_f32(127.0), splat_f32(top))
-    sums, least, most, lost = zeros_i32(), splat_f32(-127.0), splat_f32(127.0), splat_f32(0.0)
+    sums, least, most = zeros_i32(), splat_f32(-127.0), splat_f32(127.0)
     for c in range(0, group, 16):
-        x = load_f32(source + c * 4)
-        lost = add(lost, mul(x, splat_f32(0.0)))  # NaN where a number is not finite, which codes cannot say
-        codes = nearest(minimum(maximum(mul(x, inverse), least), most))
+        codes = nearest(minimum(maximum(mul(load_f32(source + c * 4), inverse), least), most))
         store_quads(target + c // 4 * stride, stride, codes)
         sums = add_i32(sums, codes)
-    step = top / float32(127.0) + total(lost)
+    step = top / float32(127.0)
     write_f32(scale, step)
     added = total_i32(sums)
     write_i32(negative, -added)

@@ -376,12 +376,13 @@ def store_quads(b: Any, address: Any, stride: Any, v: Any) -> None:
         address = b.add(address, stride)
 
 
-@primitive(F32x16, F32x16, types.int64, types.int64)
-def mask_from(b: Any, v: Any, first: Any, limit: Any) -> Any:
-    """v with -1e30 in each lane i for which first + i >= limit."""
+@primitive(F32x16, F32x16, types.int64, types.int64, types.int64, types.float32)
+def mask_between(b: Any, v: Any, place: Any, first: Any, limit: Any, other: Any) -> Any:
+    """v with `other` in each lane i for which place + i is not in first .. limit - 1."""
     places = ir.Constant(I32x16.ir, list(range(16)))
-    left = splat(b, I32x16.ir, b.trunc(b.sub(limit, first), I32))
-    return b.select(b.icmp_signed("<", places, left), v, constant(F32x16.ir, -1e30))
+    below, left = (splat(b, I32x16.ir, b.trunc(b.sub(x, place), I32)) for x in (first, limit))
+    seen = b.and_(b.icmp_signed("<", places, left), b.icmp_signed(">=", places, below))
+    return b.select(seen, v, splat(b, F32x16.ir, other))
 
 
 @primitive(F32x16, F32x16, types.int64)
