@@ -27,11 +27,8 @@ def attention(op: Attention, at: Context) -> tuple[Step, np.ndarray]:
     words = np.zeros((len(at.batch.ids), RUN_WORDS), np.int64)
     described = at.batch.runs.setdefault((at.group_of(op.cache), op.heads, op.kv_heads), words)
     scale, count = at.number(op.scale * math.log2(math.e)), at.batch.count("runs")
-    more: dict[str, object] = {}
-    if op.window or op.softcap or op.sinks is not None:
-        sinks = 0 if op.sinks is None else at.weights.vector(op.sinks)
-        more = {"window": op.window, "softcap": op.softcap, "sinks": sinks}
+    sinks = 0 if op.sinks is None else at.weights.vector(op.sinks)
     query, out, sizes = at.floats(op.query), at.floats(op.out), at.heads(op.cache, op.heads)
     runs = int(described.ctypes.data)
-    row = at.calls.attention_row(at.cache, count, runs, query, out, sizes, scale, **more)
+    row = at.calls.attention_row(at.cache, count, runs, query, out, sizes, scale, op.window, op.softcap, sinks)
     return Step(op.name, f"layer {op.cache}", op.query.rows), row
