@@ -1,0 +1,177 @@
+"""Each difference of a family from Llama, taken away: the comparison with transformers' logits must notice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from ggq.models.decoder import with_layers, with_mixers
+from ggq.models.names import Plus
+from ggq.models.parts import ModelSpec, Norm
+from tests.kit.family_models import (
+    TOLERANCE,
+    error,
+    last_logits,
+    reference,
+    spec_of,
+)
+from tests.kit.small_families import FAMILIES as CONFIGS
+
+
+def norm_of(spec: ModelSpec) -> Norm:
+    assert spec.head.norm is not None
+    return spec.head.norm
+
+
+def without(field: str, value: Any) -> Callable[[ModelSpec], ModelSpec]:
+    """Another value of a field of every layer's mixer."""
+    return lambda spec: with_mixers(spec, **{field: value})
+
+
+def other_feed_forward(spec: ModelSpec) -> ModelSpec:
+    return with_layers(spec, feed_forward=replace(spec.layers[0].feed_forward, activation="silu"))
+
+
+def every_layer_slides(spec: ModelSpec) -> ModelSpec:
+    return with_mixers(spec, window=max(layer.mixer.window for layer in spec.layers))
+
+
+def windows_in_other_layers(spec: ModelSpec) -> ModelSpec:
+    windows = [layer.mixer.window for layer in spec.layers]
+    shifted = zip(spec.layers, [*windows[1:], windows[0]], strict=True)
+    return replace(spec, layers=tuple(replace(layer, mixer=replace(layer.mixer, window=w)) for layer, w in shifted))
+
+
+def window_plus(more: int) -> Callable[[ModelSpec], ModelSpec]:
+    """Windows, where there are some, of one position more or less."""
+
+    def changed(spec: ModelSpec) -> ModelSpec:
+        sizes = ((layer, layer.mixer.window) for layer in spec.layers)
+        layers = (replace(each, mixer=replace(each.mixer, window=size and size + more)) for each, size in sizes)
+        return replace(spec, layers=tuple(layers))
+
+    return changed
+
+
+def no_scaling(spec: ModelSpec) -> ModelSpec:
+    rope = spec.layers[0].mixer.rope
+    assert rope is not None and rope.scaling is not None
+    return with_mixers(spec, rope=replace(rope, scaling=None))
+
+
+def no_attention_factor(spec: ModelSpec) -> ModelSpec:
+    rope: Any = spec.layers[0].mixer.rope
+    return with_mixers(spec, rope=replace(rope, scaling=replace(rope.scaling, attention_factor=1.0)))
+
+
+def head(**changes: Any) -> Callable[[ModelSpec], ModelSpec]:
+    return lambda spec: replace(spec, head=replace(spec.head, **changes))
+
+
+def rms_norms(spec: ModelSpec) -> ModelSpec:
+    norm = replace(norm_of(spec), kind="rms")
+    return replace(with_layers(spec, mixer_norm=norm), head=replace(spec.head, norm=norm))
+
+
+def one_after_the_other(spec: ModelSpec) -> ModelSpec:
+    """Layers that are not parallel, whose feed-forward takes the row as it is."""
+    return with_layers(spec, parallel=False)
+
+
+CHANGES: dict[str, dict[str, Callable[[ModelSpec], ModelSpec]]] = {
+    "qwen2": {
+        "no bias of queries": without("query_bias", False),
+        "no bias of keys": without("key_bias", False),
+        "no bias of values": without("value_bias", False),
+        "another base": lambda spec: with_mixers(spec, rope=replace(spec.layers[0].mixer.rope, theta=1e4)),  # type: ignore[type-var]
+    },
+    "qwen2_windows": {
+        "no windows": without("window", 0),
+        "windows everywhere": every_layer_slides,
+        "no YaRN": no_scaling,
+        "no attention factor": no_attention_factor,
+    },
+    "mistral": {
+        "no windows": without("window", 0),
+        "a larger window": window_plus(1),
+        "a smaller window": window_plus(-1),
+        "no linear scaling": no_scaling,
+    },
+    "qwen3": {
+        "no norm of queries": without("query_norm", None),
+        "no norm of keys": without("key_norm", None),
+        "no biases": lambda spec: with_mixers(
+            spec, query_bias=False, key_bias=False, value_bias=False, output_bias=False
+        ),
+        "no bias of the output": without("output_bias", False),
+        "windows in other layers": windows_in_other_layers,
+    },
+    "gemma2": {
+        "no windows": without("window", 0),
+        "windows everywhere": every_layer_slides,
+        "windows in other layers": windows_in_other_layers,
+        "a larger window": window_plus(1),
+        "no cap of scores": without("softcap", 0.0),
+        "no cap of logits": head(softcap=0.0),
+        "the usual scale of scores": without("scale", 14**-0.5),
+        "SiLU": other_feed_forward,
+        "no norm behind attention": lambda spec: with_layers(spec, mixer_post_norm=None),
+        "no norm behind the feed-forward": lambda spec: with_layers(spec, feed_forward_post_norm=None),
+        "no norm before the feed-forward": lambda spec: with_layers(spec, feed_forward_norm=None),
+        "no scale of the embedding": lambda spec: replace(spec, embedding=replace(spec.embedding, scale=1.0)),
+        "another epsilon": lambda spec: replace(
+            spec, head=replace(spec.head, norm=replace(norm_of(spec), epsilon=0.1))
+        ),
+    },
+    "olmo2": {
+        "no norm of queries": without("query_norm", None),
+        "no norm of keys": without("key_norm", None),
+        "no norm behind attention": lambda spec: with_layers(spec, mixer_post_norm=None),
+        "no norm behind the feed-forward": lambda spec: with_layers(spec, feed_forward_post_norm=None),
+    },
+    "granite": {
+        "the usual scale of scores": without("scale", 10**-0.5),
+        "no scale of what is added": lambda spec: with_layers(spec, residual_scale=1.0),
+        "no scale of the embedding": lambda spec: replace(spec, embedding=replace(spec.embedding, scale=1.0)),
+        "no scale of logits": head(scale=1.0),
+    },
+    "cohere": {
+        "RMS norms": rms_norms,
+        "RoPE of halves": lambda spec: with_mixers(spec, rope=replace(spec.layers[0].mixer.rope, layout="half")),  # type: ignore[type-var]
+        "one after the other": one_after_the_other,
+        "no scale of logits": head(scale=1.0),
+        "another base": lambda spec: with_mixers(spec, rope=replace(spec.layers[0].mixer.rope, theta=1e4)),  # type: ignore[type-var]
+    },
+    "smollm3": {
+        "RoPE everywhere": lambda spec: with_mixers(spec, rope=spec.layers[0].mixer.rope),
+        "RoPE nowhere": without("rope", None),
+        "no windows": without("window", 0),
+        "windows everywhere": every_layer_slides,
+    },
+}
+"""For each model its differences from Llama, each taken away."""
+
+
+def test_every_model_has_changes() -> None:
+    assert set(CHANGES) == set(CONFIGS)
+
+
+@pytest.mark.parametrize(("name", "change"), [(name, change) for name in CHANGES for change in CHANGES[name]])
+def test_a_model_without_one_of_its_differences_is_noticed(name: str, change: str) -> None:
+    spec = spec_of(name)[1]
+    changed = CHANGES[name][change](spec)
+    assert changed != spec
+    assert error(last_logits(reference(changed, name), name), name) > 100 * TOLERANCE
+
+
+def test_norms_that_are_stored_less_one_are_noticed_without_it() -> None:
+    family, spec = spec_of("gemma2")
+
+    def plain(role: str) -> Any:
+        expression = family.expression(role)
+        return expression.expression if isinstance(expression, Plus) else expression
+
+    assert error(last_logits(reference(spec, "gemma2", plain), "gemma2"), "gemma2") > 100 * TOLERANCE

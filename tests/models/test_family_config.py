@@ -1,0 +1,200 @@
+"""What each family reads of config.json: every key of its class in transformers, its defaults, its refusals."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ggq.errors import GGQError, ModelError, UnsupportedError
+from ggq.models.build import build_program, role_shapes
+from ggq.models.config import COMMON, ROPE, Anything, Config, Only, OrNull, Required
+from ggq.models.config_rope import read_rope
+from ggq.models.family import Family
+from ggq.models.metadata import from_metadata, to_metadata
+from ggq.models.parts import ModelSpec
+from ggq.models.registry import FAMILIES, find_architecture
+from ggq.models.rope import frequencies
+from tests.kit.family_models import (
+    FACTS,
+)
+from tests.kit.small_families import FAMILIES as CONFIGS
+from tests.kit.small_models import CONFIGS as LLAMAS
+
+
+def value_of(known: object) -> object:
+    """The default that a family has for a key."""
+    return known.default if isinstance(known, OrNull) else known.value if isinstance(known, Only) else known
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.names[0])
+def test_a_family_knows_every_key_that_its_class_in_transformers_reads(family: Family) -> None:
+    """And has the same defaults; those that only the model's code looks for are named here."""
+    (model_type,) = family.model_types
+    read = FACTS["keys"][model_type]
+    known = {**COMMON, **ROPE, **family.keys}
+    assert set(read["common"]) | set(read["own"]) <= set(known)
+    assert set(family.keys) - set(read["own"]) <= {"head_dim", "rope_theta"}
+    assert known["rope_theta"] == read["rope_theta"]
+    for key, default in read["own"].items():
+        if not isinstance(known[key], Required | Anything) and not (isinstance(known[key], Only) and default is None):
+            assert value_of(known[key]) == default, key
+
+
+def changed(model: str, **changes: Any) -> tuple[ModelSpec, tuple[str, ...]]:
+    hf = {**CONFIGS[model], **changes}
+    spec, unread = find_architecture(hf).read(hf, "config.json")
+    return spec, tuple(unread)
+
+
+@pytest.mark.parametrize(
+    ("model", "changes", "kind", "message"),
+    [
+        ("gemma2", {"use_bidirectional_attention": True}, UnsupportedError, "true is not supported; supported: false"),
+        ("gemma2", {"hidden_activation": "mish"}, UnsupportedError, "hidden_activation: 'mish' is not supported"),
+        ("gemma2", {"attn_logit_softcapping": 0.0}, ModelError, "attn_logit_softcapping: 0.0 found, a number above 0"),
+        ("gemma2", {"sliding_window": 0}, ModelError, "sliding_window: 0 found, 1 to"),
+        ("gemma2", {"sliding_window": None}, ModelError, "layer_types: sliding_attention found, and no window in use"),
+        (
+            "gemma2",
+            {"layer_types": ["full_attention"] * 3},
+            ModelError,
+            "layer_types: a list of 3 found, a list of 4 kinds",
+        ),
+        (
+            "gemma2",
+            {"layer_types": "full_attention"},
+            ModelError,
+            "layer_types: 'full_attention' found, a list of 4 kinds",
+        ),
+        ("qwen3", {"layer_types": ["full_attention", "x", "x"]}, UnsupportedError, "layer_types: 'x' is not supported"),
+        (
+            "qwen2",
+            {"layer_types": ["sliding_attention"] * 3},
+            ModelError,
+            "sliding_attention found, and no window in use",
+        ),
+        (
+            "smollm3",
+            {"no_rope_layers": [1, 1]},
+            ModelError,
+            "no_rope_layers: a list of 2 found, a list of 3 times",
+        ),
+        (
+            "smollm3",
+            {"no_rope_layers": [1, 2, 1]},
+            ModelError,
+            "no_rope_layers: a list of 3 found, a list of 3 times",
+        ),
+        ("cohere", {"use_qk_norm": True}, UnsupportedError, "use_qk_norm: true is not supported; supported: false"),
+        (
+            "gemma2",
+            {"query_pre_attn_scalar": 1e-300},
+            ModelError,
+            r"layers\.mixer\.scale: 1e\+150 found, a number above 0",
+        ),
+        ("gemma2", {"layer_types": []}, ModelError, "layer_types: a list of 0 found, a list of 4 kinds"),
+        (
+            "qwen2_windows",
+            {"rope_parameters": {"rope_type": "yarn"}, "max_position_embeddings": 1 << 27},
+            ModelError,
+            "scaling.factor: 4194304.0 found",
+        ),
+        (
+            "qwen2_windows",
+            {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1}},
+            ModelError,
+            "YaRN needs a base above 1, not 1",
+        ),
+        (
+            "qwen2_windows",
+            {"rope_parameters": {"rope_type": "yarn", "beta_slow": 40}},
+            ModelError,
+            r"YaRN needs its slow beta \(40\) below the fast one \(32\)",
+        ),
+        ("granite", {"logits_scaling": 0}, ModelError, "logits_scaling: 0 found, a number above"),
+        ("mistral", {"sliding_window": "all"}, ModelError, "sliding_window: 'all' found, an integer expected"),
+    ],
+)
+def test_what_a_family_cannot_have_is_refused(model: str, changes: Any, kind: type[Exception], message: str) -> None:
+    with pytest.raises(kind, match=message) as caught:
+        changed(model, **changes)
+    assert str(caught.value).startswith("config.json: ")
+
+
+ROPE_KEYS = ["rope_type", "type", "rope_theta", "factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim"]
+
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=8)
+    | st.sampled_from([1, 2, 3, 0.5, 64, "yarn", "linear"]),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(ROPE_KEYS), inner, max_size=4),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=60)
+@pytest.mark.parametrize("name", CONFIGS)
+@given(data=st.data())
+def test_any_json_is_refused_in_the_family_or_accepted_whole(name: str, data: st.DataObject) -> None:
+    """Each key that the family reads may hold anything; what is accepted makes a program and goes into a file."""
+    family = find_architecture(CONFIGS[name])
+    keys = sorted({*family.keys, *ROPE, "is_causal", "per_layer_config", "unknown"})
+    changes = data.draw(st.dictionaries(st.sampled_from(keys), JSON, min_size=1, max_size=3))
+    try:
+        spec = family.config({**CONFIGS[name], **changes})
+    except GGQError as problem:
+        assert len(str(problem)) < 300
+        return
+    assert from_metadata(to_metadata(spec, family.names[0])) == spec
+    assert {role for op in build_program(spec).ops for role in op.weights_read()} == set(role_shapes(spec))
+
+
+def windows(spec: ModelSpec) -> list[int]:
+    return [layer.mixer.window for layer in spec.layers]
+
+
+def test_windows_are_those_of_transformers() -> None:
+    assert windows(changed("mistral", sliding_window=None)[0]) == [0, 0, 0]
+    left_out = {key: value for key, value in CONFIGS["mistral"].items() if key != "sliding_window"}
+    assert windows(find_architecture(left_out).config(left_out)) == [4096] * 3
+    assert windows(changed("gemma2")[0]) == [19, 0, 19, 0]
+    assert windows(changed("gemma2", sliding_window=None, layer_types=["full_attention"] * 4)[0]) == [0] * 4
+    assert windows(changed("qwen2_windows")[0]) == [0, 13, 13]
+    assert windows(changed("qwen2_windows", use_sliding_window=False)[0]) == [0, 0, 0]
+    assert windows(changed("qwen2_windows", sliding_window=None)[0]) == [0, 0, 0]
+    assert windows(changed("qwen2", sliding_window=0)[0]) == [0, 0, 0]  # not in use
+    assert windows(changed("qwen3")[0]) == [29, 0, 29]
+
+
+def test_null_is_a_value_where_transformers_takes_it_for_one() -> None:
+    capless, _ = changed("gemma2", attn_logit_softcapping=None, final_logit_softcapping=None)
+    assert capless.head.softcap == 0.0 and {layer.mixer.softcap for layer in capless.layers} == {0.0}
+    left_out = {key: value for key, value in CONFIGS["gemma2"].items() if "softcapping" not in key}
+    usual = find_architecture(left_out).config(left_out)
+    assert usual.head.softcap == 30.0 and {layer.mixer.softcap for layer in usual.layers} == {50.0}
+    assert {layer.mixer.kv_heads for layer in changed("qwen2", num_key_value_heads=None)[0].layers} == {5}
+
+
+def test_leftovers_are_reported() -> None:
+    spec, unread = changed("gemma2", hidden_act="gelu", cache_implementation="hybrid")
+    assert (spec, unread) == (changed("gemma2")[0], ("hidden_act", "cache_implementation"))
+    assert changed("qwen2", attention_bias=True)[1] == ("attention_bias",)
+    assert changed("mistral", max_window_layers=2)[1] == ("max_window_layers",)
+    assert changed("qwen3", attention_dropout=0.5, use_cache=False)[1] == ()
+
+
+@pytest.mark.parametrize("case", FACTS["rope"], ids=lambda case: "-".join(map(str, case["form"].values())))
+def test_frequencies_are_those_of_transformers(case: dict[str, Any]) -> None:
+    """Which takes them in float32: seven digits."""
+    keys = {**ROPE, **find_architecture(LLAMAS["grouped"]).keys}
+    rope = read_rope(Config({"rope_parameters": case["form"]}, keys), 32, 8192)
+    assert np.allclose(frequencies(rope), case["frequencies"], rtol=2e-6, atol=0)
+    assert np.isclose(rope.rotation().scale, case["attention_factor"], rtol=1e-12, atol=0)
