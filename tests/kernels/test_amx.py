@@ -17,7 +17,9 @@ import pytest
 import ggq_kernels
 from ggq.quant import parse_scheme
 from ggq.quant.floats import from_float32, to_float32
+from ggq.tape.ops.activations import ACTIVATIONS as MEANINGS
 from ggq_kernels.code import permission
+from ggq_kernels.row.calls import ACTIVATIONS
 from ggq_kernels.row.operands import PIECE
 from ggq_kernels.run import calls, limits
 from ggq_kernels.vector.isa import AMX, FEATURES, ISA
@@ -125,13 +127,20 @@ def test_any_number_of_tokens_and_threads_gives_the_same_bits(n: int) -> None:
 # ---- rounding
 
 
-def rounded(x: np.ndarray, columns: int, threads: int = 1, up: np.ndarray | None = None, **form: Any) -> np.ndarray:
-    """Activations as the kernel has written them, float32 (tokens, columns), NaN where it has not; of silu(x) * up if
-    that is given."""
+def rounded(
+    x: np.ndarray,
+    columns: int,
+    threads: int = 1,
+    up: np.ndarray | None = None,
+    activation: str = "silu",
+    **form: Any,
+) -> np.ndarray:
+    """Activations as the kernel has written them, float32 (tokens, columns), NaN where it has not; of activation(x) *
+    up if that is given."""
     n, other = len(x), None if up is None else Floats(up, columns)
     source, out, tokens = Floats(x, columns), Int8(n, columns, 32, bf16=True), count(n)
     wanted = calls.Packed("", 4, 16, columns, 32, 0, **form)
-    row = calls.quantize_row(address(tokens), source.rows, out.rows, wanted, other.rows if other else None)
+    row = calls.quantize_row(address(tokens), source.rows, out.rows, wanted, other.rows if other else None, activation)
     run(row, threads=threads)
     assert out.bf16 is not None
     rows = to_float32(out.bf16, "bf16").transpose(0, 2, 1, 3).reshape(-1, columns)
@@ -161,15 +170,17 @@ def test_activations_are_rounded_to_nearest_and_halves_to_even(n: int) -> None:
 
 @tiled
 def test_what_is_rounded_is_what_int8_would_round() -> None:
-    """Columns in another order and times a factor; a gate."""
+    """Columns in another order and times a factor; a gate of any activation."""
     rng, n, width, columns = np.random.default_rng(5), 33, PIECE + 44, PIECE + 64
     x, up = rng.standard_normal((2, n, width)).astype(np.float32)
     order, factors = np.arange(columns, dtype=np.uint32), np.zeros(columns, np.float32)
     order[:width], factors[:width] = rng.permutation(width), rng.uniform(0.1, 10, width)
     got = rounded(x, columns, order=address(order), column_scale=address(factors))
     np.testing.assert_array_equal(got[:, :width], bf16(x[:, order[:width]] * factors[:width]))
-    gated = x / (1 + np.exp(-x.astype(np.float64))) * up
-    assert (np.abs(rounded(x, columns, up=up)[:, :width] - gated) <= (ROUNDING + 32 * UNIT) * np.abs(gated)).all()
+    for name in ACTIVATIONS:
+        gated = MEANINGS[name].value(np, x.astype(np.float64)) * up
+        allowed = (ROUNDING + 32 * UNIT) * np.abs(gated) + 1e-7 * np.abs(up)
+        assert (np.abs(rounded(x, columns, up=up, activation=name)[:, :width] - gated) <= allowed).all()
 
 
 # ---- where there are no tiles

@@ -9,6 +9,7 @@ import pytest
 
 from ggq.tape.buffers import Buffer
 from ggq.tape.ops import Activate, Gate
+from ggq.tape.ops.activations import ACTIVATIONS as MEANINGS
 from ggq_kernels.code.compiled import Op, op
 from ggq_kernels.row.calls import ACTIVATIONS
 from ggq_kernels.row.operands import PIECE
@@ -132,3 +133,7 @@ def test_activations(activation: str, width: int) -> None:
     assert (np.abs(c.values - gated) <= error * np.abs(up) + gamma(1) * np.abs(gated) + SMALLEST).all()
     for made in (a, c, d):
         assert (made.whole[:3, width:] == 0).all() and np.isnan(made.whole[3:]).all()
+
+
+def test_every_activation_of_the_operations_has_kernels() -> None:
+    assert set(ACTIVATIONS) == set(MEANINGS)
