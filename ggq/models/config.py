@@ -62,7 +62,7 @@ ROPE: Keys = {
     "rope_parameters": OrNull(),
     "rope_scaling": OrNull(),
     "rope_theta": 10000.0,
-    "partial_rotary_factor": 1.0,
+    "partial_rotary_factor": Only(1.0),
     "original_max_position_embeddings": OrNull(),
 }
 """The places of rotary position embedding; see docs/sources.md, S-1 to S-4."""

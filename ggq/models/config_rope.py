@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from ggq.models.config import Config, Inner
+from ggq.models.config import Config, Inner, Only
 from ggq.models.field import declaration
 from ggq.models.fields import Fields, shown
 from ggq.models.rope import Linear, Llama3, Rope, Scaling, Yarn
@@ -14,32 +14,58 @@ from ggq.models.rope import Linear, Llama3, Rope, Scaling, Yarn
 ORIGINAL = "original_max_position_embeddings"
 
 
-def read_rope(config: Config, head_dim: int, context: int, layout: str = "half") -> Rope:
+def read_rope(
+    config: Config,
+    head_dim: int,
+    context: int,
+    layout: str = "half",
+    *,
+    inner: Inner | None = None,
+    base: str = "rope_theta",
+    forms: Sequence[str] = (),
+) -> Rope:
     """RoPE as transformers 5 ("rope_parameters") or 4 ("rope_theta" beside "rope_scaling") writes it.
 
     Args:
-        config: The config.json.
-        head_dim: Numbers of a head, all of which turn.
+        config: The config.json; a family of which a part of each head may turn has a default for
+            "partial_rotary_factor" that is a number.
+        head_dim: Numbers of a head.
         context: The model's context in tokens.
         layout: How the family pairs the numbers of a head.
+        inner: The object that says it; `rope_source` by default.
+        base: The key of config.json that has the base where `inner` has none.
+        forms: Those that the family has; all of `FORMS` by default.
 
     Raises:
         ModelError: A value is missing, of the wrong type or out of bounds.
         UnsupportedError: Another form of RoPE.
     """
-    inner = rope_source(config)
-    kind = inner.choice("rope_type" if "rope_type" in inner else "type", tuple(FORMS), "default")
+    inner = rope_source(config) if inner is None else inner
+    kind = inner.choice("rope_type" if "rope_type" in inner else "type", tuple(forms or FORMS), "default")
     if inner.values.get("type") == kind:
         inner.get("type")  # beside "rope_type", for older programs
     for key, value in inner.values.items():
         if isinstance(value, list | dict):  # a RoPE per kind of layer, or sections of a multimodal one
             raise inner.unsupported(key, f"{shown(value)} found: this form of RoPE is not supported")
+    rotated = int(head_dim * _partial(config, inner))
+    theta = _read(inner, "rope_theta", Rope, "theta") if "rope_theta" in inner else _read(config, base, Rope, "theta")
+    config.overrule(base, theta)
+    return Rope(theta, layout, rotated, FORMS[kind](config, inner, context))
+
+
+def _partial(config: Config, inner: Inner) -> float:
+    """The share of each head that turns: of the inner object, then of config.json, then the family's."""
+    key, found = "partial_rotary_factor", []
     for place in (inner, config):
-        if "partial_rotary_factor" in place and place.number("partial_rotary_factor", (0.0, 1.0)) != 1.0:
-            raise place.unsupported("partial_rotary_factor", "rotating a part of each head is not supported")
-    theta = _read(inner if "rope_theta" in inner else config, "rope_theta", Rope, "theta")
-    config.overrule("rope_theta", theta)
-    return Rope(theta, layout, head_dim, FORMS[kind](config, inner, context))
+        if key in place:
+            found.append(place.number(key, (0.0, 1.0)))
+            if isinstance(config.keys[key], Only) and found[-1] != 1.0:
+                raise place.unsupported(key, "rotating a part of each head is not supported")
+    if isinstance(config.keys[key], Only):
+        return 1.0
+    share = found[0] if found else config.number(key, (0.0, 1.0))
+    config.overrule(key, share)
+    return share
 
 
 def rope_source(config: Config) -> Inner:
@@ -51,6 +77,24 @@ def rope_source(config: Config) -> Inner:
             config.overrule(key, found.values)
         elif value not in (None, False):
             found = config.inner(key)
+    return found
+
+
+def rope_sources(config: Config, kinds: Sequence[str]) -> dict[str, Inner]:
+    """What "rope_parameters" has for each kind of layer, the first of which takes what "rope_scaling" says besides."""
+    if ORIGINAL in config:
+        raise config.unsupported(ORIGINAL, "only the object of a kind of layer may have it where each has a RoPE")
+    given = config.get("rope_parameters") is not None
+    whole = config.inner("rope_parameters") if given else Inner(Fields({}, config.path, "rope_parameters."))
+    found = {}
+    for kind in kinds:
+        own = whole.inner(kind) if kind in whole else Fields({}, config.path, f"{whole.prefix}{kind}.")
+        scaling = Fields.inner(config, "rope_scaling") if config.get("rope_scaling") not in (None, False) else None
+        if scaling is not None and kind == kinds[0]:
+            values = {**(own.values if given else {"rope_type": "default"}), **scaling.values}
+            own = Fields(values, config.path, scaling.prefix)
+        found[kind] = Inner(own)
+    config.inside += found.values()
     return found
 
 

@@ -13,6 +13,7 @@ from ggq.models.family import TensorSpec, checkpoint_name
 from ggq.models.fields import shown
 from ggq.models.names import Expression, Tensor
 from ggq.models.parts import MOST_LAYERS, Attention, Embedding, Head, Layer, Mlp, ModelSpec, Norm
+from ggq.models.rope import Rope
 
 BASE: Keys = {
     "vocab_size": REQUIRED,
@@ -64,18 +65,21 @@ def base_without(*keys: str) -> Keys:
     return {key: value for key, value in BASE.items() if key not in keys}
 
 
-def read_decoder(config: Config, norm: Norm | None = None, layout: str = "half") -> ModelSpec:
+def read_decoder(
+    config: Config, norm: Norm | None = None, layout: str = "half", rope: Callable[..., Rope] = read_rope
+) -> ModelSpec:
     """The model of a config.json with Llama's keys, as far as the family has them, and its own defaults.
 
     Args:
         config: The config.json.
         norm: The norm before attention, before the feed-forward and behind the layers; RMS with weights by default.
         layout: How RoPE pairs the numbers of a head.
+        rope: What reads the RoPE, with the arguments of `read_rope`.
     """
     context = config.take("max_position_embeddings", ModelSpec, "context_length")
     norm = norm or rms_norm(config)
     layer = Layer(
-        mixer=attention(config, context, layout),
+        mixer=attention(config, context, layout, rope),
         feed_forward=mlp(config),
         mixer_norm=norm,
         mixer_post_norm=None,
@@ -97,7 +101,7 @@ def read_decoder(config: Config, norm: Norm | None = None, layout: str = "half")
     )
 
 
-def attention(config: Config, context: int, layout: str) -> Attention:
+def attention(config: Config, context: int, layout: str, rope: Callable[..., Rope]) -> Attention:
     """Attention, all heads of which turn, over all positions."""
     heads = config.take("num_attention_heads", Attention, "heads")
     hidden = config.take("hidden_size", Embedding, "width")
@@ -111,7 +115,7 @@ def attention(config: Config, context: int, layout: str) -> Attention:
         kv_heads=config.maybe("num_key_value_heads", Attention, "kv_heads") or heads,
         head_dim=head_dim,
         scale=1 / math.sqrt(head_dim),
-        rope=read_rope(config, head_dim, context, layout),
+        rope=rope(config, head_dim, context, layout),
         window=0,
         softcap=0.0,
         sinks=False,

@@ -80,6 +80,18 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "attn_logit_softcapping": 2.5,
         "final_logit_softcapping": 1.5,
     },
+    "gemma3": {
+        **SIZES,
+        "architectures": ["Gemma3ForCausalLM"],
+        "model_type": "gemma3_text",
+        "head_dim": 14,
+        "query_pre_attn_scalar": 5,
+        "sliding_window": 19,
+        "sliding_window_pattern": 3,
+        "rope_theta": 20000.0,
+        "rope_local_base_freq": 500.0,
+        "rope_scaling": {"rope_type": "linear", "factor": 4.0},
+    },
     "olmo2": {**SIZES, "architectures": ["Olmo2ForCausalLM"], "model_type": "olmo2", "num_attention_heads": 4},
     "granite": {
         **SIZES,

@@ -11,6 +11,7 @@ import pytest
 from ggq.models.decoder import with_layers, with_mixers
 from ggq.models.names import Plus
 from ggq.models.parts import ModelSpec, Norm
+from ggq.models.rope import Rope
 from tests.kit.family_models import (
     TOLERANCE,
     error,
@@ -54,6 +55,19 @@ def window_plus(more: int) -> Callable[[ModelSpec], ModelSpec]:
         return replace(spec, layers=tuple(layers))
 
     return changed
+
+
+def rope_of(spec: ModelSpec, layer: int = 0) -> Rope:
+    rope = spec.layers[layer].mixer.rope
+    assert rope is not None
+    return rope
+
+
+def with_layer(spec: ModelSpec, number: int, **changes: Any) -> ModelSpec:
+    """Other values of fields of one layer's mixer."""
+    layers = list(spec.layers)
+    layers[number] = replace(layers[number], mixer=replace(layers[number].mixer, **changes))
+    return replace(spec, layers=tuple(layers))
 
 
 def no_scaling(spec: ModelSpec) -> ModelSpec:
@@ -126,6 +140,22 @@ CHANGES: dict[str, dict[str, Callable[[ModelSpec], ModelSpec]]] = {
             spec, head=replace(spec.head, norm=replace(norm_of(spec), epsilon=0.1))
         ),
     },
+    "gemma3": {
+        "no windows": without("window", 0),
+        "windows in other layers": windows_in_other_layers,
+        "the RoPE of windows everywhere": lambda spec: with_mixers(spec, rope=spec.layers[0].mixer.rope),
+        "the RoPE without windows everywhere": lambda spec: with_mixers(spec, rope=spec.layers[2].mixer.rope),
+        "no linear scaling": lambda spec: with_layer(spec, 2, rope=replace(rope_of(spec, 2), scaling=None)),
+        "no norm of queries": without("query_norm", None),
+        "no norm of keys": without("key_norm", None),
+        "the usual scale of scores": without("scale", 14**-0.5),
+        "SiLU": other_feed_forward,
+        "no norm behind attention": lambda spec: with_layers(spec, mixer_post_norm=None),
+        "no norm behind the feed-forward": lambda spec: with_layers(spec, feed_forward_post_norm=None),
+        "no scale of the embedding": lambda spec: replace(spec, embedding=replace(spec.embedding, scale=1.0)),
+        "a cap of scores": without("softcap", 2.5),
+        "a cap of logits": head(softcap=1.5),
+    },
     "olmo2": {
         "no norm of queries": without("query_norm", None),
         "no norm of keys": without("key_norm", None),
@@ -167,11 +197,12 @@ def test_a_model_without_one_of_its_differences_is_noticed(name: str, change: st
     assert error(last_logits(reference(changed, name), name), name) > 100 * TOLERANCE
 
 
-def test_norms_that_are_stored_less_one_are_noticed_without_it() -> None:
-    family, spec = spec_of("gemma2")
+@pytest.mark.parametrize("name", ["gemma2", "gemma3"])
+def test_norms_that_are_stored_less_one_are_noticed_without_it(name: str) -> None:
+    family, spec = spec_of(name)
 
     def plain(role: str) -> Any:
         expression = family.expression(role)
         return expression.expression if isinstance(expression, Plus) else expression
 
-    assert error(last_logits(reference(spec, "gemma2", plain), "gemma2"), "gemma2") > 100 * TOLERANCE
+    assert error(last_logits(reference(spec, name, plain), name), name) > 100 * TOLERANCE

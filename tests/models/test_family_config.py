@@ -17,7 +17,7 @@ from ggq.models.family import Family
 from ggq.models.metadata import from_metadata, to_metadata
 from ggq.models.parts import ModelSpec
 from ggq.models.registry import FAMILIES, find_architecture
-from ggq.models.rope import frequencies
+from ggq.models.rope import Linear, Rope, frequencies
 from tests.kit.family_models import (
     FACTS,
 )
@@ -37,8 +37,10 @@ def test_a_family_knows_every_key_that_its_class_in_transformers_reads(family: F
     read = FACTS["keys"][model_type]
     known = {**COMMON, **ROPE, **family.keys}
     assert set(read["common"]) | set(read["own"]) <= set(known)
-    assert set(family.keys) - set(read["own"]) <= {"head_dim", "rope_theta"}
-    assert known["rope_theta"] == read["rope_theta"]
+    others = {"head_dim", "rope_theta", "rope_local_base_freq", "sliding_window_pattern"}
+    assert set(family.keys) - set(read["own"]) <= others
+    bases = read["rope_theta"] if isinstance(read["rope_theta"], dict) else {"global": read["rope_theta"]}
+    assert [known["rope_theta"], *(known["rope_local_base_freq"] for _ in list(bases)[1:])] == list(bases.values())
     for key, default in read["own"].items():
         if not isinstance(known[key], Required | Anything) and not (isinstance(known[key], Only) and default is None):
             assert value_of(known[key]) == default, key
@@ -95,6 +97,25 @@ def changed(model: str, **changes: Any) -> tuple[ModelSpec, tuple[str, ...]]:
             {"query_pre_attn_scalar": 1e-300},
             ModelError,
             r"layers\.mixer\.scale: 1e\+150 found, a number above 0",
+        ),
+        (
+            "gemma3",
+            {"original_max_position_embeddings": 64},
+            UnsupportedError,
+            "original_max_position_embeddings: only the object of a kind of layer may have it where each has a RoPE",
+        ),
+        (
+            "gemma3",
+            {"rope_parameters": {"sliding_attention": {"rope_theta": 0}}},
+            ModelError,
+            "rope_parameters.sliding_attention.rope_theta: 0 found",
+        ),
+        ("gemma3", {"sliding_window_pattern": 0}, ModelError, "sliding_window_pattern: 0 found, 1 to"),
+        (
+            "gemma3",
+            {"partial_rotary_factor": 0.5},
+            UnsupportedError,
+            "partial_rotary_factor: rotating a part of each head is not supported",
         ),
         ("gemma2", {"layer_types": []}, ModelError, "layer_types: a list of 0 found, a list of 4 kinds"),
         (
@@ -157,6 +178,12 @@ def test_any_json_is_refused_in_the_family_or_accepted_whole(name: str, data: st
     assert {role for op in build_program(spec).ops for role in op.weights_read()} == set(role_shapes(spec))
 
 
+def rope_of(spec: ModelSpec, layer: int) -> Rope:
+    rope = spec.layers[layer].mixer.rope
+    assert rope is not None
+    return rope
+
+
 def windows(spec: ModelSpec) -> list[int]:
     return [layer.mixer.window for layer in spec.layers]
 
@@ -172,6 +199,30 @@ def test_windows_are_those_of_transformers() -> None:
     assert windows(changed("qwen2_windows", sliding_window=None)[0]) == [0, 0, 0]
     assert windows(changed("qwen2", sliding_window=0)[0]) == [0, 0, 0]  # not in use
     assert windows(changed("qwen3")[0]) == [29, 0, 29]
+
+
+def test_gemma_3_has_a_rope_for_each_kind_of_layer() -> None:
+    """In the words of transformers 4 and 5; what it leaves out has the defaults of transformers."""
+    plain = {
+        key: value for key, value in CONFIGS["gemma3"].items() if not key.startswith("rope") and key[:7] != "sliding"
+    }
+    usual = find_architecture(plain).config({**plain, "num_hidden_layers": 7})
+    assert windows(usual) == [4096] * 5 + [0, 4096]
+    assert {rope_of(usual, n).theta for n in (0, 4, 6)} == {1e4} and rope_of(usual, 5) == Rope(1e6, "half", 14, None)
+    nested = {
+        "full_attention": {"rope_type": "linear", "factor": 4.0, "rope_theta": 20000.0},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 500.0},
+    }
+    new, unread = changed("gemma3", rope_parameters=nested, rope_scaling=None, rope_theta=7.0)
+    assert (new, unread) == (changed("gemma3")[0], ("rope_theta",))
+    assert rope_of(new, 2) == Rope(2e4, "half", 14, Linear(4.0)) and rope_of(new, 0) == Rope(500.0, "half", 14, None)
+    assert changed("gemma3", rope_scaling={"type": "linear", "factor": 4.0})[1] == (
+        "rope_scaling.type",  # transformers has "rope_type": "default" beside it
+        "rope_scaling.factor",
+    )
+    assert changed("gemma3", rope_parameters={"full_attention": nested["full_attention"], "factor": 2})[1] == (
+        "rope_parameters.factor",
+    )
 
 
 def test_null_is_a_value_where_transformers_takes_it_for_one() -> None:

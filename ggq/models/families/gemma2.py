@@ -4,13 +4,16 @@ scores and logits, a scaled embedding, a scale of scores of its own, and a windo
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 from ggq.models import decoder
 from ggq.models.config import Config, Keys, Only, OrNull
+from ggq.models.config_rope import read_rope
 from ggq.models.family import Family, checkpoint_name
 from ggq.models.names import Expression, Plus, Tensor
 from ggq.models.parts import ModelSpec
+from ggq.models.rope import Rope
 
 KEYS: Keys = {
     **decoder.base_without("hidden_act"),
@@ -35,13 +38,13 @@ MODULES = decoder.MODULES | {
 }
 
 
-def parts(config: Config) -> ModelSpec:
-    """The model of a config.json."""
-    norm, spec = decoder.rms_norm(config), decoder.read_decoder(config)
+def parts(config: Config, *, full_every: int = 2, rope: Callable[..., Rope] = read_rope) -> ModelSpec:
+    """The model of a config.json, in which the last of so many layers has no window."""
+    norm, spec = decoder.rms_norm(config), decoder.read_decoder(config, rope=rope)
     spec = decoder.with_layers(spec, mixer_post_norm=norm, feed_forward_post_norm=norm)
     scale = config.number("query_pre_attn_scalar", (0.0, 1e6)) ** -0.5
     spec = decoder.with_mixers(spec, scale=scale, softcap=decoder.read_softcap(config, "attn_logit_softcapping"))
-    windows = decoder.layer_windows(config, decoder.read_window(config), slides=lambda number: number % 2 == 0)
+    windows = decoder.layer_windows(config, decoder.read_window(config), slides=lambda n: (n + 1) % full_every != 0)
     embedding = replace(spec.embedding, scale=math.sqrt(spec.hidden_size))
     head = replace(spec.head, softcap=decoder.read_softcap(config, "final_logit_softcapping"))
     return decoder.with_windows(replace(spec, embedding=embedding, head=head), windows)
