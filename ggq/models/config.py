@@ -110,7 +110,7 @@ class Config(Fields):
             return value
         if isinstance(known, Required):
             raise self.error(key, "missing")
-        return known
+        return _neutral(known)
 
     def take(self, key: str, part: type, name: str) -> Any:
         """The value of a key, which becomes the field of a part and has its bounds."""

@@ -195,9 +195,14 @@ def with_layers(spec: ModelSpec, **changes: Any) -> ModelSpec:
     return replace(spec, layers=tuple(replace(layer, **changes) for layer in spec.layers))
 
 
-def expression(role: str) -> Expression:
+def expression(role: str, spec: ModelSpec) -> Expression:
     """The tensor of a role, by its name in a checkpoint."""
     return Tensor(checkpoint_name(role, MODULES))
+
+
+def layer_of(role: str, spec: ModelSpec) -> Layer:
+    """The layer that a role belongs to."""
+    return spec.layers[int(role.split(".")[1])]
 
 
 def constants(spec: ModelSpec) -> list[TensorSpec]:
@@ -205,7 +210,7 @@ def constants(spec: ModelSpec) -> list[TensorSpec]:
     specs = []
     if spec.head.tied:
         shape = (spec.vocabulary_size, spec.hidden_size)
-        specs.append(TensorSpec("", shape, expression("output.weight"), required=False))
+        specs.append(TensorSpec("", shape, expression("output.weight", spec), required=False))
     for number, layer in enumerate(spec.layers):
         name = f"model.layers.{number}.self_attn.rotary_emb.inv_freq"
         specs.append(TensorSpec("", (layer.mixer.head_dim // 2,), Tensor(name), required=False))

@@ -56,7 +56,7 @@ class Family:
         model_types: Values of "model_type" in config.json.
         keys: What its class of transformers reads of config.json, besides `COMMON` and `ROPE`.
         parts: The model of a config.json, not yet checked.
-        expression: What the tensor of a role is made of.
+        expression: What the tensor of a role is made of, in a model.
         constants: Tensors that checkpoints may carry for nothing.
     """
 
@@ -64,7 +64,7 @@ class Family:
     model_types: tuple[str, ...]
     keys: Keys
     parts: Callable[[Config], ModelSpec]
-    expression: Callable[[str], Expression]
+    expression: Callable[[str, ModelSpec], Expression]
     constants: Callable[[ModelSpec], list[TensorSpec]] = lambda spec: []
 
     def read(self, hf: Mapping[str, object], path: str | os.PathLike[str] | None = None) -> Reading:
@@ -88,7 +88,7 @@ class Family:
 
     def tensors(self, spec: ModelSpec) -> list[TensorSpec]:
         """Every tensor of such a checkpoint, in the order in which a forward pass meets them."""
-        stored = [TensorSpec(role, shape, self.expression(role)) for role, shape in role_shapes(spec).items()]
+        stored = [TensorSpec(role, shape, self.expression(role, spec)) for role, shape in role_shapes(spec).items()]
         return stored + self.constants(spec)
 
 

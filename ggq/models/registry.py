@@ -6,9 +6,11 @@ import os
 from collections.abc import Mapping
 
 from ggq.errors import ModelError, UnsupportedError
+from ggq.models.families.arcee import ARCEE
 from ggq.models.families.cohere import COHERE
 from ggq.models.families.gemma2 import GEMMA2
 from ggq.models.families.gemma3 import GEMMA3
+from ggq.models.families.glm4 import GLM4
 from ggq.models.families.granite import GRANITE
 from ggq.models.families.llama import LLAMA
 from ggq.models.families.mistral import MISTRAL
@@ -19,7 +21,20 @@ from ggq.models.families.smollm3 import SMOLLM3
 from ggq.models.family import Family
 from ggq.models.fields import shown
 
-FAMILIES: tuple[Family, ...] = (LLAMA, QWEN2, MISTRAL, QWEN3, GEMMA2, GEMMA3, OLMO2, GRANITE, COHERE, SMOLLM3)
+FAMILIES: tuple[Family, ...] = (
+    LLAMA,
+    QWEN2,
+    MISTRAL,
+    QWEN3,
+    GEMMA2,
+    GEMMA3,
+    OLMO2,
+    GRANITE,
+    COHERE,
+    SMOLLM3,
+    GLM4,
+    ARCEE,
+)
 """Every supported family. To add one, write its file in `families` and list it here."""
 
 

@@ -128,7 +128,7 @@ class Rope:
     def problem(self) -> str | None:
         """What contradicts itself, if anything."""
         if self.rotated % 2:
-            return f"RoPE rotates pairs, and the head dimension {self.rotated} is odd"
+            return f"RoPE rotates pairs, and the number of a head's numbers that turn, {self.rotated}, is odd"
         if isinstance(self.scaling, Yarn) and self.theta <= 1:
             return f"YaRN needs a base above 1, not {self.theta:g}"
         return None

@@ -35,7 +35,7 @@ PACKED = replace(
     LLAMA,
     names=("PackedForCausalLM",),
     model_types=("packed",),
-    expression=lambda role: packed(role) or LLAMA.expression(role),
+    expression=lambda role, spec: packed(role) or LLAMA.expression(role, spec),
 )
 """A Llama whose checkpoint packs its tensors: differs from Llama in names alone."""
 

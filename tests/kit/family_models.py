@@ -75,7 +75,7 @@ def error(found: list[np.ndarray], name: str) -> float:
     return max(float(np.abs(got - want).max() / np.abs(want).max()) for got, want in pairs)
 
 
-def reference(spec: ModelSpec, name: str, expression: Callable[[str], Any] | None = None) -> NumpyExecutor:
+def reference(spec: ModelSpec, name: str, expression: Callable[[str, ModelSpec], Any] | None = None) -> NumpyExecutor:
     """The slow executor of a model with the tensors of a checkpoint, in float64 with a float32 cache."""
     family, tensors = find_architecture(CONFIGS[name]), checkpoint(name)
     if expression is not None:

@@ -120,6 +120,15 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "use_sliding_window": True,
         "sliding_window": 23,
     },
+    "glm4": {**SIZES, "architectures": ["Glm4ForCausalLM"], "model_type": "glm4", "head_dim": 12},
+    "arcee": {
+        **SIZES,
+        "architectures": ["ArceeForCausalLM"],
+        "model_type": "arcee",
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "mlp_bias": True,
+    },
 }
 """config.json by name."""
 

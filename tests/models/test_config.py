@@ -99,7 +99,7 @@ def test_impossible_numbers_are_refused(key: str, value: object) -> None:
     [
         ({"num_key_value_heads": 3}, "config.json: 4 heads cannot share 3 key-value heads evenly"),
         ({"num_key_value_heads": 8}, "config.json: 4 heads cannot share 8 key-value heads evenly"),
-        ({"head_dim": 9}, "config.json: RoPE rotates pairs, and the head dimension 9 is odd"),
+        ({"head_dim": 9}, "config.json: RoPE rotates pairs, and the number of a head's numbers that turn, 9, is odd"),
         ({"hidden_size": 30}, "config.json: num_attention_heads: 4 heads do not divide the hidden size 30"),
         ({"attention_bias": 1}, "config.json: attention_bias: 1 found, true or false expected"),
         ({"hidden_act": 5}, "config.json: hidden_act: 5 found, a string expected"),

@@ -181,6 +181,19 @@ CHANGES: dict[str, dict[str, Callable[[ModelSpec], ModelSpec]]] = {
         "no windows": without("window", 0),
         "windows everywhere": every_layer_slides,
     },
+    "glm4": {
+        "the whole head turns": lambda spec: with_mixers(spec, rope=replace(spec.layers[0].mixer.rope, rotated=12)),  # type: ignore[type-var]
+        "RoPE of halves": lambda spec: with_mixers(spec, rope=replace(spec.layers[0].mixer.rope, layout="half")),  # type: ignore[type-var]
+        "no norm behind attention": lambda spec: with_layers(spec, mixer_post_norm=None),
+        "no norm behind the feed-forward": lambda spec: with_layers(spec, feed_forward_post_norm=None),
+        "no bias of queries": without("query_bias", False),
+        "no bias of keys": without("key_bias", False),
+        "no bias of values": without("value_bias", False),
+    },
+    "arcee": {
+        "ReLU": lambda spec: with_layers(spec, feed_forward=replace(spec.layers[0].feed_forward, activation="relu")),
+        "no biases": lambda spec: with_layers(spec, feed_forward=replace(spec.layers[0].feed_forward, bias=False)),
+    },
 }
 """For each model its differences from Llama, each taken away."""
 
@@ -201,8 +214,8 @@ def test_a_model_without_one_of_its_differences_is_noticed(name: str, change: st
 def test_norms_that_are_stored_less_one_are_noticed_without_it(name: str) -> None:
     family, spec = spec_of(name)
 
-    def plain(role: str) -> Any:
-        expression = family.expression(role)
+    def plain(role: str, spec: ModelSpec) -> Any:
+        expression = family.expression(role, spec)
         return expression.expression if isinstance(expression, Plus) else expression
 
     assert error(last_logits(reference(spec, name, plain), name), name) > 100 * TOLERANCE

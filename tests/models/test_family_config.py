@@ -37,7 +37,7 @@ def test_a_family_knows_every_key_that_its_class_in_transformers_reads(family: F
     read = FACTS["keys"][model_type]
     known = {**COMMON, **ROPE, **family.keys}
     assert set(read["common"]) | set(read["own"]) <= set(known)
-    others = {"head_dim", "rope_theta", "rope_local_base_freq", "sliding_window_pattern"}
+    others = {"head_dim", "rope_theta", "rope_local_base_freq", "sliding_window_pattern", "partial_rotary_factor"}
     assert set(family.keys) - set(read["own"]) <= others
     bases = read["rope_theta"] if isinstance(read["rope_theta"], dict) else {"global": read["rope_theta"]}
     assert [known["rope_theta"], *(known["rope_local_base_freq"] for _ in list(bases)[1:])] == list(bases.values())
@@ -223,6 +223,26 @@ def test_gemma_3_has_a_rope_for_each_kind_of_layer() -> None:
     assert changed("gemma3", rope_parameters={"full_attention": nested["full_attention"], "factor": 2})[1] == (
         "rope_parameters.factor",
     )
+
+
+def test_a_part_of_each_head_turns_where_the_family_may() -> None:
+    def rotated(**changes: Any) -> tuple[int, tuple[str, ...]]:
+        spec, unread = changed("glm4", **changes)
+        rope = spec.layers[0].mixer.rope
+        assert rope is not None
+        return rope.rotated, unread
+
+    inside = {"rope_type": "default", "partial_rotary_factor": 0.34}
+    assert rotated() == (6, ())
+    assert rotated(partial_rotary_factor=1.0) == (12, ())
+    assert rotated(rope_parameters=inside) == (4, ())
+    assert rotated(rope_parameters=inside, partial_rotary_factor=0.5) == (4, ("partial_rotary_factor",))
+    with pytest.raises(
+        ModelError, match=r"RoPE rotates pairs, and the number of a head's numbers that turn, 3, is odd"
+    ):
+        rotated(partial_rotary_factor=0.25)
+    with pytest.raises(UnsupportedError, match=r"rotating a part of each head is not supported"):
+        changed("qwen3", rope_parameters=inside)
 
 
 def test_null_is_a_value_where_transformers_takes_it_for_one() -> None:

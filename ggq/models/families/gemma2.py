@@ -50,7 +50,7 @@ def parts(config: Config, *, full_every: int = 2, rope: Callable[..., Rope] = re
     return decoder.with_windows(replace(spec, embedding=embedding, head=head), windows)
 
 
-def expression(role: str) -> Expression:
+def expression(role: str, spec: ModelSpec) -> Expression:
     """The tensor of a role, by its name in a checkpoint."""
     tensor = Tensor(checkpoint_name(role, MODULES))
     return Plus(tensor) if role.endswith("norm.weight") else tensor

@@ -24,7 +24,7 @@ def parts(config: Config) -> ModelSpec:
     return decoder.with_layers(spec, mixer_post_norm=norm, feed_forward_post_norm=norm)
 
 
-def expression(role: str) -> Expression:
+def expression(role: str, spec: ModelSpec) -> Expression:
     """The tensor of a role, by its name in a checkpoint."""
     return Tensor(checkpoint_name(role, MODULES))
 
