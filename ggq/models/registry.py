@@ -77,6 +77,6 @@ def _named(name: str, path: str | os.PathLike[str] | None) -> Family:
 
 
 def _unknown(where: str, found: object, path: str | os.PathLike[str] | None) -> UnsupportedError:
-    known = ", ".join(family.names[0] for family in FAMILIES)
+    known = ", ".join(family.names[0].removesuffix("ForCausalLM") for family in FAMILIES)
     what = "missing" if found is None else f"{shown(found)} is not supported"
     return UnsupportedError(f"{what}; supported: {known}", path=path, where=where)
