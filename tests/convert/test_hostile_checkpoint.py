@@ -77,7 +77,7 @@ def test_tensors_missing_unknown_or_misshapen(folder: Path, changes: dict[str, A
         ),
         ({"max_position_embeddings": 2**40}, ModelError, "max_position_embeddings"),
         ({"rope_theta": 0}, ModelError, "rope_theta"),
-        ({"hidden_act": "gelu"}, UnsupportedError, "hidden_act"),
+        ({"hidden_act": "mish"}, UnsupportedError, "hidden_act"),
         ({"tie_word_embeddings": False}, ConvertError, "1 of 2[0-9] tensors missing: 'lm_head.weight'"),
     ],
 )
