@@ -105,6 +105,7 @@ def rotations() -> list[dict[str, Any]]:
     forms: list[dict[str, Any]] = [
         {"rope_type": "default", "rope_theta": 5e5},
         {"rope_type": "linear", "rope_theta": 1e4, "factor": 3.0},
+        {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 3.0},
         {"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0},
         {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0},
         {

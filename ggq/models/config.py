@@ -117,8 +117,8 @@ class Config(Fields):
         return declaration(part, name).read(self, key)
 
     def maybe(self, key: str, part: type, name: str) -> Any:
-        """The same, None where the key has no value."""
-        return None if self.get(key) is None else self.take(key, part, name)
+        """The same, None where the key has no value or the family has no such key."""
+        return None if key not in self.keys or self.get(key) is None else self.take(key, part, name)
 
     def inner(self, key: str) -> Inner:
         """The object under a key."""

@@ -54,16 +54,14 @@ def read_rope(
 
 
 def _partial(config: Config, inner: Inner) -> float:
-    """The share of each head that turns: of the inner object, then of config.json, then the family's."""
-    key, found = "partial_rotary_factor", []
-    for place in (inner, config):
-        if key in place:
-            found.append(place.number(key, (0.0, 1.0)))
-            if isinstance(config.keys[key], Only) and found[-1] != 1.0:
-                raise place.unsupported(key, "rotating a part of each head is not supported")
+    """The share of each head that turns: of the inner object, else of config.json, else the family's."""
+    key = "partial_rotary_factor"
     if isinstance(config.keys[key], Only):
+        for place in (inner, config):
+            if key in place and place.number(key, (0.0, 1.0)) != 1.0:
+                raise place.unsupported(key, "rotating a part of each head is not supported")
         return 1.0
-    share = found[0] if found else config.number(key, (0.0, 1.0))
+    share = (inner if key in inner else config).number(key, (0.0, 1.0))
     config.overrule(key, share)
     return share
 
@@ -96,6 +94,11 @@ def rope_sources(config: Config, kinds: Sequence[str]) -> dict[str, Inner]:
         found[kind] = Inner(own)
     config.inside += found.values()
     return found
+
+
+def _dynamic(config: Config, inner: Inner, context: int) -> None:
+    """Frequencies that are lowered where a text becomes longer than the context, which nothing here lets happen."""
+    _read(inner, "factor", Linear, "factor")
 
 
 def _linear(config: Config, inner: Inner, context: int) -> Linear:
@@ -152,6 +155,7 @@ def _read(place: Fields, key: str, part: type, name: str) -> Any:
 FORMS: dict[str, Callable[[Config, Inner, int], Scaling | None]] = {
     "default": lambda config, inner, context: None,
     "linear": _linear,
+    "dynamic": _dynamic,
     "llama3": _llama3,
     "yarn": _yarn,
 }

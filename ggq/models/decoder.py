@@ -102,7 +102,7 @@ def read_decoder(
 
 
 def attention(config: Config, context: int, layout: str, rope: Callable[..., Rope]) -> Attention:
-    """Attention, all heads of which turn, over all positions."""
+    """Attention over all positions, in which the heads turn."""
     heads = config.take("num_attention_heads", Attention, "heads")
     hidden = config.take("hidden_size", Embedding, "width")
     head_dim = config.maybe("head_dim", Attention, "head_dim")
@@ -212,6 +212,8 @@ def constants(spec: ModelSpec) -> list[TensorSpec]:
         shape = (spec.vocabulary_size, spec.hidden_size)
         specs.append(TensorSpec("", shape, expression("output.weight", spec), required=False))
     for number, layer in enumerate(spec.layers):
-        name = f"model.layers.{number}.self_attn.rotary_emb.inv_freq"
-        specs.append(TensorSpec("", (layer.mixer.head_dim // 2,), Tensor(name), required=False))
+        rope, name = layer.mixer.rope, f"model.layers.{number}.self_attn.rotary_emb.inv_freq"
+        specs.append(
+            TensorSpec("", ((rope.rotated if rope else layer.mixer.head_dim) // 2,), Tensor(name), required=False)
+        )
     return specs

@@ -56,7 +56,7 @@ class Family:
         model_types: Values of "model_type" in config.json.
         keys: What its class of transformers reads of config.json, besides `COMMON` and `ROPE`.
         parts: The model of a config.json, not yet checked.
-        expression: What the tensor of a role is made of, in a model.
+        expression: What the tensor of a role is made of, in a checkpoint of a model.
         constants: Tensors that checkpoints may carry for nothing.
     """
 

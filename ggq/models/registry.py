@@ -15,9 +15,11 @@ from ggq.models.families.granite import GRANITE
 from ggq.models.families.llama import LLAMA
 from ggq.models.families.mistral import MISTRAL
 from ggq.models.families.olmo2 import OLMO2
+from ggq.models.families.phi3 import PHI3
 from ggq.models.families.qwen2 import QWEN2
 from ggq.models.families.qwen3 import QWEN3
 from ggq.models.families.smollm3 import SMOLLM3
+from ggq.models.families.stablelm import STABLELM
 from ggq.models.family import Family
 from ggq.models.fields import shown
 
@@ -34,6 +36,8 @@ FAMILIES: tuple[Family, ...] = (
     SMOLLM3,
     GLM4,
     ARCEE,
+    PHI3,
+    STABLELM,
 )
 """Every supported family. To add one, write its file in `families` and list it here."""
 

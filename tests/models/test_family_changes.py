@@ -90,6 +90,12 @@ def rms_norms(spec: ModelSpec) -> ModelSpec:
     return replace(with_layers(spec, mixer_norm=norm), head=replace(spec.head, norm=norm))
 
 
+def norms_without_biases(spec: ModelSpec) -> ModelSpec:
+    norm = replace(norm_of(spec), bias=False)
+    after = {} if spec.layers[0].parallel else {"feed_forward_norm": norm}
+    return replace(with_layers(spec, mixer_norm=norm, **after), head=replace(spec.head, norm=norm))
+
+
 def one_after_the_other(spec: ModelSpec) -> ModelSpec:
     """Layers that are not parallel, whose feed-forward takes the row as it is."""
     return with_layers(spec, parallel=False)
@@ -174,6 +180,25 @@ CHANGES: dict[str, dict[str, Callable[[ModelSpec], ModelSpec]]] = {
         "one after the other": one_after_the_other,
         "no scale of logits": head(scale=1.0),
         "another base": lambda spec: with_mixers(spec, rope=replace(spec.layers[0].mixer.rope, theta=1e4)),  # type: ignore[type-var]
+    },
+    "phi3": {
+        "no windows": without("window", 0),
+        "a larger window": window_plus(1),
+        "RoPE of whole heads": lambda spec: with_mixers(spec, rope=replace(rope_of(spec), rotated=10)),
+        "another base": lambda spec: with_mixers(spec, rope=replace(rope_of(spec), theta=1e4)),
+    },
+    "stablelm": {
+        "RMS norms": rms_norms,
+        "norms without biases": norms_without_biases,
+        "no biases": lambda spec: with_mixers(spec, query_bias=False, key_bias=False, value_bias=False),
+        "RoPE of whole heads": lambda spec: with_mixers(spec, rope=replace(rope_of(spec), rotated=20)),
+    },
+    "stablelm_parallel": {
+        "RMS norms": rms_norms,
+        "norms without biases": norms_without_biases,
+        "one after the other": one_after_the_other,
+        "no linear scaling": no_scaling,
+        "RoPE of whole heads": lambda spec: with_mixers(spec, rope=replace(rope_of(spec), rotated=8)),
     },
     "smollm3": {
         "RoPE everywhere": lambda spec: with_mixers(spec, rope=spec.layers[0].mixer.rope),

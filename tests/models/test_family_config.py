@@ -110,6 +110,17 @@ def changed(model: str, **changes: Any) -> tuple[ModelSpec, tuple[str, ...]]:
             ModelError,
             "rope_parameters.sliding_attention.rope_theta: 0 found",
         ),
+        (
+            "phi3",
+            {"rope_scaling": {"type": "longrope", "long_factor": [1.0] * 3, "short_factor": [1.0] * 3}},
+            UnsupportedError,
+            "rope_scaling.type: 'longrope' is not supported; supported: default$",
+        ),
+        ("phi3", {"rope_scaling": {"rope_type": "yarn", "factor": 2}}, UnsupportedError, "supported: default$"),
+        ("phi3", {"partial_rotary_factor": 0.1}, ModelError, "rotated: 1 found, 2 to"),
+        ("stablelm", {"qk_layernorm": True}, UnsupportedError, "qk_layernorm: true is not supported; supported: false"),
+        ("stablelm", {"partial_rotary_factor": 1.5}, ModelError, "partial_rotary_factor: 1.5 found, a number above 0"),
+        ("stablelm", {"rope_parameters": {"rope_type": "dynamic"}}, ModelError, "rope_parameters.factor: missing"),
         ("gemma3", {"sliding_window_pattern": 0}, ModelError, "sliding_window_pattern: 0 found, 1 to"),
         (
             "gemma3",
@@ -199,6 +210,7 @@ def test_windows_are_those_of_transformers() -> None:
     assert windows(changed("qwen2_windows", sliding_window=None)[0]) == [0, 0, 0]
     assert windows(changed("qwen2", sliding_window=0)[0]) == [0, 0, 0]  # not in use
     assert windows(changed("qwen3")[0]) == [29, 0, 29]
+    assert windows(changed("phi3", sliding_window=None)[0]) == [0, 0, 0]
 
 
 def test_gemma_3_has_a_rope_for_each_kind_of_layer() -> None:
@@ -237,6 +249,10 @@ def test_a_part_of_each_head_turns_where_the_family_may() -> None:
     assert rotated(partial_rotary_factor=1.0) == (12, ())
     assert rotated(rope_parameters=inside) == (4, ())
     assert rotated(rope_parameters=inside, partial_rotary_factor=0.5) == (4, ("partial_rotary_factor",))
+    usual = {key: value for key, value in CONFIGS["stablelm"].items() if key != "partial_rotary_factor"}
+    assert rope_of(find_architecture(usual).config({**usual, "num_attention_heads": 5}), 0).rotated == 2  # of 8
+    whole = {key: value for key, value in CONFIGS["phi3"].items() if key != "partial_rotary_factor"}
+    assert rope_of(find_architecture(whole).config(whole), 0).rotated == 10
     with pytest.raises(
         ModelError, match=r"RoPE rotates pairs, and the number of a head's numbers that turn, 3, is odd"
     ):
