@@ -56,6 +56,8 @@ def try_tokenizer(data: bytes, path: str | os.PathLike[str] | None) -> None:
         done = subprocess.run(command, input=document, capture_output=True, timeout=5 * seconds, check=False, env=quiet)
     except subprocess.TimeoutExpired:
         raise _refusal(f"it takes more than {seconds} seconds for ordinary texts", path) from None
+    except OSError:  # no process can be started here (a limit of processes, an unknown user): it is used untried
+        return
     if done.returncode:
         raise _refusal("it was stopped for taking too much time or memory for ordinary texts", path)
     answer: dict[str, str] = json.loads(done.stdout)

@@ -102,6 +102,24 @@ def test_one_that_takes_too_long_is_stopped(monkeypatch: pytest.MonkeyPatch) -> 
         try_tokenizer(b"{}", "model.ggq")
 
 
+def test_where_no_process_can_be_started_a_tokenizer_is_used_untried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A limit of processes, or a user who may not run Python by its path; the next one is tried again."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied", "python")
+
+    data = json.dumps({**BASE, "version": "1.0", "truncation": None, "note": 1}).encode()
+    monkeypatch.setattr(trial, "_marker", lambda digest: None)
+    monkeypatch.setattr(trial.subprocess, "run", refuse)
+    try_tokenizer(data, "m.ggq")
+    monkeypatch.undo()
+    monkeypatch.setattr(trial, "_marker", lambda digest: None)
+    started: list[object] = []
+    monkeypatch.setattr(trial.subprocess, "run", lambda command, **_: started.append(command) or refuse())
+    try_tokenizer(data, "m.ggq")
+    assert len(started) == 1
+
+
 def test_failures_of_the_library_are_told_as_ours() -> None:
     model = {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "[UNK]"}
     empty = dict.fromkeys(["truncation", "padding", "normalizer", "pre_tokenizer", "post_processor", "decoder"])
