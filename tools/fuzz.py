@@ -212,21 +212,24 @@ def change_ggq(rng: random.Random, data: bytes) -> bytes:
     return whole + encode_footer(header, footer.index_offset, bytes(index))
 
 
-def kinds(folder: Path) -> dict[str, Kind]:
-    """Every kind, with good inputs made in a folder."""
-    from ggq.convert.calibrate.statistics import SavedStatistics
+class Good(NamedTuple):
+    """Good inputs: files of a small conversion, and what an interrupted one left."""
+
+    statistics: Path
+    small: Path
+    journal: bytes
+    partial: bytes
+    program: Any
+
+
+def good_inputs(folder: Path) -> Good:
+    """Make them in a folder."""
     from ggq.convert.convert import convert
-    from ggq.convert.plan.recipe_file import read_recipe
-    from ggq.format import Writer, open_reader, verify
+    from ggq.format import Writer, open_reader
     from ggq.models.build import build_program
     from ggq.models.metadata import from_metadata
-    from ggq.quant.possible import impossible
-    from ggq.text.template import ChatTemplate
-    from ggq.text.tokenizer import parse
-    from ggq.text.trial import library_errors
 
-    demo, out = ROOT / "ggq" / "demo", folder / "good.ggq"
-    statistics = folder / "good.stat"
+    demo, out, statistics = ROOT / "ggq" / "demo", folder / "good.ggq", folder / "good.stat"
     convert(demo, out, scheme="q4-g32", method="gptq", calibration=demo / "valid.txt", calibration_tokens=512,
             calibration_context=128, statistics=statistics)  # fmt: skip
     small, journaled = folder / "small.ggq", folder / "journaled.ggq"
@@ -243,20 +246,49 @@ def kinds(folder: Path) -> dict[str, Kind]:
             pass
     journal, partial = Path(f"{journaled}.journal").read_bytes(), Path(f"{journaled}.partial").read_bytes()
     with open_reader(out) as reader:
-        program = build_program(from_metadata(reader.metadata, reader.path))
+        return Good(statistics, small, journal, partial, build_program(from_metadata(reader.metadata, reader.path)))
 
-    def tokenizer(path: Path) -> None:
-        found = parse(path.read_bytes(), path)
-        for text in ("Once upon a time", "a" * 300 + "!", "\u6f22\u5b57 \n\t"):
-            with library_errors(path):
-                found.decode(found.encode(text).ids[:50])
 
-    def template(path: Path) -> None:
-        ChatTemplate(path.read_text(encoding="utf-8"), context=512).render([{"role": "user", "content": "hi"}])
+def use_tokenizer(path: Path) -> None:
+    """Parse it, and turn some texts into tokens and back."""
+    from ggq.text.tokenizer import parse
+    from ggq.text.trial import library_errors
+
+    found = parse(path.read_bytes(), path)
+    for text in ("Once upon a time", "a" * 300 + "!", "\u6f22\u5b57 \n\t"):
+        with library_errors(path):
+            found.decode(found.encode(text).ids[:50])
+
+
+def use_template(path: Path) -> None:
+    """Render a conversation."""
+    from ggq.text.template import ChatTemplate
+
+    ChatTemplate(path.read_text(encoding="utf-8"), context=512).render([{"role": "user", "content": "hi"}])
+
+
+def use_ggq(path: Path) -> None:
+    """Open it, look at its tensors, verify it."""
+    from ggq.format import open_reader, verify
+
+    with open_reader(path) as reader:
+        for entry in reader.tensors.values():
+            assert entry.shape
+        verify(reader)
+
+
+def kinds(folder: Path) -> dict[str, Kind]:
+    """Every kind, with good inputs made in a folder."""
+    from ggq.convert.calibrate.statistics import SavedStatistics
+    from ggq.convert.plan.recipe_file import read_recipe
+    from ggq.format import Writer, open_reader, verify
+    from ggq.quant.possible import impossible
+
+    made = good_inputs(folder)
 
     def resume(path: Path) -> None:
         place = folder / "resumed.ggq"
-        Path(f"{place}.partial").write_bytes(partial)
+        Path(f"{place}.partial").write_bytes(made.partial)
         descriptor = os.open(f"{place}.journal", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "wb") as file:
             file.write(path.read_bytes())
@@ -267,27 +299,22 @@ def kinds(folder: Path) -> dict[str, Kind]:
         place.unlink()
 
     def saved(path: Path) -> None:
-        for layer in SavedStatistics(path, program).layers():
+        for layer in SavedStatistics(path, made.program).layers():
             assert not any(impossible(found) for found in layer.values())
 
     def recipe_file(path: Path) -> None:
         read_recipe(path)
 
-    def ggq_file(path: Path) -> None:
-        with open_reader(path) as reader:
-            for entry in reader.tensors.values():
-                assert entry.shape
-            verify(reader)
-
     recipe = b'scheme = "q4-g32"\nmethod = "mse"\nrules = [\n  { match = "down_proj|q", scheme = "q6-g32" },\n]\n'
     good = b"{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+    tokenizer = (ROOT / "ggq" / "demo" / "tokenizer.json").read_bytes()
     return {
-        "tokenizer": Kind((demo / "tokenizer.json").read_bytes(), change_tokenizer, tokenizer),
-        "template": Kind(good, change_template, template),
+        "tokenizer": Kind(tokenizer, change_tokenizer, use_tokenizer),
+        "template": Kind(good, change_template, use_template),
         "recipe": Kind(recipe, change_bytes, recipe_file),
-        "statistics": Kind(statistics.read_bytes(), change_statistics, saved),
-        "journal": Kind(journal, change_journal, resume),
-        "ggq": Kind(small.read_bytes(), change_ggq, ggq_file),
+        "statistics": Kind(made.statistics.read_bytes(), change_statistics, saved),
+        "journal": Kind(made.journal, change_journal, resume),
+        "ggq": Kind(made.small.read_bytes(), change_ggq, use_ggq),
     }
 
 
