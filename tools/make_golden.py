@@ -28,6 +28,9 @@ GOLDEN = ROOT / "tests" / "golden"
 TOKENS = 80
 """Tokens of each random prompt: beyond the 32 after which llama3 scaling matters."""
 
+SAVED = {"gpt_neox": {"lm_head.weight": "embed_out.weight"}}
+"""Names that transformers' tensors have in the files that it saves, where they are others, by "model_type"."""
+
 STORY = "Once upon a time, there was"
 
 
@@ -84,11 +87,16 @@ def random_family(name: str) -> tuple[Any, dict[str, list[int]]]:
     """A model with the random tensors of `family_checkpoint`, and their shapes by name."""
     config = transformers.AutoConfig.for_model(**FAMILIES[name])
     model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").double().eval()
-    shapes = {key: list(value.shape) for key, value in model.state_dict().items()}
+    saved = SAVED.get(config.model_type, {})
+    shapes = {saved.get(key, key): list(value.shape) for key, value in model.state_dict().items()}
     if config.tie_word_embeddings:
-        del shapes["lm_head.weight"]
+        del shapes[saved.get("lm_head.weight", "lm_head.weight")]
     tensors = family_checkpoint(name, shapes)
-    model.load_state_dict({key: torch.from_numpy(values).double() for key, values in tensors.items()}, strict=False)
+    own = {key: tensors.get(saved.get(key, key)) for key in model.state_dict()}
+    found = model.load_state_dict(
+        {key: torch.from_numpy(values).double() for key, values in own.items() if values is not None}, strict=False
+    )
+    assert set(found.missing_keys) <= {"lm_head.weight"} and not found.unexpected_keys, found
     return model, shapes
 
 

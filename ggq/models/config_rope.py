@@ -22,18 +22,20 @@ def read_rope(
     *,
     inner: Inner | None = None,
     base: str = "rope_theta",
+    share: str = "partial_rotary_factor",
     forms: Sequence[str] = (),
 ) -> Rope:
     """RoPE as transformers 5 ("rope_parameters") or 4 ("rope_theta" beside "rope_scaling") writes it.
 
     Args:
-        config: The config.json; a family of which a part of each head may turn has a default for
-            "partial_rotary_factor" that is a number.
+        config: The config.json; a family of which a part of each head may turn has a default for `share` that is a
+            number.
         head_dim: Numbers of a head.
         context: The model's context in tokens.
         layout: How the family pairs the numbers of a head.
         inner: The object that says it; `rope_source` by default.
         base: The key of config.json that has the base where `inner` has none.
+        share: The key of config.json that has the share of each head that turns, where `inner` has none.
         forms: Those that the family has; all of `FORMS` by default.
 
     Raises:
@@ -47,21 +49,21 @@ def read_rope(
     for key, value in inner.values.items():
         if isinstance(value, list | dict):  # a RoPE per kind of layer, or sections of a multimodal one
             raise inner.unsupported(key, f"{shown(value)} found: this form of RoPE is not supported")
-    rotated = int(head_dim * _partial(config, inner))
+    rotated = int(head_dim * _partial(config, inner, share))
     theta = _read(inner, "rope_theta", Rope, "theta") if "rope_theta" in inner else _read(config, base, Rope, "theta")
     config.overrule(base, theta)
     return Rope(theta, layout, rotated, FORMS[kind](config, inner, context))
 
 
-def _partial(config: Config, inner: Inner) -> float:
+def _partial(config: Config, inner: Inner, key: str) -> float:
     """The share of each head that turns: of the inner object, else of config.json, else the family's."""
-    key = "partial_rotary_factor"
+    inside = "partial_rotary_factor"
     if isinstance(config.keys[key], Only):
         for place in (inner, config):
-            if key in place and place.number(key, (0.0, 1.0)) != 1.0:
-                raise place.unsupported(key, "rotating a part of each head is not supported")
+            if inside in place and place.number(inside, (0.0, 1.0)) != 1.0:
+                raise place.unsupported(inside, "rotating a part of each head is not supported")
         return 1.0
-    share = (inner if key in inner else config).number(key, (0.0, 1.0))
+    share = inner.number(inside, (0.0, 1.0)) if inside in inner else config.number(key, (0.0, 1.0))
     config.overrule(key, share)
     return share
 

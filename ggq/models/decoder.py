@@ -205,12 +205,15 @@ def layer_of(role: str, spec: ModelSpec) -> Layer:
     return spec.layers[int(role.split(".")[1])]
 
 
+def tied_output(spec: ModelSpec, expression: Callable[[str, ModelSpec], Expression]) -> list[TensorSpec]:
+    """An output matrix that a checkpoint may store although it is tied."""
+    shape, output = (spec.vocabulary_size, spec.hidden_size), expression("output.weight", spec)
+    return [TensorSpec("", shape, output, required=False)] if spec.head.tied else []
+
+
 def constants(spec: ModelSpec) -> list[TensorSpec]:
     """An output matrix that is tied, and constants that transformers 4.30 saved."""
-    specs = []
-    if spec.head.tied:
-        shape = (spec.vocabulary_size, spec.hidden_size)
-        specs.append(TensorSpec("", shape, expression("output.weight", spec), required=False))
+    specs = tied_output(spec, expression)
     for number, layer in enumerate(spec.layers):
         rope, name = layer.mixer.rope, f"model.layers.{number}.self_attn.rotary_emb.inv_freq"
         specs.append(

@@ -92,16 +92,17 @@ class Family:
         return stored + self.constants(spec)
 
 
-def checkpoint_name(role: str, modules: Mapping[str, str]) -> str:
+def checkpoint_name(role: str, modules: Mapping[str, str], layers: str = "model.layers") -> str:
     """Hugging Face's name of the tensor with this role.
 
     Args:
         role: Such as "layers.3.mlp.up.bias".
         modules: Names of modules by the middle of a role: "mlp.up" is "mlp.up_proj" in "model.layers.3".
+        layers: What the name of a layer begins with.
     """
     if not role.startswith("layers."):
         module, kind = role.rsplit(".", 1)
         return f"{modules[module]}.{kind}"
     _, layer, rest = role.split(".", 2)
     module, kind = rest.rsplit(".", 1)
-    return f"model.layers.{layer}.{modules[module]}.{kind}"
+    return f"{layers}.{layer}.{modules[module]}.{kind}"

@@ -11,6 +11,7 @@ from ggq.models.families.cohere import COHERE
 from ggq.models.families.gemma2 import GEMMA2
 from ggq.models.families.gemma3 import GEMMA3
 from ggq.models.families.glm4 import GLM4
+from ggq.models.families.gpt_neox import GPT_NEOX
 from ggq.models.families.granite import GRANITE
 from ggq.models.families.llama import LLAMA
 from ggq.models.families.mistral import MISTRAL
@@ -38,6 +39,7 @@ FAMILIES: tuple[Family, ...] = (
     ARCEE,
     PHI3,
     STABLELM,
+    GPT_NEOX,
 )
 """Every supported family. To add one, write its file in `families` and list it here."""
 

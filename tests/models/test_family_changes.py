@@ -200,6 +200,25 @@ CHANGES: dict[str, dict[str, Callable[[ModelSpec], ModelSpec]]] = {
         "no linear scaling": no_scaling,
         "RoPE of whole heads": lambda spec: with_mixers(spec, rope=replace(rope_of(spec), rotated=8)),
     },
+    "gpt_neox": {
+        "RMS norms": rms_norms,
+        "norms without biases": norms_without_biases,
+        "one norm for both": lambda spec: with_layers(spec, feed_forward_norm=None),
+        "one after the other": one_after_the_other,
+        "RoPE of whole heads": lambda spec: with_mixers(spec, rope=replace(rope_of(spec), rotated=10)),
+        "another base": lambda spec: with_mixers(spec, rope=replace(rope_of(spec), theta=1e4)),
+        "SiLU": other_feed_forward,
+        "no biases of the feed-forward": lambda spec: with_layers(
+            spec, feed_forward=replace(spec.layers[0].feed_forward, bias=False)
+        ),
+        "no bias of queries": without("query_bias", False),
+        "no bias of the output": without("output_bias", False),
+    },
+    "gpt_neox_serial": {
+        "side by side": lambda spec: with_layers(spec, parallel=True),
+        "RoPE of whole heads": lambda spec: with_mixers(spec, rope=replace(rope_of(spec), rotated=8)),
+        "GELU": lambda spec: with_layers(spec, feed_forward=replace(spec.layers[0].feed_forward, activation="gelu")),
+    },
     "smollm3": {
         "RoPE everywhere": lambda spec: with_mixers(spec, rope=spec.layers[0].mixer.rope),
         "RoPE nowhere": without("rope", None),

@@ -38,6 +38,7 @@ def test_a_family_knows_every_key_that_its_class_in_transformers_reads(family: F
     known = {**COMMON, **ROPE, **family.keys}
     assert set(read["common"]) | set(read["own"]) <= set(known)
     others = {"head_dim", "rope_theta", "rope_local_base_freq", "sliding_window_pattern", "partial_rotary_factor"}
+    others |= {"rotary_emb_base", "rotary_pct"}
     assert set(family.keys) - set(read["own"]) <= others
     bases = read["rope_theta"] if isinstance(read["rope_theta"], dict) else {"global": read["rope_theta"]}
     assert [known["rope_theta"], *(known["rope_local_base_freq"] for _ in list(bases)[1:])] == list(bases.values())
@@ -121,6 +122,8 @@ def changed(model: str, **changes: Any) -> tuple[ModelSpec, tuple[str, ...]]:
         ("stablelm", {"qk_layernorm": True}, UnsupportedError, "qk_layernorm: true is not supported; supported: false"),
         ("stablelm", {"partial_rotary_factor": 1.5}, ModelError, "partial_rotary_factor: 1.5 found, a number above 0"),
         ("stablelm", {"rope_parameters": {"rope_type": "dynamic"}}, ModelError, "rope_parameters.factor: missing"),
+        ("gpt_neox", {"rotary_pct": 0}, ModelError, "rotary_pct: 0 found, a number above 0"),
+        ("gpt_neox", {"rope_theta": 5.0}, UnsupportedError, "rope_theta: 5.0 is not supported; supported: 10000.0"),
         ("gemma3", {"sliding_window_pattern": 0}, ModelError, "sliding_window_pattern: 0 found, 1 to"),
         (
             "gemma3",
@@ -253,6 +256,9 @@ def test_a_part_of_each_head_turns_where_the_family_may() -> None:
     assert rope_of(find_architecture(usual).config({**usual, "num_attention_heads": 5}), 0).rotated == 2  # of 8
     whole = {key: value for key, value in CONFIGS["phi3"].items() if key != "partial_rotary_factor"}
     assert rope_of(find_architecture(whole).config(whole), 0).rotated == 10
+    neox = {"rope_type": "default", "partial_rotary_factor": 1.0, "rope_theta": 7.0}
+    spec, unread = changed("gpt_neox", rope_parameters=neox)
+    assert rope_of(spec, 0) == Rope(7.0, "half", 10, None) and set(unread) == {"rotary_emb_base", "rotary_pct"}
     with pytest.raises(
         ModelError, match=r"RoPE rotates pairs, and the number of a head's numbers that turn, 3, is odd"
     ):
