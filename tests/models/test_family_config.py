@@ -38,7 +38,7 @@ def test_a_family_knows_every_key_that_its_class_in_transformers_reads(family: F
     known = {**COMMON, **ROPE, **family.keys}
     assert set(read["common"]) | set(read["own"]) <= set(known)
     others = {"head_dim", "rope_theta", "rope_local_base_freq", "sliding_window_pattern", "partial_rotary_factor"}
-    others |= {"rotary_emb_base", "rotary_pct"}
+    others |= {"rotary_emb_base", "rotary_pct", "_sliding_window_pattern"}
     assert set(family.keys) - set(read["own"]) <= others
     bases = read["rope_theta"] if isinstance(read["rope_theta"], dict) else {"global": read["rope_theta"]}
     assert [known["rope_theta"], *(known["rope_local_base_freq"] for _ in list(bases)[1:])] == list(bases.values())
@@ -217,7 +217,7 @@ def test_windows_are_those_of_transformers() -> None:
 
 
 def test_gemma_3_has_a_rope_for_each_kind_of_layer() -> None:
-    """In the words of transformers 4 and 5; what it leaves out has the defaults of transformers."""
+    """S-21, in the words of transformers 4 and 5; what it leaves out has the defaults of transformers."""
     plain = {
         key: value for key, value in CONFIGS["gemma3"].items() if not key.startswith("rope") and key[:7] != "sliding"
     }
@@ -241,6 +241,8 @@ def test_gemma_3_has_a_rope_for_each_kind_of_layer() -> None:
 
 
 def test_a_part_of_each_head_turns_where_the_family_may() -> None:
+    """S-22."""
+
     def rotated(**changes: Any) -> tuple[int, tuple[str, ...]]:
         spec, unread = changed("glm4", **changes)
         rope = spec.layers[0].mixer.rope
@@ -279,6 +281,7 @@ def test_null_is_a_value_where_transformers_takes_it_for_one() -> None:
 def test_leftovers_are_reported() -> None:
     spec, unread = changed("gemma2", hidden_act="gelu", cache_implementation="hybrid")
     assert (spec, unread) == (changed("gemma2")[0], ("hidden_act", "cache_implementation"))
+    assert changed("gemma3", _sliding_window_pattern=6)[1] == ()
     assert changed("qwen2", attention_bias=True)[1] == ("attention_bias",)
     assert changed("mistral", max_window_layers=2)[1] == ("max_window_layers",)
     assert changed("qwen3", attention_dropout=0.5, use_cache=False)[1] == ()

@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 
 from ggq.models import decoder
-from ggq.models.config import Config, Keys, OrNull
+from ggq.models.config import ANY, Config, Keys, OrNull
 from ggq.models.config_rope import read_rope, rope_sources
 from ggq.models.families import gemma2
 from ggq.models.family import Family
@@ -19,6 +19,7 @@ KEYS: Keys = {
     "final_logit_softcapping": OrNull(),
     "attn_logit_softcapping": OrNull(),
     "sliding_window_pattern": 6,
+    "_sliding_window_pattern": ANY,  # transformers writes it, and "layer_types", which it reads
     "rope_theta": 1000000.0,
     "rope_local_base_freq": 10000.0,
 }
