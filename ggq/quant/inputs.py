@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 class InputStatistics:
     """Statistics of the inputs of one matrix over all calibration tokens, column by column.
 
+    A column that was 0 for every token (idle) has no part in any product: methods leave it out, and use the others.
+
     Args:
         count: Tokens, at least 1.
         absolute_maximum: float32 (columns,).
@@ -36,13 +38,12 @@ class InputStatistics:
 
     @cached_property
     def trouble(self) -> str:
-        """Why no method can rely on these numbers; "" where every one can."""
+        """Why no method can rely on these numbers; "" where every one can. Some idle columns are no trouble."""
         unusual = ~(np.isfinite(self.mean_square) & np.isfinite(self.mean) & np.isfinite(self.absolute_maximum))
         if unusual.any():
             return f"{int(unusual.sum())} of {self.columns} input columns were NaN or infinite"
-        idle = self.mean_square == 0
-        if idle.any():
-            return f"{int(idle.sum())} of {self.columns} input columns saw no activation"
+        if not self.mean_square.any():
+            return f"none of {self.columns} input columns saw an activation"
         if self.gram is not None and not np.isfinite(self.gram).all():
             return "products of input columns were infinite"
         return ""

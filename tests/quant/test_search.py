@@ -327,7 +327,8 @@ def test_statistics_say_what_is_wrong_with_them() -> None:
     assert good.trouble == ""
     idle, odd = good.mean_square.copy(), good.mean.copy()
     idle[3], odd[:2] = 0, [np.nan, np.inf]
-    assert replace(good, mean_square=idle).trouble == "1 of 200 input columns saw no activation"
+    assert replace(good, mean_square=idle).trouble == ""
+    assert replace(good, mean_square=idle * 0).trouble == "none of 200 input columns saw an activation"
     assert replace(good, mean=odd).trouble == "2 of 200 input columns were NaN or infinite"
     assert good.gram is not None
     wild = good.gram.copy()
@@ -357,3 +358,28 @@ def test_methods_say_what_they_use() -> None:
         "gptq": {"gram"},
     }
     assert default_method(parse_scheme("q4-g32")) == "absmax"
+
+
+@pytest.mark.parametrize("scheme", ["q3-g32", "q4-row", "q3-g32-s4", "q4m-g32"])
+@pytest.mark.parametrize("name", ["mse", "clip", "gptq"])
+@pytest.mark.parametrize("idle", [[17], range(32, 64)], ids=["one", "a group"])
+def test_idle_columns_cost_the_others_nothing(name: str, scheme: str, idle: list[int] | range) -> None:
+    good, weights, parsed = inputs(), layer(), parse_scheme(scheme)
+    used = np.ones(COLUMNS, np.float32)
+    used[list(idle)] = 0
+    dead = good.scaled(used)
+    assert dead.gram is not None and dead.trouble == ""
+
+    def products_error(matrix: NDArray[np.float32], statistics: InputStatistics) -> float:
+        method = prepared(METHODS[name], matrix, parsed, statistics)
+        error = decode(method.quantize(matrix, parsed)) - matrix
+        assert np.isfinite(error).all()
+        return float(np.einsum("rc,cd,rd->", error, dead.gram, error))
+
+    # The same matrix with zeros there is what is left if nothing of those columns mattered.
+    without = products_error(weights * used, dead)
+    assert products_error(weights, dead) < 1.1 * without
+    plain = Mse().quantize(weights, parsed)
+    assert products_error(weights, dead) < float(
+        np.einsum("rc,cd,rd->", decode(plain) - weights, dead.gram, decode(plain) - weights)
+    )

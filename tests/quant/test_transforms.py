@@ -226,3 +226,10 @@ def test_a_matrix_on_its_own_finds_and_keeps_its_transform(scheme: str, method: 
     assert error(found) < 0.7 * error(plain)
     if method == "order":  # which can do without statistics
         assert encode_tensor(matrix, parsed, method)["input_order"].any()
+
+
+def test_idle_columns_keep_a_scale_of_one_and_do_not_move_the_others() -> None:
+    size = np.array([0.5, 2.0, 8.0])
+    found = normalized(np.insert(size, 1, 0.0))
+    assert found[1] == 1
+    assert np.array_equal(np.delete(found, 1), normalized(size))

@@ -308,10 +308,19 @@ class Metric:
         return Metric(self.energy[groups], None if self.blocks is None else self.blocks[groups])
 
 
+IDLE_SHARE = 1e-2
+"""What an error in a column without inputs counts, as a share of the mean column: a group of such columns alone is
+rounded by its weights, and next to others they hardly matter. GPTQ's damping is as much."""
+
+
 def diagonal_metric(importance: Floats | None, sizes: Geometry) -> Metric:
-    """Errors count by column, 1 on average over the columns and 0 in padding."""
+    """Errors count by column, 1 on average over the columns and 0 in padding; IDLE_SHARE where importance is 0."""
     found = np.zeros(sizes.padded_columns, np.float32)
-    found[: sizes.columns] = 1 if importance is None else importance / importance.mean(dtype=np.float64)
+    if importance is None:
+        found[: sizes.columns] = 1
+    else:
+        share = importance / importance.mean(dtype=np.float64)
+        found[: sizes.columns] = np.where(importance == 0, IDLE_SHARE, share)
     return Metric(found.reshape(sizes.groups, sizes.group))
 
 
@@ -325,6 +334,8 @@ def block_metric(gram: Floats, sizes: Geometry) -> Metric:
     for group, block in enumerate(blocks):
         part = gram[group * sizes.group : (group + 1) * sizes.group, group * sizes.group : (group + 1) * sizes.group]
         block[: len(part), : len(part)] = part / mean
+        idle = np.flatnonzero(part.diagonal() == 0)
+        block[idle, idle] = IDLE_SHARE
     return Metric(diagonal.energy, blocks)
 
 

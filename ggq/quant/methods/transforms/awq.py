@@ -38,7 +38,8 @@ class Awq:
 
 
 def normalized(scale: NDArray[np.float64]) -> NDArray[np.float32]:
-    """A scale around 1, as sqrt(max * min) makes it, its extremes cut off."""
-    scale = scale / np.sqrt(scale.max() * max(scale.min(), scale.max() / LARGEST_RATIO))
+    """A scale around 1, as sqrt(max * min) makes it, its extremes cut off; 1 where it is 0, that of idle columns."""
+    used = scale[scale > 0]
+    scale = scale / np.sqrt(used.max() * max(used.min(), used.max() / LARGEST_RATIO))
     limit = np.sqrt(LARGEST_RATIO)
-    return np.clip(scale, 1 / limit, limit).astype(np.float32)
+    return np.where(scale > 0, np.clip(scale, 1 / limit, limit), 1).astype(np.float32)

@@ -34,7 +34,8 @@ class SmoothQuant:
     def find(self, shared: SharedInputs) -> NDArray[np.float32] | None:
         """The scale; None where none is better."""
         assert shared.inputs is not None
-        largest = np.maximum(shared.alike(shared.inputs.absolute_maximum, largest=True), 1e-5)
+        largest = shared.alike(shared.inputs.absolute_maximum, largest=True)
+        largest = np.where(largest > 0, np.maximum(largest, 1e-5), 0)
         weight = np.maximum(shared.magnitudes(), 1e-5)
         trials = (normalized(largest**strength / weight ** (1 - strength)) for strength in STRENGTHS)
         return best_trial(trials, lambda scale: rounded_error(shared, scale))
