@@ -65,13 +65,16 @@ def batch_rows(program: Program, most: int, file_bytes: int) -> int:
         most: The most that anybody asks for.
         file_bytes: Of the model's file.
     """
+    limit = min(MOST_BYTES, max(LEAST_BYTES, TIMES_FILE * file_bytes))
+    distinct = {buffer for op in program.ops for buffer in op.writes()}
+    if 6 * most * sum(buffer.width for buffer in distinct if buffer.rows == "tokens") <= limit:
+        return most  # also if all were live at once
     changes = [0] * (len(program.ops) + 2)
     for value in values(program):
         if value.buffer.rows == "tokens":
             changes[max(value.first, 0)] += value.buffer.width
             changes[value.last + 1] -= value.buffer.width
     row = 6 * max(accumulate(changes))
-    limit = min(MOST_BYTES, max(LEAST_BYTES, TIMES_FILE * file_bytes))
     return max(1, min(most, limit // max(row, 1)))
 
 

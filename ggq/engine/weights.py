@@ -31,6 +31,7 @@ class Weights:
     def __init__(self, container: Container, names: dict[str, str]) -> None:
         self._container, self._names = container, names
         self._kept: dict[str, np.ndarray] = {}
+        self._matrices: dict[str, Packed] = {}
 
     def scheme(self, role: str) -> Scheme:
         """How a tensor is stored."""
@@ -49,6 +50,11 @@ class Weights:
             UnsupportedError: A scheme that no kernel multiplies.
             FormatError: An order of columns that points outside.
         """
+        if role not in self._matrices:
+            self._matrices[role] = self._matrix(role)
+        return self._matrices[role]
+
+    def _matrix(self, role: str) -> Packed:
         from ggq_kernels.run.calls import Packed
 
         entry, scheme, sizes = self._container.tensors[self._names[role]], self.scheme(role), self.sizes(role)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,6 @@ from ggq.errors import ConvertError, FormatError
 from ggq.format.scheme import TILE_ROWS, Geometry, Scheme
 from ggq.quant.floats import STORAGE, finite, from_float32, source_type, to_float32
 from ggq.quant.matrix import geometry
-from ggq.quant.methods import Learner, Method, block_weights, choose_method, prepared, sample_rows
 from ggq.quant.reference import decode, decode_stored
 from ggq.quant.tiles import (
     Segments,
@@ -24,6 +23,9 @@ from ggq.quant.tiles import (
     view_floats,
     view_matrix,
 )
+
+if TYPE_CHECKING:
+    from ggq.quant.methods import Method
 
 BLOCK_WEIGHTS = 1 << 18
 """Weights of a block, about: 1 MiB of float32, which the second-level cache of a core holds."""
@@ -51,6 +53,8 @@ def encode_tensor(
 
     Source: spec/schemes.md, S3 to S8.
     """
+    from ggq.quant.methods import Learner, choose_method, prepared  # what only decodes does without: 30 ms
+
     sizes = geometry(scheme, weights.shape)
     known = method is None or isinstance(method, str)
     chosen: Method | None = None
@@ -137,6 +141,8 @@ def row_blocks(sizes: Geometry, weights: int = 0) -> Iterator[slice]:
 
 
 def _encode_codes(weights: NDArray[Any], scheme: Scheme, method: Method, sizes: Geometry, segments: Segments) -> None:
+    from ggq.quant.methods import block_weights
+
     views = [view_matrix(scheme, sizes, segments, index) for index in range(sizes.count)]
     for index, rows, block in _finite_blocks(weights, sizes, block_weights(method)):
         pack_rows(method.quantize(block, scheme), views[index], rows.start // TILE_ROWS)
@@ -144,6 +150,8 @@ def _encode_codes(weights: NDArray[Any], scheme: Scheme, method: Method, sizes: 
 
 def _sample(weights: NDArray[Any], sizes: Geometry) -> NDArray[np.float32]:
     """Rows of a tensor that a method learns from."""
+    from ggq.quant.methods import sample_rows
+
     rows = weights.reshape(-1, sizes.columns)
     return to_float32(rows[sample_rows(len(rows), sizes.columns)], source_type(weights))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy as np
 from ggq.engine.batch import Batch
 from ggq.engine.lower.ops import Rounded
 from ggq.engine.weights import Weights
-from ggq.tape.caches import CacheSpec, groups
+from ggq.tape.caches import CacheGroup, CacheSpec, groups
 from ggq.tape.program import Buffer
 
 if TYPE_CHECKING:
@@ -122,11 +123,15 @@ class Context:
 
     def group_of(self, cache: int) -> int:
         """The group that a cache belongs to."""
-        return next(i for i, group in enumerate(groups(self.caches)) if cache in group.members)
+        return next(i for i, group in enumerate(self._groups) if cache in group.members)
+
+    @cached_property
+    def _groups(self) -> tuple[CacheGroup, ...]:
+        return groups(self.caches)
 
     def heads(self, cache: int, heads: int) -> Heads:
         """Sizes of a cache, and where in a page of its group it begins."""
-        spec, members = self.caches[cache], groups(self.caches)[self.group_of(cache)].members
+        spec, members = self.caches[cache], self._groups[self.group_of(cache)].members
         before = self.calls.layer_bytes(self.cache, spec.kv_heads, spec.head_dim) * members.index(cache)
         found: Heads = self.calls.Heads(heads, spec.kv_heads, spec.head_dim, before)
         return found

@@ -30,7 +30,7 @@ class Rounded(Buffer):
     halves: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Round(Operation):
     """out = source, its columns moved and scaled as `out` says, rounded to int8 (or, many tokens, to bf16)."""
 
@@ -41,7 +41,7 @@ class Round(Operation):
     """Role of a matrix that wants it so."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class RoundGate(Operation):
     """out = activation(gate) * up, rounded to int8 (or, many tokens, to bf16)."""
 
@@ -54,7 +54,7 @@ class RoundGate(Operation):
     label: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Rearrange(Operation):
     """out = source, its columns moved and scaled as `out` says, in float32."""
 
@@ -64,7 +64,7 @@ class Rearrange(Operation):
     matrix: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Halve(Operation):
     """out = source rounded to bf16 where there are many tokens."""
 
@@ -73,7 +73,7 @@ class Halve(Operation):
     out: Annotated[Rounded, WRITE]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Multiply(Operation):
     """outs[j] = source @ weights[j].T + biases[j], or added to outs[j]; all weights are of one kind.
 

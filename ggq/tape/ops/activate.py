@@ -10,7 +10,7 @@ from ggq.tape.ops.operation import Operation, Read, Write
 from ggq.tape.passes import Backward, Forward
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Activate(Operation):
     """out = activation(source), element by element; source and out may be the same buffer."""
 

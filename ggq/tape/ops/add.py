@@ -9,7 +9,7 @@ from ggq.tape.ops.operation import Operation, Read, Update
 from ggq.tape.passes import Backward, Forward
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Add(Operation):
     """total += source * scale"""
 

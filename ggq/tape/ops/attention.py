@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ggq.tape.folding import Origin, Origins
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class StoreKV(Operation):
     """Append key and value rows of this batch to a cache, in the cache's own float type."""
 
@@ -43,7 +43,7 @@ class StoreKV(Operation):
         return {self.cache: known.of(self.value)}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Attention(Operation):
     """Causal softmax attention of each row over its own sequence's cache.
 

@@ -11,7 +11,7 @@ from ggq.tape.ops.operation import Operation, Weight, Write
 from ggq.tape.passes import Backward, Forward, Oracle
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Embed(Operation):
     """out[i] = row tokens[i] of the table, times `scale`."""
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ggq.tape.folding import Origin, Origins
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Gate(Operation):
     """out = activation(gate) * up, element by element."""
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ggq.tape.folding import Origin, Origins
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Linear(Operation):
     """outs[j] = source @ weights[j].T + biases[j], or added to outs[j] when `add`; all weights share the source.
 

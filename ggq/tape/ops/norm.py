@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 KINDS = ("rms", "layer")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Norm(Operation):
     """out = source / sqrt(mean(source**2) + epsilon) * weight + bias, each of `heads` equal parts of a row on its own.
 

@@ -11,7 +11,7 @@ from ggq.tape.passes import Array, Backward, Forward, Values
 from ggq.tape.rotation import LAYOUTS, Rotation
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Rope(Operation):
     """Turn the pairs of each head of `buffer` in place by its token's position times the rotation's frequencies."""
 

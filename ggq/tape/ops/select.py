@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ggq.tape.folding import Origin, Origins
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Select(Operation):
     """out = the rows of source whose results are wanted; all of them in a pass over whole texts."""
 

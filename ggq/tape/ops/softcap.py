@@ -9,7 +9,7 @@ from ggq.tape.ops.operation import Operation, Update
 from ggq.tape.passes import Backward, Forward
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SoftCap(Operation):
     """buffer = cap * tanh(buffer * scale / cap), or buffer * scale where the cap is 0."""
 
