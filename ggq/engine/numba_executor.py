@@ -41,11 +41,11 @@ class NumbaExecutor:
         program: The model.
         container: The file, which must stay open.
         roles: Tensor names by role.
-        threads: Threads of the kernels; one for each core unless told; never more than processors.
+        threads: Threads of the kernels, by default one for each core; never more than processors.
         activations: "int8" rounds activations per group where they meet quantized matrices; "float32" does not.
         cache: Float type of the key-value cache, "f16" or "f32".
         max_rows: Most tokens that are computed together; memory grows with it.
-        cache_bytes: Most bytes of keys and values; half of the memory that this process may use unless told.
+        cache_bytes: Most bytes of keys and values; by default half of the memory that this process may use.
 
     Raises:
         UnsupportedError: A scheme or an operation that no kernel computes.

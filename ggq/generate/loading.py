@@ -42,11 +42,11 @@ def load(
 
     Args:
         path: A .ggq file.
-        threads: Threads of the kernels; one for each physical core unless told.
+        threads: Threads of the kernels; by default one for each physical core.
         activations: "int8" (fast) or "float32" (exact) where they meet quantized matrices.
         cache: Float type of the key-value cache, "f16" or "f32"; by default "f32" only for a model kept in f32 whole.
         interpreter: "numba", or "numpy", the slow reference.
-        cache_bytes: Most bytes of keys and values; half of the memory that this process may use unless told. What does
+        cache_bytes: Most bytes of keys and values; by default half of the memory that this process may use. What does
             not fit at once waits for its turn. The reference has no such limit.
 
     Raises:

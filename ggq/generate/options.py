@@ -16,7 +16,7 @@ class Options(TypedDict, total=False):
     generation_config.json says, and without that as told here.
 
     Args:
-        max_tokens: End after this many, 256 unless told (the model's own is "max_new_tokens"); the end of the context
+        max_tokens: End after this many, by default 256 (the model's own is "max_new_tokens"); the end of the context
             comes first where it is nearer.
         temperature: 0, the most likely token, unless the model or another argument here asks for chance, then 1.
         top_k, top_p, min_p, repetition_penalty, seed: See `ggq.generate.sampling.Sampling`.

@@ -25,7 +25,7 @@ def instruction_set() -> str:
 
 
 def read_bandwidth(threads: int | None = None) -> float:
-    """GB/s at which so many threads (all cores unless told) together read memory."""
+    """GB/s at which so many threads (by default all cores) together read memory."""
     from ggq_kernels.run.limits import read_bandwidth as measure
 
     return measure(threads)

@@ -16,7 +16,7 @@ from numba.core import cgutils
 
 from ggq_kernels.product.sums import TABLE_BYTES, Lookups, tabled
 from ggq_kernels.product.widths import PLANES
-from ggq_kernels.vector.isa import AHEAD, FOLDED, ISA, SHUFFLES, SIGNED, Products, ask, look_up
+from ggq_kernels.vector.isa import AHEAD, FOLDED, ISA, SHUFFLES, SIGNED, Products, emit_prefetch, look_up
 from ggq_kernels.vector.simd import (
     FLOAT,
     I8,
@@ -185,12 +185,12 @@ def _dot_planes(b: Any, codes: TagType, products: Products, planes: Any, table: 
         products.dot(block.signed_quad(q), at, 4 * (first + q) * m)
 
 
-def _ask_block(b: Any, codes: TagType, planes: Any, k: Any, ahead: Any) -> None:
+def _prefetch_block(b: Any, codes: TagType, planes: Any, k: Any, ahead: Any) -> None:
     """Ask for the codes that lie `ahead` bytes behind those of a block."""
     for plane, width in zip(planes, PLANES[codes.values[0]]):
         later = b.add(_behind(b, plane, k, 64 * width), ahead)
         for unit in range(width):
-            ask(b, b.add(later, I64(64 * unit)))
+            emit_prefetch(b, b.add(later, I64(64 * unit)))
 
 
 @primitive(_sums, None, None, *[types.int64] * 5)
@@ -215,7 +215,7 @@ def dot_block(
 
     def add(products: list[Products], blocks: Blocks) -> None:
         for k in blocks:
-            _ask_block(b, codes, (plane0, plane1), k, I64(AHEAD))
+            _prefetch_block(b, codes, (plane0, plane1), k, I64(AHEAD))
             _dot_planes(b, codes, products[0], (plane0, plane1), table, x, k)
 
     sums = _over_blocks(b, count, lambda: [_products(b, codes, kind, acc)], add)
@@ -239,7 +239,7 @@ def dot_tiles(
     x: Any,
 ) -> Any:
     """row i += 16 rows of tile i and `count` times 32 columns . activations of one token, the codes `ahead` bytes later
-    asked for.
+    prefetched.
 
     `next0`, `next1` are the bytes from a tile to the next in each plane; `x` holds `token_bytes` for each column: 1-bit
     codes are looked up in tables of sums where the target can (sums.py). The rest as of `dot_block`.
@@ -254,7 +254,7 @@ def dot_tiles(
     def add(products: list[Products | Lookups], blocks: Blocks) -> None:
         for each, place in zip(products, places):
             for k in blocks:
-                _ask_block(b, codes, place, k, ahead)
+                _prefetch_block(b, codes, place, k, ahead)
                 if isinstance(each, Lookups):
                     each.add(_behind(b, place[0], k, 64), x, k * BLOCK * TABLE_BYTES)
                 else:

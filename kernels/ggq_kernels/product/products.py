@@ -46,9 +46,9 @@ from ggq_kernels.product.steps import (
     M_SUB_WIDTH0,
     M_TABLE,
     M_ZEROS,
-    ask_levels,
     expand_steps,
     middle_of,
+    prefetch_levels,
 )
 from ggq_kernels.product.sums import token_bytes
 from ggq_kernels.vector.isa import AHEAD, AHEAD_EXPANDED, FOLDED, load_f16, load_value, tile_load_f16, value_bytes
@@ -209,7 +209,7 @@ def multiply_tiles(
                 out, low = k * next_step, offsets + k * next_step if offsets else 0
                 expand_steps(m, tile + k * apart, piece, lowest(codes), first, count, steps + out, low)
                 if start == 0 and leveled:  # 3 to 4 % of a token of q4m-g32-s6; scales alone gain nothing
-                    ask_levels(m, tile + k * apart + 1)
+                    prefetch_levels(m, tile + k * apart + 1)
         for i in range(0, count * 64, 64):
             acc = dot_tiles(
                 codes, begin_sums(tiles, x_sum, shift), piece // BLOCK, plane0, plane1, next0, next1, ahead, table, x

@@ -182,16 +182,16 @@ def expand_steps(m: int, tile: int, piece: int, lowest: int, first: int, count: 
 
 
 @inlined
-def _ask_run(start: int, size: int) -> None:
+def _prefetch_run(start: int, size: int) -> None:
     for address in range(start, start + size, 64):
         prefetch(address)
 
 
 @inlined
-def ask_levels(m: int, tile: int) -> None:
+def prefetch_levels(m: int, tile: int) -> None:
     """Ask for the scales and minimums of a tile, all of two levels: six short runs that no prefetcher sees coming."""
     upper, low, high = level_bytes(m)
     for run in range(2):
-        _ask_run(read_i64(m + (M_MINIMUMS if run else M_SCALES)) + tile * upper, upper)
-        _ask_run(read_i64(m + (M_MINIMUM_SUB0 if run else M_SUB0)) + tile * low, low)
-        _ask_run(read_i64(m + (M_MINIMUM_SUB1 if run else M_SUB1)) + tile * high, high)
+        _prefetch_run(read_i64(m + (M_MINIMUMS if run else M_SCALES)) + tile * upper, upper)
+        _prefetch_run(read_i64(m + (M_MINIMUM_SUB0 if run else M_SUB0)) + tile * low, low)
+        _prefetch_run(read_i64(m + (M_MINIMUM_SUB1 if run else M_SUB1)) + tile * high, high)

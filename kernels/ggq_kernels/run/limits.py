@@ -92,8 +92,8 @@ class MemoryReader:
     """Reads a buffer beyond every cache, pass by pass, so that it can take turns with what is held against it.
 
     Args:
-        threads: All cores unless told.
-        size: Bytes of the buffer, BUFFER_BYTES unless told.
+        threads: By default all cores.
+        size: Bytes of the buffer, by default BUFFER_BYTES.
     """
 
     def __init__(self, threads: int | None = None, size: int | None = None) -> None:

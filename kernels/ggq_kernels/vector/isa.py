@@ -73,12 +73,12 @@ register file."""
 FLOAT_ROWS = {"avx512-vnni": 12, "avx2": 4, "generic": 4}[ISA]
 """Rows of a register tile of float products (attention, float weights)."""
 
-AHEAD, AHEAD_EXPANDED, ASKED_INTO = {"avx512-vnni": (3072, 6144, 2)}.get(ISA, (2048, 2048, 1))
-"""Bytes by which codes are asked for in advance, those of a single token's two tiles taken together, where scales are
-used as they are stored, and where steps are expanded first; the level of the cache that they are asked into.
+AHEAD, AHEAD_EXPANDED, PREFETCH_LEVEL = {"avx512-vnni": (3072, 6144, 2)}.get(ISA, (2048, 2048, 1))
+"""Bytes by which codes are prefetched, those of a single token's two tiles taken together, where scales are
+used as they are stored, and where steps are expanded first; the level of the cache that they are prefetched into.
 
 Zen 3, 4 bits: 25.5 GB/s became 31.8 with one tile; with two, 1024 bytes each, 512 take 5 % more time, 768 and 1536 the
-same, not asking 4 % more. Zen 4: the second level instead of the first 5 to 23 % less time (4 and 8 bits), 3072 bytes
+same, no prefetch 4 % more. Zen 4: the second level instead of the first 5 to 23 % less time (4 and 8 bits), 3072 bytes
 3 % less than 4096 or more; with expanded steps 6144 11 to 15 % less than 3072."""
 
 FOLDED = ISA == "avx512-vnni"
@@ -86,17 +86,17 @@ FOLDED = ISA == "avx512-vnni"
 float product with the offset for each group: 8 of 88 instructions that compete with vpdpbusd for its ports."""
 
 
-def ask(b: Any, address: Any) -> None:
+def emit_prefetch(b: Any, address: Any) -> None:
     """Prefetch the cache line at an address, which need not exist."""
     kind = ir.FunctionType(ir.VoidType(), [I8.as_pointer(), I32, I32, I32])
     function = cgutils.get_or_insert_function(b.module, kind, "llvm.prefetch.p0")
-    b.call(function, [b.inttoptr(address, I8.as_pointer()), I32(0), I32(4 - ASKED_INTO), I32(1)])
+    b.call(function, [b.inttoptr(address, I8.as_pointer()), I32(0), I32(4 - PREFETCH_LEVEL), I32(1)])
 
 
 @primitive(types.void, types.int64)
 def prefetch(b: Any, address: Any) -> None:
     """The same for kernels."""
-    ask(b, address)
+    emit_prefetch(b, address)
 
 
 # ---- integer dot product: acc[i] += sum over j of u8[4i + j] * s8[4i + j], i in 0..15
