@@ -7,12 +7,13 @@ from collections.abc import Mapping
 
 from ggq.errors import ModelError, UnsupportedError
 from ggq.models.families.arcee import ARCEE
-from ggq.models.families.cohere import COHERE
 from ggq.models.families.gemma2 import GEMMA2
 from ggq.models.families.gemma3 import GEMMA3
 from ggq.models.families.glm4 import GLM4
-from ggq.models.families.gpt_neox import GPT_NEOX
 from ggq.models.families.granite import GRANITE
+from ggq.models.families.layer_norm.cohere import COHERE
+from ggq.models.families.layer_norm.gpt_neox import GPT_NEOX
+from ggq.models.families.layer_norm.stablelm import STABLELM
 from ggq.models.families.llama import LLAMA
 from ggq.models.families.mistral import MISTRAL
 from ggq.models.families.olmo2 import OLMO2
@@ -20,7 +21,6 @@ from ggq.models.families.phi3 import PHI3
 from ggq.models.families.qwen2 import QWEN2
 from ggq.models.families.qwen3 import QWEN3
 from ggq.models.families.smollm3 import SMOLLM3
-from ggq.models.families.stablelm import STABLELM
 from ggq.models.family import Family
 from ggq.models.fields import shown
 

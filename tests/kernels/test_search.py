@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from ggq.convert.mix.candidates import column_errors
 from ggq.convert.mix.mix import LADDER
-from ggq.quant import parse_scheme
+from ggq.quant import parse_scheme, scheme_name
 from ggq.quant.grid import Grid
 from ggq.quant.matrix import geometry
 from ggq.quant.methods.kmeans import extreme_steps, fit_codebook, learnt_codebook
@@ -90,7 +90,7 @@ def test_a_table_that_is_not_ascending_is_left_to_the_reference() -> None:
     assert same(grids[0].step, grids[1].step)
 
 
-@pytest.mark.parametrize("name", [*LADDER, "ternary-g64", "q4-row", "bf16", "q4z-g32"])
+@pytest.mark.parametrize("name", [*map(scheme_name, LADDER), "ternary-g64", "q4-row", "bf16", "q4z-g32"])
 def test_errors_of_columns_are_those_of_the_reference(name: str) -> None:
     weights, scheme = layer(3), parse_scheme(name)
     expected = column_errors(weights, scheme)

@@ -153,7 +153,7 @@ def test_an_expression_reads_the_whole_tensor() -> None:
 
 
 def test_a_family_is_a_short_file_that_says_how_it_differs_from_llama() -> None:
-    files = sorted((ROOT / "ggq" / "models" / "families").glob("[!_]*.py"))
+    files = sorted((ROOT / "ggq" / "models" / "families").rglob("[!_]*.py"))
     assert len(files) == len(FAMILIES)
     for file in files:
         lines = file.read_text(encoding="utf-8").splitlines()

@@ -1,0 +1,1 @@
+"""Families whose norms subtract the mean."""
