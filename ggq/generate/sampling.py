@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from numbers import Integral, Real
 from typing import cast
 
@@ -111,7 +112,13 @@ class Sampler:
 
     def __init__(self, sampling: Sampling, stream: int = 0) -> None:
         self.sampling = sampling
-        self._random = np.random.default_rng(None if sampling.seed is None else sampling.seed + stream)
+        self._stream = stream
+
+    @cached_property
+    def _random(self) -> np.random.Generator:
+        """Made at the first choice by chance: NumPy's generators take 10 ms to import."""
+        seed = self.sampling.seed
+        return np.random.default_rng(None if seed is None else seed + self._stream)
 
     def choose(self, logits: np.ndarray, seen: Collection[int]) -> int:
         """The next token.

@@ -36,11 +36,10 @@ class QuickTokenizer:
     def __init__(self, document: dict[str, Any]) -> None:
         model = document["model"]
         self._vocabulary: dict[str, int] = model["vocab"]
-        pairs = (pair.split(" ", 1) if isinstance(pair, str) else pair for pair in model["merges"])
-        self._merges: list[tuple[str, str]] = [(left, right) for left, right in pairs]
+        self._merges: list[str] | list[list[str]] = model["merges"]
         self._added = {item["content"]: item["id"] for item in document["added_tokens"]}
         self._special = {item["content"] for item in document["added_tokens"] if item["special"]}
-        self._tokens = {number: token for token, number in self._vocabulary.items()}
+        self._tokens = dict(zip(self._vocabulary.values(), self._vocabulary.keys(), strict=True))
         self._tokens |= {number: token for token, number in self._added.items()}
         self._always = (BYTES & self._vocabulary.keys()) | {model.get("unk_token")} - {None}
         self._document = {**document, "model": {**model, "vocab": {}, "merges": []}}
@@ -65,11 +64,21 @@ class QuickTokenizer:
                 return None
             ends = range(1, len(word) + 1)
             found.update(part for end in ends for start in range(end) if (part := word[start:end]) in self._vocabulary)
-        merges = [(a, b) for a, b in self._merges if a in found and b in found and a + b in found]
+        merges = self._merges_of(found)
         token = self._tokens.get(first) if isinstance(first, int) else None
         tokenizer = self._with({*found, *([] if token is None else [token])}, merges)
         prepare(tokenizer)
         return tokenizer
+
+    def _merges_of(self, tokens: set[str]) -> list[str] | list[list[str]]:
+        """The merges that make one of some tokens of two others of them, in order, as the file writes them."""
+        if not self._merges or isinstance(self._merges[0], str):
+            parts = ((token[:cut], token[cut:]) for token in tokens for cut in range(1, len(token)))
+            wanted = {f"{left} {right}" for left, right in parts if left in tokens and right in tokens}
+            return [merge for merge in self._merges if merge in wanted]
+        return [
+            merge for merge in self._merges if merge[0] in tokens and merge[1] in tokens and "".join(merge) in tokens
+        ]
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of tokens, special ones left out, as the library puts it together."""
@@ -95,7 +104,7 @@ class QuickTokenizer:
             return {normal}
         return {word for word, _ in whole.pre_tokenizer.pre_tokenize_str(normal)}
 
-    def _with(self, tokens: Iterable[str], merges: list[tuple[str, str]]) -> Tokenizer:
+    def _with(self, tokens: Iterable[str], merges: Sequence[str | list[str]]) -> Tokenizer:
         from tokenizers import Tokenizer
 
         vocabulary = {token: self._vocabulary[token] for token in tokens if token in self._vocabulary} | self._added

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import hashlib
 import importlib.util
 import json
 import os
@@ -19,13 +18,13 @@ import platform
 import re
 import shutil
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from blake3 import blake3
 from platformdirs import user_cache_dir
 
 from ggq_kernels.code.trust import make_folder, read_own, untrusted
@@ -66,7 +65,7 @@ def _key() -> str:
     import llvmlite
     import llvmlite.binding as llvm
 
-    state = hashlib.blake2b(digest_size=10)
+    state = blake3()
     package = Path(__file__).parents[1]
     for path in sorted(package.rglob("*.py")):
         state.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
@@ -79,7 +78,7 @@ def _key() -> str:
     versions = python, _numba_version(), llvmlite.__version__, str(llvm.llvm_version_info)
     for part in (*versions, llvm.get_host_cpu_name(), features, *settings):
         state.update(part.encode(errors="surrogateescape") + b"\0")
-    return state.hexdigest()
+    return state.hexdigest(length=10)
 
 
 def _numba_version() -> str:
@@ -132,10 +131,12 @@ def _forget_old(folder: Path) -> None:
 
 def write(name: str, head: dict[str, Any], body: bytes = b"") -> None:
     """Save a file whole or not at all; a disk that is full is no error, since everything can be compiled again."""
+    import tempfile  # 2 ms that a start needs only where something is compiled
+
     if distrust():
         return
     payload = json.dumps(head, separators=(",", ":")).encode() + b"\n" + body
-    digest = hashlib.blake2b(name.encode() + b"\0" + payload, digest_size=_DIGEST_BYTES).digest()
+    digest = blake3(name.encode() + b"\0" + payload).digest(length=_DIGEST_BYTES)
     try:
         number, unfinished = tempfile.mkstemp(dir=own_folder())  # mode 0600
         try:
@@ -153,7 +154,7 @@ def read(name: str) -> tuple[dict[str, Any], bytes] | None:
     """What `write` has saved under a name; None when there is nothing, it is damaged, or somebody else's."""
     data = b"" if distrust() else read_own(own_folder() / name)
     digest, payload = data[:_DIGEST_BYTES], data[_DIGEST_BYTES:]
-    if hashlib.blake2b(name.encode() + b"\0" + payload, digest_size=_DIGEST_BYTES).digest() != digest:
+    if blake3(name.encode() + b"\0" + payload).digest(length=_DIGEST_BYTES) != digest:
         return None
     head, _, body = payload.partition(b"\n")
     found: dict[str, Any] = json.loads(head)
