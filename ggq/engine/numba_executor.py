@@ -64,17 +64,17 @@ class NumbaExecutor:
         cache_bytes: int | None = None,
     ) -> None:
         from ggq_kernels.run import calls
-        from ggq_kernels.run.threads import Team
+        from ggq_kernels.run.threads import Team, team_size
 
         self.program, self._container, self._jobs = program, container, calls.attention_jobs
-        self._team = Team(threads)
-        self.threads = self._team.threads
         max_rows = batch_rows(program, max_rows, stored_bytes(container))
         wanted = max(1, min(max_rows, LOGIT_BYTES // (4 * program.logits.width)))
         self._rows = {"tokens": max_rows, "wanted": wanted}
         self._batch = Batch(max_rows)
         weights = Weights(container, roles)
-        self._bound = bind(program, weights, self._batch, self._rows, activations, cache, self.threads)
+        self._bound = bind(program, weights, self._batch, self._rows, activations, cache, team_size(threads))
+        self._team = Team(threads)  # when what its threads need was compiled together with the rest
+        self.threads = self._team.threads
         self._logits = self._bound.array(program.logits)
         specs = [(group.spec, len(group.members)) for group in groups(program.caches)]
         page_bytes = [n * calls.layer_bytes(cache, spec.kv_heads, spec.head_dim) for spec, n in specs]

@@ -6,13 +6,15 @@ import errno
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ggq_kernels.code import store
-from ggq_kernels.code.together import share
+from ggq_kernels.code.together import helps
 from ggq_kernels.run.cores import physical_cores
 from ggq_kernels.vector.isa import CPU, FEATURES, ISA
 from tests.kit.kernel_support import once
@@ -129,10 +131,10 @@ except ValueError as error:
 
 
 TOGETHER = """
-import json
+import json, sys, time
 from ggq_kernels.code import store, together
 together.START = 0.0
-keys = ["gather.select", "gate.gate_silu"]
+keys = sys.argv[1:]
 together.compile_missing(keys)
 print(json.dumps([[name for name, _ in store.compile_log], [store.is_saved(key) for key in keys]]))
 """
@@ -140,15 +142,59 @@ print(json.dumps([[name for name, _ in store.compile_log], [store.is_saved(key) 
 
 @once
 @pytest.mark.skipif(physical_cores() < 2, reason="two processes on one processor save nothing")
-def test_a_second_process_compiles_half(tmp_path: Path) -> None:
-    assert python(TOGETHER, NUMBA_CACHE_DIR=str(tmp_path)) == [["select"], [True, True]]
-    assert python(TOGETHER, NUMBA_CACHE_DIR=str(tmp_path)) == [[], [True, True]]
+def test_two_processes_share_the_work_and_leave_no_locks(tmp_path: Path) -> None:
+    keys = ["rope.rope_half", "gather.select", "gate.gate_silu", "norm.rms_norm"]
+    command = [sys.executable, "-c", TOGETHER, *keys]
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
+    both = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    answers = [json.loads(process.communicate(timeout=300)[0]) for process in both]
+    assert [there for _, there in answers] == [[True] * 4] * 2
+    compiled = [name for names, _ in answers for name in names]
+    assert len(compiled) == len(set(compiled))  # nothing twice; what is missing here the helpers compiled
+    assert not [path for path in saved(tmp_path) if path.suffix == ".lock"]
 
 
-def test_halves_take_about_as_long_and_little_is_not_worth_a_process() -> None:
-    keys = ["linear.linear_q4_int8", "linear.linear_q6_int8", "attention.attention_f16", "team.lead", "team.serve"]
-    assert share(keys) == ([keys[0], keys[2]], [keys[1], *keys[3:]])
-    assert share(keys[3:]) == (keys[3:], [])
+CLAIMED = """
+import json, sys, threading, time
+from ggq_kernels.code import store, together
+together.helps = lambda keys: False
+def other():
+    with store.claim("gather.select") as claimed:
+        assert claimed
+        ready.set()
+        time.sleep(0.5)
+        if sys.argv[1] == "saves":
+            store.write("gather.select.kernel", {"symbol": "", "needed": ["nowhere"]})
+ready = threading.Event()
+thread = threading.Thread(target=other)
+thread.start()
+ready.wait()
+if sys.argv[1] == "stops":
+    store.PATIENCE = 0.1
+together.compile_missing(["gather.select"])
+waited = store.is_saved("gather.select") or not thread.is_alive()
+thread.join()
+from ggq_kernels.code.ready import module
+print(json.dumps([waited, module("gather").select.address > 0, [name for name, _ in store.compile_log]]))
+"""
+
+
+@once
+@pytest.mark.parametrize(("other", "waited"), [("saves", True), ("fails", True), ("stops", False)])
+def test_a_kernel_that_another_compiles_is_waited_for_but_not_for_ever(
+    tmp_path: Path, other: str, waited: bool
+) -> None:
+    done = run_python("-c", CLAIMED, other, NUMBA_CACHE_DIR=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == [waited, True, ["select"]]
+
+
+def test_little_is_not_worth_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ggq_kernels.code.together.physical_cores", lambda: 2)
+    assert helps(["linear.linear_q4_int8", "linear.linear_q6_int8"])
+    assert not helps(["linear.linear_q4_int8", "team.lead"]) and not helps(["team.lead", "team.serve"])
+    monkeypatch.setattr("ggq_kernels.code.together.physical_cores", lambda: 1)
+    assert not helps(["linear.linear_q4_int8", "linear.linear_q6_int8"])
 
 
 FOLDER = "import json\nfrom ggq_kernels.code.store import cache_folder\nprint(json.dumps(str(cache_folder())))"

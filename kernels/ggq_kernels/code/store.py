@@ -20,7 +20,8 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -202,6 +203,59 @@ def load_code(kernel: str) -> int | None:
 def is_saved(kernel: str) -> bool:
     """Whether there is code of this name, whole or not, where code is loaded from."""
     return not distrust() and (own_folder() / f"{kernel}.kernel").exists()
+
+
+CAN_CLAIM = importlib.util.find_spec("fcntl") is not None
+"""Whether processes can share the work; on Windows each compiles what it lacks."""
+
+PATIENCE = 60.0
+"""Seconds to wait for a kernel that another process compiles; one that was stopped must not stop others."""
+
+
+@contextmanager
+def claim(kernel: str) -> Iterator[bool]:
+    """Whether it is this process that compiles a kernel: False while another one does."""
+    lock = _lock(kernel)
+    try:
+        yield lock is not None
+    finally:
+        if lock is not None and lock >= 0:
+            with suppress(OSError):
+                os.unlink(own_folder() / f"{kernel}.lock")
+            os.close(lock)
+
+
+def wait_for(kernel: str) -> None:
+    """Wait until another process has saved a kernel or given up, but not for ever."""
+    until = time.monotonic() + PATIENCE
+    while not is_saved(kernel) and time.monotonic() < until:
+        with claim(kernel) as claimed:
+            if claimed:  # nobody compiles it
+                return
+        time.sleep(0.02)
+
+
+def _lock(kernel: str) -> int | None:
+    """A descriptor whose lock says that this process compiles a kernel; -1 where there are no locks, None where another
+    process holds it. The system lets go of the locks of a process that ends."""
+    if not CAN_CLAIM:
+        return -1
+    import fcntl
+
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        number = os.open(own_folder() / f"{kernel}.lock", flags, 0o600)
+    except OSError:
+        return -1
+    try:
+        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(number)
+        return None
+    except OSError:  # a file system without locks
+        os.close(number)
+        return -1
+    return number
 
 
 @functools.cache

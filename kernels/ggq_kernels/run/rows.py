@@ -63,6 +63,9 @@ class Int8Rows:
     bf16: int = 0
 
 
+TEAM = ["team.lead", "team.serve"]
+"""Kernels that run the others."""
+
 Kernels = list[tuple[HasAddress, HasAddress | None]]
 """Of each row its kernel, and the one for many tokens where it has one."""
 _waiting: ContextVar[Kernels | None] = ContextVar("waiting", default=None)
@@ -83,7 +86,7 @@ def addresses_later() -> Iterator[Kernels]:
 def link(tape: np.ndarray, kernels: Kernels) -> None:
     """Write the addresses of its kernels into a tape; what must be compiled for it is compiled by two processes at
     once."""
-    keys = [kernel.key for pair in kernels for kernel in pair if isinstance(kernel, ready.Kernel)]
+    keys = [kernel.key for pair in kernels for kernel in pair if isinstance(kernel, ready.Kernel)] + TEAM
     if not all(map(store.is_saved, dict.fromkeys(keys))):
         from ggq_kernels.code.together import compile_missing
 

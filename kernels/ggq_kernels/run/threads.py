@@ -23,7 +23,7 @@ class Team:
     """
 
     def __init__(self, threads: int | None = None) -> None:
-        self.threads = max(1, min(threads or physical_cores(), available_cores()))
+        self.threads = team_size(threads)
         self._lock = threading.Lock()
         self._start()
 
@@ -63,6 +63,11 @@ class Team:
                 for helper in self._helpers:
                     helper.join()
             self._helpers = []
+
+
+def team_size(threads: int | None = None) -> int:
+    """How many threads a team has that is asked for `threads`, or for the default."""
+    return max(1, min(threads or physical_cores(), available_cores()))
 
 
 def _help(state: np.ndarray, address: int) -> None:
