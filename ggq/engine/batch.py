@@ -8,6 +8,9 @@ from ggq.tape.rotation import Rotation
 
 RUN_WORDS = 5
 """Words of one run, as attention reads them: first row, tokens, tokens before them, page table, jobs before it."""
+STATE_WORDS = 4
+"""Words of one run, as operations with a state read them: first row, tokens, address of the states before them (0 for
+zeros) and of those behind them."""
 
 
 class Batch:
@@ -22,6 +25,7 @@ class Batch:
         self.ids, self.positions, self.wanted = (np.zeros(rows, np.int64) for _ in range(3))
         self.tables: dict[int, np.ndarray] = {}  # by group of caches
         self.runs: dict[tuple[int, int, int], np.ndarray] = {}  # by group, heads and kv_heads of attention
+        self.states = np.zeros((rows, STATE_WORDS), np.int64)
         self.rope_tables: dict[Rotation, np.ndarray] = {}
 
     def count(self, which: str) -> int:

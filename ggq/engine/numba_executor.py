@@ -18,7 +18,7 @@ from ggq.engine.memory import batch_rows
 from ggq.engine.weights import Weights
 from ggq.errors import UsageError
 from ggq.format.container import Container
-from ggq.tape.caches import groups
+from ggq.tape.caches import groups, state_numbers
 from ggq.tape.executor import check_runs, pieces, wanted_count, wanted_rows
 from ggq.tape.program import Program, Run
 from ggq.tape.rotation import Rotation
@@ -45,7 +45,7 @@ class NumbaExecutor:
         activations: "int8" rounds activations per group where they meet quantized matrices; "float32" does not.
         cache: Float type of the key-value cache, "f16" or "f32".
         max_rows: Most tokens that are computed together; memory grows with it.
-        cache_bytes: Most bytes of keys and values; by default half of the memory that this process may use.
+        cache_bytes: Most bytes of keys, values and states; by default half of the memory that this process may use.
 
     Raises:
         UnsupportedError: A scheme or an operation that no kernel computes.
@@ -79,6 +79,8 @@ class NumbaExecutor:
         specs = [(group.spec, len(group.members)) for group in groups(program.caches)]
         page_bytes = [n * calls.layer_bytes(cache, spec.kv_heads, spec.head_dim) for spec, n in specs]
         self._windows, self._page = [spec.window for spec, _ in specs], calls.PAGE
+        self._stateful = bool(state_bytes := 4 * state_numbers(program.caches, calls.LANES))
+        page_bytes += [state_bytes] * self._stateful
         self._pool = PagePool(page_bytes, usable_memory() // 2 if cache_bytes is None else cache_bytes)
         self._sequences: dict[int, PagedSequence] = {}
         self._opened = 0
@@ -91,7 +93,7 @@ class NumbaExecutor:
         """The id of a new, empty sequence."""
         with self._lock:
             self._opened += 1
-            self._sequences[self._opened] = PagedSequence(self._pool, self._windows, self._page)
+            self._sequences[self._opened] = PagedSequence(self._pool, self._windows, self._page, self._stateful)
             return self._opened
 
     def close_sequence(self, sequence: int) -> None:
@@ -186,9 +188,14 @@ class NumbaExecutor:
             raise UsageError("the executor is closed")
 
     def _forward(self, runs: Sequence[Run]) -> np.ndarray:
-        wanted = self._describe(runs)
-        self._team.run(self._bound.rows)
-        self._appended(runs)
+        try:
+            wanted = self._describe(runs)
+            self._team.run(self._bound.rows)
+            self._appended(runs)
+        except BaseException:
+            for sequence in (self._sequences[run.sequence] for run in runs):
+                sequence.truncate(sequence.length)  # its state may be a later one's: then it becomes shorter
+            raise
         return self._logits[:wanted].copy()
 
     def _appended(self, runs: Sequence[Run]) -> None:
@@ -212,6 +219,8 @@ class NumbaExecutor:
                 group, heads, kv_heads = key
                 words[i] = first, count, start, sequence.addresses[group], jobs[key]
                 jobs[key] += self._jobs(count, heads, kv_heads)
+            if sequence.states is not None:
+                batch.states[i] = first, count, sequence.states.source, sequence.states.target()
             first += count
         wanted = wanted_rows(runs)
         batch.wanted[: len(wanted)] = wanted

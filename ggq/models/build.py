@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
-from ggq.models.parts import Attention, Layer, Mlp, ModelSpec, Norm
+from ggq.models.mixers import recurrent
+from ggq.models.parts import Attention, Layer, Mlp, ModelSpec, Norm, ShortConv
 from ggq.tape import ops as tape
 from ggq.tape.caches import CacheSpec, KeyValueSpec
 from ggq.tape.ops import Operation
@@ -94,7 +97,7 @@ def _layer(build: Builder, number: int, layer: Layer, hidden: Buffer, *, last: b
     """Append a layer; the buffer of its results, of the wanted rows alone behind the last one."""
     role, mixer, inner = f"layers.{number}", layer.mixer.kind, layer.feed_forward.kind
     normed = build.norm(layer.mixer_norm, f"{role}.{mixer}_norm", hidden, Buffer("normed", hidden.width))
-    mixed = _attention(build, f"{role}.{mixer}", layer.mixer, normed)
+    mixed = MIXERS[type(layer.mixer)](build, f"{role}.{mixer}", layer.mixer, normed)
     shared = layer.parallel and layer.feed_forward_norm is None
     if last:
         same = normed is hidden
@@ -175,6 +178,13 @@ def _mlp(build: Builder, role: str, part: Mlp, source: Buffer) -> Buffer:
         return gated
     build.ops.append(tape.Activate(up, up, part.activation))
     return up
+
+
+MIXERS: dict[type, Callable[[Builder, str, Any, Buffer], Buffer]] = {
+    Attention: _attention,
+    ShortConv: recurrent.short_conv,
+}
+"""What appends each kind of mixer; the buffer that its last matrix meets."""
 
 
 def _suffix(buffer: Buffer) -> str:

@@ -130,14 +130,27 @@ def attention(config: Config, context: int, layout: str, rope: Callable[..., Rop
 
 
 def mlp(config: Config) -> Mlp:
-    """A gated feed-forward."""
-    key = "hidden_activation" if "hidden_activation" in config.keys else "hidden_act"
+    """A gated feed-forward, with SiLU where the family has no key for its activation."""
+    found = [key for key in ("hidden_activation", "hidden_act") if key in config.keys]
     return Mlp(
         width=config.take("intermediate_size", Mlp, "width"),
-        activation=ACTIVATIONS[config.choice(key, tuple(ACTIVATIONS))],
+        activation=ACTIVATIONS[config.choice(found[0], tuple(ACTIVATIONS))] if found else "silu",
         gated=True,
         bias="mlp_bias" in config.keys and config.flag("mlp_bias"),
     )
+
+
+def layer_kinds(config: Config, kinds: Sequence[str], usual: Callable[[int], str]) -> list[str]:
+    """What kind each layer is of: by "layer_types" where that is there, else as is usual for a layer of its number."""
+    count, types = config.integer("num_hidden_layers", (1, MOST_LAYERS)), config.get("layer_types")
+    if types is None:
+        return [usual(number) for number in range(count)]
+    if not isinstance(types, list) or len(types) != count:
+        raise config.error("layer_types", f"{shown(types)} found, a list of {count} kinds of layers expected")
+    for kind in types:
+        if kind not in kinds:
+            raise config.unsupported("layer_types", f"{shown(kind)} is not supported; supported: {', '.join(kinds)}")
+    return types
 
 
 def layer_windows(config: Config, window: int | None, *, slides: Callable[[int], bool]) -> list[int]:
@@ -148,15 +161,8 @@ def layer_windows(config: Config, window: int | None, *, slides: Callable[[int],
         window: Of the layers that have one; None if no layer can.
         slides: Whether the layer of a number has one where nothing is said.
     """
-    count, kinds = config.integer("num_hidden_layers", (1, MOST_LAYERS)), ("full_attention", "sliding_attention")
-    types = config.get("layer_types")
-    if types is None:
-        types = [kinds[slides(number)] for number in range(count)]
-    if not isinstance(types, list) or len(types) != count:
-        raise config.error("layer_types", f"{shown(types)} found, a list of {count} kinds of layers expected")
-    for kind in types:
-        if kind not in kinds:
-            raise config.unsupported("layer_types", f"{shown(kind)} is not supported; supported: {', '.join(kinds)}")
+    kinds = ("full_attention", "sliding_attention")
+    types = layer_kinds(config, kinds, lambda number: kinds[slides(number)])
     if window is None and kinds[1] in types:
         raise config.error("layer_types", f"{kinds[1]} found, and no window in use")
     return [window or 0 if kind == kinds[1] else 0 for kind in types]
@@ -172,21 +178,21 @@ def read_softcap(config: Config, key: str) -> float:
     return 0.0 if config.get(key) is None else config.number(key, (0.0, 1e6))
 
 
-def rms_norm(config: Config) -> Norm:
-    """RMS norm with weights."""
-    return Norm("rms", config.take("rms_norm_eps", Norm, "epsilon"), weight=True, bias=False)
+def rms_norm(config: Config, epsilon: str = "rms_norm_eps") -> Norm:
+    """RMS norm with weights, whose epsilon is under a key."""
+    return Norm("rms", config.take(epsilon, Norm, "epsilon"), weight=True, bias=False)
 
 
 def with_windows(spec: ModelSpec, windows: Sequence[int]) -> ModelSpec:
     """The model whose layers see so many positions each."""
-    mixers = [replace(layer.mixer, window=window) for layer, window in zip(spec.layers, windows, strict=True)]
+    mixers = [replace(layer.attention, window=window) for layer, window in zip(spec.layers, windows, strict=True)]
     layers = (replace(layer, mixer=mixer) for layer, mixer in zip(spec.layers, mixers, strict=True))
     return replace(spec, layers=tuple(layers))
 
 
 def with_mixers(spec: ModelSpec, **changes: Any) -> ModelSpec:
-    """The model whose layers' mixers have other values of some fields."""
-    layers = (replace(layer, mixer=replace(layer.mixer, **changes)) for layer in spec.layers)
+    """The model whose layers' attention has other values of some fields."""
+    layers = (replace(layer, mixer=replace(layer.attention, **changes)) for layer in spec.layers)
     return replace(spec, layers=tuple(layers))
 
 
@@ -215,8 +221,8 @@ def constants(spec: ModelSpec) -> list[TensorSpec]:
     """An output matrix that is tied, and constants that transformers 4.30 saved."""
     specs = tied_output(spec, expression)
     for number, layer in enumerate(spec.layers):
-        rope, name = layer.mixer.rope, f"model.layers.{number}.self_attn.rotary_emb.inv_freq"
+        rope, name = layer.attention.rope, f"model.layers.{number}.self_attn.rotary_emb.inv_freq"
         specs.append(
-            TensorSpec("", ((rope.rotated if rope else layer.mixer.head_dim) // 2,), Tensor(name), required=False)
+            TensorSpec("", ((rope.rotated if rope else layer.attention.head_dim) // 2,), Tensor(name), required=False)
         )
     return specs

@@ -181,6 +181,32 @@ class Transposed(Unary):
 
 
 @dataclass(frozen=True)
+class Taps(Unary):
+    """The weights of a convolution of each channel by itself, (channels, 1, reach), as one row: first the channels'
+    weights of the oldest input."""
+
+    def __str__(self) -> str:
+        return f"taps({self.expression})"
+
+    def whole(self) -> str | None:
+        return None
+
+    def shape(self, shapes: Shapes) -> Shape:
+        inner = self.expression.shape(shapes)
+        if len(inner) != 3 or inner[1] != 1:
+            raise _misfit(self, f"shape {list(inner)} found, weights of each channel by itself expected")
+        return (inner[0] * inner[2],)
+
+    def fill(self, source: Source, start: int, out: Floats) -> None:
+        channels, _, taps = self.expression.shape(source.shape)
+        out[...] = self.expression.rows(source, 0, channels).reshape(channels, taps).T.reshape(1, -1)
+
+    def reach(self, shapes: Shapes, rows: Mask, columns: Mask) -> Iterator[Use]:
+        _, height, width = matrices(self.expression.shape(shapes))
+        return self.expression.reach(shapes, np.ones(height, np.bool_), np.ones(width, np.bool_))
+
+
+@dataclass(frozen=True)
 class Stack(Expression):
     """Tensors of one shape behind each other as a tensor with one dimension more, such as the experts of a layer."""
 
@@ -348,6 +374,7 @@ __all__ = [
     "Source",
     "Stack",
     "Sum",
+    "Taps",
     "Tensor",
     "Transposed",
     "Use",

@@ -1,6 +1,7 @@
 """The parts that models are made of, as data with no defaults: what an engine must know, whatever the architecture.
 
-A model is an embedding, layers and a head; a layer is a mixer (attention) and a feed-forward with norms around them.
+A model is an embedding, layers and a head; a layer is a mixer (attention, a short convolution ...) and a feed-forward
+with norms around them.
 A family's file makes these of a config.json, a file keeps them as metadata (spec/metadata.md), `ggq.models.build` makes
 the program of them.
 """
@@ -74,6 +75,21 @@ class Attention:
 
 
 @dataclass(frozen=True)
+class ShortConv:
+    """A causal convolution of each channel over a few tokens between two gates: o(after * conv(before * source))."""
+
+    kind: ClassVar[str] = "conv"
+    width: Annotated[int, Integer(1, WIDTH, "channels")]
+    reach: Annotated[int, Integer(1, 64, "tokens that a result depends on, its own included")]
+    bias: Annotated[bool, Flag("the convolution and all of its matrices have biases")]
+
+    @property
+    def output_bias(self) -> bool:
+        """Whether the last matrix has a bias."""
+        return self.bias
+
+
+@dataclass(frozen=True)
 class Mlp:
     """A feed-forward of two or three matrices."""
 
@@ -95,7 +111,7 @@ class Mlp:
 class Layer:
     """A mixer and a feed-forward, whose results are added to the row: x + scale * post_norm(mixer(norm(x)))."""
 
-    mixer: Annotated[Attention, Part("what exchanges between tokens")]
+    mixer: Annotated[Attention | ShortConv, Part("what exchanges between tokens")]
     feed_forward: Annotated[Mlp, Part("what is computed for each token")]
     mixer_norm: Annotated[Norm | None, Part("norm of the mixer's input")]
     mixer_post_norm: Annotated[Norm | None, Part("norm of the mixer's result")]
@@ -109,6 +125,12 @@ class Layer:
         ),
     ]
     residual_scale: Annotated[float, Number(0.0, 1e6, "what is added is multiplied with it")]
+
+    @property
+    def attention(self) -> Attention:
+        """Its mixer, which is attention: whoever asks knows the family."""
+        assert isinstance(self.mixer, Attention)
+        return self.mixer
 
 
 @dataclass(frozen=True)

@@ -114,7 +114,7 @@ class Oracle(Forward, Protocol):
         ...
 
     def sequences(self, cache: int) -> Sequence[tuple[Any, slice]]:
-        """The cache of each sequence of the batch, and its rows."""
+        """The cache of each sequence of the batch, or its state, and its rows."""
         ...
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from ggq.format.scheme import Scheme
 from ggq.quant.floats import from_float32, to_float32
 from ggq.quant.stored import StoredWeight, activation_group
 from ggq.tape.buffers import Buffer
-from ggq.tape.caches import KeyValueSpec
+from ggq.tape.caches import KeyValueSpec, StateSpec
 from ggq.tape.executor import check_runs, pieces, wanted_rows
 from ggq.tape.ops.operation import Product
 from ggq.tape.program import Program, Run
@@ -24,6 +25,9 @@ ReadStored = Callable[[str], StoredWeight | tuple[Scheme, np.ndarray]]
 
 ROWS = 256
 """Tokens at a time; bounds the score matrices and changes no result."""
+
+STATES = 8
+"""Earlier states that a sequence keeps."""
 
 TINY = np.float32(1e-36)
 """Groups of activations below this are rounded to zero: 127 over less would not be finite."""
@@ -57,18 +61,56 @@ class KeyValueCache:
         return np.concatenate([known, rounded.astype(np.float64)])
 
 
+class StateCache:
+    """A state of one sequence, and some of what it was before.
+
+    Args:
+        spec: Its shape.
+    """
+
+    def __init__(self, spec: StateSpec) -> None:
+        self.numbers, self.length = np.zeros(spec.shape), 0
+        self.kept: tuple[tuple[int, np.ndarray], ...] = ()  # before and behind runs of several tokens
+        self._several = False
+
+    def carry(self, numbers: np.ndarray, tokens: int) -> None:
+        """Replace the numbers by those after so many more tokens."""
+        if tokens > 1 or self._several:
+            self.kept = (*self.kept[1 - STATES :], (self.length, self.numbers))
+        self.numbers, self.length, self._several = numbers, self.length + tokens, tokens > 1
+
+    def before(self, length: int) -> int:
+        """The last length, up to this one, that can be gone back to."""
+        return max((each for each, _ in (*self.kept, (self.length, None)) if each <= length), default=0)
+
+    def first(self, length: int, copy: StateCache) -> None:
+        """The state after so many tokens, which can be gone back to, in `copy`."""
+        known = {0: np.zeros_like(self.numbers), **dict(self.kept), self.length: self.numbers}
+        copy.kept = tuple(each for each in self.kept if each[0] < length)
+        copy.numbers, copy.length, copy._several = known[length], length, True
+
+
 class Kept:
     """What one sequence keeps, cache by cache, and how many tokens it covers."""
 
     def __init__(self, program: Program, kind: type[np.floating]) -> None:
         self.length = 0
-        self.caches = [KeyValueCache(spec, kind) for spec in program.caches]
+        self.caches = [
+            StateCache(spec) if isinstance(spec, StateSpec) else KeyValueCache(spec, kind) for spec in program.caches
+        ]
 
     def first(self, length: int, copy: Kept) -> Kept:
-        """The first tokens of this sequence, in `copy`; arrays are shared, as nothing writes into them."""
-        copy.length = min(length, self.length)
+        """The first tokens of this sequence, or fewer where states cannot be gone back to, in `copy`; arrays are
+        shared, as nothing writes into them."""
+        states = [cache for cache in self.caches if isinstance(cache, StateCache)]
+        copy.length = min([min(length, self.length), *(state.before(length) for state in states)])
         for mine, other in zip(self.caches, copy.caches, strict=True):
-            other.keys, other.values = mine.keys[: copy.length], mine.values[: copy.length]
+            if isinstance(mine, StateCache):
+                assert isinstance(other, StateCache)
+                mine.first(copy.length, other)
+            else:
+                assert isinstance(other, KeyValueCache)
+                other.keys, other.values = mine.keys[: copy.length], mine.values[: copy.length]
         return copy
 
 
@@ -118,7 +160,7 @@ class NumpyExecutor:
         return copy
 
     def truncate(self, sequence: int, length: int) -> int:
-        """See `Executor.truncate`; every length can be gone back to."""
+        """See `Executor.truncate`; every length can be gone back to where there are no states."""
         kept = self._sequence(sequence)
         return kept.first(length, kept).length
 
@@ -221,7 +263,7 @@ class Batch:
             x = round_for(weight, x)
         return x, numbers
 
-    def sequences(self, cache: int) -> list[tuple[KeyValueCache, slice]]:
+    def sequences(self, cache: int) -> list[tuple[Any, slice]]:
         """See `Oracle`."""
         return [(kept.caches[cache], rows) for kept, rows in self._sequences]
 

@@ -71,8 +71,9 @@ def warmup(progress: Callable[[int, int, str], None] | None = None) -> float:
     from ggq_kernels.quantize import encode_rows, lloyd, search_rows, shift_rows
     from ggq_kernels.row import elementwise, gate, gather, norm, rope, rounding
     from ggq_kernels.run import calls, team
+    from ggq_kernels.scan import conv
 
-    modules = [attention, elementwise, embed, encode_rows, gate, gather, linear, lloyd, norm, rope, rounding]
+    modules = [attention, conv, elementwise, embed, encode_rows, gate, gather, linear, lloyd, norm, rope, rounding]
     modules += [search_rows, shift_rows, team]
     if calls.bf16_from() < calls.EVERY:
         from ggq_kernels.product import amx

@@ -8,7 +8,7 @@ import numpy as np
 
 from ggq.tape.buffers import Buffer
 from ggq.tape.ops import Operation
-from ggq.tape.reference import KeyValueCache
+from ggq.tape.reference import KeyValueCache, StateCache
 from ggq.tape.rotation import Rotation
 
 
@@ -19,7 +19,7 @@ class Rows64:
         values: (rows, width) by buffer.
         weights: By role.
         positions: Of the rows.
-        cache: Of the one sequence whose rows these are.
+        cache: What is kept of the one sequence whose rows these are.
     """
 
     xp = np
@@ -29,7 +29,7 @@ class Rows64:
         values: Mapping[Buffer, np.ndarray],
         weights: Mapping[str, np.ndarray | None],
         positions: np.ndarray | None = None,
-        cache: KeyValueCache | None = None,
+        cache: KeyValueCache | StateCache | None = None,
     ) -> None:
         self._cache = cache
         self._values = {buffer: np.asarray(value, np.float64) for buffer, value in values.items()}
@@ -51,8 +51,8 @@ class Rows64:
     def rotation(self, rotation: Rotation) -> tuple[np.ndarray, np.ndarray]:
         return rotation.table(self.positions)
 
-    def sequences(self, cache: int) -> Sequence[tuple[KeyValueCache | None, slice]]:
-        return [(self._cache, slice(None))]
+    def sequences(self, cache: int) -> Sequence[tuple[KeyValueCache | StateCache | None, slice]]:
+        return [(self._cache, slice(0, len(next(iter(self._values.values())))))]
 
 
 def meaning(
@@ -61,7 +61,7 @@ def meaning(
     values: Mapping[Buffer, np.ndarray],
     weights: Mapping[str, np.ndarray | None] | None = None,
     positions: np.ndarray | None = None,
-    cache: KeyValueCache | None = None,
+    cache: KeyValueCache | StateCache | None = None,
 ) -> np.ndarray:
     """What the operation leaves in a buffer."""
     run = Rows64(values, weights or {}, positions, cache)

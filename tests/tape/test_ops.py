@@ -13,7 +13,7 @@ from ggq.errors import UnsupportedError
 from ggq.format.scheme import Scheme
 from ggq.quant.stored import StoredWeight
 from ggq.tape.backward import BackwardRun
-from ggq.tape.caches import KeyValueSpec
+from ggq.tape.caches import KeyValueSpec, StateSpec
 from ggq.tape.cut import Section
 from ggq.tape.folding import sites
 from ggq.tape.ops import (
@@ -28,6 +28,7 @@ from ggq.tape.ops import (
     Operation,
     Rope,
     Select,
+    ShortConv,
     SoftCap,
     StoreKV,
 )
@@ -61,6 +62,8 @@ SAMPLES: list[Operation] = [
     Rope(A, 2, TURN),
     Rope(A, 3, Rotation((1.0, 0.3), "pairs")),
     Select(A, B),
+    ShortConv(0, A, B, "taps", 3, C, KEYS, "bias", "silu"),
+    ShortConv(0, A, A, "taps", 3),
     SoftCap(A, 1.5, 2.0),
     SoftCap(A, 0.0, 2.0),
     StoreKV(0, KEYS, VALUES),
@@ -74,6 +77,7 @@ WEIGHTS = {
     "scale": (12,),
     "table": (VOCABULARY, 12),
     "sinks": (4,),
+    "taps": (3 * 12,),
 }
 BUFFERS = (A, B, C, WIDE, KEYS, VALUES)
 
@@ -187,11 +191,12 @@ def test_the_oracle_computes_the_same_where_nothing_is_rounded(op: Operation) ->
     """Each window is a sequence of its own there."""
     bench = Bench(op)
     expected = bench.results()
-    program = Program((op,), Inputs(VOCABULARY, CONTEXT), {}, (KeyValueSpec(2, 6),))
+    spec = StateSpec(op.state_shape) if op.states() else KeyValueSpec(2, 6)  # type: ignore[attr-defined]
+    program = Program((op,), Inputs(VOCABULARY, CONTEXT), {}, (spec,))
     kept = {i: Kept(program, np.float64) for i in range(WINDOWS)}  # type: ignore[arg-type]
     for i, each in kept.items():
-        cache = each.caches[0]
-        cache._with = lambda known, more: np.concatenate([known, more.reshape(-1, 2, 6)])  # type: ignore[method-assign]
+        cache: Any = each.caches[0]
+        cache._with = lambda known, more: np.concatenate([known, more.reshape(-1, 2, 6)])
         if op.caches_read():
             cache.append(*(values[i] for values in bench.cached))
     runs = [Run(i, tokens, "all") for i, tokens in enumerate(bench.tokens)]
@@ -213,6 +218,10 @@ def test_the_oracle_computes_the_same_where_nothing_is_rounded(op: Operation) ->
     [
         (lambda: Gate(A, B, C, "nonsense"), "activation 'nonsense' is not supported; supported: silu, gelu_tanh"),
         (lambda: Activate(A, B, "swish7"), "activation 'swish7' is not supported"),
+        (
+            lambda: ShortConv(0, A, B, "taps", 3, activation="relu"),
+            "activation 'relu' of a convolution is not supported; supported: none, silu",
+        ),
         (lambda: Norm(A, "scale", B, 1e-5, kind="batch"), "norm 'batch' is not supported; supported: rms, layer"),
         (
             lambda: Rope(A, 2, Rotation((1.0,), "thirds")),

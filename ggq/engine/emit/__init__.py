@@ -7,11 +7,24 @@ from typing import Any
 
 import numpy as np
 
-from ggq.engine.emit import attention, linear, rounding, rows
+from ggq.engine.emit import attention, linear, recurrent, rounding, rows
 from ggq.engine.emit.context import Context, Step
 from ggq.engine.lower.ops import Halve, Multiply, Rearrange, Round, RoundGate
 from ggq.errors import UnsupportedError
-from ggq.tape.ops import Activate, Add, Attention, Embed, Gate, Norm, Operation, Rope, Select, SoftCap, StoreKV
+from ggq.tape.ops import (
+    Activate,
+    Add,
+    Attention,
+    Embed,
+    Gate,
+    Norm,
+    Operation,
+    Rope,
+    Select,
+    ShortConv,
+    SoftCap,
+    StoreKV,
+)
 
 EMITTERS: dict[type[Operation], Callable[[Any, Context], tuple[Step, np.ndarray]]] = {
     Activate: rows.activate,
@@ -27,6 +40,7 @@ EMITTERS: dict[type[Operation], Callable[[Any, Context], tuple[Step, np.ndarray]
     Round: rounding.quantize,
     RoundGate: rounding.quantize_gate,
     Select: rows.select,
+    ShortConv: recurrent.short_conv,
     SoftCap: rows.softcap,
     StoreKV: attention.store,
 }

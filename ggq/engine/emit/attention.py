@@ -16,7 +16,7 @@ def store(op: StoreKV, at: Context) -> tuple[Step, np.ndarray]:
     positions = at.batch.positions
     tables = at.batch.tables.setdefault(at.group_of(op.cache), np.zeros(len(positions), np.int64))
     key, value = at.floats(op.key), at.floats(op.value)
-    sizes = at.heads(op.cache, at.caches[op.cache].kv_heads)
+    sizes = at.heads(op.cache)
     addresses = int(positions.ctypes.data), int(tables.ctypes.data)
     row = at.calls.store_kv_row(at.cache, at.tokens(op.key), key, value, sizes, *addresses)
     return Step(op.name, f"layer {op.cache}", op.key.rows), row

@@ -12,11 +12,11 @@ import numpy as np
 from ggq.engine.batch import Batch
 from ggq.engine.lower.ops import Rounded
 from ggq.engine.weights import Weights
-from ggq.tape.caches import CacheGroup, CacheSpec, groups
+from ggq.tape.caches import CacheGroup, CacheSpec, groups, state_numbers
 from ggq.tape.program import Buffer
 
 if TYPE_CHECKING:
-    from ggq_kernels.run.calls import Heads, Int8Rows, Rows
+    from ggq_kernels.run.calls import Heads, Int8Rows, Rows, StateRuns
 
 
 @dataclass(frozen=True)
@@ -129,11 +129,19 @@ class Context:
     def _groups(self) -> tuple[CacheGroup, ...]:
         return groups(self.caches)
 
-    def heads(self, cache: int, heads: int) -> Heads:
-        """Sizes of a cache, and where in a page of its group it begins."""
-        spec, members = self.caches[cache], self._groups[self.group_of(cache)].members
+    def heads(self, cache: int, heads: int = 0) -> Heads:
+        """Sizes of a cache, by default with as many heads as it has, and where in a page of its group it begins."""
+        group = self._groups[self.group_of(cache)]
+        spec, members = group.spec, group.members
         before = self.calls.layer_bytes(self.cache, spec.kv_heads, spec.head_dim) * members.index(cache)
-        found: Heads = self.calls.Heads(heads, spec.kv_heads, spec.head_dim, before)
+        found: Heads = self.calls.Heads(heads or spec.kv_heads, spec.kv_heads, spec.head_dim, before)
+        return found
+
+    def runs(self, state: int) -> StateRuns:
+        """Where kernels find the runs of a batch, and where among all states of a sequence one begins."""
+        count, words = self.batch.count("runs"), int(self.batch.states.ctypes.data)
+        before = 4 * state_numbers(self.caches[:state], self.calls.LANES)
+        found: StateRuns = self.calls.StateRuns(count, words, before)
         return found
 
     def _rows(self, buffer: Buffer) -> int:

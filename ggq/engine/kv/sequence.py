@@ -8,6 +8,7 @@ import numpy as np
 
 from ggq.engine.kv.policy import first_page, page_count, reachable
 from ggq.engine.kv.pool import Page, PagePool
+from ggq.engine.kv.states import SequenceStates
 
 
 class PagedSequence:
@@ -20,10 +21,12 @@ class PagedSequence:
         pool: Where pages come from.
         windows: For each group how many positions a token sees; 0 for all.
         positions: Positions of a page.
+        states: Whether the pool's last group, behind those with windows, is of states that the sequence keeps too.
     """
 
-    def __init__(self, pool: PagePool, windows: Sequence[int], positions: int) -> None:
+    def __init__(self, pool: PagePool, windows: Sequence[int], positions: int, states: bool = False) -> None:
         self._pool, self._windows, self._positions = pool, tuple(windows), positions
+        self.states = SequenceStates(pool, len(self._windows)) if states else None
         self.length = 0
         """Tokens that it holds."""
         self.tables = np.zeros((len(self._windows), 0), np.int64)
@@ -39,7 +42,7 @@ class PagedSequence:
         for group, pages in enumerate(self._pages):
             count = max(0, end - self._first[group] - len(pages)) + self._shared(group)
             total += count * self._pool.page_bytes[group]
-        return total
+        return total if self.states is None else total + self.states.need()
 
     def reserve(self, tokens: int) -> None:
         """Hold pages of its own for so many tokens behind those that it has.
@@ -47,9 +50,15 @@ class PagedSequence:
         Raises:
             PoolFull: There are not enough; nothing was changed.
         """
-        if self.length + tokens <= self._writable:
-            return
-        self._pool.check(self.need(tokens))
+        if self.states is not None and self.need(tokens) > self._pool.room:
+            self.states.give_up()
+        if self.length + tokens > self._writable:
+            self._pool.check(self.need(tokens))
+            self._take_pages(tokens)
+        if self.states is not None:
+            self.states.reserve(tokens)  # may take more than it needs, and therefore comes last
+
+    def _take_pages(self, tokens: int) -> None:
         end = page_count(self.length + tokens, self._positions)
         taken: list[Page] = []
         try:
@@ -69,8 +78,10 @@ class PagedSequence:
         self._write_tables()
 
     def append(self, tokens: int) -> None:
-        """Count so many tokens, whose keys and values were written; frees what windows have passed."""
+        """Count so many tokens, whose keys, values and states were written; frees what windows have passed."""
         self.length += tokens
+        if self.states is not None:
+            self.states.append(tokens)
         for group, window in enumerate(self._windows):
             while window and self._first[group] < first_page(self.length, window, self._positions):
                 self.tables[group, self._first[group]] = 0
@@ -81,12 +92,17 @@ class PagedSequence:
         """Forget the tokens behind the first `length`.
 
         Returns:
-            Tokens that it holds now: `length`, or 0 where a window has freed what the token behind it would see.
+            Tokens that it holds now: `length`, or fewer where no state was kept of that, or 0 where a window has freed
+            what the token behind it would see.
         """
         length = min(length, self.length)
+        if self.states is not None:
+            length = self.states.reachable(length)
         for group, window in enumerate(self._windows):
             if not reachable(length, window, self._first[group], self._positions):
                 length = 0
+        if self.states is not None:
+            self.states.truncate(length)
         self.length, self._writable, end = length, 0, page_count(length, self._positions)
         for group, pages in enumerate(self._pages):
             while pages and self._first[group] + len(pages) > end:
@@ -98,6 +114,7 @@ class PagedSequence:
     def fork(self) -> PagedSequence:
         """Another sequence that holds the same tokens; it shares pages until either writes into one."""
         other = PagedSequence(self._pool, self._windows, self._positions)
+        other.states = None if self.states is None else self.states.fork()
         other.length, other._first, self._writable = self.length, list(self._first), 0
         end = page_count(self.length, self._positions)  # pages beyond were reserved and hold nothing
         for group, pages in enumerate(self._pages):
@@ -133,8 +150,8 @@ class PagedSequence:
 
 
 def cost(pool: PagePool, windows: Sequence[int], positions: int, tokens: int) -> int:
-    """Bytes that a new sequence of so many tokens takes, once they are computed."""
-    end, total = page_count(tokens, positions), 0
+    """Bytes that a new sequence of so many tokens takes, once they are computed; of states those that it must have."""
+    end, total = page_count(tokens, positions), sum(pool.page_bytes[len(windows) :])
     for group, window in enumerate(windows):
         total += (end - first_page(tokens, window, positions)) * pool.page_bytes[group]
     return total

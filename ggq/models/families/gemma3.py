@@ -32,8 +32,9 @@ def parts(config: Config) -> ModelSpec:
     every = config.integer("sliding_window_pattern", (1, 1 << 20))
     norm, spec = decoder.rms_norm(config), gemma2.parts(config, full_every=every, rope=full)
     spec = decoder.with_mixers(spec, query_norm=norm, key_norm=norm)
-    local = sliding(config, spec.layers[0].mixer.head_dim, spec.context_length, base="rope_local_base_freq")
-    mixers = [replace(mixer, rope=local) if mixer.window else mixer for mixer in (each.mixer for each in spec.layers)]
+    local = sliding(config, spec.layers[0].attention.head_dim, spec.context_length, base="rope_local_base_freq")
+    mixers = (each.attention for each in spec.layers)
+    mixers = (replace(mixer, rope=local) if mixer.window else mixer for mixer in mixers)
     return replace(spec, layers=tuple(replace(each, mixer=mixer) for each, mixer in zip(spec.layers, mixers)))
 
 

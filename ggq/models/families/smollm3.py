@@ -30,7 +30,7 @@ def parts(config: Config) -> ModelSpec:
     """The model of a config.json."""
     spec = decoder.read_decoder(config)
     turns = rotated_layers(config, len(spec.layers))
-    mixers = [replace(each.mixer, rope=each.mixer.rope if turn else None) for each, turn in zip(spec.layers, turns)]
+    mixers = [each.attention if turn else replace(each.attention, rope=None) for each, turn in zip(spec.layers, turns)]
     layers = (replace(layer, mixer=mixer) for layer, mixer in zip(spec.layers, mixers))
     window = decoder.read_window(config, used=config.flag("use_sliding_window"))
     windows = decoder.layer_windows(config, window, slides=lambda n: window is not None and not turns[n])

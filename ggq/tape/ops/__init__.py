@@ -10,6 +10,7 @@ from ggq.tape.ops.gate import Gate
 from ggq.tape.ops.linear import Linear
 from ggq.tape.ops.norm import Norm
 from ggq.tape.ops.operation import Operation, Product
+from ggq.tape.ops.recurrent.short_conv import ShortConv
 from ggq.tape.ops.rope import Rope
 from ggq.tape.ops.select import Select
 from ggq.tape.ops.softcap import SoftCap
@@ -24,6 +25,7 @@ OPS: tuple[type[Operation], ...] = (
     Norm,
     Rope,
     Select,
+    ShortConv,
     SoftCap,
     StoreKV,
 )
@@ -42,6 +44,7 @@ __all__ = [
     "Product",
     "Rope",
     "Select",
+    "ShortConv",
     "SoftCap",
     "StoreKV",
 ]

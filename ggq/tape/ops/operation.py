@@ -11,6 +11,7 @@ annotated with what it does to them:
 | `Weight` | a tensor of the model, by role; None where there is none |
 | `Cache` | a cache of the program that it reads, by its place |
 | `CacheUpdate` | a cache that it appends to |
+| `State` | a state that it carries from token to token, by its place among the caches |
 
 A field with several of a kind is `Annotated[tuple[...], READ]` and so on. Data flow, memory, folding, calibration and
 profiles come from these declarations alone; a field without one is a number or a word.
@@ -36,7 +37,7 @@ class Access:
     """What an operation does to an operand.
 
     Args:
-        what: "buffer", "weight" or "cache".
+        what: "buffer", "weight", "cache" or "state".
         reads, writes: Whether it uses what is there, and whether it changes it.
         added: The name of a field that, where true, makes it use what is there too.
     """
@@ -51,6 +52,7 @@ READ, WRITE, UPDATE = Access("buffer", True, False), Access("buffer", False, Tru
 WRITE_OR_ADD = Access("buffer", False, True, added="add")
 WEIGHT = Access("weight", True, False)
 CACHE, CACHE_UPDATE = Access("cache", True, False), Access("cache", False, True)
+STATE = Access("state", True, True)
 
 Read = Annotated[Buffer, READ]
 Write = Annotated[Buffer, WRITE]
@@ -58,6 +60,7 @@ Update = Annotated[Buffer, UPDATE]
 Weight = Annotated[str, WEIGHT]
 Cache = Annotated[int, CACHE]
 CacheUpdate = Annotated[int, CACHE_UPDATE]
+State = Annotated[int, STATE]
 
 
 class Product(NamedTuple):
@@ -107,6 +110,10 @@ class Operation:
     def caches_written(self) -> tuple[int, ...]:
         """Caches that it appends to."""
         return tuple(value for access, value in self._operands("cache") if access.writes)
+
+    def states(self) -> tuple[int, ...]:
+        """States that it carries on, by their places among the caches."""
+        return tuple(value for _, value in self._operands("state"))
 
     def products(self) -> tuple[Product, ...]:
         """Its matrix products; none unless it says so."""

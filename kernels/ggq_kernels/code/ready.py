@@ -32,6 +32,12 @@ def _bf16() -> ModuleType:
     return bf16
 
 
+def _conv() -> ModuleType:
+    from ggq_kernels.scan import conv
+
+    return conv
+
+
 def _elementwise() -> ModuleType:
     from ggq_kernels.row import elementwise
 
@@ -132,6 +138,7 @@ MODULES: dict[str, Callable[[], ModuleType]] = {
     "amx": _amx,
     "attention": _attention,
     "bf16": _bf16,
+    "conv": _conv,
     "elementwise": _elementwise,
     "embed": _embed,
     "encode_rows": _encode_rows,

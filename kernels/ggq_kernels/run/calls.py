@@ -36,16 +36,19 @@ from ggq_kernels.row.calls import (
     transform_row,
 )
 from ggq_kernels.run.rows import BF16_TOKENS, Int8Rows, Rows, addresses_later, link, operands, row
+from ggq_kernels.scan.calls import LANES, StateRuns, conv_row
 
 __all__ = [
     "BF16_TOKENS",
     "EVERY",
+    "LANES",
     "MOST_ROWS",
     "PAGE",
     "Heads",
     "Int8Rows",
     "Packed",
     "Rows",
+    "StateRuns",
     "activate_row",
     "add_row",
     "addresses_later",
@@ -53,6 +56,7 @@ __all__ = [
     "attention_row",
     "bf16_bytes",
     "bf16_from",
+    "conv_row",
     "descriptors",
     "embed_row",
     "gate_row",

@@ -51,7 +51,7 @@ def expression(role: str, spec: ModelSpec) -> Expression:
     tensor, module = Tensor(checkpoint_name(role, MODULES, "gpt_neox.layers")), role.split(".")[-2]
     if module not in ("q", "k", "v"):
         return tensor
-    place, width = "qkv".index(module), decoder.layer_of(role, spec).mixer.head_dim
+    place, width = "qkv".index(module), decoder.layer_of(role, spec).attention.head_dim
     return Interleaved(tensor, 3 * width, place * width, (place + 1) * width)
 
 

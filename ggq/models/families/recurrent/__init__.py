@@ -1,0 +1,1 @@
+"""Families some of whose layers carry a state, one file each."""

@@ -1,0 +1,1 @@
+"""Operations of mixers, kind by kind."""
