@@ -16,7 +16,7 @@ from ggq.engine.kv.pool import PagePool, PoolFull
 from ggq.engine.kv.sequence import PagedSequence, cost
 from ggq.engine.memory import batch_rows
 from ggq.engine.weights import Weights
-from ggq.errors import UsageError
+from ggq.errors import FormatError, UsageError
 from ggq.format.container import Container
 from ggq.tape.caches import groups, state_numbers
 from ggq.tape.executor import check_runs, pieces, wanted_count, wanted_rows
@@ -64,6 +64,7 @@ class NumbaExecutor:
         cache_bytes: int | None = None,
     ) -> None:
         from ggq_kernels.run import calls
+        from ggq_kernels.run.guard import Guard
         from ggq_kernels.run.threads import Team, team_size
 
         self.program, self._container, self._jobs = program, container, calls.attention_jobs
@@ -87,7 +88,8 @@ class NumbaExecutor:
         self._ropes: dict[Rotation, np.ndarray] = {}
         self._lock = threading.RLock()  # the batch's memory, the buffers and the pool belong to one call at a time
         self._closed = False
-        self._check_file = getattr(container, "check_whole", lambda: None)
+        self._check_size = getattr(container, "check_whole", lambda: None)
+        self._guard = Guard(container.mapped())
 
     def open_sequence(self) -> int:
         """The id of a new, empty sequence."""
@@ -146,7 +148,7 @@ class NumbaExecutor:
             rows = self._rows["tokens"]
             if sum(map(wanted_count, runs)) > self._rows["wanted"]:
                 rows = min(rows, self._rows["wanted"])
-            self._check_file()  # kernels read its map: what is not there any more ends the process, or is wrong
+            self._check_file()  # kernels read its map, where pages that are gone are zeros
             results = [self._forward(part) for part in pieces(runs, rows)]
             self._check_file()
             return results[0] if len(results) == 1 else np.concatenate(results)
@@ -162,12 +164,14 @@ class NumbaExecutor:
             self._check_open()
             check_runs(self.program.inputs, runs, self.length)
             self._describe(runs)
+            self._check_file()
             seconds = []
             for i in range(len(self._bound.rows)):
                 start = time.perf_counter()
                 self._team.run(self._bound.rows, i, i + 1)
                 seconds.append(time.perf_counter() - start)
             self._appended(runs)
+            self._check_file()
             return seconds
 
     def close(self) -> None:
@@ -177,11 +181,19 @@ class NumbaExecutor:
                 return
             self._closed = True
             self._team.close()
+            self._guard.close()
             for sequence in self._sequences.values():
                 sequence.close()
             self._sequences.clear()
             self._pool.close()
             del self._bound, self._logits, self._batch, self._ropes, self._container
+
+    def _check_file(self) -> None:
+        """Refuse a file that has become shorter, or whose pages were gone when a kernel read them."""
+        self._check_size()
+        if self._guard.lost:
+            problem = "pages of the file were gone when they were read: it was cut short, or its disk fails"
+            raise FormatError(problem, path=self._container.path, fix="load the model again once the file is whole")
 
     def _check_open(self) -> None:
         if self._closed:

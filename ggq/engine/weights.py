@@ -10,7 +10,7 @@ from ggq.errors import FormatError, UnsupportedError
 from ggq.format.container import Container
 from ggq.format.scheme import TABLE_LIMITS, Geometry, Scheme, round_up
 from ggq.quant.matrix import middle, subscale_offset
-from ggq.quant.stored import activation_form, activation_group
+from ggq.quant.stored import activation_form, activation_group, segments_of
 from ggq.quant.transform import checked_order
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class Weights:
             raise UnsupportedError(problem, path=self._container.path, where=f"tensor {entry.name}", fix=fix)
         activations, step = activation_form(self._container, entry)
         if "input_order" in entry.segments:  # kernels read where it says, so its padding is looked at too
-            order = self._container.segment(entry.name, "input_order").view("<u4").copy()  # a file may change later
+            order = self._container.read_segment(entry.name, "input_order").view("<u4")  # a file may change later
             order = self._kept.setdefault(f"{role}/order", order)
             addresses["input_order"] = int(order.ctypes.data)
             try:
@@ -102,7 +102,7 @@ class Weights:
         """Address of a codebook's entries less the least possible one, as 16 unsigned bytes."""
         key = f"{role}/table"
         if key not in self._kept:  # once: rows of the tape hold the address
-            entries = self._container.segment(self._names[role], "codebook").view(np.int8)
+            entries = self._container.read_segment(self._names[role], "codebook").view(np.int8)
             self._kept[key] = np.zeros(16, np.uint8)
             self._kept[key][: entries.size] = entries.astype(np.int16) - TABLE_LIMITS[0]
         return int(self._kept[key].ctypes.data)
@@ -113,7 +113,7 @@ class Weights:
             from ggq.quant import decode_tensor
 
             entry = self._container.tensors[self._names[role]]
-            segments = {name: self._container.segment(entry.name, name) for name in entry.segments}
+            segments = segments_of(self._container, entry)
             padded = np.zeros(round_up(entry.shape[0], COLUMN_PADDING), np.float32)
             padded[: entry.shape[0]] = decode_tensor(self.scheme(role), entry.shape, segments)
             self._kept[role] = padded

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -163,26 +164,16 @@ def load_logits(path: str | os.PathLike[str]) -> SavedLogits:
         FormatError: It is no file of --save-logits, or it is damaged.
         GGQError: It cannot be read.
     """
-    from safetensors import SafetensorError, safe_open
-
     name = os.fspath(path)
     if is_model(path):
         raise FormatError("a file of --save-logits expected", path=name)
-    try:
-        with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("format") != FORMAT:
-                raise refuse("a safetensors file that holds no logits", name)
-            if metadata.get("version") != VERSION:
-                raise refuse(f"version {metadata.get('version')!r}, this version of ggq reads {VERSION}", name)
-            found = set(file.keys())
-            if found != set(TENSORS):
-                raise refuse(f"tensors {', '.join(sorted(found))} found, {', '.join(TENSORS)} expected", name)
-            tensors = {key: file.get_tensor(key) for key in TENSORS}
-    except SafetensorError as error:
-        raise FormatError(f"not a safetensors file: {error}", path=name) from None
-    except OSError as error:
-        raise os_error(error, name, "read") from None
+    metadata, tensors = _read(name)
+    if metadata.get("format") != FORMAT:
+        raise refuse("a safetensors file that holds no logits", name)
+    if metadata.get("version") != VERSION:
+        raise refuse(f"version {metadata.get('version')!r}, this version of ggq reads {VERSION}", name)
+    if set(tensors) != set(TENSORS):
+        raise refuse(f"tensors {', '.join(sorted(tensors))} found, {', '.join(TENSORS)} expected", name)
     missing = [key for key in KEYS if key not in metadata]
     if missing:
         raise refuse(f"metadata without {missing[0]}", name)
@@ -193,6 +184,23 @@ def load_logits(path: str | os.PathLike[str]) -> SavedLogits:
     tensors["targets"] = tensors["targets"].astype(np.float64)
     notes = {key: metadata[key] for key in ("text_digest", "model_digest", "model")}
     return SavedLogits(windows, vocabulary, notes=notes, path=name, **tensors)
+
+
+def _read(path: str) -> tuple[dict[str, str], dict[str, NDArray[Any]]]:
+    """Metadata and tensors of a safetensors file, read and not mapped: it may be cut short meanwhile."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    try:
+        with open_regular(path) as file:
+            data = file.readall()
+        tensors: dict[str, NDArray[Any]] = load(data)
+    except (SafetensorError, KeyError, TypeError) as error:  # the latter of types that NumPy has not
+        raise FormatError(f"not a safetensors file: {error}", path=path) from None
+    except OSError as error:
+        raise os_error(error, path, "read") from None
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    return header.get("__metadata__") or {}, tensors
 
 
 def check_shapes(tensors: dict[str, NDArray[Any]], stride: int, path: str) -> None:

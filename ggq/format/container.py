@@ -104,6 +104,16 @@ class Container(Protocol):
         """
         ...
 
+    def read_segment(self, name: str, part: str, /) -> npt.NDArray[np.uint8]:
+        """A copy of the bytes of a tensor's part, read-only: for whoever is no kernel, as a map of a file that becomes
+        shorter while it is read ends the process.
+
+        Raises:
+            UnsupportedError: This version cannot decode the tensor.
+            FormatError: The file has become shorter since it was opened.
+        """
+        ...
+
     def mapped(self) -> npt.NDArray[np.uint8] | None:
         """The whole file as one map of memory that the segments are views of; None where there is no such map."""
         ...

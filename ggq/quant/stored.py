@@ -92,8 +92,8 @@ def decoded(container: Container, entry: StoredTensor) -> np.ndarray:
 
 
 def segments_of(container: Container, entry: StoredTensor) -> dict[str, np.ndarray]:
-    """A tensor's bytes by role."""
-    return {role: container.segment(entry.name, role) for role in entry.segments}
+    """A copy of a tensor's bytes by role."""
+    return {role: container.read_segment(entry.name, role) for role in entry.segments}
 
 
 def undecodable(container: Container, entry: StoredTensor) -> UnsupportedError:

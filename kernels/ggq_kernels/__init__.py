@@ -7,12 +7,18 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import time
+import warnings
 from collections.abc import Callable
 
 # Set for a whole project's coverage run, it would have the kernels, which are machine code or nothing, run as Python.
 os.environ.pop("NUMBA_DISABLE_JIT", None)
+for _name, _form in (("NUMBA_NUM_THREADS", r"0*[1-9]\d*"), ("NUMBA_CPU_FEATURES", r"([+-][^,+\s]+(,|$))*")):
+    # Numba or LLVM would end the process; neither uses threads of Numba's.
+    if os.environ.get(_name) and not re.fullmatch(_form, os.environ[_name]):
+        warnings.warn(f"{_name} is passed over: {ascii(os.environ.pop(_name))}", stacklevel=2)
 if "numba" in sys.modules:
     sys.modules["numba"].config.DISABLE_JIT = 0
 
@@ -70,11 +76,15 @@ def warmup(progress: Callable[[int, int, str], None] | None = None) -> float:
     from ggq_kernels.product import embed, linear
     from ggq_kernels.quantize import encode_rows, lloyd, search_rows, shift_rows
     from ggq_kernels.row import elementwise, gate, gather, norm, rope, rounding
-    from ggq_kernels.run import calls, team
+    from ggq_kernels.run import calls, guard, team
     from ggq_kernels.scan import conv
 
     modules = [attention, conv, elementwise, embed, encode_rows, gate, gather, linear, lloyd, norm, rope, rounding]
     modules += [search_rows, shift_rows, team]
+    if guard.WATCHED:
+        from ggq_kernels.run import fault
+
+        modules.append(fault)
     if calls.bf16_from() < calls.EVERY:
         from ggq_kernels.product import amx
         from ggq_kernels.row import bf16

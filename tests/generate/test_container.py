@@ -40,6 +40,9 @@ class Memory:
     def segment(self, name: str, part: str) -> np.ndarray:
         return self.tensors[name].segments[part].data
 
+    def read_segment(self, name: str, part: str) -> np.ndarray:
+        return self.segment(name, part)
+
     def mapped(self) -> None:
         return None
 

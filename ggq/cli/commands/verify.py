@@ -50,7 +50,7 @@ def _check_numbers(reader: Reader, damaged: set[str | None]) -> list[Problem]:
         if tensor.scheme is None or tensor.name in damaged:
             continue
         try:
-            segments = {part: reader.segment(tensor.name, part) for part in tensor.segments}
+            segments = {part: reader.read_segment(tensor.name, part) for part in tensor.segments}
             check_segments(tensor.scheme, tensor.shape, segments, where=tensor.name)
         except FormatError as error:
             problems.append(Problem(tensor.name, f"tensor {tensor.name}", error.problem))

@@ -132,7 +132,7 @@ def repack(
 
 
 def _checked(reader: Reader, name: str, role: str, segment: Segment) -> Any:
-    data = reader.view(segment)
+    data = reader.copy(segment)
     if digest_of(data) != segment.digest:
         problem = "the bytes do not fit their digest: the file is damaged (C-70)"
         raise FormatError(problem, path=reader.path, where=f"tensor {name}, {role}")

@@ -235,13 +235,21 @@ class Reader:
 
         Returns:
             uint8 (length,): a read-only view of the memory map, aligned to 64 bytes, valid while it is referenced.
-            Reading it after another process has cut the file short ends this one (SIGBUS): only here the length is
-            checked.
+            Reading it after another process has cut the file short ends this one (SIGBUS) unless the map is watched
+            (ggq_kernels.run.guard): only here the length is checked.
 
         Raises:
             UnsupportedError: The tensor's scheme is one that this version cannot decode.
             FormatError: The file has become shorter since it was opened.
         """
+        return self.view(self._segment(name, role))
+
+    def read_segment(self, name: str, role: str) -> npt.NDArray[np.uint8]:
+        """A copy of the bytes of one segment, read-only; arguments and refusals as for `segment`."""
+        return self.copy(self._segment(name, role))
+
+    def _segment(self, name: str, role: str) -> Segment:
+        """Where a segment of a tensor that can be decoded lies."""
         if name not in self.tensors:
             raise UsageError(f"there is no tensor {name!r}", path=self.path)
         entry = self.tensors[name]
@@ -249,7 +257,14 @@ class Reader:
         if role not in entry.segments:
             problem = f"no segment {role!r}, it has {', '.join(entry.segments)}"
             raise UsageError(problem, path=self.path, where=f"tensor {name}")
-        return self.view(entry.segments[role])
+        return entry.segments[role]
+
+    def copy(self, segment: Segment) -> npt.NDArray[np.uint8]:
+        """A copy of the bytes of any segment, read-only."""
+        out = np.empty(segment.length, np.uint8)
+        self.read_into(segment.offset, memoryview(out.data))
+        out.flags.writeable = False
+        return out
 
     def view(self, segment: Segment) -> npt.NDArray[np.uint8]:
         """The bytes of any segment as a read-only view of the map."""

@@ -56,6 +56,12 @@ def _encode_rows() -> ModuleType:
     return encode_rows
 
 
+def _fault() -> ModuleType:
+    from ggq_kernels.run import fault
+
+    return fault
+
+
 def _gate() -> ModuleType:
     from ggq_kernels.row import gate
 
@@ -142,6 +148,7 @@ MODULES: dict[str, Callable[[], ModuleType]] = {
     "elementwise": _elementwise,
     "embed": _embed,
     "encode_rows": _encode_rows,
+    "fault": _fault,
     "gate": _gate,
     "gather": _gather,
     "isa": _isa,

@@ -15,6 +15,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from ggq_kernels.code import ready, store
+from ggq_kernels.run.guard import WATCHED
 
 team = ready.module("team")
 ROW_BYTES, ALONE, MANY, MANY_KERNEL = team.ROW_BYTES, team.ALONE, team.MANY, team.MANY_KERNEL
@@ -63,8 +64,8 @@ class Int8Rows:
     bf16: int = 0
 
 
-TEAM = ["team.lead", "team.serve"]
-"""Kernels that run the others."""
+TEAM = ["team.lead", "team.serve", *(["fault.on_fault"] if WATCHED else [])]
+"""Kernels that run the others, and the one that watches the maps that they read."""
 
 Kernels = list[tuple[HasAddress, HasAddress | None]]
 """Of each row its kernel, and the one for many tokens where it has one."""
