@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ggq.errors import ModelError, UsageError
+from ggq.errors import ModelError, UnsupportedError, UsageError
 from ggq.text.special_tokens import named_tokens
 from ggq.text.tokenizer import Asset
 
@@ -57,6 +57,7 @@ class ChatTemplate:
         Raises:
             UsageError: The template refuses the messages, or they are not mappings with a "role".
             ModelError: The template is broken, touches what the sandbox forbids, or takes too much time or memory.
+            UnsupportedError: The system lets no process be started.
         """
         for message in messages:
             if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
@@ -98,6 +99,9 @@ class ChatTemplate:
             done = subprocess.run(command, input=document, capture_output=True, timeout=SECONDS, check=False)
         except subprocess.TimeoutExpired:
             raise self._error(f"it takes more than {SECONDS:g} seconds") from None
+        except OSError as problem:  # a limit of processes
+            text = f"the chat template needs a process, and none can be started: {problem.strerror or problem}"
+            raise UnsupportedError(text, path=self.path) from None
         if done.returncode:
             raise self._error("it was stopped for taking too much time or memory")
         result: dict[str, str] = json.loads(done.stdout)

@@ -12,6 +12,7 @@ from ggq.convert.plan.match import match_tensors
 from ggq.convert.plan.recipe import Recipe, check_rules
 from ggq.convert.plan.settle import settle
 from ggq.convert.source.assets import read_assets
+from ggq.convert.source.chat import try_template
 from ggq.convert.source.checkpoint import FLOATS, Checkpoint
 from ggq.convert.source.hub import Source
 from ggq.convert.source.safetensors_header import SourceTensor
@@ -178,6 +179,8 @@ def make_plan(source: Source, recipe: Recipe, ignore: Sequence[str] = (), *, fol
     specs, ignored = match_tensors(described.specs, checkpoint)
     check_rules(recipe, specs)
     assets = read_assets(checkpoint.folder)
+    tokens = read_tokens(checkpoint.folder, assets, described.model.vocabulary_size, checkpoint.notes)
+    try_template(assets, checkpoint.folder.path, described.model.context_length, checkpoint.notes)
     return Plan(
         source=source,
         checkpoint=checkpoint,
@@ -185,7 +188,7 @@ def make_plan(source: Source, recipe: Recipe, ignore: Sequence[str] = (), *, fol
         model=described.model,
         program=build_program(described.model),
         architecture=described.architecture,
-        tokens=read_tokens(checkpoint.folder, assets, described.model.vocabulary_size, checkpoint.notes),
+        tokens=tokens,
         assets=assets,
         tensors=tuple(_plan_tensor(spec, checkpoint.tensors, recipe) for spec in specs),
         ignored=(*left, *ignored),

@@ -74,10 +74,10 @@ def read_tokens(folder: Folder, assets: MutableMapping[str, bytes], vocabulary: 
     added, past = add_tokens(tokenizer, files, vocabulary, folder.path)
     if added:
         assets[TOKENIZER] = tokenizer.to_str().encode()
+        try_tokenizer(assets[TOKENIZER], folder.path)
         notes.append(f"{_some(added)} declared beside {TOKENIZER} only, or otherwise there: put into it")
     if past:
         notes.append(f"{_some(past)} left out: the model has no row for more than {vocabulary} tokens")
-    try_tokenizer(assets[TOKENIZER], folder.path)
     named = {key: _named(files, f"{key}_token", tokenizer, folder.path, vocabulary) for key in ("bos", "eos")}
     bos = next(iter([*named["bos"], *listed["bos"]]), None)
     front = _added_in_front(tokenizer, vocabulary, folder.path / TOKENIZER)
@@ -109,6 +109,7 @@ def _load(folder: Folder, assets: Mapping[str, bytes], vocabulary: int, notes: l
         raise UnsupportedError(
             f"tokenizer {shown(kind)} is not supported; supported: {', '.join(KINDS)}", path=path, where="model.type"
         )
+    try_tokenizer(assets[TOKENIZER], folder.path)  # first: the library may panic, or never end
     from tokenizers import Tokenizer
 
     try:
