@@ -28,7 +28,10 @@ def map_pages(container: Container) -> None:
     data = container.mapped()
     if data is None or not LEAST_BYTES <= data.nbytes <= _memory() * 3 // 4:
         return
-    threading.Thread(target=_populate, args=(data,), name="ggq-pages", daemon=True).start()
+    try:
+        threading.Thread(target=_populate, args=(data,), name="ggq-pages", daemon=True).start()
+    except RuntimeError:  # a limit of processes
+        pass
 
 
 def _populate(data: np.ndarray) -> None:

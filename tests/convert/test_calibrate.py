@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -17,7 +18,7 @@ from ggq.convert.calibrate.calibration_text import read_windows
 from ggq.convert.calibrate.calibrator import Calibrator, LayerStatistics
 from ggq.convert.calibrate.statistics import SavedStatistics
 from ggq.convert.convert import convert, plan
-from ggq.errors import ConvertError, FormatError, UsageError
+from ggq.errors import ConvertError, FormatError, GGQError, UsageError
 from ggq.format import open_reader
 from ggq.format.scheme import Scheme
 from ggq.tape.ops import Product
@@ -370,3 +371,27 @@ def test_counts_in_saved_statistics_that_are_none(folder: Path, text: Path, tmp_
     kept.write_bytes(len(new).to_bytes(8, "little") + new + data[8 + length :])
     with pytest.raises(FormatError, match="its note of where the statistics come from is damaged"):
         convert(folder, tmp_path / "b.ggq", statistics=kept, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EFBIG, errno.EOPNOTSUPP])
+def test_hidden_states_get_their_room_on_disk_before_they_are_written(
+    monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    """Writing to a map of a file that the disk has no room for ends the process (SIGBUS)."""
+    taken: list[int] = []
+
+    def fail(descriptor: int, start: int, size: int) -> None:
+        taken.append(size)
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(calibrate, "MEMORY_BYTES", 1 << 10)
+    array = calibrate.scratch((64, 32))
+    array[:] = 1
+    assert isinstance(array, np.memmap) and array.sum() == 64 * 32
+    monkeypatch.setattr(os, "posix_fallocate", fail, raising=False)
+    if code == errno.EOPNOTSUPP:  # a file system that cannot promise room
+        assert calibrate.scratch((64, 32)).shape == (64, 32)
+    else:
+        with pytest.raises(GGQError, match="cannot write 8192 bytes of hidden states"):
+            calibrate.scratch((64, 32))
+    assert taken == [8192]

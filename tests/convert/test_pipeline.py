@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 from ggq.convert.convert import convert, plan
 from ggq.convert.mix import candidates
 from ggq.convert.plan.plan import TensorPlan
+from ggq.convert.pool import start_pool
 from ggq.convert.source.checkpoint import Checkpoint
 from ggq.convert.write import blocks, pipeline
 from ggq.convert.write.blocks import TensorJob
@@ -327,3 +329,25 @@ def test_a_folder_whose_name_is_no_text_gets_one(tmp_path: Path) -> None:
     convert(folder, tmp_path / "m.ggq")
     with open_reader(tmp_path / "m.ggq") as reader:
         assert reader.metadata["general.name"] == "x?"
+
+
+@pytest.mark.parametrize("room", [0, 1, 2])
+def test_as_many_threads_as_can_be_started(monkeypatch: pytest.MonkeyPatch, room: int) -> None:
+    """Where a limit of processes leaves none, the work is done where it is submitted, failures and all."""
+    start, left = threading.Thread.start, [room]
+
+    def limited(self: threading.Thread) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise RuntimeError("can't start new thread")
+        start(self)
+
+    monkeypatch.setattr(threading.Thread, "start", limited)
+    pool = start_pool(4)
+    left[0] = room
+    with pool:
+        threads = {pool.submit(threading.get_ident).result() for _ in range(9)}
+        assert (threading.get_ident() in threads) == (room == 0) and len(threads) <= max(1, room)
+        assert list(pool.map(lambda x: x * x, range(5))) == [0, 1, 4, 9, 16]
+        with pytest.raises(ZeroDivisionError):
+            pool.submit(lambda: 1 // 0).result()

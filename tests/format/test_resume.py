@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -356,3 +357,15 @@ def test_a_limit_on_file_size(path: Path) -> None:
     assert done.stderr == f"{path}.partial: cannot write: File too large\n{fix}\n"
     assert not path.exists()
     assert os.path.getsize(f"{path}.partial") <= 4096
+
+
+def test_where_no_thread_can_be_started_it_is_synced_in_the_foreground(
+    path: Path, whole: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(journal, "SYNC_BYTES", 1)
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    begin(path, 2)
+    assert resume(path) == set(NAMES[:2]) and path.read_bytes() == whole

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import tempfile
 from collections.abc import Callable, Generator, Iterator, Mapping, Set
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from math import prod
@@ -12,6 +13,8 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
+from ggq.convert.pool import start_pool
+from ggq.format.paths import os_error
 from ggq.models.names import Expression, Source
 from ggq.quant.inputs import InputStatistics
 from ggq.tape.cut import Section, sections
@@ -204,10 +207,22 @@ def read_whole(source: Source, expression: Expression, only: list[int] | None = 
     else:
         from ggq_kernels.run.cores import physical_cores
 
-        with ThreadPoolExecutor(min(physical_cores(), len(parts))) as pool:
+        with start_pool(min(physical_cores(), len(parts))) as pool:
             for _ in pool.map(lambda part: read(*part), parts):
                 pass
     return out.reshape(shape)
+
+
+def _take(descriptor: int, size: int) -> None:
+    """Give a file its size, and the room on its disk, as a map of it that finds the disk full ends the process."""
+    try:
+        os.posix_fallocate(descriptor, 0, size)
+    except AttributeError:  # macOS
+        os.truncate(descriptor, size)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
+            raise os_error(error, tempfile.gettempdir(), f"write {size} bytes of hidden states") from None
+        os.truncate(descriptor, size)
 
 
 def scratch(shape: tuple[int, ...]) -> NDArray[np.float32]:
@@ -216,5 +231,5 @@ def scratch(shape: tuple[int, ...]) -> NDArray[np.float32]:
     if size <= MEMORY_BYTES:
         return np.empty(shape, np.float32)
     with tempfile.TemporaryFile(prefix="ggq-calibration-") as file:
-        file.truncate(size)
+        _take(file.fileno(), size)
         return np.memmap(file, np.float32, "r+", shape=shape)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from math import prod
 
@@ -20,6 +19,7 @@ from ggq.convert.plan.pattern import Pattern
 from ggq.convert.plan.plan import Plan, TensorPlan, with_recipe
 from ggq.convert.plan.recipe import EMBEDDING_ROLES, Recipe, Rule, fit_group
 from ggq.convert.plan.target import Target
+from ggq.convert.pool import start_pool
 from ggq.convert.source.assets import TOKENIZER
 from ggq.errors import UsageError
 from ggq.format.scheme import Scheme
@@ -138,7 +138,7 @@ def mix(
     from ggq_kernels.run.cores import physical_cores
 
     compiled = searched(planned.weights)
-    with ThreadPoolExecutor(physical_cores()) as pool:
+    with start_pool(physical_cores()) as pool:
         ladders = list(
             pool.map(
                 lambda t: candidates(planned.checkpoint, t, ladder(t), sensitivity[t.role], compiled=compiled), free

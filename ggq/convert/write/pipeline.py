@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future
 from contextlib import closing
 
 from ggq.convert.calibrate.calibration import Calibration
 from ggq.convert.mix.candidates import searched
 from ggq.convert.options import Progress
 from ggq.convert.plan.plan import Plan, TensorPlan
+from ggq.convert.pool import start_pool
 from ggq.convert.write.blocks import Block, TensorJob
 from ggq.convert.write.stages import Work, stages
 from ggq.format import Writer
@@ -70,7 +71,7 @@ def write_tensors(
     """
     finished, memory = writer.finished, _Memory()
     reporter = _Reporter(plan, sum(tensor.source_bytes for tensor in plan.tensors if tensor.name in finished), progress)
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="ggq-convert")
+    pool = start_pool(workers)
     parts = stages(plan, calibration, finished, reporter.about)
     try:
         with closing(parts):
@@ -107,7 +108,7 @@ class _Memory:
 def _write_stage(
     plan: Plan,
     writer: Writer,
-    pool: ThreadPoolExecutor,
+    pool: Executor,
     waiting: deque[tuple[TensorPlan, Work]],
     memory: _Memory,
     reporter: _Reporter,

@@ -170,8 +170,12 @@ class Journal:
             return
         self.wait()
         lines, self._pending, self._bytes, self._last = self._pending, [], 0, time.monotonic()
-        self._thread = threading.Thread(target=self._sync, args=(lines,), daemon=True)
-        self._thread.start()
+        thread = threading.Thread(target=self._sync, args=(lines,), daemon=True)
+        try:
+            thread.start()
+            self._thread = thread
+        except RuntimeError:  # a limit of processes
+            self._sync(lines)
 
     def flush(self) -> None:
         """Returns when all that was added is on the disk; raises OSError when it cannot be."""
