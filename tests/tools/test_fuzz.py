@@ -6,6 +6,9 @@ import os
 import time
 from pathlib import Path
 
+import pytest
+
+import tools.fuzz
 from tests.kit.support import ROOT, run_python
 from tools.fuzz import Kind, fuzz
 
@@ -27,7 +30,8 @@ def crash(path: Path) -> None:
 GOOD = b"good bytes"
 
 
-def test_a_broken_reader_is_found(tmp_path: Path) -> None:
+def test_a_broken_reader_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tools.fuzz, "SILENT", 3.0)
     for size, problem in ((10, "a hang"), (11, "ZeroDivisionError"), (13, "a crash")):
         remainder = {"a hang": 0, "ZeroDivisionError": 1, "a crash": 2}[problem]
         kind = Kind(GOOD, lambda rng, data, n=size, r=remainder: b"y" * (3 * n + r), crash)
