@@ -21,7 +21,9 @@ ALLOWED: dict[str, set[str]] = {
     "generate": {"errors", "format", "quant", "tape", "models", "engine", "text"},
     "convert": {"errors", "format", "quant", "tape", "models", "engine", "text", "generate"},
     "evaluate": {"errors", "format", "quant", "tape", "models", "engine", "text", "generate"},
-    "cli": {"errors", "format", "quant", "tape", "models", "engine", "text", "generate", "convert", "evaluate"},
+    "export": {"errors", "format", "quant", "models", "evaluate"},
+    "cli": {"errors", "format", "quant", "tape", "models", "engine", "text", "generate", "convert", "evaluate"}
+    | {"export"},
 }
 """What each part of ggq may import besides itself."""
 

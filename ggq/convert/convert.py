@@ -15,6 +15,7 @@ from ggq.convert.options import MOST_WORKERS, Options, PlanOptions, RunOptions
 from ggq.convert.plan.choices import read_choices
 from ggq.convert.plan.described import describe
 from ggq.convert.plan.fingerprint import fingerprint
+from ggq.convert.plan.generic import make_generic_plan
 from ggq.convert.plan.plan import Plan, make_plan
 from ggq.convert.plan.preflight import check_disk, check_output
 from ggq.convert.plan.recipe_file import recipe_text
@@ -59,8 +60,12 @@ def make_solved_plan(
     """
     wish = read_choices(options)
     links = options.follow_links
-    found = find_source(source, lambda folder: _check_config(folder, links))
-    planned = make_plan(found, wish.recipe, options.ignore or (), follow_links=links)
+    if options.generic:
+        found = find_source(source, lambda folder: None, weights=["*.safetensors"])
+        planned = make_generic_plan(found, wish.recipe, options.ignore or (), follow_links=links)
+    else:
+        found = find_source(source, lambda folder: _check_config(folder, links))
+        planned = make_plan(found, wish.recipe, options.ignore or (), follow_links=links)
     if check is not None:
         check(planned if wish.target is None else rehearsal(planned, wish.method))
     if wish.target is None:
@@ -174,7 +179,8 @@ def metadata(planned: Plan) -> Iterator[tuple[str, bool | int | float | str | li
     yield "general.name", planned.source.name
     yield "general.source", planned.source.origin
     yield "general.producer", f"ggq {ggq.__version__}"
-    yield from to_metadata(planned.model, planned.architecture).items()
+    if planned.described is not None:
+        yield from to_metadata(planned.model, planned.architecture).items()
     tokens = planned.tokens
     if tokens.bos is not None:
         yield "tokenizer.bos_id", tokens.bos
@@ -185,7 +191,8 @@ def metadata(planned: Plan) -> Iterator[tuple[str, bool | int | float | str | li
     recipe = planned.recipe
     yield "quantization.scheme", scheme_name(recipe.scheme)
     yield "quantization.method", recipe.body_method
-    yield "quantization.embedding", scheme_name(recipe.embedding)
+    if planned.described is not None:
+        yield "quantization.embedding", scheme_name(recipe.embedding)
     yield "quantization.recipe", recipe_text(recipe)
     yield "quantization.bits_per_weight", planned.bits_per_weight
 

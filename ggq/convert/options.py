@@ -98,6 +98,9 @@ class SourceOptions(Record):
     ignore: Sequence[str] | None = option(
         None, "Leave out tensors whose whole names match, whatever they are.", "REGEX"
     )
+    generic: bool = option(
+        False, "Store the tensors of any safetensors file or folder by the recipe, without a model that could run."
+    )
     follow_links: bool = option(False, "Read files that are links out of the checkpoint's folder.")
 
 

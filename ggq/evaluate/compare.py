@@ -11,8 +11,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ggq.errors import UnsupportedError, UsageError
+from ggq.errors import ModelError, UnsupportedError, UsageError
 from ggq.format import Reader
+from ggq.format.container import StoredTensor
 from ggq.format.native.summary import scheme_label, summarize
 from ggq.quant import Error, ErrorSum
 from ggq.quant.change import read_change
@@ -50,7 +51,12 @@ class FileTensors:
 
     def __init__(self, reader: Reader) -> None:
         self.reader = reader
-        self.shapes = {name: entry.shape for name, entry in reader.tensors.items()}
+        self.shapes = {name: source_shape(entry) for name, entry in reader.tensors.items()}
+
+    @property
+    def is_bundle(self) -> bool:
+        """Whether it holds tensors without a model."""
+        return "model.kind" not in self.reader.metadata
 
     @property
     def bits_per_weight(self) -> float | None:
@@ -69,7 +75,24 @@ class FileTensors:
         change = read_change(entry.attributes, entry.shape, f"{self.reader.path}: tensor {name}")
         segments, sizes = segments_of(self.reader, entry), entry.scheme.geometry(entry.shape)
         blocks = (block for _, _, block in decoded_blocks(entry.scheme, entry.shape, sizes, segments))
-        yield from blocks if change.nothing else change.undo(blocks, sizes.count * sizes.rows)
+        undone = blocks if change.nothing else change.undo(blocks, sizes.count * sizes.rows)
+        yield from (block.reshape(-1, self.shapes[name][-1]) for block in undone)
+
+
+def source_shape(entry: StoredTensor) -> tuple[int, ...]:
+    """A tensor's dimensions in the checkpoint, which a tensor that is stored as one matrix names (M-16).
+
+    Raises:
+        ModelError: They are none, or of another number of weights.
+    """
+    text = entry.attributes.get("source_shape")
+    if text is None:
+        return entry.shape
+    words = text.split("x") if isinstance(text, str) else []
+    shape = tuple(int(word) for word in words if word.isascii() and word.isdigit() and len(word) < 19)
+    if len(shape) != len(words) or not 2 < len(shape) <= 8 or prod(shape) != prod(entry.shape) or 0 in shape:
+        raise ModelError(f"source_shape {text!r:.80} is not that of its {prod(entry.shape)} weights", where=entry.name)
+    return shape
 
 
 @dataclass(frozen=True)

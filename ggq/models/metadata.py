@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ggq.errors import ModelError
 from ggq.models.field import Declared, Parts, declared, kinds
 from ggq.models.fields import Fields, shown
 from ggq.models.parts import MOST_LAYERS, ModelSpec, check
@@ -68,6 +69,9 @@ def from_metadata(metadata: Mapping[str, object], path: str | os.PathLike[str] |
         ModelError: A key is missing, of the wrong type, out of bounds or contradicts another.
         UnsupportedError: A kind of model or of a part, or a word, that this version does not have.
     """
+    if not any(key.startswith("model.") for key in metadata):
+        fix = "convert the checkpoint without --generic, if it is of a model that ggq knows"
+        raise ModelError("a bundle of tensors without a model: there is nothing to run", path=path, fix=fix)
     values = Fields({key: metadata[key] for key in metadata if key.startswith("model.")}, path)
     values.choice("model.kind", KINDS)
     return check(_read(values, ModelSpec, "model"), path)

@@ -183,7 +183,13 @@ class Transposed(Unary):
 @dataclass(frozen=True)
 class Taps(Unary):
     """The weights of a convolution of each channel by itself, (channels, 1, reach), as one row: first the channels'
-    weights of the oldest input."""
+    weights of the oldest input.
+
+    Args:
+        taps: How many weights a channel has, to give them back by channels.
+    """
+
+    taps: int = 0
 
     def __str__(self) -> str:
         return f"taps({self.expression})"
@@ -200,6 +206,25 @@ class Taps(Unary):
     def fill(self, source: Source, start: int, out: Floats) -> None:
         channels, _, taps = self.expression.shape(source.shape)
         out[...] = self.expression.rows(source, 0, channels).reshape(channels, taps).T.reshape(1, -1)
+
+
+@dataclass(frozen=True)
+class Flattened(Unary):
+    """All dimensions but the first as the columns of one matrix, such as the kernels of a convolution."""
+
+    def __str__(self) -> str:
+        return f"flattened({self.expression})"
+
+    def shape(self, shapes: Shapes) -> Shape:
+        inner = self.expression.shape(shapes)
+        if len(inner) < 2:
+            raise _misfit(self, f"shape {list(inner)} found, two dimensions or more expected")
+        return (inner[0], prod(inner[1:]))
+
+    def fill(self, source: Source, start: int, out: Floats) -> None:
+        inner = self.expression.shape(source.shape)
+        rows = prod(inner[1:-1])
+        self.expression.fill(source, start * rows, out.reshape(-1, inner[-1]))
 
     def reach(self, shapes: Shapes, rows: Mask, columns: Mask) -> Iterator[Use]:
         _, height, width = matrices(self.expression.shape(shapes))

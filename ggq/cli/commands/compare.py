@@ -115,7 +115,8 @@ def compare(
         check_picture(picture)
         check_not_input(picture, first, second)
     with ExitStack() as opened:
-        a, b = (open_weights(path, opened) for path in (first, second))
+        a = open_weights(first, opened)
+        b = open_weights(second, opened, generic=isinstance(a, FileTensors) and a.is_bundle)
         with progress("comparing", "weights") as advance:
             found = compare_weights(a, b, advance)
         bits = [weights.bits_per_weight for weights in (a, b)]
@@ -128,10 +129,10 @@ def compare(
         _print(found, [_described(path, count) for path, count in zip((first, second), bits)], worst)
 
 
-def open_weights(path: Path, opened: ExitStack) -> FileTensors | CheckpointTensors:
-    """A .ggq file or the folder of a checkpoint."""
-    if path.is_dir():
-        return CheckpointTensors(Checkpoint(path))
+def open_weights(path: Path, opened: ExitStack, *, generic: bool = False) -> FileTensors | CheckpointTensors:
+    """A .ggq file, the folder of a checkpoint or, with `generic`, any safetensors files."""
+    if path.is_dir() or (generic and path.suffix == ".safetensors"):
+        return CheckpointTensors(Checkpoint(path, generic=generic))
     return FileTensors(opened.enter_context(open_reader(path)))
 
 

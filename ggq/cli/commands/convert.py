@@ -107,7 +107,7 @@ def _show_plan(plan: Plan, calibration: Calibration | None, out: Path | None, wo
     print()
     pairs(
         [
-            ("source", f"{printable(plan.source.origin)}, {plan.architecture}, {size(plan.source_bytes)} to read"),
+            ("source", f"{printable(plan.source.origin)}, {_kind(plan)}, {size(plan.source_bytes)} to read"),
             ("weights", f"{quantity(plan.weights)} in {len(plan.matrices)} matrices"),
             *_ignored(plan),
             *_unread(plan),
@@ -117,6 +117,10 @@ def _show_plan(plan: Plan, calibration: Calibration | None, out: Path | None, wo
             ("memory", f"up to {size(memory)} with {workers} worker{'s' * (workers > 1)}"),
         ]
     )
+
+
+def _kind(plan: Plan) -> str:
+    return plan.architecture if plan.described else "tensors without a model"
 
 
 def _show_report(report: Report, plan: Plan) -> None:

@@ -17,6 +17,9 @@ DEFAULT_SCHEME = "q4-g32"
 
 DEFAULT_PRESET = "balanced"
 
+GENERIC_SCHEME = "q8-g32"
+"""Of tensors without a model where none is named: nobody knows what they can bear."""
+
 CALIBRATED_WITH = "gptq"
 """The method of a preset where there is a text; MEASURED_WITH is that of the others."""
 
@@ -45,6 +48,8 @@ def read_choices(options: PlanOptions) -> Wish:
     given = options.given()
     check_exclusions(given)
     target, standard, preset = parse_target(options.target_bpw, options.target_size), MEASURED_WITH, options.preset
+    if options.generic and options.scheme is None and options.recipe is None:
+        return Wish(make_recipe(GENERIC_SCHEME, options.method, None, options.keep or ()))
     if preset is None and target is None and not {"scheme", "embedding", "recipe"} & set(given):
         preset = DEFAULT_PRESET
     if preset is not None:
@@ -73,6 +78,17 @@ def check_exclusions(given: Sequence[str]) -> None:
 
 
 EXCLUDED = {
+    "generic": (
+        "calibration",
+        "statistics",
+        "calibration_tokens",
+        "calibration_context",
+        "activations",
+        "embedding",
+        "target_bpw",
+        "target_size",
+        "preset",
+    ),
     "recipe": ("scheme", "method", "embedding", "activations", "target_bpw", "target_size", "preset"),
     "target_bpw": ("scheme", "embedding", "target_size", "preset"),
     "target_size": ("scheme", "embedding", "preset"),
@@ -81,6 +97,7 @@ EXCLUDED = {
 """Options that cannot be given beside another."""
 
 _FIXES = {
+    "generic": "without a model nobody knows the inputs of a matrix; --keep REGEX=SCHEME treats some otherwise",
     "recipe": "write it into the recipe file",
     "target_bpw": "with a target, --keep REGEX=SCHEME says what a matrix must have",
     "target_size": "with a target, --keep REGEX=SCHEME says what a matrix must have",

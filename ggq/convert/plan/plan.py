@@ -8,6 +8,7 @@ from functools import cached_property
 from math import prod
 from typing import Any
 
+from ggq.convert.plan.described import Described
 from ggq.convert.plan.match import match_tensors
 from ggq.convert.plan.recipe import Recipe, check_rules
 from ggq.convert.plan.settle import settle
@@ -17,6 +18,7 @@ from ggq.convert.source.checkpoint import FLOATS, Checkpoint
 from ggq.convert.source.hub import Source
 from ggq.convert.source.safetensors_header import SourceTensor
 from ggq.convert.source.tokens import Tokens, read_tokens
+from ggq.errors import UsageError
 from ggq.format.native.layout import ALIGNMENT, FOOTER_BYTES, HEADER_BYTES
 from ggq.format.scheme import Scheme, round_up
 from ggq.models.build import build_program
@@ -29,6 +31,10 @@ from ggq.tape.program import Program
 
 INDEX_BYTES = 512
 """Bytes of the index for each tensor, about: name, shape, segments with digests, attributes."""
+
+
+def _no_model() -> UsageError:
+    return UsageError("tensors that are stored without a model (--generic) have no inputs that could be known")
 
 
 @dataclass(frozen=True)
@@ -95,9 +101,8 @@ class Plan:
         source: The folder, and what to call it.
         checkpoint: Its headers.
         recipe: The options that chose the schemes.
-        model: The model's parts.
-        program: Its operations.
-        architecture: Hugging Face's name of the architecture.
+        described: The model; None where tensors are stored without one.
+        built: Its operations; None without a model.
         tokens: Its special tokens.
         assets: Files that are kept whole.
         tensors: In the order in which they are written: as a forward pass meets them.
@@ -109,15 +114,37 @@ class Plan:
     source: Source
     checkpoint: Checkpoint
     recipe: Recipe
-    model: ModelSpec
-    program: Program
-    architecture: str
+    described: Described | None
+    built: Program | None
     tokens: Tokens
     assets: Mapping[str, bytes]
     tensors: tuple[TensorPlan, ...]
     ignored: tuple[str, ...]
     unread_keys: tuple[str, ...] = ()
     divergence: float | None = None
+
+    @property
+    def model(self) -> ModelSpec:
+        """The model's parts; a UsageError where there is no model."""
+        return self._model.model
+
+    @property
+    def architecture(self) -> str:
+        """Hugging Face's name of the architecture; a UsageError where there is no model."""
+        return self._model.architecture
+
+    @property
+    def program(self) -> Program:
+        """The model's operations; a UsageError where there is no model."""
+        if self.built is None:
+            raise _no_model()
+        return self.built
+
+    @property
+    def _model(self) -> Described:
+        if self.described is None:
+            raise _no_model()
+        return self.described
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -185,12 +212,11 @@ def make_plan(source: Source, recipe: Recipe, ignore: Sequence[str] = (), *, fol
         source=source,
         checkpoint=checkpoint,
         recipe=recipe,
-        model=described.model,
-        program=build_program(described.model),
-        architecture=described.architecture,
+        described=described,
+        built=build_program(described.model),
         tokens=tokens,
         assets=assets,
-        tensors=tuple(_plan_tensor(spec, checkpoint.tensors, recipe) for spec in specs),
+        tensors=tuple(plan_tensor(spec, checkpoint.tensors, recipe) for spec in specs),
         ignored=(*left, *ignored),
         unread_keys=described.unread_keys,
     )
@@ -204,11 +230,12 @@ def with_recipe(plan: Plan, recipe: Recipe, divergence: float | None = None) -> 
         recipe: Which scheme each tensor gets.
         divergence: What was predicted for it.
     """
-    tensors = (_plan_tensor(tensor.spec, plan.checkpoint.tensors, recipe) for tensor in plan.tensors)
+    tensors = (plan_tensor(tensor.spec, plan.checkpoint.tensors, recipe) for tensor in plan.tensors)
     return replace(plan, recipe=recipe, tensors=tuple(tensors), divergence=divergence)
 
 
-def _plan_tensor(spec: TensorSpec, found: Mapping[str, SourceTensor], recipe: Recipe) -> TensorPlan:
+def plan_tensor(spec: TensorSpec, found: Mapping[str, SourceTensor], recipe: Recipe) -> TensorPlan:
+    """What a recipe makes of a tensor, given the tensors of its checkpoint by name."""
     scheme, method = recipe.choose(spec)
     sources = tuple(found[name] for name in dict.fromkeys(spec.expression.names()))
     return TensorPlan(spec, sources, scheme, method, geometry(scheme, spec.shape).bytes)
@@ -218,7 +245,7 @@ def plan_document(plan: Plan) -> dict[str, Any]:
     """The plan for `--dry-run --json`."""
     return {
         "source": plan.source.name,
-        "architecture": plan.architecture,
+        "architecture": plan.architecture if plan.described else None,
         "scheme": scheme_name(plan.recipe.scheme),
         "source_bytes": plan.source_bytes,
         "file_bytes": plan.file_bytes,

@@ -19,8 +19,9 @@ def check_output(plan: Plan, out: Path, *, force: bool) -> None:
         ConvertError: It lies in the checkpoint's folder.
     """
     real = Path(os.path.realpath(out))
-    folder = plan.checkpoint.folder.real
-    if real.is_relative_to(folder) or any(out.exists() and out.samefile(file.path) for file in plan.checkpoint.files):
+    checkpoint = plan.checkpoint
+    inside = checkpoint.one is None and real.is_relative_to(checkpoint.folder.real)
+    if inside or any(out.exists() and out.samefile(file.path) for file in checkpoint.files):
         raise ConvertError(
             "the result would lie inside its own input", path=out, fix="write it beside the checkpoint's folder"
         )

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ggq.convert.source.folder import Folder
 from ggq.convert.source.json_input import load_object
 from ggq.convert.source.safetensors_header import SafetensorsFile, SourceTensor
-from ggq.convert.source.shards import read_files
+from ggq.convert.source.shards import read_all_files, read_files
 from ggq.errors import ConvertError
 from ggq.format.paths import os_error
 from ggq.quant.floats import STORAGE, widen
@@ -37,8 +37,9 @@ class Checkpoint:
     `notes` says in words what is odd about it and does not keep it from being converted.
 
     Args:
-        path: The folder.
+        path: The folder; with `generic` also one safetensors file.
         follow_links: Whether its files may be links to somewhere else.
+        generic: Take all safetensors files that there are, whatever their names, with or without a config.json.
 
     Raises:
         ConvertError: Files are missing or contradict each other.
@@ -46,10 +47,16 @@ class Checkpoint:
         GGQError: A file cannot be read.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, follow_links: bool = False) -> None:
-        self.folder = Folder(path, follow_links=follow_links)
-        self.config = load_config(self.folder)
-        files, odd = read_files(self.folder)
+    def __init__(self, path: str | os.PathLike[str], *, follow_links: bool = False, generic: bool = False) -> None:
+        path = Path(path)
+        self.one = path.name if generic and path.is_file() else None
+        self.folder = Folder(path if self.one is None else path.parent, follow_links=follow_links)
+        if generic:
+            self.config: dict[str, Any] = {}
+            files, odd = read_all_files(self.folder, self.one), list[str]()
+        else:
+            self.config = load_config(self.folder)
+            files, odd = read_files(self.folder)
         self.files: list[SafetensorsFile] = files
         self.notes: list[str] = odd
         self._tensors = {tensor.name: tensor for file in self.files for tensor in file.tensors}
@@ -111,18 +118,28 @@ class Checkpoint:
         self._read(tensor, start, memory)
         return memory.view(dtype).reshape(-1, columns)
 
+    def read_bytes(self, tensor: SourceTensor) -> bytes:
+        """A tensor of any type as it is stored; raises as `read_rows` does."""
+        memory = np.empty(tensor.bytes, np.uint8)
+        self._read_at(tensor, 0, memory)
+        return memory.tobytes()
+
     def _read(self, tensor: SourceTensor, start: int, memory: NDArray[np.uint8]) -> None:
         """Rows from `start` on, as they are stored, into memory of their length."""
+        self._read_at(tensor, start * tensor.shape[-1] * STORAGE[FLOATS[tensor.dtype]].itemsize, memory)
+
+    def _read_at(self, tensor: SourceTensor, offset: int, memory: NDArray[np.uint8]) -> None:
+        """Bytes of a tensor from `offset` on into memory of their length."""
         if tensor.file is NOWHERE:
             memory[:] = 0
             return
-        file, row = self._files[tensor.file], tensor.shape[-1] * STORAGE[FLOATS[tensor.dtype]].itemsize
+        file = self._files[tensor.file]
         try:
             with open(tensor.file, "rb", buffering=0) as raw:
                 state = os.fstat(raw.fileno())
                 if (state.st_size, state.st_mtime_ns) != (file.size, file.modified):
                     raise _changed(tensor)
-                raw.seek(tensor.offset + start * row)
+                raw.seek(tensor.offset + offset)
                 left = memoryview(memory.data)
                 while left:
                     count = raw.readinto(left)

@@ -39,13 +39,17 @@ Download = Callable[[str, str | None, list[str]], str]
 
 
 def find_source(
-    source: str | os.PathLike[str], check: Callable[[Path], None], download: Download | None = None
+    source: str | os.PathLike[str],
+    check: Callable[[Path], None],
+    download: Download | None = None,
+    weights: list[str] | None = None,
 ) -> Source:
     """The folder of a checkpoint, downloaded if need be.
 
     Args:
         source: A folder, or ORG/NAME or ORG/NAME@REVISION on the hub.
         check: Called with the folder once its small files are there; raises what makes downloading the rest pointless.
+        weights: Patterns of the files with the weights; by default those that the index lists, or model.safetensors.
         download: What downloads; by default huggingface_hub, which minds HF_ENDPOINT, HF_HOME and HF_HUB_OFFLINE.
 
     Raises:
@@ -68,7 +72,7 @@ def find_source(
     try:
         folder = Path(fetch(name, revision, SMALL_FILES))
         check(folder)
-        folder = Path(fetch(name, revision, [*SMALL_FILES, *_weight_files(folder)]))
+        folder = Path(fetch(name, revision, [*SMALL_FILES, *(weights or _weight_files(folder))]))
     except GGQError:
         raise
     except Exception as error:  # the hub's client raises errors of several libraries, which change with its versions

@@ -45,6 +45,21 @@ def read_files(folder: Folder) -> tuple[list[SafetensorsFile], list[str]]:
     return files, notes
 
 
+def read_all_files(folder: Folder, one: str | None = None) -> list[SafetensorsFile]:
+    """The headers of all safetensors files of a folder, or of one of them, in the order of their names.
+
+    Raises:
+        ConvertError: There is none, or a tensor is in two.
+        FormatError: A header breaks a rule of its format.
+    """
+    names = sorted(name for name in folder.names if name.endswith(".safetensors")) if one is None else [one]
+    if not names:
+        raise _no_weights(folder)
+    files = [_read(folder, name) for name in names]
+    _check_unique(dict(zip(names, files)), folder.path)
+    return files
+
+
 def _choose_files(folder: Folder, listed: list[str]) -> tuple[list[str], list[str]]:
     """The files to read where the index lists these, and what is odd about that."""
     missing = [shard for shard in listed if shard not in folder]

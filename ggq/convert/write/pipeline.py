@@ -15,6 +15,7 @@ from ggq.convert.write.blocks import Block, TensorJob
 from ggq.convert.write.stages import Work, stages
 from ggq.format import Writer
 from ggq.format.scheme import Geometry
+from ggq.models.names import Flattened
 from ggq.quant import ErrorSum
 from ggq.quant.matrix import geometry
 from ggq.quant.tiles import Segments, empty_segments
@@ -132,7 +133,7 @@ def _write_stage(
             if final - written >= PIECE_BYTES:
                 writer.begin_tensor(job.plan.name, first[written:final])
                 written = final
-        _write(writer, job, error)
+        _write(writer, job, error, plan)
         memory.give(job.segments)
         taken -= job.plan.bytes
         reporter.done += job.plan.source_bytes
@@ -160,8 +161,11 @@ def _fits(tensor: TensorPlan, taken: int, budget: int, flying: int) -> bool:
     return flying == 0 or (flying < LOOK_AHEAD_TENSORS and taken + tensor.bytes <= budget)
 
 
-def _write(writer: Writer, job: TensorJob, sums: ErrorSum) -> None:
+def _write(writer: Writer, job: TensorJob, sums: ErrorSum, whole: Plan) -> None:
     plan, error = job.plan, sums.error()
+    about: dict[str, str] = {"role": plan.role} if whole.described else {}
+    if isinstance(plan.expression, Flattened):
+        about["source_shape"] = "x".join(map(str, plan.sources[0].shape))
     method: dict[str, str] = {"method": job.work.method} if job.work.method else {}
     writer.add_tensor(
         plan.name,
@@ -169,7 +173,7 @@ def _write(writer: Writer, job: TensorJob, sums: ErrorSum) -> None:
         plan.scheme,
         job.segments,
         {
-            "role": plan.role,
+            **about,
             **method,
             **job.work.notes,
             "source_dtype": plan.source_dtype,

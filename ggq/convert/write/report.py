@@ -83,7 +83,7 @@ def read_results(path: Path, plan: Plan) -> tuple[TensorResult, ...]:
         return tuple(
             TensorResult(
                 name=planned.name,
-                role=str(entry.attributes["role"]),
+                role=str(entry.attributes.get("role", "")),
                 shape=entry.shape,
                 source_dtype=str(entry.attributes["source_dtype"]),
                 scheme=scheme_name(planned.scheme),

@@ -85,7 +85,11 @@ def expression(role: str, spec: ModelSpec) -> Expression:
             whole = Tensor(checkpoint_name(role.replace(name, "inputs"), MODULES))
             return Rows(whole, place * spec.hidden_size, (place + 1) * spec.hidden_size)
     tensor = Tensor(checkpoint_name(role, MODULES))
-    return Taps(tensor) if role.endswith("taps.weight") else tensor
+    if not role.endswith("taps.weight"):
+        return tensor
+    mixer = spec.layers[int(role.split(".")[1])].mixer
+    assert isinstance(mixer, ShortConv)
+    return Taps(tensor, mixer.reach)
 
 
 LFM2 = Family(
