@@ -181,7 +181,16 @@ class Transposed(Unary):
 
 
 @dataclass(frozen=True)
-class Taps(Unary):
+class Reshaped(Unary):
+    """All numbers of an expression, in other rows and columns."""
+
+    def reach(self, shapes: Shapes, rows: Mask, columns: Mask) -> Iterator[Use]:
+        _, height, width = matrices(self.expression.shape(shapes))
+        return self.expression.reach(shapes, np.ones(height, np.bool_), np.ones(width, np.bool_))
+
+
+@dataclass(frozen=True)
+class Taps(Reshaped):
     """The weights of a convolution of each channel by itself, (channels, 1, reach), as one row: first the channels'
     weights of the oldest input.
 
@@ -209,7 +218,7 @@ class Taps(Unary):
 
 
 @dataclass(frozen=True)
-class Flattened(Unary):
+class Flattened(Reshaped):
     """All dimensions but the first as the columns of one matrix, such as the kernels of a convolution."""
 
     def __str__(self) -> str:
@@ -225,10 +234,6 @@ class Flattened(Unary):
         inner = self.expression.shape(source.shape)
         rows = prod(inner[1:-1])
         self.expression.fill(source, start * rows, out.reshape(-1, inner[-1]))
-
-    def reach(self, shapes: Shapes, rows: Mask, columns: Mask) -> Iterator[Use]:
-        _, height, width = matrices(self.expression.shape(shapes))
-        return self.expression.reach(shapes, np.ones(height, np.bool_), np.ones(width, np.bool_))
 
 
 @dataclass(frozen=True)
