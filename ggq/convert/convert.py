@@ -65,7 +65,7 @@ def make_solved_plan(
         planned = make_generic_plan(found, wish.recipe, options.ignore or (), follow_links=links)
     else:
         found = find_source(source, lambda folder: _check_config(folder, links))
-        planned = make_plan(found, wish.recipe, options.ignore or (), follow_links=links)
+        planned = make_plan(found, wish.recipe, options.ignore or (), follow_links=links, lora=options.lora or ())
     if check is not None:
         check(planned if wish.target is None else rehearsal(planned, wish.method))
     if wish.target is None:
@@ -178,6 +178,8 @@ def metadata(planned: Plan) -> Iterator[tuple[str, bool | int | float | str | li
     """The metadata of the result, in order (spec/metadata.md)."""
     yield "general.name", planned.source.name
     yield "general.source", planned.source.origin
+    if planned.adapters:
+        yield "general.adapters", list(planned.adapters)
     yield "general.producer", f"ggq {ggq.__version__}"
     if planned.described is not None:
         yield from to_metadata(planned.model, planned.architecture).items()

@@ -98,6 +98,9 @@ class SourceOptions(Record):
     ignore: Sequence[str] | None = option(
         None, "Leave out tensors whose whole names match, whatever they are.", "REGEX"
     )
+    lora: Sequence[str] | None = option(
+        None, "Add a LoRA adapter of PEFT, times a weight, before anything is quantized.", "FOLDER[=WEIGHT]"
+    )
     generic: bool = option(
         False, "Store the tensors of any safetensors file or folder by the recipe, without a model that could run."
     )

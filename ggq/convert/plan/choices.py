@@ -79,6 +79,7 @@ def check_exclusions(given: Sequence[str]) -> None:
 
 EXCLUDED = {
     "generic": (
+        "lora",
         "calibration",
         "statistics",
         "calibration_tokens",

@@ -16,6 +16,7 @@ from ggq.convert.source.assets import read_assets
 from ggq.convert.source.chat import try_template
 from ggq.convert.source.checkpoint import FLOATS, Checkpoint
 from ggq.convert.source.hub import Source
+from ggq.convert.source.lora import adapter_name, add_adapters
 from ggq.convert.source.safetensors_header import SourceTensor
 from ggq.convert.source.tokens import Tokens, read_tokens
 from ggq.errors import UsageError
@@ -108,6 +109,7 @@ class Plan:
         tensors: In the order in which they are written: as a forward pass meets them.
         ignored: Names of tensors that are left out: nothing reads them.
         unread_keys: Keys of config.json that mean nothing, to transformers neither.
+        adapters: Names and weights of the LoRA adapters that are added.
         divergence: What was predicted for a mix that was solved for; see `ggq.convert.mix.mix.Mix`.
     """
 
@@ -121,6 +123,7 @@ class Plan:
     tensors: tuple[TensorPlan, ...]
     ignored: tuple[str, ...]
     unread_keys: tuple[str, ...] = ()
+    adapters: tuple[str, ...] = ()
     divergence: float | None = None
 
     @property
@@ -189,7 +192,14 @@ class Plan:
         return 8 * sum(tensor.bytes for tensor in self.matrices) / self.weights
 
 
-def make_plan(source: Source, recipe: Recipe, ignore: Sequence[str] = (), *, follow_links: bool = False) -> Plan:
+def make_plan(
+    source: Source,
+    recipe: Recipe,
+    ignore: Sequence[str] = (),
+    *,
+    follow_links: bool = False,
+    lora: Sequence[str] = (),
+) -> Plan:
     """Read a checkpoint's headers and decide what becomes of each tensor.
 
     Args:
@@ -197,6 +207,7 @@ def make_plan(source: Source, recipe: Recipe, ignore: Sequence[str] = (), *, fol
         recipe: Which scheme each tensor gets.
         ignore: Regular expressions of names of tensors to leave out.
         follow_links: Whether files may be links to somewhere else.
+        lora: Adapters to add, FOLDER or FOLDER=WEIGHT each.
 
     Raises:
         GGQError: Whatever would make the conversion fail, as far as it shows before a weight is read.
@@ -204,6 +215,7 @@ def make_plan(source: Source, recipe: Recipe, ignore: Sequence[str] = (), *, fol
     checkpoint = Checkpoint(source.folder, follow_links=follow_links)
     described, left = settle(checkpoint, ignore)
     specs, ignored = match_tensors(described.specs, checkpoint)
+    specs = add_adapters(checkpoint, specs, lora)
     check_rules(recipe, specs)
     assets = read_assets(checkpoint.folder)
     tokens = read_tokens(checkpoint.folder, assets, described.model.vocabulary_size, checkpoint.notes)
@@ -219,6 +231,7 @@ def make_plan(source: Source, recipe: Recipe, ignore: Sequence[str] = (), *, fol
         tensors=tuple(plan_tensor(spec, checkpoint.tensors, recipe) for spec in specs),
         ignored=(*left, *ignored),
         unread_keys=described.unread_keys,
+        adapters=tuple(adapter_name(text) for text in lora),
     )
 
 

@@ -90,6 +90,12 @@ class Checkpoint:
         """Forget a tensor."""
         del self._tensors[name]
 
+    def add_file(self, file: SafetensorsFile) -> None:
+        """Have the tensors of one more file."""
+        self.files.append(file)
+        self._files[file.path] = file
+        self._tensors.update((tensor.name, tensor) for tensor in file.tensors)
+
     def add_zeros(self, name: str, shape: tuple[int, ...]) -> None:
         """Have a tensor of zeros that is in no file."""
         self._tensors[name] = SourceTensor(name, "F32", shape, NOWHERE, 0, 0)

@@ -142,7 +142,9 @@ def _no_weights(folder: Folder) -> GGQError:
     names = sorted(folder.names)
     if "adapter_model.safetensors" in folder:
         return ConvertError(
-            "an adapter (LoRA) found, not a whole model", path=folder.path, fix="merge it into its base model first"
+            "an adapter (LoRA) found, not a whole model",
+            path=folder.path,
+            fix="give its base model, and this folder with --lora",
         )
     pickles = [name for name in names if name.endswith(_PICKLES)]
     if pickles:

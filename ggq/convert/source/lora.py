@@ -1,0 +1,223 @@
+"""LoRA adapters as PEFT saves them: low-rank changes of matrices, added while a checkpoint is read."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from ggq.convert.plan.pattern import Pattern
+from ggq.convert.source.checkpoint import FLOATS, Checkpoint
+from ggq.convert.source.folder import Folder
+from ggq.convert.source.json_input import load_object
+from ggq.convert.source.safetensors_header import SourceTensor, read_header
+from ggq.errors import ConvertError, UnsupportedError, UsageError
+from ggq.models.family import TensorSpec
+from ggq.models.fields import shown
+from ggq.models.names import Expression, Product, Sum, Tensor, Transposed
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+LARGEST_CONFIG = 4 << 20
+
+IN_FRONT = "base_model.model."
+"""What PEFT puts before the names of a model's modules."""
+
+READ = frozenset({"alpha_pattern", "fan_in_fan_out", "lora_alpha", "peft_type", "r", "rank_pattern", "use_rslora"})
+
+MEANINGLESS = frozenset(
+    "auto_mapping base_model_name_or_path base_model_class exclude_modules inference_mode init_lora_weights"
+    " layers_pattern layers_to_transform lora_dropout megatron_config megatron_core modules_to_save parent_library"
+    " peft_version revision runtime_config target_modules task_type loftq_config eva_config corda_config"
+    " qalora_group_size".split()
+)
+"""Keys that say how it was trained, or what the names of its tensors say again."""
+
+_PART = re.compile(r"(?P<module>.+)\.lora_(?P<kind>A|B|embedding_A|embedding_B)(?:\.weight)?")
+
+
+@dataclass(frozen=True)
+class Change:
+    """What an adapter adds to a matrix.
+
+    Args:
+        down, up: Names of the tensors of rank rows and of rank columns.
+        scale: What their product is multiplied by.
+        transposed: Whether the matrix holds inputs as rows, as embeddings and GPT-2's do.
+    """
+
+    down: str
+    up: str
+    scale: float
+    transposed: bool
+
+    def expression(self) -> Expression:
+        """Its numbers."""
+        product = Product(Tensor(self.up), Tensor(self.down), self.scale)
+        return Transposed(product) if self.transposed else product
+
+
+def split_weight(text: str) -> tuple[Path, float]:
+    """The folder and the weight of FOLDER or FOLDER=WEIGHT.
+
+    Raises:
+        UsageError: The weight is no finite number.
+    """
+    folder, found, weight = text.rpartition("=")
+    if not found or os.path.isdir(text):
+        return Path(text), 1.0
+    try:
+        number = float(weight)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise UsageError(f"--lora {text}: the weight must be a number, not {weight!r}", fix="such as adapter=0.5")
+    return Path(folder), number
+
+
+def adapter_name(text: str) -> str:
+    """What a file says of an adapter: the folder's name without its path, and the weight unless it is 1."""
+    path, weight = split_weight(text)
+    name = os.path.basename(os.path.realpath(path)).encode("utf-8", "replace").decode("utf-8")
+    return name if weight == 1 else f"{name}={weight:.9g}"
+
+
+def add_adapters(
+    checkpoint: Checkpoint, specs: Sequence[TensorSpec], adapters: Iterable[str]
+) -> tuple[TensorSpec, ...]:
+    """The tensors of a model with adapters added to them.
+
+    Args:
+        checkpoint: Gets the adapters' tensors too, under names that begin with "lora1." and so on, and a note of each.
+        specs: The model's tensors.
+        adapters: FOLDER or FOLDER=WEIGHT of each.
+
+    Raises:
+        ConvertError: A folder is no adapter, or one of another model.
+        UnsupportedError: An adapter of another kind, or with something that changes more than matrices.
+        UsageError: See `split_weight`.
+    """
+    changed: dict[str, Expression] = {}
+    for number, text in enumerate(adapters, 1):
+        path, weight = split_weight(text)
+        folder = Folder(path, follow_links=checkpoint.folder.follow_links)
+        config = _read_config(folder)
+        file = read_header(folder.locate(WEIGHTS)[0], folder.path / WEIGHTS)
+        tensors = [replace(tensor, name=f"lora{number}.{tensor.name}") for tensor in file.tensors]
+        names = {name: tensor.shape for name, tensor in checkpoint.tensors.items()}
+        changes = _changes(tensors, config, folder.path / WEIGHTS, weight)
+        _check(changes, {tensor.name: tensor for tensor in tensors}, names, specs, folder.path / WEIGHTS)
+        checkpoint.add_file(replace(file, tensors=tuple(tensors)))
+        for name, change in changes.items():
+            changed[name] = Sum(changed.get(name, Tensor(name)), change.expression())
+        scales = sorted({change.scale for change in changes.values()})
+        told = f"{scales[0]:.4g}" if len(scales) == 1 else f"{scales[0]:.4g} to {scales[-1]:.4g}"
+        checkpoint.notes.append(f"LoRA adapter {path.name} added to {len(changes)} matrices, times {told}")
+    return tuple(replace(spec, expression=substituted(spec.expression, changed)) for spec in specs)
+
+
+def substituted(expression: Expression, changed: Mapping[str, Expression]) -> Expression:
+    """An expression with source tensors replaced by expressions, by name."""
+    if isinstance(expression, Tensor):
+        return changed.get(expression.name, expression)
+    values: dict[str, Any] = {}
+    for field in fields(expression):  # type: ignore[arg-type]  # every kind of expression is a dataclass
+        value = getattr(expression, field.name)
+        if isinstance(value, Expression):
+            values[field.name] = substituted(value, changed)
+        elif isinstance(value, tuple) and value and isinstance(value[0], Expression):
+            values[field.name] = tuple(substituted(each, changed) for each in value)
+    return replace(expression, **values) if values else expression  # type: ignore[type-var]
+
+
+def _read_config(folder: Folder) -> dict[str, Any]:
+    path = folder.path / CONFIG
+    if CONFIG not in folder or WEIGHTS not in folder:
+        missing = CONFIG if CONFIG not in folder else WEIGHTS
+        raise ConvertError(
+            "missing: not a LoRA adapter", path=folder.path / missing, fix="give the folder of an adapter"
+        )
+    config = load_object(folder.read(CONFIG, LARGEST_CONFIG), path, infinite=True)
+    if config.get("peft_type") != "LORA":
+        raise UnsupportedError(f"{shown(config.get('peft_type'))} is no LoRA", path=path, where="peft_type")
+    neutral: tuple[object, ...] = (None, False, "none", [], {}, "")
+    odd = [key for key, value in config.items() if key not in READ | MEANINGLESS and value not in neutral]
+    if odd:
+        raise UnsupportedError(f"{shown(config[odd[0]])} is not supported", path=path, where=odd[0])
+    return config
+
+
+def _changes(
+    tensors: Iterable[SourceTensor], config: Mapping[str, Any], path: Path, weight: float
+) -> dict[str, Change]:
+    """What an adapter's tensors change, by the name of the matrix."""
+    parts: dict[str, dict[str, SourceTensor]] = {}
+    for tensor in tensors:
+        _, _, rest = tensor.name.partition(".")
+        match = _PART.fullmatch(rest)
+        if match is None or not rest.startswith(IN_FRONT):
+            problem = "more than a low-rank change of a matrix"
+            raise UnsupportedError(problem, path=path, where=f"tensor {shown(rest)}", fix="merge it with PEFT first")
+        parts.setdefault(match["module"].removeprefix(IN_FRONT), {})[match["kind"]] = tensor
+    found = {}
+    for module, kinds in parts.items():
+        embedding = "embedding_A" in kinds or "embedding_B" in kinds
+        down, up = (kinds.get(f"embedding_{kind}" if embedding else kind) for kind in "AB")
+        if down is None or up is None or len(kinds) != 2:
+            raise ConvertError("lora_A and lora_B belong together", path=path, where=f"module {shown(module)}")
+        scale = weight * _scale(config, module, down.shape[0] if down.shape else 0, path)
+        transposed = embedding or config.get("fan_in_fan_out") is True
+        found[f"{module}.weight"] = Change(down.name, up.name, scale, transposed)
+    if not found:
+        raise ConvertError("no tensors in it", path=path)
+    return found
+
+
+def _scale(config: Mapping[str, Any], module: str, rank: int, path: Path) -> float:
+    """alpha over the rank, or over its root with rank-stabilised LoRA."""
+    alpha = _for_module(config.get("alpha_pattern"), module, config.get("lora_alpha"))
+    if not isinstance(alpha, int | float) or isinstance(alpha, bool) or not math.isfinite(alpha):
+        raise ConvertError(f"{shown(alpha)} found, a number expected", path=path.with_name(CONFIG), where="lora_alpha")
+    said = _for_module(config.get("rank_pattern"), module, config.get("r"))
+    if said != rank or rank < 1:
+        problem = f"rank {shown(said)} said, {rank} found in module {shown(module)}"
+        raise ConvertError(problem, path=path.with_name(CONFIG), where="r")
+    return float(alpha) / (math.sqrt(rank) if config.get("use_rslora") is True else rank)
+
+
+def _for_module(patterns: object, module: str, standard: object) -> object:
+    """The value of the first pattern that the end of a module's name matches, as PEFT has it."""
+    for pattern, value in patterns.items() if isinstance(patterns, dict) else ():
+        if Pattern(rf"(?:.*\.)?(?:{pattern})", f"{CONFIG}: {pattern}").fullmatch(module):
+            return value
+    return standard
+
+
+def _check(
+    changes: Mapping[str, Change],
+    tensors: Mapping[str, SourceTensor],
+    names: Mapping[str, tuple[int, ...]],
+    specs: Iterable[TensorSpec],
+    path: Path,
+) -> None:
+    """Refuse an adapter that does not fit the model."""
+    roles = {name: spec.role for spec in specs for name in spec.expression.names()}
+    tied = "output.weight" not in roles.values()
+    for name, change in changes.items():
+        where = f"module {shown(name.removesuffix('.weight'))}"
+        if name not in names or name not in roles:
+            raise ConvertError("the model has no such matrix", path=path, where=where, fix="is it of another model?")
+        if tied and roles[name] == "embedding.weight":
+            raise UnsupportedError("it changes an embedding that is the output too", path=path, where=where)
+        down, up = tensors[change.down], tensors[change.up]
+        for tensor in (down, up):
+            if tensor.dtype not in FLOATS or len(tensor.shape) != 2:
+                problem = f"{tensor.dtype} of shape {list(tensor.shape)} found, a matrix of floats expected"
+                raise ConvertError(problem, path=path, where=where)
+        shape = (up.shape[0], down.shape[1])
+        if up.shape[1] != down.shape[0] or names[name] != (shape[::-1] if change.transposed else shape):
+            problem = f"a change of shape {list(shape)} found, the matrix has {list(names[name])}"
+            raise ConvertError(problem, path=path, where=where, fix="is it of another model?")
