@@ -41,9 +41,22 @@ TRACED = 16
 """Of so many inputs one is traced."""
 
 
-def peak() -> int:
-    """The most bytes that this process has held; the processes of templates and tokenizers have limits of their own."""
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def peaks() -> tuple[int, int]:
+    """The most bytes that this process has held, and the most that a child has that it waited for."""
+    kinds = resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN
+    return 1024 * resource.getrusage(kinds[0]).ru_maxrss, 1024 * resource.getrusage(kinds[1]).ru_maxrss
+
+
+def held() -> int:
+    """Bytes that this process holds now."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+def taken(before: tuple[int, int], start: int, child: int) -> int:
+    """Bytes that were taken since `peaks()` were `before`, beyond the `start` that were held and what a child takes for
+    the good input; 0 where no peak has grown, as then it was less than before."""
+    ours, theirs = peaks()
+    return max(ours - start if ours > before[0] else 0, theirs - child if theirs > before[1] else 0)
 
 
 def used() -> float:
@@ -93,13 +106,13 @@ def attack(kind: Kind, folder: Path, seed: int, told: Connection) -> None:
     rng, path = random.Random(seed), folder / f"input-{seed}"
     path.write_bytes(kind.good)
     kind.read(path)  # the good one passes, and all libraries are there
-    seen, number = set[tuple[str, int]](), 0
+    seen, number, child = set[tuple[str, int]](), 0, peaks()[1]
     while True:
         number += 1
         traced, known = number % TRACED == 1, set(seen)
         data = kind.change(rng, kind.good)
         path.write_bytes(data)
-        before, start, problem = peak(), used(), ""
+        before, memory, start, problem = peaks(), held(), used(), ""
         told.send(("begin", data))
         sys.settrace(tracer(seen) if traced else None)
         try:
@@ -110,7 +123,7 @@ def attack(kind: Kind, folder: Path, seed: int, told: Connection) -> None:
             problem = f"{type(error).__name__}: {error}"[:200]
         finally:
             sys.settrace(None)
-        seconds, more = (0.0, 0) if traced else (used() - start, peak() - before)
+        seconds, more = (0.0, 0) if traced else (used() - start, taken(before, memory, child))
         if more > ROOM + TIMES * len(data):
             problem = problem or f"{more >> 20} MiB of memory for {len(data)} bytes"
         told.send(("end", problem, seconds, more, seen - known))

@@ -100,20 +100,47 @@ RULES: dict[str, list[Any]] = {
         {"type": "Prepend", "prepend": "x" * 300},
         {"type": "NFKC"},
         {"type": "Strip", "strip_left": True, "strip_right": True},
+        {"type": "BertNormalizer", "clean_text": True, "handle_chinese_chars": True, "strip_accents": None,
+         "lowercase": True},
+        {"type": "Precompiled", "precompiled_charsmap": "AAAAAA=="},
+        {"type": "ByteLevel"},
     ],
     "pre_tokenizer": [
         {"type": "FixedLength", "length": 0},
         {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": False},
         {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "always", "split": True},
         {"type": "Digits", "individual_digits": True},
+        {"type": "CharDelimiterSplit", "delimiter": "a"},
+        {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
+        {"type": "UnicodeScripts"},
     ],
     "decoder": [
         {"type": "Replace", "pattern": {"String": "e"}, "content": "eeeeeeeee"},
         {"type": "Strip", "content": "e", "start": 3, "stop": 10**9},
         {"type": "Fuse"},
         {"type": "CTC", "pad_token": "", "word_delimiter_token": "", "cleanup": True},
+        {"type": "ByteFallback"},
+        {"type": "WordPiece", "prefix": "", "cleanup": True},
+        {"type": "BPEDecoder", "suffix": ""},
     ],
-}
+    "post_processor": [
+        {"type": "TemplateProcessing", "single": [{"Sequence": {"id": "A", "type_id": 0}}] * 50, "pair": [],
+         "special_tokens": {}},
+        {"type": "BertProcessing", "sep": ["a", 2**31], "cls": ["", 0]},
+        {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
+    ],
+}  # fmt: skip
+PLURAL = {"normalizer": "normalizers", "pre_tokenizer": "pretokenizers", "decoder": "decoders",
+          "post_processor": "processors"}  # fmt: skip
+MODELS: list[dict[str, Any]] = [
+    {"type": "WordLevel", "vocab": {"a": 0, "[UNK]": 1}, "unk_token": "[UNK]"},
+    {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##", "max_input_chars_per_word": 100,
+     "vocab": {"a": 0, "##a": 1, "[UNK]": 2}},
+    {"type": "Unigram", "unk_id": 0, "vocab": [["<unk>", 0.0], ["a", -1.0], ["aa", -1e300]], "byte_fallback": True},
+    {"type": "BPE", "dropout": 0.5, "unk_token": "a", "continuing_subword_prefix": "#", "end_of_word_suffix": "$",
+     "fuse_unk": True, "byte_fallback": True, "ignore_merges": True, "vocab": {"a": 0, "#a": 1, "a#a": 2, "aa": 3},
+     "merges": ["a #a"]},
+]  # fmt: skip
 
 
 def change_tokenizer(rng: random.Random, data: bytes) -> bytes:
@@ -122,8 +149,9 @@ def change_tokenizer(rng: random.Random, data: bytes) -> bytes:
     if rng.random() < 0.5:
         key = rng.choice(list(RULES))
         several = [rng.choice(RULES[key]) for _ in range(rng.choice([1, 2, 8]))]
-        plural = {"normalizer": "normalizers", "pre_tokenizer": "pretokenizers", "decoder": "decoders"}[key]
-        value[key] = {"type": "Sequence", plural: several}
+        value[key] = {"type": "Sequence", PLURAL[key]: several}
+    if rng.random() < 0.3:
+        value["model"] = rng.choice(MODELS)
     rest = {name: item for name, item in value.items() if name != "model" or rng.random() < 0.3}
     changed = change_value(rng, rest)
     return json.dumps({**value, **changed} if isinstance(changed, dict) and rng.random() < 0.8 else value).encode()
@@ -140,6 +168,20 @@ PIECES = [
     "{{ 2 ** 99999999 }}",
     "{%",
     "{{ messages | tojson(indent=99999) }}",
+    "{% set ns = namespace(x='a') %}{% for i in range(40) %}{% set ns.x = ns.x + ns.x %}{% endfor %}{{ ns.x }}",
+    "{{ '%999999999d' % 1 }}",
+    "{{ '{:>999999999}'.format(1) }}",
+    "{{ lipsum(n=9999) }}",
+    "{{ strftime_now('%9999999999d') }}",
+    "{{ ('a ' * 99999) | urlize }}{{ ('<' * 9999) | striptags }}",
+    "{{ ('a' * 9999) | wordwrap(1) }}",
+    "{{ [messages] * 10**9 }}",
+    "{% import 'x' as y %}",
+    "{% block a %}{{ super() }}{% endblock %}",
+    "{{ self.a() }}{{ namespace.__init__ }}",
+    "{{ messages | map(attribute='content') | join('x' * 99999) }}",
+    "{% filter upper %}{% generation %}",
+    "{{ (1).__format__('9999999999') }}{{ 1e999 | round(10**9) }}",
 ]
 
 
@@ -150,6 +192,46 @@ def change_template(rng: random.Random, data: bytes) -> bytes:
         at = rng.randrange(len(text) + 1)
         text = text[:at] + rng.choice(PIECES) + text[at:]
     return text.encode()
+
+
+TOML = [
+    "9" * 5000,
+    '"(((((a*)*)*)*)*)*$"',
+    '"' + "(a|a)" * 500 + '"',
+    "[" * 5000,
+    "{" * 500,
+    "nan",
+    "1979-05-27T07:32:00Z",
+    '"\\u0000\\U0010FFFF"',
+    "true",
+    "[]",
+    '"q4-g32+order+scale"',
+    '"q99-g7"',
+    '"x" # ' + "y" * 5000,
+    "0x" + "f" * 5000,
+    "1e" + "9" * 390,
+]
+
+
+def change_recipe(rng: random.Random, data: bytes) -> bytes:
+    """A recipe with other values, lines many times over, keys of many parts; now and then its bytes changed too."""
+    lines = data.decode().splitlines()
+    for _ in range(rng.randint(1, 3)):
+        at, how = rng.randrange(len(lines)), rng.randrange(5)
+        key, _, value = lines[at].partition(" = ")
+        if how == 0:
+            lines[at:at] = [lines[at]] * rng.choice([1, 2, 3000])
+        elif how == 1:
+            lines[at] = f"{key} = {rng.choice(TOML)}"
+        elif how == 2:
+            lines[at] = f"{key}{rng.choice(['.a' * 3000, '.scheme', '', ' '])} = {value}"
+        elif how == 3:
+            lines[at] = lines[at].replace('"', f'{rng.choice(TOML)}"', rng.choice([1, 2]))
+        else:
+            del lines[at]
+            lines = lines or [""]
+    out = ("\n".join(lines) + "\n").encode()
+    return change_bytes(rng, out) if rng.random() < 0.3 else out
 
 
 def change_journal(rng: random.Random, data: bytes) -> bytes:
@@ -291,7 +373,7 @@ def kinds(folder: Path) -> dict[str, Kind]:
     return {
         "tokenizer": Kind(tokenizer, change_tokenizer, use_tokenizer),
         "template": Kind(good, change_template, use_template),
-        "recipe": Kind(recipe, change_bytes, recipe_file),
+        "recipe": Kind(recipe, change_recipe, recipe_file),
         "statistics": Kind(made.statistics.read_bytes(), change_statistics, saved),
         "journal": Kind(made.journal, change_journal, resume),
         "ggq": Kind(made.small.read_bytes(), change_ggq, use_ggq),

@@ -23,6 +23,9 @@ ROOM, TIMES_SOURCE, TIMES_MESSAGES, TIMES_CONTEXT = 1 << 16, 4, 16, 32
 """What a template may write: as many characters besides so many for each of its own, for each of the messages' as JSON;
 and not more than so many for each token of the context, of which no text needs as many."""
 
+MEMORY, MEMORY_TIMES = 64 << 20, 10
+"""Bytes that a template may take, and how many for each character of its own, of those given and of those to write."""
+
 Message = Mapping[str, object]
 """{"role": "user", "content": "..."} and whatever else the template knows."""
 
@@ -90,7 +93,9 @@ class ChatTemplate:
     def _ask(self, request: dict[str, object]) -> dict[str, str]:
         try:
             given = len(json.dumps(request["variables"]))
-            document = json.dumps({**request, "limit": self.limit(given)}).encode("ascii")
+            limit = self.limit(given)
+            memory = MEMORY + MEMORY_TIMES * (given + len(self.source) + limit)
+            document = json.dumps({**request, "limit": limit, "memory": memory}).encode("ascii")
         except (TypeError, ValueError) as problem:
             raise UsageError(f"messages hold strings, numbers, lists and mappings only: {problem}") from None
         script = Path(__file__).with_name("template_worker.py")

@@ -10,21 +10,24 @@ import sys
 from datetime import datetime
 from typing import Any
 
-MEMORY = 1 << 30
-"""Bytes of address space, where the system can limit it."""
-
 SECONDS = 2
 """Processor time, where the system can limit it; the parent limits the time on the clock."""
 
 
-def limit_resources() -> None:
-    """Ask the system to stop this process when it takes too much."""
+def limit_resources(memory: int) -> None:
+    """Ask the system to stop this process when it takes so many bytes more than it has, or too much time."""
     try:
         import resource
     except ImportError:  # Windows: the parent's clock and the length of the output remain
         return
+    held = 0
+    try:
+        with open("/proc/self/statm") as file:
+            held = int(file.read().split()[0]) * resource.getpagesize()
+    except OSError:
+        held = 1 << 30
     for kind, amount in (
-        (resource.RLIMIT_AS, MEMORY),
+        (resource.RLIMIT_AS, held + memory),
         (resource.RLIMIT_CPU, SECONDS),
         (resource.RLIMIT_CORE, 0),
     ):
@@ -91,7 +94,7 @@ def main() -> None:
     sys.path[:] = request["path"]
     import jinja2.sandbox  # noqa: F401  before the limits: they are the template's, not the library's
 
-    limit_resources()
+    limit_resources(request["memory"])
     sys.stdout.buffer.write(json.dumps(render(request)).encode("ascii"))
 
 

@@ -110,6 +110,7 @@ def test_arguments_are_utf8_whatever_the_locale_is(model: Path, tmp_path: Path) 
         ("NUMBA_DISABLE_JIT", "1"),
         ("NUMBA_NUM_THREADS", "0"),
         ("NUMBA_CPU_FEATURES", "avx2"),
+        ("NUMBA_FUNCTION_CACHE_SIZE", "-1"),
         ("NUMBA_NUM_THREADS", "many"),
         ("NUMBA_NUM_THREADS", "100000"),
         ("NUMBA_THREADING_LAYER", "none"),

@@ -64,6 +64,7 @@ def test_what_templates_use_is_there() -> None:
         ("{% for i in range(9999) %}{% for j in range(9999) %}{{ '%90s' % i }}{% endfor %}{% endfor %}", "longer than"),
         ("{{ 'a' * 10**11 }}", "too much memory"),
         ("{{ 'a' | center(10**11) }}", "too much memory"),
+        ("{% set x = 'a' * (3 * 10**8) %}x", "too much memory"),
         ("{{ unknown.name }}", "UndefinedError"),
         ("{% if %}", "TemplateSyntaxError"),
         ("{{ 1 / 0 }}", "ZeroDivisionError"),
