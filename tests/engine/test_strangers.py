@@ -43,6 +43,35 @@ def test_a_file_cut_short_between_two_passes_is_told_and_no_text_follows(path: P
             model.generate([1, 2, 3], max_tokens=3)
 
 
+@pytest.mark.parametrize("how", ["zeros", "another"])
+def test_a_file_that_is_as_long_as_before_and_another_is_told(path: Path, how: str) -> None:
+    """Cut short and made longer again, or copied over: its size says nothing."""
+    data = path.read_bytes()
+    other = path.with_name("other.ggq")
+    convert(DEMO, other, scheme="q4z-g32")
+    with ggq.load(path) as model:
+        model.logits([1, 2, 3])
+        with path.open("r+b") as file:
+            file.truncate(0)
+            if how == "another":
+                file.write(other.read_bytes())
+            file.truncate(max(len(data), file.tell()))
+        with pytest.raises(
+            FormatError, match=r"index: the file has changed since it was opened \(C-15\)\nopen it again"
+        ):
+            model.logits([1, 2, 3])
+
+
+def test_an_edit_while_a_model_runs_changes_nothing(path: Path) -> None:
+    with ggq.load(path) as model:
+        right = model.logits([1, 2, 3])
+        edit.edit_metadata(path, {"general.name": "x" * 5000})
+        path.chmod(0o600)
+        assert (model.logits([1, 2, 3]) == right).all()
+    with ggq.load(path) as model:
+        assert (model.logits([1, 2, 3]) == right).all()
+
+
 def cut_behind_the_check(monkeypatch: pytest.MonkeyPatch, path: Path, passes: int, restore: bytes = b"") -> None:
     """Have the file cut short once the given number of passes is over and the next one has begun, and, with `restore`,
     have those bytes again before that pass ends."""

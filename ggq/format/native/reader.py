@@ -178,7 +178,8 @@ class Reader:
             raise
 
     def _load(self) -> None:
-        self.size = os.fstat(self._file.fileno()).st_size
+        state = os.fstat(self._file.fileno())
+        self.size, self._changed = state.st_size, (state.st_mtime_ns, state.st_ctime_ns)
         if self.size > MAX_FILE_BYTES:
             raise refuse("C-2", f"a file of {self.size} bytes, allowed are {MAX_FILE_BYTES}")
         self.header = self.read_at(0, min(self.size, _HEAD_BYTES))
@@ -284,9 +285,18 @@ class Reader:
         return self.view(Segment(0, self.size, b""))
 
     def check_whole(self) -> None:
-        """Raise FormatError when the file has become shorter than its tensors since it was opened."""
-        if not self._file.closed and os.fstat(self._file.fileno()).st_size < self.footer.index_offset:
+        """Raise FormatError when the file has become shorter than its tensors since it was opened, or has been written
+        to and has another index: cut short and made longer again, or written over by another."""
+        if self._file.closed:
+            return
+        state = os.fstat(self._file.fileno())
+        if state.st_size < self.footer.index_offset:
             raise _shrunk(self.path, self.footer.index_offset)
+        if (state.st_mtime_ns, state.st_ctime_ns) != self._changed:
+            if digest_of(self.read_at(self.footer.index_offset, self.footer.index_length)) != self.digest:
+                problem, fix = "the file has changed since it was opened (C-15)", "open it again"
+                raise FormatError(problem, path=self.path, where="index", fix=fix)
+            self._changed = state.st_mtime_ns, state.st_ctime_ns  # an edit, which leaves everything in its place
 
     def close(self) -> None:
         """Closes the file; segments that are still referenced stay valid."""
