@@ -1,4 +1,5 @@
-"""Write a Hugging Face Llama checkpoint with random weights and a working tokenizer, for timing and for tests.
+"""Write a Hugging Face checkpoint with random weights and a working tokenizer, for timing and for tests: a Llama, or a
+model with states beside keys (tools/hybrid_shapes.py).
 
     python tools/make_model.py OUT --shape 1b
 
@@ -17,6 +18,11 @@ from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from tools import hybrid_shapes  # noqa: E402
 
 SHAPES: dict[str, tuple[int, int, int, int, int, int]] = {
     "tiny": (64, 2, 4, 2, 176, 384),
@@ -53,20 +59,25 @@ def make_model(
 
     Args:
         out: Folder to make.
-        shape: A name of SHAPES, or its numbers.
+        shape: A name of SHAPES or of hybrid_shapes.SHAPES, or the numbers of one of the former.
         seed: Of the weights.
         dtype: "bf16", "f16" or "f32".
-        tied: Whether the embedding is the output too; else there is an lm_head.weight.
+        tied: Whether the embedding of a Llama is the output too, as it is of others; else there is an lm_head.weight.
         shards: Files that the weights are spread over.
     """
-    sizes = SHAPES[shape] if isinstance(shape, str) else shape
+    if isinstance(shape, str) and shape in hybrid_shapes.SHAPES:
+        hf = {**hybrid_shapes.SHAPES[shape], "torch_dtype": DTYPES[dtype][1]}
+        shapes = hybrid_shapes.tensors(hf)
+    else:
+        sizes = SHAPES[shape] if isinstance(shape, str) else shape
+        hf, shapes = config(sizes, dtype, tied), tensors(sizes, tied)
     out.mkdir(parents=True, exist_ok=True)
-    write_json(out / "config.json", config(sizes, dtype, tied))
+    write_json(out / "config.json", hf)
     write_json(out / "generation_config.json", {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2})
     names = dict(zip(("bos_token", "eos_token", "pad_token"), SPECIAL))
     write_json(out / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", **names})
-    write_json(out / "tokenizer.json", tokenizer(sizes[-1]), indent=None)
-    write_weights(out, tensors(sizes, tied), dtype, seed, shards)
+    write_json(out / "tokenizer.json", tokenizer(hf["vocab_size"]), indent=None)
+    write_weights(out, shapes, dtype, seed, shards)
 
 
 def config(sizes: tuple[int, int, int, int, int, int], dtype: str, tied: bool) -> dict[str, Any]:
@@ -282,7 +293,7 @@ def write_json(path: Path, value: Any, indent: int | None = 2) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("out", type=Path)
-    parser.add_argument("--shape", choices=SHAPES, default="1b")
+    parser.add_argument("--shape", choices=[*SHAPES, *hybrid_shapes.SHAPES], default="1b")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--dtype", choices=DTYPES, default="bf16")
     parser.add_argument("--untied", action="store_true", help="an output matrix of its own")

@@ -119,6 +119,14 @@ class Weights:
             self._kept[role] = padded
         return int(self._kept[role].ctypes.data)
 
+    def speed(self, role: str) -> int:
+        """Address of -e**x / log(2) of a one-dimensional tensor, as scans read it; padded likewise."""
+        key = f"{role}/speed"
+        if key not in self._kept:
+            self.vector(role)
+            self._kept[key] = (-np.exp(self._kept[role].astype(np.float64)) * np.log2(np.e)).astype(np.float32)
+        return int(self._kept[key].ctypes.data)
+
     def _address(self, role: str, segment: str) -> int:
         view = self._container.segment(self._names[role], segment)
         self._kept[f"{role}/{segment}"] = view

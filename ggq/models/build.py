@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ggq.models.mixers import recurrent
-from ggq.models.parts import Attention, Layer, Mlp, ModelSpec, Norm, ShortConv
+from ggq.models.parts import Attention, GatedAttention, GatedDelta, Layer, Mlp, ModelSpec, Norm, ShortConv
 from ggq.tape import ops as tape
 from ggq.tape.caches import CacheSpec, KeyValueSpec
 from ggq.tape.ops import Operation
@@ -95,7 +95,7 @@ class Builder:
 
 def _layer(build: Builder, number: int, layer: Layer, hidden: Buffer, *, last: bool) -> Buffer:
     """Append a layer; the buffer of its results, of the wanted rows alone behind the last one."""
-    role, mixer, inner = f"layers.{number}", layer.mixer.kind, layer.feed_forward.kind
+    role, mixer, inner = f"layers.{number}", layer.mixer.role, layer.feed_forward.kind
     normed = build.norm(layer.mixer_norm, f"{role}.{mixer}_norm", hidden, Buffer("normed", hidden.width))
     mixed = MIXERS[type(layer.mixer)](build, f"{role}.{mixer}", layer.mixer, normed)
     shared = layer.parallel and layer.feed_forward_norm is None
@@ -149,6 +149,9 @@ def _attention(build: Builder, role: str, part: Attention, source: Buffer) -> Bu
     query, key, value = Buffer("query", query_width), Buffer("key", key_width), Buffer("value", key_width)
     biases = {"q": part.query_bias, "k": part.key_bias, "v": part.value_bias}
     outs = {f"{role}.q": query, f"{role}.k": key, f"{role}.v": value}
+    gate = Buffer("attention_gate", query_width)
+    if isinstance(part, GatedAttention):
+        outs[f"{role}.gate"], biases["gate"] = gate, part.query_bias
     build.linear(source, outs, {f"{role}.{name}" for name, there in biases.items() if there})
     for norm, name, buffer, heads in (
         (part.query_norm, "q_norm", query, part.heads),
@@ -164,6 +167,9 @@ def _attention(build: Builder, role: str, part: Attention, source: Buffer) -> Bu
     out, sizes = Buffer("attended", query_width), (part.heads, part.kv_heads, part.head_dim)
     sinks = build.weight(f"{role}.sinks", part.heads) if part.sinks else None
     build.ops.append(tape.Attention(cache, query, out, *sizes, part.scale, part.window, part.softcap, sinks))
+    if isinstance(part, GatedAttention):
+        build.ops.append(tape.Gate(gate, out, gated := Buffer("gated_attended", query_width), "sigmoid"))
+        return gated
     return out
 
 
@@ -182,6 +188,8 @@ def _mlp(build: Builder, role: str, part: Mlp, source: Buffer) -> Buffer:
 
 MIXERS: dict[type, Callable[[Builder, str, Any, Buffer], Buffer]] = {
     Attention: _attention,
+    GatedAttention: _attention,
+    GatedDelta: recurrent.gated_delta,
     ShortConv: recurrent.short_conv,
 }
 """What appends each kind of mixer; the buffer that its last matrix meets."""

@@ -16,7 +16,7 @@ from ggq.errors import ModelError
 from ggq.models.field import Flag, Integer, Number, Part, Parts, Word, declared
 from ggq.models.fields import Fields
 from ggq.models.rope import Rope
-from ggq.tape.ops.activations import ACTIVATIONS
+from ggq.tape.ops.activations import WITHOUT_GATE
 from ggq.tape.ops.norm import KINDS
 
 MOST_LAYERS = 4096
@@ -45,6 +45,7 @@ class Attention:
     """Causal softmax attention with key-value heads that several query heads share."""
 
     kind: ClassVar[str] = "attention"
+    role: ClassVar[str] = "attention"
     heads: Annotated[int, Integer(1, HEADS, "query heads")]
     kv_heads: Annotated[int, Integer(1, HEADS, "key and value heads; divides `heads`")]
     head_dim: Annotated[int, Integer(2, 1 << 13, "numbers per head")]
@@ -75,10 +76,18 @@ class Attention:
 
 
 @dataclass(frozen=True)
+class GatedAttention(Attention):
+    """Attention whose heads' results are multiplied with the sigmoid of another product before the last matrix."""
+
+    kind: ClassVar[str] = "gated_attention"
+
+
+@dataclass(frozen=True)
 class ShortConv:
     """A causal convolution of each channel over a few tokens between two gates: o(after * conv(before * source))."""
 
     kind: ClassVar[str] = "conv"
+    role: ClassVar[str] = "conv"
     width: Annotated[int, Integer(1, WIDTH, "channels")]
     reach: Annotated[int, Integer(1, 64, "tokens that a result depends on, its own included")]
     bias: Annotated[bool, Flag("the convolution and all of its matrices have biases")]
@@ -90,6 +99,27 @@ class ShortConv:
 
 
 @dataclass(frozen=True)
+class GatedDelta:
+    """A gated delta net: a convolution, the gated delta rule, a norm of each head's result and a gate."""
+
+    kind: ClassVar[str] = "delta"
+    role: ClassVar[str] = "delta"
+    output_bias: ClassVar[bool] = False
+    heads: Annotated[int, Integer(1, HEADS, "heads of values and of the state")]
+    key_heads: Annotated[int, Integer(1, HEADS, "heads of queries and keys; divides `heads`")]
+    key_dim: Annotated[int, Integer(1, 1 << 13, "numbers of a query and a key")]
+    value_dim: Annotated[int, Integer(1, 1 << 13, "numbers of a value")]
+    reach: Annotated[int, Integer(1, 64, "tokens that a result of the convolution depends on, its own included")]
+    norm: Annotated[Norm, Part("norm of each head's result, before the gate")]
+
+    def problem(self) -> str | None:
+        """What contradicts itself, if anything."""
+        if self.heads % self.key_heads:
+            return f"{self.heads} heads cannot share {self.key_heads} key heads evenly"
+        return None
+
+
+@dataclass(frozen=True)
 class Mlp:
     """A feed-forward of two or three matrices."""
 
@@ -98,7 +128,7 @@ class Mlp:
     activation: Annotated[
         str,
         Word(
-            tuple(ACTIVATIONS),
+            WITHOUT_GATE,
             "`silu`: x / (1 + exp(-x)); `gelu_tanh`: 0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))); "
             "`gelu`: x (1 + erf(x / sqrt(2))) / 2; `relu`: max(x, 0); `relu2`: max(x, 0)^2",
         ),
@@ -111,7 +141,7 @@ class Mlp:
 class Layer:
     """A mixer and a feed-forward, whose results are added to the row: x + scale * post_norm(mixer(norm(x)))."""
 
-    mixer: Annotated[Attention | ShortConv, Part("what exchanges between tokens")]
+    mixer: Annotated[Attention | GatedAttention | ShortConv | GatedDelta, Part("what exchanges between tokens")]
     feed_forward: Annotated[Mlp, Part("what is computed for each token")]
     mixer_norm: Annotated[Norm | None, Part("norm of the mixer's input")]
     mixer_post_norm: Annotated[Norm | None, Part("norm of the mixer's result")]

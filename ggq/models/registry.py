@@ -21,6 +21,7 @@ from ggq.models.families.phi3 import PHI3
 from ggq.models.families.qwen2 import QWEN2
 from ggq.models.families.qwen3 import QWEN3
 from ggq.models.families.recurrent.lfm2 import LFM2
+from ggq.models.families.recurrent.qwen3_5 import QWEN3_5
 from ggq.models.families.smollm3 import SMOLLM3
 from ggq.models.family import Family
 from ggq.models.fields import shown
@@ -42,6 +43,7 @@ FAMILIES: tuple[Family, ...] = (
     STABLELM,
     GPT_NEOX,
     LFM2,
+    QWEN3_5,
 )
 """Every supported family. To add one, write its file in `families` and list it here."""
 

@@ -19,7 +19,7 @@ from ggq.quant import parse_scheme
 from ggq.quant.floats import from_float32, to_float32
 from ggq.tape.ops.activations import ACTIVATIONS as MEANINGS
 from ggq_kernels.code import permission
-from ggq_kernels.row.calls import ACTIVATIONS
+from ggq_kernels.row.calls import GATES
 from ggq_kernels.row.operands import PIECE
 from ggq_kernels.run import calls, limits
 from ggq_kernels.vector.isa import AMX, FEATURES, ISA
@@ -177,7 +177,7 @@ def test_what_is_rounded_is_what_int8_would_round() -> None:
     order[:width], factors[:width] = rng.permutation(width), rng.uniform(0.1, 10, width)
     got = rounded(x, columns, order=address(order), column_scale=address(factors))
     np.testing.assert_array_equal(got[:, :width], bf16(x[:, order[:width]] * factors[:width]))
-    for name in ACTIVATIONS:
+    for name in GATES:
         gated = MEANINGS[name].value(np, x.astype(np.float64)) * up
         allowed = (ROUNDING + 32 * UNIT) * np.abs(gated) + 1e-7 * np.abs(up)
         assert (np.abs(rounded(x, columns, up=up, activation=name)[:, :width] - gated) <= allowed).all()

@@ -10,8 +10,9 @@ import pytest
 from ggq.tape.buffers import Buffer
 from ggq.tape.ops import Activate, Gate
 from ggq.tape.ops.activations import ACTIVATIONS as MEANINGS
+from ggq.tape.ops.activations import WITHOUT_GATE
 from ggq_kernels.code.compiled import Op, op
-from ggq_kernels.row.calls import ACTIVATIONS
+from ggq_kernels.row.calls import ACTIVATIONS, GATES
 from ggq_kernels.row.operands import PIECE
 from ggq_kernels.run import calls
 from ggq_kernels.vector.functions import exp2_minus, tanh
@@ -106,6 +107,24 @@ def allowed(activation: str, x: np.ndarray, expected: np.ndarray) -> np.ndarray:
     return relative * np.abs(expected) + np.where(t > 125.9, np.abs(x) * 2.0**-125.9, 0) + lost + SMALLEST
 
 
+@pytest.mark.parametrize("width", [7, 172, PIECE + 40])
+def test_a_sigmoid_gate(width: int) -> None:
+    """As SiLU's, without the factor that it has of its own; held at 2**-126 too."""
+    rng = np.random.default_rng(width)
+    gate = np.concatenate([np.linspace(-200, 200, 3 * width - 4), [0, -0.0, 1e-30, 3e38]])
+    gate = rng.permutation(gate).reshape(3, width).astype(np.float32)
+    up = rng.standard_normal((3, width)).astype(np.float32)
+    source, other, result = (Buffer(name, width) for name in ("source", "other", "result"))
+    expected = meaning(Gate(source, other, result, "sigmoid"), result, {source: gate, other: up})
+    tokens, a, b, out = count(3), Floats(gate), Floats(up), Floats(np.full_like(up, 5))
+    run(calls.gate_row(address(tokens), a.rows, b.rows, out.rows, "sigmoid"), threads=2)
+    t = np.abs(gate.astype(np.float64)) * np.log2(np.e)
+    relative = np.log(2) * np.minimum(t, 127) * gamma(2) + 3e-7 + gamma(5)
+    floor = np.where(t > 125.9, np.abs(up) * 2.0**-125.9, 0) + SMALLEST
+    assert (np.abs(out.values - expected) <= relative * np.abs(expected) + floor).all()
+    assert (out.whole[:3, width:] == 0).all()
+
+
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("width", [7, 172, PIECE + 40])
 def test_activations(activation: str, width: int) -> None:
@@ -136,4 +155,4 @@ def test_activations(activation: str, width: int) -> None:
 
 
 def test_every_activation_of_the_operations_has_kernels() -> None:
-    assert set(ACTIVATIONS) == set(MEANINGS)
+    assert set(GATES) == set(MEANINGS) and set(ACTIVATIONS) == set(WITHOUT_GATE)

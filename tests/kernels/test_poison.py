@@ -12,7 +12,7 @@ from ggq.engine.kv.pool import PagePool
 from ggq.engine.kv.sequence import PagedSequence
 from ggq.quant import parse_scheme
 from ggq_kernels.attend.operands import PAGE
-from ggq_kernels.row.calls import ACTIVATIONS
+from ggq_kernels.row.calls import ACTIVATIONS, GATES
 from ggq_kernels.run import calls
 from ggq_kernels.vector.isa import TOKENS
 from tests.kernels.test_linear import random_matrix
@@ -113,10 +113,10 @@ CASES: dict[str, tuple[int, Compute]] = {
     **{f"norm {kind}": (2, normed(kind, 1, True)) for kind in ("rms", "layer")},
     **{f"norm {kind} with a bias": (3, normed(kind, 1, True)) for kind in ("rms", "layer")},
     **{f"norm {kind} of parts": (1, normed(kind, 5, False)) for kind in ("rms", "layer")},
-    **{f"gate {name}": (2, gated(name)) for name in ACTIVATIONS},
+    **{f"gate {name}": (2, gated(name)) for name in GATES},
     **{f"activation {name}": (1, activated(name)) for name in ACTIVATIONS},
     **{f"int8 {form}": (1, rounded(form)) for form in ("group", "token", "static")},
-    **{f"int8 {name}": (2, rounded("group", name)) for name in ACTIVATIONS},
+    **{f"int8 {name}": (2, rounded("group", name)) for name in GATES},
     **{f"rope {layout}": (1, turned(layout)) for layout in ("half", "pairs")},
     **{name: (2 if name == "add" else 1, elementwise(name)) for name in ("add", "cap", "scale")},
     **{f"product int8={int8}": (1, multiplied(int8)) for int8 in (True, False)},

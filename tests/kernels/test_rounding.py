@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ggq.tape.reference import TINY, round_activations
-from ggq_kernels.row.calls import ACTIVATIONS
+from ggq_kernels.row.calls import GATES
 from ggq_kernels.row.operands import PIECE
 from ggq_kernels.run import calls
 from ggq_kernels.vector.isa import TOKENS
@@ -138,7 +138,7 @@ def test_int8_rounding_on_two_threads() -> None:
         np.testing.assert_array_equal(one, two)
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("activation", GATES)
 @pytest.mark.parametrize("form", ["group", "token"])
 def test_gating_while_rounding_gives_the_same_bits(activation: str, form: str) -> None:
     rng, n, width, columns = np.random.default_rng(12), TOKENS + 1, PIECE + 44, PIECE + 64

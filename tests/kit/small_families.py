@@ -190,6 +190,22 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "conv_L_cache": 4,
         "full_attn_idxs": [1],
     },
+    "qwen3_5": {
+        **SIZES,
+        "architectures": ["Qwen3_5ForCausalLM"],
+        "model_type": "qwen3_5_text",
+        "num_hidden_layers": 4,
+        "num_attention_heads": 3,
+        "num_key_value_heads": 1,
+        "head_dim": 12,
+        "linear_conv_kernel_dim": 3,
+        "linear_key_head_dim": 10,
+        "linear_value_head_dim": 14,
+        "linear_num_key_heads": 2,
+        "linear_num_value_heads": 6,
+        "attention_bias": True,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 500.0, "partial_rotary_factor": 0.5},
+    },
     "lfm2_biased": {
         **{key: value for key, value in SIZES.items() if key != "rms_norm_eps"},
         "architectures": ["Lfm2ForCausalLM"],
@@ -218,12 +234,14 @@ def family_checkpoint(name: str, shapes: Mapping[str, Sequence[int]], seed: int 
         name: Of a config in FAMILIES.
         shapes: Of the tensors, by their names in the checkpoint.
     """
-    less_one = FAMILIES[name]["model_type"].startswith("gemma")
+    less_one = FAMILIES[name]["model_type"].startswith(("gemma", "qwen3_5"))
     tensors = {}
     for index, (tensor, shape) in enumerate(shapes.items()):
         values = numbers(int(np.prod(shape)), seed * 1000 + index).reshape(shape)
         if tensor.endswith("norm.weight"):
-            tensors[tensor] = values / 2 + np.float32(0 if less_one else 1)
+            tensors[tensor] = values / 2 + np.float32(0 if less_one and "linear_attn" not in tensor else 1)
+        elif tensor.endswith("A_log"):
+            tensors[tensor] = values * 2 - 2  # states that last, some for a hundred tokens
         else:
             scale = 0.4 if len(shape) == 1 else np.sqrt(3 / shape[-1])
             tensors[tensor] = values * np.float32(scale)

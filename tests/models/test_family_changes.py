@@ -10,8 +10,9 @@ import pytest
 
 from ggq.models.decoder import with_layers, with_mixers
 from ggq.models.names import Plus, Taps
-from ggq.models.parts import ModelSpec, Norm, ShortConv
+from ggq.models.parts import Attention, GatedAttention, GatedDelta, ModelSpec, Norm, ShortConv
 from ggq.models.rope import Rope
+from ggq.tape import ops as tape
 from tests.kit.family_models import (
     TOLERANCE,
     error,
@@ -70,12 +71,19 @@ def with_layer(spec: ModelSpec, number: int, **changes: Any) -> ModelSpec:
     return replace(spec, layers=tuple(layers))
 
 
-def with_conv(spec: ModelSpec, **changes: Any) -> ModelSpec:
-    """Other values of fields of every convolution."""
+def with_kind(spec: ModelSpec, kind: type, **changes: Any) -> ModelSpec:
+    """Other values of fields of every mixer of a kind."""
     layers = (
-        replace(each, mixer=replace(each.mixer, **changes)) if isinstance(each.mixer, ShortConv) else each
+        replace(each, mixer=replace(each.mixer, **changes)) if isinstance(each.mixer, kind) else each
         for each in spec.layers
     )
+    return replace(spec, layers=tuple(layers))
+
+
+def without_gate(spec: ModelSpec) -> ModelSpec:
+    """Attention as Llama has it in place of gated attention."""
+    plain = [Attention(**vars(each.mixer)) if isinstance(each.mixer, GatedAttention) else None for each in spec.layers]
+    layers = (replace(each, mixer=mixer or each.mixer) for each, mixer in zip(spec.layers, plain))
     return replace(spec, layers=tuple(layers))
 
 
@@ -252,8 +260,21 @@ CHANGES: dict[str, dict[str, Callable[[ModelSpec], ModelSpec]]] = {
         "no norm of keys": lambda spec: with_layer(spec, 1, key_norm=None),
         "no RoPE": lambda spec: with_layer(spec, 1, rope=None),
     },
+    "qwen3_5": {
+        "no gate of attention": without_gate,
+        "RoPE of whole heads": lambda spec: with_layer(spec, 3, rope=replace(rope_of(spec, 3), rotated=12)),
+        "no norm of queries": lambda spec: with_layer(spec, 3, query_norm=None),
+        "no norm of keys": lambda spec: with_layer(spec, 3, key_norm=None),
+        "no bias of the output": lambda spec: with_layer(spec, 3, output_bias=False),
+        "no biases": lambda spec: with_layer(spec, 3, query_bias=False),
+        "no norm of heads": lambda spec: with_kind(
+            spec,
+            GatedDelta,
+            norm=replace(spec.layers[0].mixer.norm, weight=False),  # type: ignore[union-attr]
+        ),
+    },
     "lfm2_biased": {
-        "no biases": lambda spec: with_conv(spec, bias=False),
+        "no biases": lambda spec: with_kind(spec, ShortConv, bias=False),
         "no norm of queries": lambda spec: with_layer(spec, 0, query_norm=None),
     },
 }
@@ -291,7 +312,56 @@ class Reversed(Taps):
         out[...] = out.reshape(4, -1)[::-1].reshape(1, -1)
 
 
-@pytest.mark.parametrize("name", ["gemma2", "gemma3"])
+class KeepsAll(tape.GatedDelta):
+    """A delta rule that forgets nothing."""
+
+    def oracle(self, run: Any) -> None:
+        run[self.decay] = run[self.decay] - 1e9
+        super().oracle(run)
+
+
+class WritesAll(tape.GatedDelta):
+    """A delta rule whose rate is 1."""
+
+    def oracle(self, run: Any) -> None:
+        run[self.rate] = run[self.rate] + 1e9
+        super().oracle(run)
+
+
+class AsTheyCome(tape.GatedDelta):
+    """A delta rule whose queries and keys have the lengths that they come with."""
+
+    def oracle(self, run: Any) -> None:
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr("ggq.tape.ops.recurrent.gated_delta.LEAST", 1e9)
+            run[self.mixed] = run[self.mixed] * 1e4
+            super().oracle(run)
+
+
+class WithoutShift(tape.GatedDelta):
+    """A delta rule without what is added to the decay."""
+
+    def oracle(self, run: Any) -> None:
+        run[self.decay] = run[self.decay] - run.weight(self.shift)
+        super().oracle(run)
+
+
+class Linear(tape.ShortConv):
+    """A convolution without an activation."""
+
+    def oracle(self, run: Any) -> None:
+        tape.ShortConv(**{**vars(self), "activation": "none"}).oracle(run)
+
+
+@pytest.mark.parametrize("wrong", [KeepsAll, WritesAll, AsTheyCome, WithoutShift, Linear])
+def test_another_delta_rule_or_convolution_is_noticed(wrong: Any) -> None:
+    executor, kind = reference(spec_of("qwen3_5")[1], "qwen3_5"), wrong.__bases__[0]
+    ops = tuple(wrong(**vars(op)) if type(op) is kind else op for op in executor.program.ops)
+    executor.program = replace(executor.program, ops=ops)
+    assert error(last_logits(executor, "qwen3_5"), "qwen3_5") > 100 * TOLERANCE
+
+
+@pytest.mark.parametrize("name", ["gemma2", "gemma3", "qwen3_5"])
 def test_norms_that_are_stored_less_one_are_noticed_without_it(name: str) -> None:
     family, spec = spec_of(name)
 

@@ -39,6 +39,7 @@ def test_a_family_knows_every_key_that_its_class_in_transformers_reads(family: F
     assert set(read["common"]) | set(read["own"]) <= set(known)
     others = {"head_dim", "rope_theta", "rope_local_base_freq", "sliding_window_pattern", "partial_rotary_factor"}
     others |= {"rotary_emb_base", "rotary_pct", "_sliding_window_pattern", "block_ff_dim", "tie_embedding"}
+    others |= {"full_attention_interval"}
     assert set(family.keys) - set(read["own"]) <= others
     bases = read["rope_theta"] if isinstance(read["rope_theta"], dict) else {"global": read["rope_theta"]}
     assert [known["rope_theta"], *(known["rope_local_base_freq"] for _ in list(bases)[1:])] == list(bases.values())

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
-from math import prod
 
 import pytest
 
 from ggq.models.build import role_shapes
 from ggq.models.field import Part, Parts, Word, declared
 from ggq.models.metadata import KINDS, to_metadata
-from ggq.models.parts import ModelSpec, Norm, ShortConv
+from ggq.models.parts import GatedAttention, GatedDelta, ModelSpec, Norm, ShortConv
 from ggq.models.registry import find_architecture
 from tests.kit.support import DEMO, ROOT
 from tools import make_metadata_tables
@@ -129,20 +128,31 @@ def test_the_roles_of_tensors_are_those_of_the_specification(there: bool, rows: 
 
 def test_the_roles_of_other_mixers_are_those_of_the_specification() -> None:
     """With biases; without, those alone are missing."""
-    kinds = {"conv": ShortConv(width=24, reach=3, bias=True)}
+    norm = Norm("rms", 1e-5, weight=True, bias=False)
+    kinds = {"conv": ShortConv(width=24, reach=3, bias=True), "delta": GatedDelta(6, 3, 5, 7, 3, norm)}
     base = demo()
     for kind, mixer in kinds.items():
         spec = replace(base, layers=(replace(base.layers[0], mixer=mixer),))
-        sizes = {"width": base.hidden_size, "channels": 24, "reach": 3}
+        sizes = {**vars(mixer), "width": base.hidden_size, "channels": 24}
         (section,) = re.findall(rf"^\| role of a `{kind}` mixer.*\n((?:\|.*\n)*)", SPEC, re.MULTILINE)
         expected = {}
         for line in section.splitlines()[1:]:
             names, shape, _ = (cell.strip() for cell in line.strip("|").split(" | "))
             first, *others = names.split(", ")
-            size = tuple(prod(sizes[each] for each in part.split(" * ")) for part in shape.split(", "))
+            size = tuple(eval(part, {}, sizes) for part in shape.split(", "))
             for name in (first, *(first.rsplit(".", 2)[0] + other for other in others)):
                 expected[name.replace(".N.", ".0.")] = size
         found = {role: shape for role, shape in role_shapes(spec).items() if f".{kind}." in role}
         assert found == expected
-        plain = role_shapes(replace(spec, layers=(replace(spec.layers[0], mixer=replace(mixer, bias=False)),)))
-        assert expected.keys() - plain.keys() == {name for name in expected if name.endswith(".bias")}
+        if kind == "conv":
+            plain = role_shapes(replace(spec, layers=(replace(spec.layers[0], mixer=replace(mixer, bias=False)),)))
+            assert expected.keys() - plain.keys() == {name for name in expected if name.endswith(".bias")}
+
+
+def test_gated_attention_has_a_gate_of_the_shape_of_the_queries() -> None:
+    base = demo()
+    mixer = GatedAttention(**{**vars(base.layers[0].mixer), "query_bias": True})
+    found = role_shapes(replace(base, layers=(replace(base.layers[0], mixer=mixer),)))
+    for name in ("weight", "bias"):
+        assert found[f"layers.0.attention.gate.{name}"] == found[f"layers.0.attention.q.{name}"]
+    assert "`layers.N.attention.gate.weight`" in SPEC

@@ -18,7 +18,7 @@ from tests.kit.family_models import FACTS, TOLERANCE, checkpoint, expected, forw
 from tests.kit.small_families import FAMILIES as CONFIGS
 from tests.kit.small_models import write_ggq
 
-RECURRENT = ("lfm2", "lfm2_biased")
+RECURRENT = ("lfm2", "lfm2_biased", "qwen3_5")
 INTERPRETERS = ["numpy", pytest.param("numba", marks=pytest.mark.kernels)]
 
 

@@ -23,7 +23,9 @@ from ggq.tape.ops import (
     Attention,
     Embed,
     Gate,
+    GatedDelta,
     Linear,
+    Mamba2,
     Norm,
     Operation,
     Rope,
@@ -32,7 +34,8 @@ from ggq.tape.ops import (
     SoftCap,
     StoreKV,
 )
-from ggq.tape.ops.activations import ACTIVATIONS
+from ggq.tape.ops.activations import ACTIVATIONS, WITHOUT_GATE
+from ggq.tape.ops.recurrent import chunks
 from ggq.tape.program import Buffer, Inputs, Program, Run
 from ggq.tape.reference import Batch, Kept, NumpyExecutor
 from ggq.tape.rotation import Rotation
@@ -43,18 +46,22 @@ F32 = Scheme("float", 32, "f32")
 WINDOWS, CONTEXT, VOCABULARY = 2, 7, 9
 A, B, C, WIDE = Buffer("a", 12), Buffer("b", 12), Buffer("c", 12), Buffer("wide", 24)
 KEYS, VALUES = Buffer("k", 12), Buffer("v", 12)
+FOUR, OTHER = Buffer("four", 4), Buffer("other", 4)
 TURN = Rotation((1.0, 0.3), "half", 1.2)
 
 SAMPLES: list[Operation] = [
-    *(Activate(A, B, name) for name in ACTIVATIONS),
+    *(Activate(A, B, name) for name in WITHOUT_GATE),
     Activate(A, A, "silu"),
     Add(A, B, 0.7),
     Attention(0, WIDE, Buffer("out", 24), 4, 2, 6, 0.4),
     Attention(0, WIDE, Buffer("out", 24), 4, 2, 6, 0.9, window=3, softcap=1.5, sinks="sinks"),
     Embed("table", A, 2.5),
     *(Gate(A, B, C, name) for name in ACTIVATIONS),
+    GatedDelta(0, WIDE, FOUR, OTHER, B, "speed", "shift", 4, 2, 3, 3),
     Linear(A, ("square", "wide"), ("bias", None), (B, WIDE)),
     Linear(A, ("square",), ("bias",), (B,), add=True),
+    Mamba2(0, WIDE, FOUR, B, "speed", "shift", "sinks", 4, 2, 3, 3),
+    Mamba2(0, WIDE, FOUR, B, "speed", "shift", "sinks", 4, 1, 3, 6, 0.5, 1.5),
     Norm(A, "scale", B, 1e-2),
     Norm(A, None, B, 1e-2, "layer"),
     Norm(A, "scale", A, 1e-2, "layer", "bias"),
@@ -78,8 +85,16 @@ WEIGHTS = {
     "table": (VOCABULARY, 12),
     "sinks": (4,),
     "taps": (3 * 12,),
+    "speed": (4,),
+    "shift": (4,),
 }
-BUFFERS = (A, B, C, WIDE, KEYS, VALUES)
+BUFFERS = (A, B, C, WIDE, KEYS, VALUES, FOUR, OTHER)
+
+
+@pytest.fixture(autouse=True)
+def several_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scans go over the seven tokens in three chunks."""
+    monkeypatch.setattr(chunks, "TOKENS", 3)
 
 
 def label(op: Operation) -> str:

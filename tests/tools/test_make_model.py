@@ -11,7 +11,9 @@ import pytest
 from safetensors import safe_open
 from tokenizers import Tokenizer
 
+from ggq.models.registry import find_architecture
 from tests.kit.checkpoints import TINY, numbers, tiny
+from tools import hybrid_shapes
 from tools.make_model import SHAPES, tensors, tokenizer
 
 TEXTS = ["", "the rain in Spain", "naïve café 日本語 🙂", "a\x00b\tc\r\n  d", "x = [1, 2]; print(x)  # done"]
@@ -24,6 +26,16 @@ def test_the_safetensors_library_reads_what_was_written(tmp_path: Path) -> None:
         weights = file.get_tensor("lm_head.weight")
     assert abs(float(weights.mean())) < 0.001 and 0.019 < float(weights.std()) < 0.021
     assert np.array_equal(weights, numbers(tmp_path / "m" / "model.safetensors", "lm_head.weight"))
+
+
+@pytest.mark.parametrize("shape", hybrid_shapes.SHAPES)
+def test_models_with_states_have_the_tensors_that_the_family_reads(shape: str) -> None:
+    config = hybrid_shapes.SHAPES[shape]
+    family = find_architecture(config)
+    specs = [each for each in family.tensors(family.config(config)) if each.role]
+    shapes = hybrid_shapes.tensors(config)
+    assert {name for each in specs for name in each.expression.names()} == set(shapes)
+    assert all(each.expression.shape(shapes.__getitem__) == each.shape for each in specs)
 
 
 @pytest.mark.parametrize("dtype, bits", [("bf16", 8), ("f16", 11)])

@@ -10,6 +10,8 @@ from ggq.tape.ops.gate import Gate
 from ggq.tape.ops.linear import Linear
 from ggq.tape.ops.norm import Norm
 from ggq.tape.ops.operation import Operation, Product
+from ggq.tape.ops.recurrent.gated_delta import GatedDelta
+from ggq.tape.ops.recurrent.mamba2 import Mamba2
 from ggq.tape.ops.recurrent.short_conv import ShortConv
 from ggq.tape.ops.rope import Rope
 from ggq.tape.ops.select import Select
@@ -21,7 +23,9 @@ OPS: tuple[type[Operation], ...] = (
     Attention,
     Embed,
     Gate,
+    GatedDelta,
     Linear,
+    Mamba2,
     Norm,
     Rope,
     Select,
@@ -38,7 +42,9 @@ __all__ = [
     "Attention",
     "Embed",
     "Gate",
+    "GatedDelta",
     "Linear",
+    "Mamba2",
     "Norm",
     "Operation",
     "Product",

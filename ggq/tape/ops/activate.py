@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ggq.tape.ops.activations import ACTIVATIONS, check_activation
+from ggq.tape.ops.activations import ACTIVATIONS, WITHOUT_GATE, check_activation
 from ggq.tape.ops.operation import Operation, Read, Write
 from ggq.tape.passes import Backward, Forward
 
@@ -20,7 +20,7 @@ class Activate(Operation):
     activation: str
 
     def __post_init__(self) -> None:
-        check_activation(self.activation)
+        check_activation(self.activation, WITHOUT_GATE)
 
     def forward(self, run: Forward) -> None:
         """See `Operation`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -85,17 +85,30 @@ def _relu2_slope(xp: Any, x: Array) -> Array:
     return 2 * _relu(xp, x)
 
 
+def _sigmoid(xp: Any, x: Array) -> Array:
+    return 1 / _one_and_exp(xp, x)
+
+
+def _sigmoid_slope(xp: Any, x: Array) -> Array:
+    share = _sigmoid(xp, x)
+    return share * (1 - share)
+
+
 ACTIVATIONS: dict[str, Activation] = {
     "silu": Activation(_silu, _silu_slope),
     "gelu_tanh": Activation(_gelu_tanh, _gelu_tanh_slope),
     "gelu": Activation(_gelu, _gelu_slope),
     "relu": Activation(_relu, _relu_slope),
     "relu2": Activation(_relu2, _relu2_slope),
+    "sigmoid": Activation(_sigmoid, _sigmoid_slope),
 }
 """Every activation function that is supported."""
 
+WITHOUT_GATE = tuple(name for name in ACTIVATIONS if name != "sigmoid")
+"""Those that need no gate: what they make of 0 is 0, as kernels expect of padding."""
 
-def check_activation(name: str) -> None:
+
+def check_activation(name: str, known: Collection[str] = ACTIVATIONS) -> None:
     """Refuse an activation function that is not supported."""
-    if name not in ACTIVATIONS:
-        raise UnsupportedError(f"activation {name!r} is not supported; supported: {', '.join(ACTIVATIONS)}")
+    if name not in known:
+        raise UnsupportedError(f"activation {name!r} is not supported; supported: {', '.join(known)}")

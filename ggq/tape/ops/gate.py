@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+import numpy as np
+
 from ggq.tape.buffers import Buffer
 from ggq.tape.ops.activations import ACTIVATIONS, check_activation
 from ggq.tape.ops.operation import Operation, Read, Write
@@ -38,11 +40,13 @@ class Gate(Operation):
         run.add(self.up, slope * function.value(run.xp, gate))
 
     def origins(self, known: Origins) -> dict[Buffer | int, Origin | None]:
-        """Rows of `up`, which the activation does not touch, and of `gate`, which it does."""
+        """Rows of `up`, which the activation does not touch, and of `gate`, which it does; they are moved together."""
         from ggq.tape.folding import Origin
 
         up, gate = known.of(self.up), known.of(self.gate)
         if up is None or gate is None or up.norms or gate.norms:
+            return {self.out: None}
+        if up.block != gate.block or not np.array_equal(up.source, gate.source):
             return {self.out: None}
         producers, biases = (*up.producers, *gate.producers), (*up.biases, *gate.biases)
         return {self.out: Origin((), producers, biases, up.source, up.block)}

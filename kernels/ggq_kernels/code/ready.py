@@ -116,6 +116,12 @@ def _rounding() -> ModuleType:
     return rounding
 
 
+def _scan() -> ModuleType:
+    from ggq_kernels.scan import scan
+
+    return scan
+
+
 def _search_rows() -> ModuleType:
     from ggq_kernels.quantize import search_rows
 
@@ -158,6 +164,7 @@ MODULES: dict[str, Callable[[], ModuleType]] = {
     "products": _products,
     "rope": _rope,
     "rounding": _rounding,
+    "scan": _scan,
     "search_rows": _search_rows,
     "shift_rows": _shift_rows,
     "steps": _steps,

@@ -9,7 +9,7 @@ from ggq_kernels.row.gate import gate_columns
 from ggq_kernels.row.gather import transform_columns
 from ggq_kernels.row.operands import PIECE, ROUND
 from ggq_kernels.run.team import allocate, release, take
-from ggq_kernels.vector.functions import GELU, GELU_TANH, RELU, RELU2, SILU
+from ggq_kernels.vector.functions import GELU, GELU_TANH, RELU, RELU2, SIGMOID, SILU
 from ggq_kernels.vector.simd import load_f32, read_i64
 from ggq_kernels.vector.tile_registers import COLUMNS, TILE, TILE_BYTES, store_bf16
 
@@ -74,6 +74,12 @@ def round_bf16_relu(row: int, team: int) -> None:
 def round_bf16_relu2(row: int, team: int) -> None:
     """Round what the square of ReLU gates."""
     round_rows_bf16(RELU2, row, team)
+
+
+@op
+def round_bf16_sigmoid(row: int, team: int) -> None:
+    """Round what a sigmoid gates."""
+    round_rows_bf16(SIGMOID, row, team)
 
 
 @op

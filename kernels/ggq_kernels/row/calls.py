@@ -19,6 +19,8 @@ gather, rounding, bf16 = (ready.module(name) for name in ("gather", "rounding", 
 
 ACTIVATIONS = ("silu", "gelu_tanh", "gelu", "relu", "relu2")
 """Activations that have kernels."""
+GATES = (*ACTIVATIONS, "sigmoid")
+"""Those of gates."""
 
 
 def norm_row(

@@ -7,7 +7,7 @@ from typing import Any
 from ggq_kernels.code.compiled import inlined, op
 from ggq_kernels.row.operands import ELEMENTS, GATE, PIECE
 from ggq_kernels.run.team import take
-from ggq_kernels.vector.functions import GELU, GELU_TANH, RELU, RELU2, SILU, activated
+from ggq_kernels.vector.functions import GELU, GELU_TANH, RELU, RELU2, SIGMOID, SILU, activated
 from ggq_kernels.vector.simd import load_f32, mul, read_i64, store_f32
 
 
@@ -79,6 +79,12 @@ def gate_relu(row: int, team: int) -> None:
 def gate_relu2(row: int, team: int) -> None:
     """out = max(gate, 0)**2 * up"""
     gate_rows(RELU2, row, team)
+
+
+@op
+def gate_sigmoid(row: int, team: int) -> None:
+    """out = sigmoid(gate) * up"""
+    gate_rows(SIGMOID, row, team)
 
 
 @op

@@ -36,7 +36,7 @@ from ggq_kernels.row.calls import (
     transform_row,
 )
 from ggq_kernels.run.rows import BF16_TOKENS, Int8Rows, Rows, addresses_later, link, operands, row
-from ggq_kernels.scan.calls import LANES, StateRuns, conv_row
+from ggq_kernels.scan.calls import LANES, ScanSizes, StateRuns, conv_row, delta_row, ssm_row
 
 __all__ = [
     "BF16_TOKENS",
@@ -48,6 +48,7 @@ __all__ = [
     "Int8Rows",
     "Packed",
     "Rows",
+    "ScanSizes",
     "StateRuns",
     "activate_row",
     "add_row",
@@ -57,6 +58,7 @@ __all__ = [
     "bf16_bytes",
     "bf16_from",
     "conv_row",
+    "delta_row",
     "descriptors",
     "embed_row",
     "gate_row",
@@ -70,6 +72,7 @@ __all__ = [
     "row",
     "select_row",
     "softcap_row",
+    "ssm_row",
     "store_kv_row",
     "transform_row",
 ]

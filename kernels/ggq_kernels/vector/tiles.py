@@ -74,6 +74,12 @@ def tile_plus(b: Any, tile: Tile, _: Tile, t: Any, v: Any) -> Any:
     return rows(b, tile, lambda i: b.fadd(b.extract_value(t, i), b.extract_value(v, i)))
 
 
+@primitive(lambda t, *_: t, None, None, F32x16)
+def tile_fma(b: Any, tile: Tile, _: Tile, t: Any, u: Any, v: Any) -> Any:
+    """row i += u[i] * v"""
+    return rows(b, tile, lambda i: multiply_add(b, b.extract_value(u, i), v, b.extract_value(t, i)))
+
+
 @primitive(lambda m, *_: Tile(F32x16, m.values[0]), None, types.int64, types.int64)
 def tile_load(b: Any, m: TagType, _: Any, address: Any, stride: Any) -> Any:
     """Row i is what lies at address + i * stride bytes."""
