@@ -11,6 +11,7 @@ import typer
 
 from ggq.cli.output import printable
 from ggq.errors import UsageError
+from ggq.format.paths import open_text
 from ggq.generate.generation import Timing
 from ggq.generate.options import Options
 
@@ -28,9 +29,19 @@ SEED = Annotated[int | None, typer.Option(help="The same text again for the same
 STOP = Annotated[
     list[str] | None, typer.Option("--stop", metavar="TEXT", help="End before this text; may be repeated.")
 ]
+SCHEMA = Annotated[
+    str | None, typer.Option("--schema", metavar="FILE|JSON", help="Write JSON that fits this JSON schema.")
+]
+REGEX = Annotated[str | None, typer.Option("--regex", metavar="REGEX", help="Write what this matches as a whole.")]
+LARK = Annotated[
+    Path | None, typer.Option("--lark", metavar="FILE", help="Write a word of this grammar (llguidance's Lark).")
+]
 THREADS = Annotated[int | None, typer.Option(help="Threads; one for each core without it.", min=1)]
 ACTIVATIONS = Annotated[str, typer.Option(help="int8 (fast) or float32 (exact).")]
 INTERPRETER = Annotated[str, typer.Option(hidden=True)]
+
+LARGEST_GRAMMAR = 4 << 20
+"""Bytes of a schema or a grammar."""
 
 JOINERS = "\u200c\u200d"
 """Invisible, and parts of words and emoji: they pass."""
@@ -46,6 +57,9 @@ def options(
     repetition_penalty: float | None,
     seed: int | None,
     stop: list[str] | None,
+    schema: str | None,
+    regex: str | None,
+    lark: Path | None,
 ) -> Options:
     """The engine's options from the command line's."""
     if greedy:
@@ -61,7 +75,33 @@ def options(
         "repetition_penalty": repetition_penalty,
         "seed": seed,
         "stop": [text(each) for each in stop] if stop else None,
+        "json_schema": None if schema is None else read_schema(schema),
+        "regex": None if regex is None else text(regex),
+        "lark": None if lark is None else read_text(lark),
     }
+
+
+def read_schema(argument: str) -> str:
+    """A JSON schema: JSON as it is, or what a file holds."""
+    given = text(argument)
+    return given if given.lstrip().startswith("{") else read_text(Path(argument))
+
+
+def read_text(path: Path) -> str:
+    """The text of a small file.
+
+    Raises:
+        UsageError: It is no UTF-8, or larger than LARGEST_GRAMMAR.
+        GGQError: It cannot be read.
+    """
+    with open_text(path) as file:
+        data = file.read(LARGEST_GRAMMAR + 1) or b""
+    if len(data) > LARGEST_GRAMMAR:
+        raise UsageError(f"more than {LARGEST_GRAMMAR} bytes", path=path)
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as problem:
+        raise UsageError(f"not UTF-8 at byte {problem.start}", path=path) from None
 
 
 def text(argument: str) -> str:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from ggq.generate.sampling import Sampler
 from ggq.text.detokenize import Detokenizer, StopStrings
+
+if TYPE_CHECKING:
+    from ggq.generate.grammar import Constraint
 
 
 @dataclass
@@ -65,6 +68,7 @@ class Answer:
         decode: Token ids to text.
         stop: Strings before which the text ends.
         ends: Token ids that end it.
+        constraint: What it must match, if anything.
         special: Texts of tokens that `decode` passes over; stop strings may be or contain them.
     """
 
@@ -77,12 +81,13 @@ class Answer:
         stop: Sequence[str] = (),
         ends: Collection[int] = (),
         special: Mapping[int, str] | None = None,
+        constraint: Constraint | None = None,
     ) -> None:
         self.prompt = list(prompt)
         self.tokens: list[int] = []
         self.finish_reason: str | None = None
         self._limit, self._sampler, self._ends = limit, sampler, frozenset(ends)
-        self._special = special or {}
+        self._special, self._constraint = special or {}, constraint
         self._detokenizer, self._stops = Detokenizer(decode, prompt), StopStrings(stop)
         self._seen, self._accepted = set(prompt), 0
         self._pieces: list[str] = []
@@ -94,16 +99,26 @@ class Answer:
 
     def accept(self, logits: np.ndarray) -> Piece:
         """Choose the next token from float32 (vocabulary,) logits."""
+        if self._constraint is not None:
+            logits = self._constraint.masked(logits)
         token = self._sampler.choose(logits, self._seen)
         if token in self._ends:
             return Piece(None, self._rest(), "stop" if self._stops.found is not None else "end")
         self._accepted += 1
         self._seen.add(token)
+        over = self._is_over(token)
         text, reason = self._stops.push(self._detokenizer.push(token), self._special.get(token, "")), None
-        if self._stops.found is None and self._accepted == self._limit:
-            reason = "length"
+        if self._stops.found is None and (over or self._accepted == self._limit):
+            reason = "end" if over else "length"
             text += self._rest()
         return Piece(token, text, "stop" if self._stops.found is not None else reason)
+
+    def _is_over(self, token: int) -> bool:
+        """Whether nothing can follow a token in what the answer must match."""
+        if self._constraint is None:
+            return False
+        self._constraint.accept(token)
+        return self._constraint.over
 
     def add(self, piece: Piece) -> str:
         """Grow by a piece; its text."""

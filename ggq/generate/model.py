@@ -13,7 +13,7 @@ from ggq.engine.footprint import release_freed_memory
 from ggq.errors import UnsupportedError, UsageError
 from ggq.format.container import Container
 from ggq.generate.generation import Answer, Memory, as_tokens
-from ggq.generate.options import SAMPLING, Options, check_names, default_limit, default_stops
+from ggq.generate.options import SAMPLING, Options, check_names, default_limit, default_stops, grammar_of
 from ggq.generate.request import Scoring, Writing
 from ggq.generate.sampling import Sampler, resolve, whole
 from ggq.generate.scheduler import Scheduler, closed
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from typing_extensions import Unpack
 
+    from ggq.generate.grammar import Constraint, Grammar
     from ggq.text.quick_tokenizer import QuickTokenizer
 
 
@@ -49,6 +50,7 @@ class Model:
         self._scheduler: Scheduler | None = None
         self._executor: Executor | None = None
         self._closed = False
+        self._grammar: tuple[tuple[str, object], Grammar] | None = None
 
     @property
     def executor(self) -> Executor:
@@ -290,7 +292,23 @@ class Model:
         sampler = Sampler(resolve(given, self.generation_config), index)
         stop = options.get("stop")
         stop = default_stops(self.generation_config) if stop is None else stop
-        return Answer(prompt, limit, sampler, self._decode, stop, self.ends, self._special_texts if stop else None)
+        special = self._special_texts if stop else None
+        return Answer(prompt, limit, sampler, self._decode, stop, self.ends, special, self._constraint(options))
+
+    def _constraint(self, options: Options) -> Constraint | None:
+        """What an answer must match; a grammar is compiled once for answers one after the other."""
+        found = grammar_of(options)
+        if found is None:
+            return None
+        from ggq.generate.grammar import Grammar
+
+        if TOKENIZER not in self.reader.assets:
+            raise UsageError(f"{found[0]} needs a tokenizer, and the file has none")
+        with self._lock:
+            if self._grammar is None or self._grammar[0] != found:
+                grammar = Grammar(*found, self.tokenizer.to_str(), self.config.vocabulary_size, self.ends)
+                self._grammar = found, grammar
+            return self._grammar[1].constraint()
 
     @cached_property
     def _special_texts(self) -> Mapping[int, str]:

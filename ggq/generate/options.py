@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from ggq.errors import UsageError
 
@@ -20,6 +20,9 @@ class Options(TypedDict, total=False):
             comes first where it is nearer.
         temperature: 0, the most likely token, unless the model or another argument here asks for chance, then 1.
         top_k, top_p, min_p, repetition_penalty, seed: See `ggq.generate.sampling.Sampling`.
+        json_schema: The answer is JSON that fits this schema, an object or JSON text; spaced as by `json.dumps`.
+        regex: The answer matches this regular expression as a whole; the syntax is that of Rust's regex crate.
+        lark: The answer is a word of this grammar, in llguidance's form of Lark. At most one of the three.
         stop: Strings before the first of which the text ends, special tokens among them too; none unless the model has
             "stop_strings".
     """
@@ -32,7 +35,13 @@ class Options(TypedDict, total=False):
     repetition_penalty: float | None
     seed: int | None
     stop: Sequence[str] | None
+    json_schema: Mapping[str, Any] | str | None
+    regex: str | None
+    lark: str | None
 
+
+GRAMMARS = ("json_schema", "regex", "lark")
+"""The options that say what an answer must match."""
 
 SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed")
 """The options that `Sampling` has too."""
@@ -44,6 +53,18 @@ def check_names(options: Mapping[str, object]) -> None:
     for name in options:
         if name not in known:
             raise UsageError(f"there is no option {name!r}; there are {', '.join(known)}")
+
+
+def grammar_of(options: Mapping[str, Any]) -> tuple[str, Any] | None:
+    """Which of GRAMMARS is given, and its value; None without one.
+
+    Raises:
+        UsageError: There are several.
+    """
+    given = [(name, options[name]) for name in GRAMMARS if options.get(name) is not None]
+    if len(given) > 1:
+        raise UsageError(f"{given[0][0]} and {given[1][0]} cannot be combined")
+    return given[0] if given else None
 
 
 def default_limit(defaults: Mapping[str, object]) -> int:

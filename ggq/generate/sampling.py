@@ -143,6 +143,7 @@ class Sampler:
         if how.temperature == 0:
             return best
         ids = np.arange(len(logits)) if not how.top_k else top_k(logits, how.top_k)
+        ids = ids[logits[ids] > -np.inf]  # what must not follow has no chance, not even by rounding
         chances = softmax(logits[ids], how.temperature)
         if how.top_p < 1:
             kept = top_p(chances, how.top_p)

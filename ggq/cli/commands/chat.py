@@ -14,9 +14,12 @@ from ggq.cli.generation import (
     FILE,
     GREEDY,
     INTERPRETER,
+    LARK,
     MAX_TOKENS,
     MIN_P,
     PENALTY,
+    REGEX,
+    SCHEMA,
     SEED,
     STOP,
     TEMPERATURE,
@@ -45,6 +48,9 @@ def chat(
     repetition_penalty: PENALTY = None,
     seed: SEED = None,
     stop: STOP = None,
+    schema: SCHEMA = None,
+    regex: REGEX = None,
+    lark: LARK = None,
     threads: THREADS = None,
     activations: ACTIVATIONS = "int8",
     interpreter: INTERPRETER = "numba",
@@ -56,7 +62,9 @@ def chat(
     Example:
         ggq chat model.ggq --system "Answer in one sentence."
     """
-    options = cli.options(max_tokens, greedy, temperature, top_k, top_p, min_p, repetition_penalty, seed, stop)
+    options = cli.options(
+        max_tokens, greedy, temperature, top_k, top_p, min_p, repetition_penalty, seed, stop, schema, regex, lark
+    )
     announce_compiling(interpreter)
     with load(file, threads=threads, activations=activations, interpreter=interpreter) as model:
         model.chat_template  # noqa: B018  refuse a model without one before anything is typed

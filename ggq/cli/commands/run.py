@@ -15,9 +15,12 @@ from ggq.cli.generation import (
     FILE,
     GREEDY,
     INTERPRETER,
+    LARK,
     MAX_TOKENS,
     MIN_P,
     PENALTY,
+    REGEX,
+    SCHEMA,
     SEED,
     STOP,
     TEMPERATURE,
@@ -46,6 +49,9 @@ def run(
     repetition_penalty: PENALTY = None,
     seed: SEED = None,
     stop: STOP = None,
+    schema: SCHEMA = None,
+    regex: REGEX = None,
+    lark: LARK = None,
     echo: Annotated[bool, typer.Option("--echo", help="Print the prompt first.")] = False,
     threads: THREADS = None,
     activations: ACTIVATIONS = "int8",
@@ -58,9 +64,12 @@ def run(
 
     Example:
         ggq run model.ggq -p "Once upon a time" -n 100
+        ggq run model.ggq -p "A point: " --schema '{"type": "object", "properties": {"x": {"type": "number"}}}'
         ggq run model.ggq -p - --temperature 0.8 --top-p 0.95 --seed 1 < prompt.txt
     """
-    options = cli.options(max_tokens, greedy, temperature, top_k, top_p, min_p, repetition_penalty, seed, stop)
+    options = cli.options(
+        max_tokens, greedy, temperature, top_k, top_p, min_p, repetition_penalty, seed, stop, schema, regex, lark
+    )
     text = read_prompt() if prompt == "-" else cli.text(prompt)
     start = time.perf_counter()
     announce_compiling(interpreter)
