@@ -12,18 +12,19 @@ from tests.kit.support import DEMO, ROOT, run_python
 
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
-    "format": {"errors"},
+    "threads": set(),
+    "format": {"errors", "threads"},
     "quant": {"errors", "format"},
     "tape": {"errors", "format", "quant"},
     "models": {"errors", "format", "quant", "tape"},
     "engine": {"errors", "format", "quant", "tape"},
     "text": {"errors"},
     "generate": {"errors", "format", "quant", "tape", "models", "engine", "text"},
-    "convert": {"errors", "format", "quant", "tape", "models", "engine", "text", "generate"},
+    "convert": {"errors", "threads", "format", "quant", "tape", "models", "engine", "text", "generate"},
     "evaluate": {"errors", "format", "quant", "tape", "models", "engine", "text", "generate"},
     "export": {"errors", "format", "quant", "models", "evaluate"},
     "cli": {"errors", "format", "quant", "tape", "models", "engine", "text", "generate", "convert", "evaluate"}
-    | {"export"},
+    | {"export", "threads"},
 }
 """What each part of ggq may import besides itself."""
 

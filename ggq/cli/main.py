@@ -17,6 +17,7 @@ from typer.main import get_command
 import ggq
 from ggq.cli.interrupts import INTERRUPTED, heed_interrupts
 from ggq.errors import GGQError
+from ggq.threads import all_startable
 
 ERROR, BROKEN_PIPE = 2, 141
 """Exit statuses besides 0 (done), 1 (verification failed) and INTERRUPTED."""
@@ -131,7 +132,7 @@ def _listed_only() -> None:
 
 def _load(command: Command) -> Callable[..., None]:
     """The command's function, with its failures turned into an exit status."""
-    if command.name in WITHOUT_ARITHMETIC:
+    if command.name in WITHOUT_ARITHMETIC or not all_startable():  # OpenBLAS interrupts whoever has too few threads
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # importing NumPy starts threads: 0.02 s of inspect's 0.25
     function = getattr(importlib.import_module(command.module), command.name)
 

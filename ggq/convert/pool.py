@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Any
+
+from ggq.threads import startable
 
 
 class Alone(Executor):
@@ -28,15 +29,5 @@ def start_pool(threads: int, name: str = "ggq-convert") -> Executor:
         threads: At most, from 1 on.
         name: What the threads' names begin with.
     """
-    started, enough = list[threading.Thread](), threading.Event()
-    try:
-        for _ in range(threads):
-            thread = threading.Thread(target=enough.wait, daemon=True)
-            thread.start()
-            started.append(thread)
-    except RuntimeError:
-        pass
-    enough.set()
-    for thread in started:
-        thread.join()
-    return ThreadPoolExecutor(len(started), thread_name_prefix=name) if started else Alone()
+    started = startable(threads)
+    return ThreadPoolExecutor(started, thread_name_prefix=name) if started else Alone()

@@ -6,10 +6,13 @@ import os
 
 from blake3 import blake3
 
+from ggq.threads import all_startable
+
 MANY_THREADS_FROM = 1 << 20
 """Bytes from which on several threads are faster."""
 
-_threads = {"most": blake3.AUTO}
+_threads = {"most": 0}
+"""Threads that the library may use, 0 before the first use."""
 
 
 def _forked() -> None:
@@ -27,6 +30,8 @@ def hasher(size: int) -> blake3:
     Args:
         size: Bytes that it will be given in pieces of a mebibyte or more, about.
     """
+    if size >= MANY_THREADS_FROM and not _threads["most"]:  # it panics where it can start fewer than it wants
+        _threads["most"] = blake3.AUTO if all_startable() else 1
     return blake3(max_threads=_threads["most"] if size >= MANY_THREADS_FROM else 1)
 
 
