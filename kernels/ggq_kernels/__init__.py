@@ -6,26 +6,12 @@
 
 from __future__ import annotations
 
-import os
-import re
-import sys
 import time
-import warnings
 from collections.abc import Callable
 
-# Set for a whole project's coverage run, it would have the kernels, which are machine code or nothing, run as Python.
-os.environ.pop("NUMBA_DISABLE_JIT", None)
-_FORMS = {
-    "NUMBA_CPU_FEATURES": r"([+-][^,+\s]+(,|$))*",
-    "NUMBA_FUNCTION_CACHE_SIZE": r"\d+",
-    "NUMBA_NUM_THREADS": r"0*[1-9]\d*",
-}
-"""Settings that Numba or LLVM would end the process of, were they otherwise."""
-for _name, _form in _FORMS.items():
-    if os.environ.get(_name) and not re.fullmatch(_form, os.environ[_name]):
-        warnings.warn(f"{_name} is passed over: {ascii(os.environ.pop(_name))}", stacklevel=2)
-if "numba" in sys.modules:
-    sys.modules["numba"].config.DISABLE_JIT = 0
+from ggq_kernels.code.settings import tidy
+
+tidy()
 
 
 def instruction_set() -> str:

@@ -137,6 +137,59 @@ def test_settings_of_numba_that_mean_nothing_here(model: Path, setting: str, val
     assert "Traceback" not in done.stderr and "rror" not in done.stderr
 
 
+@pytest.mark.kernels
+@pytest.mark.parametrize(
+    "text",
+    [
+        "num_threads: 0",
+        "disable_jit: 1",
+        "dump_ir: 1",
+        "cpu_features: x",
+        "cpu_name: generic",
+        ": : [",
+        "[1, 2]",
+        "opt: x",
+    ],
+)
+def test_settings_of_numba_in_the_current_folder(model: Path, tmp_path: Path, text: str) -> None:
+    """It may be a stranger's: Numba reads .numba_config.yaml wherever it is started."""
+    (tmp_path / ".numba_config.yaml").write_text(text)
+    script = (
+        "import sys; from ggq_kernels.code.compiled import compiled\n"
+        "@compiled(1, returns=True)\ndef more(x): return x + 1\n"
+        "print(more(41), flush=True)\n"
+        "from ggq.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    )
+    path = os.pathsep.join([str(ROOT), str(ROOT / "kernels")])
+    done = subprocess.run(
+        [sys.executable, "-c", script, "run", str(model), "-p", "import", "-n", "2", "--greedy"],
+        env={**os.environ, "PYTHONPATH": path},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert (done.returncode, done.stdout.splitlines()[:1]) == (0, ["42"]), done.stderr
+    assert ".numba_config.yaml of this folder is passed over" in done.stderr and "rror" not in done.stderr
+    assert len(done.stdout.splitlines()) < 5
+
+
+@pytest.mark.kernels
+def test_settings_of_a_program_that_imports_numba_are_its_own(tmp_path: Path) -> None:
+    (tmp_path / ".numba_config.yaml").write_text("disable_jit: 1\nopt: 0")
+    script = (
+        "import numba\nfrom ggq_kernels.code.compiled import compiled\n"
+        "@compiled(1, returns=True)\ndef more(x): return x + 1\n"
+        "print(more(41), numba.config.DISABLE_JIT, numba.config.OPT)"
+    )
+    path = os.pathsep.join([str(ROOT), str(ROOT / "kernels")])
+    environment = {**os.environ, "PYTHONPATH": path}
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300
+    )
+    assert done.stdout.split()[:2] == ["42", "0"], done.stderr
+
+
 def nobody(*arguments: str | Path, processes: int | None = None, **environment: str) -> tuple[int, str, str]:
     """`ggq`, run by a user whom the system does not know, who may read all files (a Python that only we can read) and
     write none of ours."""

@@ -17,7 +17,9 @@ import numba
 from numba import types
 from numba.core.registry import cpu_target
 
-from ggq_kernels.code import store
+from ggq_kernels.code import settings, store
+
+settings.never_read_file()
 
 OP = types.void(types.int64, types.int64)
 """Signature of every operation of a tape: the address of its row, the address of the team's state."""

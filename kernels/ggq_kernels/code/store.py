@@ -28,6 +28,7 @@ from typing import Any
 from blake3 import blake3
 from platformdirs import user_cache_dir
 
+from ggq_kernels.code.settings import FILE, own_settings
 from ggq_kernels.code.trust import make_folder, read_own, untrusted
 
 compile_log: list[tuple[str, float]] = []
@@ -71,8 +72,8 @@ def _key() -> str:
     for path in sorted(package.rglob("*.py")):
         state.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     settings = [f"{k}={v}" for k, v in sorted(os.environ.items()) if k.startswith("NUMBA_") and k not in HARMLESS]
-    own = Path(".numba_config.yaml")  # Numba reads it from the folder that it is started in
-    if own.is_file():
+    own = Path(FILE)
+    if own_settings and own.is_file():  # whoever imported Numba before has it read that
         settings.append(own.read_text(encoding="utf-8", errors="replace"))
     features = llvm.get_host_cpu_features().flatten()
     python = f"{sys.implementation.name} {sys.version} {sys.platform} {platform.machine()}"
