@@ -96,6 +96,7 @@ def export(
     with open_reader(file) as reader:
         contents = _Contents(reader, dtype)
         files = file_names(contents.tensors, shard_bytes)
+        _check_assets(contents.assets, {INDEX, *(name for name, _ in files)}, reader.path)
         _check_disk(out, sum(tensor.size for tensor in contents.tensors))
         _write_folder(out, files, contents.assets, progress)
         return Exported(
@@ -215,7 +216,7 @@ class _Contents:
             )
         try:
             found = json.loads(self.assets[CONFIG])
-        except ValueError:
+        except (ValueError, RecursionError):
             found = None
         if not isinstance(found, dict):
             raise ModelError("an object expected", path=self.reader.path, where=CONFIG)
@@ -264,6 +265,14 @@ def _once(piece: T) -> Iterator[T]:
 def _holds(numbers: np.ndarray, kind: str) -> bool:
     """Whether a float type holds numbers exactly."""
     return np.array_equal(to_float32(from_float32(numbers, kind).view(STORAGE[kind]), kind), numbers)
+
+
+def _check_assets(assets: Iterable[str], weights: set[str], path: str) -> None:
+    """Refuse assets that would take the place of the weights, of their index, or of a folder of another asset."""
+    folders = {os.fspath(parent) for name in assets for parent in Path(name).parents}
+    for name in assets:
+        if name in weights or name in folders or weights & {os.fspath(parent) for parent in Path(name).parents}:
+            raise ModelError("an asset has the name of another file of a checkpoint", path=path, where=f"asset {name}")
 
 
 def _check_disk(out: Path, needed: int) -> None:
