@@ -12,11 +12,11 @@ from ggq.convert.calibrate.calibration import Calibration, check_calibration, ma
 from ggq.convert.declare import takes_options
 from ggq.convert.mix.mix import rehearsal, solve_target
 from ggq.convert.options import MOST_WORKERS, Options, PlanOptions, RunOptions
-from ggq.convert.plan.choices import read_choices
+from ggq.convert.plan.choices import read_choices, without_target
 from ggq.convert.plan.described import describe
 from ggq.convert.plan.fingerprint import fingerprint
 from ggq.convert.plan.generic import make_generic_plan
-from ggq.convert.plan.plan import Plan, make_plan
+from ggq.convert.plan.plan import Plan, make_plan, with_recipe
 from ggq.convert.plan.preflight import check_disk, check_output
 from ggq.convert.plan.recipe_file import recipe_text
 from ggq.convert.source.checkpoint import CONFIG, load_config
@@ -60,12 +60,17 @@ def make_solved_plan(
     """
     wish = read_choices(options)
     links = options.follow_links
+    ignore = options.ignore or ()
     if options.generic:
         found = find_source(source, lambda folder: None, weights=["*.safetensors"])
-        planned = make_generic_plan(found, wish.recipe, options.ignore or (), follow_links=links)
+        planned = make_generic_plan(found, wish.recipe, ignore, follow_links=links)
     else:
         found = find_source(source, lambda folder: _check_config(folder, links))
-        planned = make_plan(found, wish.recipe, options.ignore or (), follow_links=links, lora=options.lora or ())
+        lora, pooling = options.lora or (), options.pooling
+        planned = make_plan(found, wish.recipe, ignore, follow_links=links, lora=lora, pooling=pooling)
+        if wish.target is not None and "logits" not in planned.program.outputs:
+            wish = without_target(wish, options)
+            planned = with_recipe(planned, wish.recipe)
     if check is not None:
         check(planned if wish.target is None else rehearsal(planned, wish.method))
     if wish.target is None:

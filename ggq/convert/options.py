@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ggq.convert.declare import Record, option
+from ggq.models.text.parts import POOLS
 
 MOST_WORKERS = 1024
 
@@ -97,6 +98,13 @@ class SourceOptions(Record):
 
     ignore: Sequence[str] | None = option(
         None, "Leave out tensors whose whole names match, whatever they are.", "REGEX"
+    )
+    pooling: str | None = option(
+        None,
+        "Make a model that gives each text a vector: the mean of its tokens' rows, or the first or last one's; by "
+        "default as modules.json says.",
+        "ROWS",
+        words=POOLS,
     )
     lora: Sequence[str] | None = option(
         None, "Add a LoRA adapter of PEFT, times a weight, before anything is quantized.", "FOLDER[=WEIGHT]"

@@ -14,7 +14,7 @@ zeros) and of those behind them."""
 
 
 class Batch:
-    """Memory of one batch: counts, token ids, positions and page tables by token, wanted rows, runs.
+    """Memory of one batch: counts, token ids, positions, types and page tables by token, wanted rows, runs.
 
     Args:
         rows: Most tokens of a batch.
@@ -22,11 +22,15 @@ class Batch:
 
     def __init__(self, rows: int) -> None:
         self.counts = np.zeros(3, np.int64)  # tokens, wanted rows, runs
-        self.ids, self.positions, self.wanted = (np.zeros(rows, np.int64) for _ in range(3))
+        self.ids, self.positions, self.types, self.wanted = (np.zeros(rows, np.int64) for _ in range(4))
         self.tables: dict[int, np.ndarray] = {}  # by group of caches
         self.runs: dict[tuple[int, int, int], np.ndarray] = {}  # by group, heads and kv_heads of attention
         self.states = np.zeros((rows, STATE_WORDS), np.int64)
         self.rope_tables: dict[Rotation, np.ndarray] = {}
+
+    def ids_by(self, by: str) -> int:
+        """Address of what rows of a table are taken by: "token", "position" or "type"."""
+        return int({"token": self.ids, "position": self.positions, "type": self.types}[by].ctypes.data)
 
     def count(self, which: str) -> int:
         """Address of a count: "tokens", "wanted" or "runs"."""

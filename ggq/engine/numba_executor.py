@@ -34,6 +34,22 @@ def stored_bytes(container: Container) -> int:
     return sum(part.length for tensor in container.tensors.values() for part in tensor.segments.values())
 
 
+def capacity(program: Program, most: int, file_bytes: int) -> tuple[dict[str, int], int]:
+    """Most rows of a batch by the `rows` of a buffer, and how many tokens are computed together.
+
+    Where texts are computed in one piece there is room for one of the whole context: memory that no text is long enough
+    for is never touched.
+
+    Args:
+        program: The model.
+        most: Tokens that are computed together at most.
+        file_bytes: Of the model's file, to bound the buffers.
+    """
+    rows = batch_rows(program, max(most, program.inputs.context_length) if program.whole_texts else most, file_bytes)
+    wanted = rows if program.whole_texts else max(1, min(rows, LOGIT_BYTES // (4 * program.result.width)))
+    return {"tokens": rows, "wanted": wanted}, min(most, rows)
+
+
 class NumbaExecutor:
     """Runs a program on the packed tensors of an open file; no tensor is ever dequantized whole.
 
@@ -68,15 +84,13 @@ class NumbaExecutor:
         from ggq_kernels.run.threads import Team, team_size
 
         self.program, self._container, self._jobs = program, container, calls.attention_jobs
-        max_rows = batch_rows(program, max_rows, stored_bytes(container))
-        wanted = max(1, min(max_rows, LOGIT_BYTES // (4 * program.logits.width)))
-        self._rows = {"tokens": max_rows, "wanted": wanted}
-        self._batch = Batch(max_rows)
+        self._rows, self._together = capacity(program, max_rows, stored_bytes(container))
+        self._batch = Batch(self._rows["tokens"])
         weights = Weights(container, roles)
         self._bound = bind(program, weights, self._batch, self._rows, activations, cache, team_size(threads))
         self._team = Team(threads)  # when what its threads need was compiled together with the rest
         self.threads = self._team.threads
-        self._logits = self._bound.array(program.logits)
+        self._logits = self._bound.array(program.result)
         specs = [(group.spec, len(group.members)) for group in groups(program.caches)]
         page_bytes = [n * calls.layer_bytes(cache, spec.kv_heads, spec.head_dim) for spec, n in specs]
         self._windows, self._page = [spec.window for spec, _ in specs], calls.PAGE
@@ -142,14 +156,15 @@ class NumbaExecutor:
         """See `Executor.forward`."""
         with self._lock:
             self._check_open()
-            check_runs(self.program.inputs, runs, self.length)
+            check_runs(self.program, runs, self.length)
+            self._check_whole(runs)
             for run in runs:  # all or nothing
                 self._sequences[run.sequence].reserve(len(run.tokens))
-            rows = self._rows["tokens"]
+            rows = self._together
             if sum(map(wanted_count, runs)) > self._rows["wanted"]:
                 rows = min(rows, self._rows["wanted"])
             self._check_file()  # kernels read its map, where pages that are gone are zeros
-            results = [self._forward(part) for part in pieces(runs, rows)]
+            results = [self._forward(part) for part in pieces(runs, rows, whole=self.program.whole_texts)]
             self._check_file()
             return results[0] if len(results) == 1 else np.concatenate(results)
 
@@ -162,7 +177,7 @@ class NumbaExecutor:
         """Append a batch of at most `max_rows` tokens, step by step; the seconds that each took."""
         with self._lock:
             self._check_open()
-            check_runs(self.program.inputs, runs, self.length)
+            check_runs(self.program, runs, self.length)
             self._describe(runs)
             self._check_file()
             seconds = []
@@ -199,6 +214,12 @@ class NumbaExecutor:
         if self._closed:
             raise UsageError("the executor is closed")
 
+    def _check_whole(self, runs: Sequence[Run]) -> None:
+        """Refuse a text that must be computed in one piece and does not fit into the buffers."""
+        longest = max(len(run.tokens) for run in runs)
+        if self.program.whole_texts and longest > self._rows["tokens"]:
+            raise UsageError(f"a text of {longest} tokens is too long, {self._rows['tokens']} are computed together")
+
     def _forward(self, runs: Sequence[Run]) -> np.ndarray:
         try:
             wanted = self._describe(runs)
@@ -224,6 +245,7 @@ class NumbaExecutor:
             sequence.reserve(count)
             self._extend_ropes(start + count)
             batch.ids[rows] = run.tokens
+            batch.types[rows] = 0 if run.types is None else run.types
             batch.positions[rows] = start if count == 1 else np.arange(start, start + count)
             for group, tables in batch.tables.items():
                 tables[rows] = sequence.addresses[group]

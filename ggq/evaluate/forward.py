@@ -7,9 +7,10 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from ggq.errors import ModelError, UsageError
+from ggq.errors import ModelError, UnsupportedError, UsageError
 from ggq.evaluate.text_windows import Part, Windows, parts
 from ggq.generate.model import Model
+from ggq.models.text.parts import LogitsHead, TextSpec
 from ggq.tape.program import Run
 
 
@@ -62,6 +63,10 @@ def check_context(model: Model, context: int) -> None:
 def check_fit(model: Model, windows: Windows) -> None:
     """Refuse windows that a model cannot take."""
     config = model.config
+    if isinstance(config, TextSpec) and not isinstance(config.head, LogitsHead):
+        raise UnsupportedError(
+            "the model makes vectors of texts and gives no logits, which scores are made of", path=model.reader.path
+        )
     check_context(model, windows.context)
     for token in (int(windows.ids.min()), int(windows.ids.max())):
         if not 0 <= token < config.vocabulary_size:

@@ -18,7 +18,7 @@ from ggq.generate.sampling import whole
 from ggq.models.build import build_program, role_shapes
 from ggq.models.fields import shown
 from ggq.models.metadata import from_metadata
-from ggq.models.parts import ModelSpec
+from ggq.models.parts import Stack
 from ggq.quant.stored import decoded, undecodable
 from ggq.tape.executor import Executor
 from ggq.tape.program import Program
@@ -130,7 +130,7 @@ def check_token_ids(metadata: Mapping[str, object], vocabulary: int, path: str) 
                 raise ModelError(f"{shown(token)} found, token ids are 0 to {vocabulary - 1}", path=path, where=key)
 
 
-def roles_to_names(container: Container, config: ModelSpec) -> dict[str, str]:
+def roles_to_names(container: Container, config: Stack) -> dict[str, str]:
     """Which tensor plays each role.
 
     Raises:

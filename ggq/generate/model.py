@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -18,7 +19,9 @@ from ggq.generate.request import Scoring, Writing
 from ggq.generate.sampling import Sampler, resolve, whole
 from ggq.generate.scheduler import Scheduler, closed
 from ggq.generate.stream import Stream
-from ggq.models.parts import ModelSpec
+from ggq.generate.vectors import Text, Vectors
+from ggq.models.parts import Stack
+from ggq.models.text.parts import VectorHead, head_of
 from ggq.tape.executor import Executor
 from ggq.text.template import ChatTemplate, Message, find_template, read_json
 from ggq.text.tokenizer import TOKENIZER, load_tokenizer, set_up
@@ -33,7 +36,7 @@ if TYPE_CHECKING:
 
 
 class Model:
-    """A decoder over its open file, as `ggq.load` gives it; a context manager.
+    """A model over its open file, as `ggq.load` gives it; a context manager.
 
     Any number of threads and asyncio tasks may use it at once: what they ask for is computed together, and each gets
     what it would get alone.
@@ -44,7 +47,7 @@ class Model:
         bind: Makes the executor.
     """
 
-    def __init__(self, reader: Container, config: ModelSpec, bind: Callable[[], Executor]) -> None:
+    def __init__(self, reader: Container, config: Stack, bind: Callable[[], Executor]) -> None:
         self.reader, self.config, self._bind = reader, config, bind
         self._lock = threading.RLock()
         self._scheduler: Scheduler | None = None
@@ -74,6 +77,12 @@ class Model:
             UnsupportedError, UsageError: See `executor`.
         """
         with self._lock:
+            if isinstance(head_of(self.config), VectorHead):
+                raise UnsupportedError(
+                    "the model makes vectors of texts, and continues none",
+                    path=self.reader.path,
+                    fix="Model.embed or `ggq embed FILE` gives the vectors",
+                )
             if self._scheduler is None or self._closed:
                 self._scheduler = Scheduler(self.executor)
             return self._scheduler
@@ -203,6 +212,76 @@ class Model:
         """A memory for the turns of one conversation; it is given up when the cache is full."""
         return Memory(self.scheduler)
 
+    def embed(self, texts: str | Sequence[str], *, prompt: str = "", truncate: bool = True) -> np.ndarray:
+        """Vectors of texts.
+
+        Args:
+            texts: One, or several.
+            prompt: What each is for, such as "query" or "document", where the model was made with a text before each.
+            truncate: Whether a text of more tokens than the model reads is cut, with a warning, or refused.
+
+        Returns:
+            float32 (texts, width), or (width,) for a single text. The vector of a text does not depend on the others.
+
+        Raises:
+            UnsupportedError: The model makes no vectors.
+            UsageError: A text is not Unicode or has no tokens; it is too long and not to be cut; no such prompt.
+            ModelError: The file has no tokenizer; the model computes NaN.
+        """
+        several = [texts] if isinstance(texts, str) else list(texts)
+        if self.vectors.head.scores:
+            raise UnsupportedError("the model gives scores of texts, and no vectors", path=self.reader.path)
+        before = self.vectors.prompt(prompt) if prompt else ""
+        found = self._results([before + text if isinstance(text, str) else text for text in several], truncate)
+        return found[0] if isinstance(texts, str) else found
+
+    def rerank(self, query: str, texts: Sequence[str], *, truncate: bool = True) -> np.ndarray:
+        """How well texts fit a query.
+
+        Args:
+            query: The query.
+            texts: The texts.
+            truncate: See `embed`.
+
+        Returns:
+            float32 (texts,), the larger the better: the model's score of the query and each text as a pair; of a model
+            that makes vectors, the cosine of the two.
+
+        Raises:
+            UnsupportedError: The model gives other than one score, or no vectors.
+            UsageError, ModelError: See `embed`.
+        """
+        head, several = self.vectors.head, list(texts)
+        if not head.scores:
+            found = self._results([query, *several], truncate)
+            lengths = np.maximum(np.linalg.norm(found, axis=1), 1e-12)
+            return np.asarray(found[1:] @ found[0] / (lengths[1:] * lengths[0]), np.float32)
+        if self.vectors.width != 1:
+            problem = f"the model gives {self.vectors.width} scores of a text, and one is needed"
+            raise UnsupportedError(problem, path=self.reader.path)
+        return self._results([(query, text) for text in several], truncate)[:, 0]
+
+    @cached_property
+    def vectors(self) -> Vectors:
+        """What makes vectors of texts.
+
+        Raises:
+            UnsupportedError: The model continues texts.
+        """
+        self._check_open()
+        return Vectors(self.reader, self.config, lambda: self.executor)
+
+    def _results(self, texts: Sequence[Text], truncate: bool) -> np.ndarray:
+        self._check_open()
+        tokens, context = self.vectors.tokens(texts), self.config.context_length
+        cut = sum(each.cut for each in tokens)
+        if cut and not truncate:
+            number = next(number for number, each in enumerate(tokens) if each.cut)
+            raise too_long(f"the tokens of text {number + 1} of {len(tokens)}", context)
+        if cut:
+            warnings.warn(f"{cut} of {len(tokens)} texts were cut after {context} tokens", stacklevel=3)
+        return self.vectors.results(tokens)
+
     def encode(self, prompt: str | Sequence[int], *, begin: bool = True) -> list[int]:
         """The token ids of a prompt.
 
@@ -251,7 +330,7 @@ class Model:
         if self._executor is not None:
             self._executor.close()
             self._executor = None
-        for name in ("tokenizer", "chat_template", "generation_config", "ends", "_quick"):
+        for name in ("tokenizer", "chat_template", "generation_config", "ends", "_quick", "vectors"):
             self.__dict__.pop(name, None)
         self.reader.close()
         release_freed_memory()

@@ -1,4 +1,4 @@
-"""A decoder's program and the tensors it reads, from its parts alone."""
+"""A model's program and the tensors it reads, from its parts alone."""
 
 from __future__ import annotations
 
@@ -7,7 +7,19 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ggq.models.mixers import recurrent
-from ggq.models.parts import Attention, GatedAttention, GatedDelta, Layer, Mlp, ModelSpec, Norm, ShortConv
+from ggq.models.parts import (
+    Attention,
+    GatedAttention,
+    GatedDelta,
+    Head,
+    Layer,
+    Mlp,
+    ModelSpec,
+    Norm,
+    ShortConv,
+    Stack,
+)
+from ggq.models.text.parts import TextEmbedding, TextSpec, VectorHead
 from ggq.tape import ops as tape
 from ggq.tape.caches import CacheSpec, KeyValueSpec
 from ggq.tape.ops import Operation
@@ -16,13 +28,13 @@ from ggq.tape.program import Buffer, Inputs, Program
 Shapes = dict[str, tuple[int, ...]]
 
 
-def role_shapes(spec: ModelSpec) -> Shapes:
-    """The shape of every tensor that the decoder reads, by role, in the order in which a forward pass meets them."""
+def role_shapes(spec: Stack) -> Shapes:
+    """The shape of every tensor that the model reads, by role, in the order in which a forward pass meets them."""
     return _build(spec)[1]
 
 
-def build_program(spec: ModelSpec) -> Program:
-    """The operations of a decoder.
+def build_program(spec: Stack) -> Program:
+    """The operations of a model.
 
     After the last layer's mixer only the wanted rows go on, so a long prompt whose last logits alone are
     wanted does not pay for that layer's projections, its feed-forward and the output matrix.
@@ -31,28 +43,70 @@ def build_program(spec: ModelSpec) -> Program:
         spec: A checked model.
 
     Returns:
-        The program; its tensors are those of `role_shapes`.
+        The program; its tensors are those of `role_shapes`, except for those that a head makes a vector with.
     """
     return _build(spec)[0]
 
 
-def _build(spec: ModelSpec) -> tuple[Program, Shapes]:
-    build = Builder()
-    embedding, head = spec.embedding, spec.head
-    hidden = Buffer("hidden", embedding.width)
-    table = build.weight("embedding.weight", embedding.vocabulary_size, embedding.width)
-    build.ops.append(tape.Embed(table, hidden, embedding.scale))
+def _build(spec: Stack) -> tuple[Program, Shapes]:
+    text = spec if isinstance(spec, TextSpec) else None
+    build = Builder(causal=text is None or text.causal, normed_sums=text is not None and text.normed_sums)
+    hidden = _embedding(build, spec)
     for number, layer in enumerate(spec.layers):
         hidden = _layer(build, number, layer, hidden, last=number == len(spec.layers) - 1)
+    assert isinstance(spec, ModelSpec | TextSpec)
+    name, result = _logits(build, spec, hidden) if isinstance(spec.head, Head) else _rows(build, spec.head, hidden)
+    types = max(1, text.embedding.types) if text is not None else 1
+    inputs = Inputs(spec.vocabulary_size, spec.context_length, types)
+    return Program(tuple(build.ops), inputs, {name: result}, tuple(build.caches)), build.shapes
+
+
+def _embedding(build: Builder, spec: Stack) -> Buffer:
+    """Append what makes a row of a token; its buffer."""
+    embedding, hidden = spec.embedding, Buffer("hidden", spec.hidden_size)
+    table = build.weight("embedding.weight", embedding.vocabulary_size, embedding.width)
+    build.ops.append(tape.Embed(table, hidden, embedding.scale))
+    if not isinstance(embedding, TextEmbedding):
+        return hidden
+    for by, count in {"position": embedding.positions, "type": embedding.types}.items():
+        if count:
+            out = Buffer(by, embedding.width)
+            build.ops.append(tape.Embed(build.weight(f"{by}s.weight", count, embedding.width), out, by=by))
+            build.ops.append(tape.Add(out, hidden))
+    return build.norm(embedding.norm, "embedding_norm", hidden, hidden)
+
+
+def _rows(build: Builder, head: VectorHead, hidden: Buffer) -> tuple[str, Buffer]:
+    """Append what makes the rows that become a vector, and note the tensors of what follows."""
+    result = build.norm(head.norm, "norm", hidden, Buffer("normed_wanted", hidden.width, "wanted"))
+    width = result.width
+    for name, part in {"dense": head.dense, "output": head.output}.items():
+        if part is None:
+            continue
+        build.weight(f"{name}.weight", part.width, width)
+        width, norm = part.width, part.norm
+        there = {
+            f"{name}.bias": part.bias,
+            f"{name}_norm.weight": norm is not None and norm.weight,
+            f"{name}_norm.bias": norm is not None and norm.bias,
+        }
+        for role in (role for role, has in there.items() if has):
+            build.weight(role, width)
+    return "hidden", result
+
+
+def _logits(build: Builder, spec: ModelSpec | TextSpec, hidden: Buffer) -> tuple[str, Buffer]:
+    """Append what makes logits."""
+    embedding, head = spec.embedding, spec.head
+    assert isinstance(head, Head)
     normed = build.norm(head.norm, "norm", hidden, Buffer("normed_wanted", embedding.width, "wanted"))
     logits = Buffer("logits", embedding.vocabulary_size, "wanted")
-    matrix = table if head.tied else build.weight("output.weight", logits.width, embedding.width)
+    matrix = "embedding.weight" if head.tied else build.weight("output.weight", logits.width, embedding.width)
     bias = build.weight("output.bias", logits.width) if head.bias else None
     build.ops.append(tape.Linear(normed, (matrix,), (bias,), (logits,)))
     if head.softcap or head.scale != 1:
         build.ops.append(tape.SoftCap(logits, head.softcap, head.scale))
-    inputs = Inputs(embedding.vocabulary_size, spec.context_length)
-    return Program(tuple(build.ops), inputs, {"logits": logits}, tuple(build.caches)), build.shapes
+    return "logits", logits
 
 
 @dataclass
@@ -62,6 +116,8 @@ class Builder:
     ops: list[Operation] = field(default_factory=list)
     caches: list[CacheSpec] = field(default_factory=list)
     shapes: Shapes = field(default_factory=dict)
+    causal: bool = True
+    normed_sums: bool = False
 
     def weight(self, role: str, *shape: int) -> str:
         """Note a tensor that is read; its role."""
@@ -133,14 +189,16 @@ def _add(
     norm_role: str,
 ) -> None:
     """Append the product with a last matrix, its norm, and their addition to the row."""
-    biased = {matrix} if bias else set()
-    if post_norm is None and layer.residual_scale == 1:
+    biased, before = {matrix} if bias else set(), None if build.normed_sums else post_norm
+    if before is None and layer.residual_scale == 1:
         build.linear(source, {matrix: hidden}, biased, add=True)
-        return
-    out = Buffer("added" + _suffix(hidden), hidden.width, hidden.rows)
-    build.linear(source, {matrix: out}, biased)
-    build.norm(post_norm, norm_role, out, out)
-    build.ops.append(tape.Add(out, hidden, layer.residual_scale))
+    else:
+        out = Buffer("added" + _suffix(hidden), hidden.width, hidden.rows)
+        build.linear(source, {matrix: out}, biased)
+        build.norm(before, norm_role, out, out)
+        build.ops.append(tape.Add(out, hidden, layer.residual_scale))
+    if build.normed_sums:
+        build.norm(post_norm, norm_role, hidden, hidden)
 
 
 def _attention(build: Builder, role: str, part: Attention, source: Buffer) -> Buffer:
@@ -164,9 +222,11 @@ def _attention(build: Builder, role: str, part: Attention, source: Buffer) -> Bu
     cache = len(build.caches)
     build.caches.append(KeyValueSpec(part.kv_heads, part.head_dim, part.window))
     build.ops.append(tape.StoreKV(cache, key, value))
-    out, sizes = Buffer("attended", query_width), (part.heads, part.kv_heads, part.head_dim)
+    out = Buffer("attended", query_width)
     sinks = build.weight(f"{role}.sinks", part.heads) if part.sinks else None
-    build.ops.append(tape.Attention(cache, query, out, *sizes, part.scale, part.window, part.softcap, sinks))
+    shape = {"heads": part.heads, "kv_heads": part.kv_heads, "head_dim": part.head_dim, "scale": part.scale}
+    more = {"window": part.window, "softcap": part.softcap, "sinks": sinks, "causal": build.causal}
+    build.ops.append(tape.Attention(cache, query, out, **shape, **more))  # type: ignore[arg-type]
     if isinstance(part, GatedAttention):
         build.ops.append(tape.Gate(gate, out, gated := Buffer("gated_attended", query_width), "sigmoid"))
         return gated

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ggq.models.build import role_shapes
 from ggq.models.config import COMMON, ROPE, Config, Keys
 from ggq.models.names import Expression
-from ggq.models.parts import ModelSpec, check
+from ggq.models.parts import Stack, check
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Reading(NamedTuple):
         unread: Keys that mean nothing, to transformers neither: "sliding_window", "rope_parameters.factor".
     """
 
-    spec: ModelSpec
+    spec: Stack
     unread: tuple[str, ...]
 
 
@@ -63,9 +63,9 @@ class Family:
     names: tuple[str, ...]
     model_types: tuple[str, ...]
     keys: Keys
-    parts: Callable[[Config], ModelSpec]
-    expression: Callable[[str, ModelSpec], Expression]
-    constants: Callable[[ModelSpec], list[TensorSpec]] = lambda spec: []
+    parts: Callable[[Config], Stack]
+    expression: Callable[[str, Any], Expression]
+    constants: Callable[[Any], list[TensorSpec]] = lambda spec: []
 
     def read(self, hf: Mapping[str, object], path: str | os.PathLike[str] | None = None) -> Reading:
         """The model of a config.json; what it leaves out has transformers' default, except for the sizes.
@@ -82,11 +82,11 @@ class Family:
         spec = check(self.parts(config), path)
         return Reading(spec, config.unread())
 
-    def config(self, hf: Mapping[str, object], path: str | os.PathLike[str] | None = None) -> ModelSpec:
+    def config(self, hf: Mapping[str, object], path: str | os.PathLike[str] | None = None) -> Any:
         """The model alone; see `read`."""
         return self.read(hf, path).spec
 
-    def tensors(self, spec: ModelSpec) -> list[TensorSpec]:
+    def tensors(self, spec: Stack) -> list[TensorSpec]:
         """Every tensor of such a checkpoint, in the order in which a forward pass meets them."""
         stored = [TensorSpec(role, shape, self.expression(role, spec)) for role, shape in role_shapes(spec).items()]
         return stored + self.constants(spec)

@@ -1,4 +1,4 @@
-"""ModelSpec to and from a file's metadata (spec/metadata.md).
+"""The parts of a model to and from a file's metadata (spec/metadata.md).
 
 The keys are the fields of the parts, joined by dots: "model.head.norm.epsilon". Layers that are equal are kept once:
 "model.layers" lists, for each layer, the number N of its record "model.layer.N".
@@ -15,15 +15,16 @@ import numpy as np
 from ggq.errors import ModelError
 from ggq.models.field import Declared, Parts, declared, kinds
 from ggq.models.fields import Fields, shown
-from ggq.models.parts import MOST_LAYERS, ModelSpec, check
+from ggq.models.parts import MOST_LAYERS, ModelSpec, Stack, check
+from ggq.models.text.parts import TextSpec
 
 Scalar = bool | int | float | str | list[int]
 
-KINDS = ("decoder",)
+KINDS: dict[str, type[Stack]] = {"decoder": ModelSpec, "text": TextSpec}
 """Kinds of models that this version knows."""
 
 
-def to_metadata(spec: ModelSpec, architecture: str) -> dict[str, Scalar]:
+def to_metadata(spec: Stack, architecture: str) -> dict[str, Scalar]:
     """The metadata entries of a model.
 
     Args:
@@ -33,7 +34,8 @@ def to_metadata(spec: ModelSpec, architecture: str) -> dict[str, Scalar]:
     Returns:
         Keys "model.*" with their values, in the order of the spec's tables.
     """
-    entries: dict[str, Scalar] = {"model.kind": KINDS[0], "model.architecture": architecture}
+    kind = next(word for word, each in KINDS.items() if type(spec) is each)
+    entries: dict[str, Scalar] = {"model.kind": kind, "model.architecture": architecture}
     _write(entries, "model", spec)
     return entries
 
@@ -58,7 +60,7 @@ def _write(entries: dict[str, Scalar], key: str, part: Any) -> None:
             _write(entries, f"{key}.{name}", value)
 
 
-def from_metadata(metadata: Mapping[str, object], path: str | os.PathLike[str] | None = None) -> ModelSpec:
+def from_metadata(metadata: Mapping[str, object], path: str | os.PathLike[str] | None = None) -> Stack:
     """The model that a file's metadata describes, every value checked.
 
     Args:
@@ -73,8 +75,8 @@ def from_metadata(metadata: Mapping[str, object], path: str | os.PathLike[str] |
         fix = "convert the checkpoint without --generic, if it is of a model that ggq knows"
         raise ModelError("a bundle of tensors without a model: there is nothing to run", path=path, fix=fix)
     values = Fields({key: metadata[key] for key in metadata if key.startswith("model.")}, path)
-    values.choice("model.kind", KINDS)
-    return check(_read(values, ModelSpec, "model"), path)
+    spec: Stack = _read(values, KINDS[values.choice("model.kind", tuple(KINDS))], "model")
+    return check(spec, path)
 
 
 def _read(values: Fields, part: type, key: str) -> Any:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 from ggq.errors import ModelError
 from ggq.models.field import Flag, Integer, Number, Part, Parts, Word, declared
@@ -186,13 +186,12 @@ class Head:
 
 
 @dataclass(frozen=True)
-class ModelSpec:
-    """A decoder: a stack of layers that predicts the next token."""
+class Stack:
+    """What all models have."""
 
     context_length: Annotated[int, Integer(1, 1 << 27, "tokens that the model was made for")]
     embedding: Annotated[Embedding, Part("what a token becomes")]
     layers: Annotated[tuple[Layer, ...], Parts("in order")]
-    head: Annotated[Head, Part("what makes logits")]
 
     @property
     def vocabulary_size(self) -> int:
@@ -205,7 +204,17 @@ class ModelSpec:
         return self.embedding.width
 
 
-def check(spec: ModelSpec, path: str | os.PathLike[str] | None = None) -> ModelSpec:
+@dataclass(frozen=True)
+class ModelSpec(Stack):
+    """A decoder: a stack of layers that predicts the next token."""
+
+    head: Annotated[Head, Part("what makes logits")]
+
+
+S = TypeVar("S", bound=Stack)
+
+
+def check(spec: S, path: str | os.PathLike[str] | None = None) -> S:
     """Check every value of a model against its declaration, and what ties them together.
 
     Args:

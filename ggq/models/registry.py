@@ -7,6 +7,10 @@ from collections.abc import Mapping
 
 from ggq.errors import ModelError, UnsupportedError
 from ggq.models.families.arcee import ARCEE
+from ggq.models.families.encoders.bert import BERT
+from ggq.models.families.encoders.modernbert import MODERNBERT
+from ggq.models.families.encoders.roberta import ROBERTA
+from ggq.models.families.encoders.xlm_roberta import XLM_ROBERTA
 from ggq.models.families.gemma2 import GEMMA2
 from ggq.models.families.gemma3 import GEMMA3
 from ggq.models.families.glm4 import GLM4
@@ -27,6 +31,10 @@ from ggq.models.family import Family
 from ggq.models.fields import shown
 
 FAMILIES: tuple[Family, ...] = (
+    BERT,
+    XLM_ROBERTA,
+    ROBERTA,
+    MODERNBERT,
     LLAMA,
     QWEN2,
     MISTRAL,
@@ -87,6 +95,6 @@ def _named(name: str, path: str | os.PathLike[str] | None) -> Family:
 
 
 def _unknown(where: str, found: object, path: str | os.PathLike[str] | None) -> UnsupportedError:
-    known = ", ".join(family.names[0].removesuffix("ForCausalLM") for family in FAMILIES)
+    known = ", ".join(family.names[0].removesuffix("ForCausalLM").removesuffix("Model") for family in FAMILIES)
     what = "missing" if found is None else f"{shown(found)} is not supported"
     return UnsupportedError(f"{what}; supported: {known}", path=path, where=where)

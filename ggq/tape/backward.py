@@ -29,7 +29,7 @@ class BackwardRun:
 
     def __init__(self, run: WindowRun, meet: Meeting) -> None:
         self.run, self.meet = run, meet
-        self.weight, self.inner, self.mask = run.weight, run.inner, run.mask
+        self.weight, self.inner, self.mask, self.ids = run.weight, run.inner, run.mask, run.ids
         self.slopes: Buffers = {}
         self._cached_slopes: dict[int, Sequence[np.ndarray]] = {}
 

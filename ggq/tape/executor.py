@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from ggq.errors import UsageError
-from ggq.tape.program import Inputs, Run
+from ggq.tape.program import Program, Run
 
 
 class Executor(Protocol):
@@ -55,7 +55,8 @@ class Executor(Protocol):
         """Append the runs to their sequences, each to another one, splitting long ones as suits the executor.
 
         Returns:
-            float32 (wanted rows in order of the runs, vocabulary): the logits after each wanted token.
+            float32 (wanted rows in order of the runs, width of the program's result): the logits after each wanted
+            token, or its row.
 
         Raises:
             UsageError: See `check_runs`; or the cache has no memory for them. Nothing was appended then.
@@ -67,19 +68,20 @@ class Executor(Protocol):
         ...
 
 
-def check_runs(inputs: Inputs, runs: Sequence[Run], length: Callable[[int], int]) -> None:
+def check_runs(program: Program, runs: Sequence[Run], length: Callable[[int], int]) -> None:
     """Refuse a batch that cannot be run.
 
     Args:
-        inputs: The bounds of token ids and positions.
+        program: Its inputs have the bounds of token ids and positions.
         runs: The batch.
         length: Tokens that a sequence holds now.
 
     Raises:
-        UsageError: A run is empty, a sequence occurs twice, a token id is no token of the vocabulary, or a sequence
-            would outgrow the context.
+        UsageError: A run is empty, a sequence occurs twice, a token id is no token of the vocabulary, a type of text is
+            none of the model's, a sequence would outgrow the context, or a text that must be whole is cut in two.
     """
     seen: set[int] = set()
+    inputs = program.inputs
     for run in runs:
         tokens = np.asarray(run.tokens)
         if tokens.ndim != 1 or tokens.size == 0 or tokens.dtype.kind not in "iu":
@@ -92,13 +94,35 @@ def check_runs(inputs: Inputs, runs: Sequence[Run], length: Callable[[int], int]
             if not 0 <= token < inputs.vocabulary_size:
                 allowed = f"0 to {inputs.vocabulary_size - 1} allowed"
                 raise UsageError(f"token id {token} is outside the vocabulary, {allowed}")
+        _check_types(run, tokens.size, inputs.types)
         total = length(run.sequence) + tokens.size
+        if program.whole_texts and total > tokens.size:
+            raise UsageError("the model reads a text in one piece: its sequence cannot be continued")
         if total > inputs.context_length:
             raise UsageError(f"{total} tokens do not fit into the model's context of {inputs.context_length}")
 
 
-def pieces(runs: Sequence[Run], rows: int) -> list[list[Run]]:
-    """Cut a batch into consecutive ones of at most `rows` tokens; the wanted rows stay the same, in their order."""
+def _check_types(run: Run, count: int, types: int) -> None:
+    if run.types is None:
+        return
+    given = np.asarray(run.types)
+    if given.shape != (count,) or given.dtype.kind not in "iu":
+        raise UsageError("a run needs as many types as tokens")
+    for each in (int(given.min()), int(given.max())):
+        if not 0 <= each < types:
+            raise UsageError(f"a text of type {each} is none of the model's, 0 to {types - 1} allowed")
+
+
+def pieces(runs: Sequence[Run], rows: int, *, whole: bool = False) -> list[list[Run]]:
+    """Cut a batch into consecutive ones of at most `rows` tokens; the wanted rows stay the same, in their order.
+
+    Args:
+        runs: The batch.
+        rows: Tokens of a piece.
+        whole: Whether runs stay in one piece; a longer one is a piece of its own.
+    """
+    if whole:
+        return _whole_pieces(runs, rows)
     if sum(len(run.tokens) for run in runs) <= rows:
         return [list(runs)]
     batches: list[list[Run]] = [[]]
@@ -111,10 +135,23 @@ def pieces(runs: Sequence[Run], rows: int) -> list[list[Run]]:
                 room = rows
             end = min(start + room, len(run.tokens))
             last_here = run.logits == "last" and end < len(run.tokens)
-            part = replace(run, tokens=run.tokens[start:end], logits="none" if last_here else run.logits)
+            types = None if run.types is None else run.types[start:end]
+            part = replace(run, tokens=run.tokens[start:end], logits="none" if last_here else run.logits, types=types)
             batches[-1].append(part)
             room -= end - start
             start = end
+    return batches
+
+
+def _whole_pieces(runs: Sequence[Run], rows: int) -> list[list[Run]]:
+    batches: list[list[Run]] = []
+    room = 0
+    for run in runs:
+        if not batches or len(run.tokens) > room:
+            batches.append([])
+            room = rows
+        batches[-1].append(run)
+        room -= len(run.tokens)
     return batches
 
 

@@ -29,6 +29,10 @@ class Values(Protocol):
         """Token ids in the shape of the rows."""
         ...
 
+    def ids(self, by: str) -> Array:
+        """What rows of a table are taken by, in the shape of the rows: "token", "position" or "type"."""
+        ...
+
     def __getitem__(self, buffer: Buffer) -> Array:
         """The contents of a buffer, (..., width)."""
         ...
@@ -45,7 +49,7 @@ class Values(Protocol):
         """Cosines and sines of the rows' positions, each (rows, pairs)."""
         ...
 
-    def mask(self, window: int) -> Array:
+    def mask(self, window: int, causal: bool = True) -> Array:
         """0 where a token of a text sees another, -inf where not, (context, context)."""
         ...
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -21,10 +22,12 @@ class Inputs:
     Args:
         vocabulary_size: Token ids are below this.
         context_length: Positions are below this.
+        types: Types of texts are below this.
     """
 
     vocabulary_size: int
     context_length: int
+    types: int = 1
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,8 @@ class Program:
     Args:
         ops: In order of execution; tensors are named by role (spec/metadata.md), e.g. "layers.0.attention.q.weight".
         inputs: Bounds of token ids and positions.
-        outputs: Buffers that hold results after the last operation, by name: "logits".
+        outputs: The buffer that holds results after the last operation, by name: "logits", or "hidden" where a model
+            gives a row of numbers for each token.
         caches: What each sequence keeps; operations name a cache by its place.
     """
 
@@ -48,6 +52,16 @@ class Program:
         """The buffer of the logits."""
         return self.outputs["logits"]
 
+    @cached_property
+    def result(self) -> Buffer:
+        """The buffer of the logits or of the rows, whichever there is."""
+        return next(iter(self.outputs.values()))
+
+    @cached_property
+    def whole_texts(self) -> bool:
+        """Whether every text must be computed in one piece."""
+        return any(op.whole_texts() for op in self.ops)
+
 
 @dataclass(frozen=True)
 class Run:
@@ -57,8 +71,14 @@ class Run:
         sequence: An id from `Executor.open_sequence`.
         tokens: int32 (n,), appended at the sequence's present length.
         logits: Which rows are wanted: "all", "last" or "none".
+        types: int (n,), the type of the text that each token belongs to; None where all are of type 0.
     """
 
     sequence: int
     tokens: np.ndarray
     logits: str = "last"
+    types: np.ndarray | None = None
+
+    def types_of_all(self) -> np.ndarray:
+        """int64 (n,), the type of each token."""
+        return np.zeros(len(self.tokens), np.int64) if self.types is None else np.asarray(self.types, np.int64)

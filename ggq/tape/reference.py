@@ -186,8 +186,8 @@ class NumpyExecutor:
     def forward(self, runs: Sequence[Run]) -> np.ndarray:
         """See `Executor.forward`."""
         with self._lock:
-            check_runs(self.program.inputs, runs, self.length)
-            results = [self._forward(part) for part in pieces(runs, ROWS)]
+            check_runs(self.program, runs, self.length)
+            results = [self._forward(part) for part in pieces(runs, ROWS, whole=self.program.whole_texts)]
             return np.concatenate(results).astype(np.float32)
 
     def _forward(self, runs: Sequence[Run]) -> np.ndarray:
@@ -196,7 +196,7 @@ class NumpyExecutor:
             op.oracle(batch)
         for run in runs:
             self._sequences[run.sequence].length += len(run.tokens)
-        return batch[self.program.logits]
+        return batch[self.program.result]
 
     def stored(self, role: str) -> StoredWeight:
         """A tensor as it is stored."""
@@ -234,6 +234,7 @@ class Batch:
         starts = np.cumsum([0] + [len(run.tokens) for run in runs])
         self.tokens = np.concatenate([run.tokens for run in runs])
         self.positions = np.concatenate([kept[run.sequence].length + np.arange(len(run.tokens)) for run in runs])
+        self.types = np.concatenate([run.types_of_all() for run in runs])
         self.wanted = wanted_rows(runs)
         self.stored, self._int8, self._bf16_from = stored, activations == "int8", bf16_from
         self._sequences = [
@@ -248,6 +249,10 @@ class Batch:
 
     def __setitem__(self, buffer: Buffer, value: np.ndarray) -> None:
         self._values[buffer] = value
+
+    def ids(self, by: str) -> np.ndarray:
+        """See `Forward`."""
+        return {"token": self.tokens, "position": self.positions, "type": self.types}[by]
 
     def weight(self, role: str) -> np.ndarray:
         """See `Forward`."""
@@ -284,7 +289,7 @@ class Batch:
             self._tables[rotation] = rotation.table(self.positions)
         return self._tables[rotation]
 
-    def mask(self, window: int) -> np.ndarray:
+    def mask(self, window: int, causal: bool = True) -> np.ndarray:
         """Refused: rows of a batch belong to several sequences, so such an operation needs an oracle of its own."""
         raise UnsupportedError("an operation over whole texts has no oracle of its own")
 

@@ -39,7 +39,7 @@ class WindowRun:
         self.caches: dict[int, Sequence[np.ndarray]] = {}
         self._useful: frozenset[Buffer] | None = None
         self._tables: dict[Rotation, tuple[np.ndarray, np.ndarray]] = {}
-        self._masks: dict[int, np.ndarray] = {}
+        self._masks: dict[tuple[int, bool], np.ndarray] = {}
 
     def run(self, section: Section, tokens: np.ndarray, buffers: Mapping[Buffer, np.ndarray]) -> Buffers:
         """Carry out a section.
@@ -98,13 +98,21 @@ class WindowRun:
             self._tables[rotation] = cosine.astype(np.float32), sine.astype(np.float32)
         return self._tables[rotation]
 
-    def mask(self, window: int) -> np.ndarray:
+    def ids(self, by: str) -> np.ndarray:
+        """See `Forward`; every text is of type 0."""
+        if by == "token":
+            return self.tokens
+        row = np.arange(self.context) if by == "position" else np.zeros(self.context, np.int64)
+        return np.broadcast_to(row, self.tokens.shape)
+
+    def mask(self, window: int, causal: bool = True) -> np.ndarray:
         """See `Forward`."""
-        if window not in self._masks:
+        if (window, causal) not in self._masks:
             ages = np.arange(self.context)[:, None] - np.arange(self.context)
-            seen = (ages >= 0) & (ages < window) if window else ages >= 0
-            self._masks[window] = np.where(seen, np.float32(0), np.float32(-np.inf))
-        return self._masks[window]
+            seen = ages >= 0 if causal else np.ones_like(ages, np.bool_)
+            seen &= np.abs(ages) < window if window else True
+            self._masks[window, causal] = np.where(seen, np.float32(0), np.float32(-np.inf))
+        return self._masks[window, causal]
 
     def store(self, cache: int, values: Sequence[np.ndarray]) -> None:
         """See `Forward`."""

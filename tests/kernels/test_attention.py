@@ -44,8 +44,9 @@ class Layers:
         window: int = 0,
         softcap: float = 0.0,
         sinks: np.ndarray | None = None,
+        causal: bool = True,
     ) -> None:
-        self.window, self.softcap, self.sinks = window, softcap, sinks
+        self.window, self.softcap, self.sinks, self.causal = window, softcap, sinks, causal
         self.kind, self.heads, self.kv_heads, self.dim, self.layers = kind, heads, kv_heads, dim, layers
         self.pool = PagePool([layers * calls.layer_bytes(kind, kv_heads, dim)], 1 << 30)
         self.sequences: list[PagedSequence] = []
@@ -93,7 +94,7 @@ class Layers:
         )
         rows = calls.attention_row(
             *(self.kind, address(run_count), address(words), query.rows, out.rows, sizes, address(scale)),
-            *(self.window, self.softcap, 0 if self.sinks is None else address(self.sinks)),
+            *(self.window, self.softcap, 0 if self.sinks is None else address(self.sinks), self.causal),
         )
         run(store_row, rows, threads=threads)
         for sequence, queries, *_ in batch:
@@ -109,7 +110,7 @@ class Layers:
         for head in range(self.heads):
             k, v = self.keys[sequence][:, head // share], self.values[sequence][:, head // share]
             ages = start + np.arange(n)[:, None] - np.arange(len(k))[None]
-            unseen = (ages < 0) | (ages >= (self.window or len(k)))
+            unseen = ((ages < 0) & self.causal) | (np.abs(ages) >= (self.window or len(k)))
             scores = q[:, head] @ k.T * self.scale
             scores = np.where(
                 unseen, -np.inf, self.softcap * np.tanh(scores / self.softcap) if self.softcap else scores
@@ -126,7 +127,7 @@ class Layers:
         query, out = (Buffer(name, self.heads * self.dim) for name in ("query", "out"))
         sinks, n = None if self.sinks is None else "sinks", len(queries)
         sizes = self.heads, self.kv_heads, self.dim, self.scale
-        op = Attention(0, query, out, *sizes, self.window, self.softcap, sinks)
+        op = Attention(0, query, out, *sizes, self.window, self.softcap, sinks, self.causal)
         cache = KeyValueCache(KeyValueSpec(self.kv_heads, self.dim, self.window), np.float64)
         cache.keys, cache.values = self.keys[sequence], self.values[sequence]
         positions = np.arange(cache.length - n, cache.length)
@@ -310,3 +311,16 @@ def test_two_threads_give_the_same_bits() -> None:
         results.append(np.concatenate(layers.append([(s, *b) for s, b in zip(sequences, batch)], threads=threads)))
     np.testing.assert_array_equal(results[0], results[1])
     np.testing.assert_array_equal(results[0], results[2])
+
+
+@pytest.mark.parametrize("kind", ["f16", "f32"])
+@pytest.mark.parametrize("window", [0, 1, 7, 100, PAGE + 1])
+@pytest.mark.parametrize("share, dim", [(1, 32), (3, 20)])
+def test_whole_texts(kind: str, window: int, share: int, dim: int) -> None:
+    """Tokens see those behind them, to the end of their text or as far as before them; nothing of the others' texts."""
+    rng, layers = np.random.default_rng(window), Layers(kind, 2 * share, 2, dim, window=window, causal=False)
+    batch = [(layers.open(), *numbers(rng, layers, n)) for n in (1, 5, PAGE, 2 * PAGE + 3, PAGE - 1, 300)]
+    together = layers.append(batch, threads=2)
+    for (sequence, queries, *_), got in zip(batch, together):
+        layers.check(sequence, queries, got)
+    np.testing.assert_array_equal(layers.append([(layers.open(), *batch[3][1:])])[0], together[3])

@@ -23,6 +23,7 @@ from tests.kit.family_models import (
 )
 from tests.kit.small_families import FAMILIES as CONFIGS
 from tests.kit.small_models import CONFIGS as LLAMAS
+from tests.models.test_encoders import FACTS as ENCODERS
 
 
 def value_of(known: object) -> object:
@@ -34,15 +35,17 @@ def value_of(known: object) -> object:
 def test_a_family_knows_every_key_that_its_class_in_transformers_reads(family: Family) -> None:
     """And has the same defaults; those that only the model's code looks for are named here."""
     (model_type,) = family.model_types
-    read = FACTS["keys"][model_type]
+    read = {**ENCODERS["keys"], **FACTS["keys"]}[model_type]
     known = {**COMMON, **ROPE, **family.keys}
     assert set(read["common"]) | set(read["own"]) <= set(known)
     others = {"head_dim", "rope_theta", "rope_local_base_freq", "sliding_window_pattern", "partial_rotary_factor"}
     others |= {"rotary_emb_base", "rotary_pct", "_sliding_window_pattern", "block_ff_dim", "tie_embedding"}
-    others |= {"full_attention_interval"}
+    others |= {"full_attention_interval", "position_embedding_type", "is_causal", "global_attn_every_n_layers"}
+    others |= {"global_rope_theta", "local_rope_theta", "reference_compile", "repad_logits_with_grad"}
     assert set(family.keys) - set(read["own"]) <= others
     bases = read["rope_theta"] if isinstance(read["rope_theta"], dict) else {"global": read["rope_theta"]}
-    assert [known["rope_theta"], *(known["rope_local_base_freq"] for _ in list(bases)[1:])] == list(bases.values())
+    local = next((known[key] for key in ("rope_local_base_freq", "local_rope_theta") if key in known), None)
+    assert [known["rope_theta"], *(local for _ in list(bases)[1:])] == list(bases.values())
     for key, default in read["own"].items():
         if not isinstance(known[key], Required | Anything) and not (isinstance(known[key], Only) and default is None):
             assert value_of(known[key]) == default, key

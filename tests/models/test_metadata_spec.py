@@ -13,6 +13,7 @@ from ggq.models.field import Part, Parts, Word, declared
 from ggq.models.metadata import KINDS, to_metadata
 from ggq.models.parts import GatedAttention, GatedDelta, ModelSpec, Norm, ShortConv
 from ggq.models.registry import find_architecture
+from ggq.models.text.parts import Dense, TextEmbedding, TextSpec, VectorHead
 from tests.kit.support import DEMO, ROOT
 from tools import make_metadata_tables
 
@@ -82,7 +83,7 @@ def test_the_kinds_of_models_are_in_the_specification() -> None:
 
 
 def test_every_field_has_a_meaning() -> None:
-    for part in make_metadata_tables.parts(ModelSpec):
+    for part in [*make_metadata_tables.parts(ModelSpec), *make_metadata_tables.parts(TextSpec)]:
         for field in declared(part).values():
             assert field.declaration.doc and isinstance(field.declaration, Part | Parts) == bool(field.classes)
             if isinstance(field.declaration, Word) and field.name != "normed":  # whose words are meant literally
@@ -156,3 +157,41 @@ def test_gated_attention_has_a_gate_of_the_shape_of_the_queries() -> None:
     for name in ("weight", "bias"):
         assert found[f"layers.0.attention.gate.{name}"] == found[f"layers.0.attention.q.{name}"]
     assert "`layers.N.attention.gate.weight`" in SPEC
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_the_roles_of_texts_are_those_of_the_specification(there: bool) -> None:
+    """A model with all that a text model may have besides, and one with nothing of it."""
+    norm, base = Norm("layer", 1e-5, weight=True, bias=True) if there else None, demo()
+    dense, output = (Dense(width, there, "none", norm) if there else None for width in (24, 3))
+    embedding = TextEmbedding(
+        vocabulary_size=base.vocabulary_size,
+        width=base.hidden_size,
+        scale=1.0,
+        positions=base.context_length * there,
+        types=2 * there,
+        norm=norm,
+    )
+    head = VectorHead(None, "mean", dense, output, scores=False, normalized=False)
+    spec = TextSpec(base.context_length, embedding, base.layers, head, causal=True, normed_sums=False)
+    sizes = {"positions": embedding.positions, "types": 2, "width": base.hidden_size, "dense": 24, "result": 3}
+    (section,) = re.findall(r"^\| role of a `text` model.*\n((?:\|.*\n)*)", SPEC, re.MULTILINE)
+    expected = {}
+    for line in section.splitlines()[1:] if there else []:
+        role, shape, _ = (cell.strip() for cell in line.strip("|").split(" | "))
+        expected[role] = tuple(sizes[name] for name in shape.split(", "))
+        if role.endswith("norm.weight"):
+            expected[role.replace(".weight", ".bias")] = expected[role]
+    own = {role: shape for role, shape in role_shapes(spec).items() if not role.startswith(("layers.", "embedding.w"))}
+    assert own == expected
+
+
+def test_a_text_model_is_written_as_its_table_says() -> None:
+    keys = {
+        f"model.{row[0]}" for row in tables()["TextSpec"] if row[0] != "layer.N" and row[1] not in ("TextEmbedding",)
+    }
+    embedding = TextEmbedding(9, 8, 1.0, positions=5, types=1, norm=None)
+    head = VectorHead(None, "last", None, None, scores=False, normalized=True)
+    written = to_metadata(TextSpec(5, embedding, demo().layers, head, causal=False, normed_sums=True), "BertModel")
+    assert keys - {"model.head"} <= set(written) and written["model.head.kind"] == "vector"
+    assert {f"model.embedding.{row[0]}" for row in tables()["TextEmbedding"]} - {"model.embedding.norm"} <= set(written)

@@ -55,7 +55,11 @@ SAMPLES: list[Operation] = [
     Add(A, B, 0.7),
     Attention(0, WIDE, Buffer("out", 24), 4, 2, 6, 0.4),
     Attention(0, WIDE, Buffer("out", 24), 4, 2, 6, 0.9, window=3, softcap=1.5, sinks="sinks"),
+    Attention(0, WIDE, Buffer("out", 24), 4, 2, 6, 0.4, causal=False),
+    Attention(0, WIDE, Buffer("out", 24), 4, 2, 6, 0.4, window=3, causal=False),
     Embed("table", A, 2.5),
+    Embed("table", A, by="position"),
+    Embed("table", A, 1.5, by="type"),
     *(Gate(A, B, C, name) for name in ACTIVATIONS),
     GatedDelta(0, WIDE, FOUR, OTHER, B, "speed", "shift", 4, 2, 3, 3),
     Linear(A, ("square", "wide"), ("bias", None), (B, WIDE)),
@@ -236,6 +240,10 @@ def test_the_oracle_computes_the_same_where_nothing_is_rounded(op: Operation) ->
         (
             lambda: ShortConv(0, A, B, "taps", 3, activation="relu"),
             "activation 'relu' of a convolution is not supported; supported: none, silu",
+        ),
+        (
+            lambda: Embed("table", A, by="age"),
+            "an embedding by 'age' is not supported; supported: token, position, type",
         ),
         (lambda: Norm(A, "scale", B, 1e-5, kind="batch"), "norm 'batch' is not supported; supported: rms, layer"),
         (

@@ -20,6 +20,9 @@ DEFAULT_PRESET = "balanced"
 GENERIC_SCHEME = "q8-g32"
 """Of tensors without a model where none is named: nobody knows what they can bear."""
 
+VECTOR_SCHEME = "q8-g32"
+"""Of a model that makes vectors of texts, where nothing is asked for."""
+
 CALIBRATED_WITH = "gptq"
 """The method of a preset where there is a text; MEASURED_WITH is that of the others."""
 
@@ -66,6 +69,23 @@ def read_choices(options: PlanOptions) -> Wish:
         return Wish(make_recipe(scheme, options.method, options.embedding, keep, activations))
     recipe = read_recipe(options.recipe)
     return Wish(replace(recipe, rules=(*parse_rules(keep), *recipe.rules)) if keep else recipe)
+
+
+def without_target(wish: Wish, options: PlanOptions) -> Wish:
+    """What is done where a target cannot be solved for, as the model gives no logits: one scheme, unless a target was
+    asked for.
+
+    Raises:
+        UsageError: It was.
+    """
+    asked = next((name for name in ("target_bpw", "target_size", "preset") if name in options.given()), None)
+    if asked is not None:
+        raise UsageError(
+            f"--{asked.replace('_', '-')} needs a model with logits, and this one makes vectors of texts",
+            fix=f"name a scheme: --scheme {VECTOR_SCHEME}",
+        )
+    given = make_recipe(VECTOR_SCHEME, options.method, None, options.keep or (), options.activations or "group")
+    return replace(wish, recipe=given, target=None)
 
 
 def check_exclusions(given: Sequence[str]) -> None:

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ggq.models.family import TensorSpec
-from ggq.models.parts import ModelSpec
+from ggq.models.parts import Stack, check
 from ggq.models.registry import find_architecture
+from ggq.models.text.pooling import Pooling, pooled_tensors, with_pooling
 
 
 class Described(NamedTuple):
@@ -22,21 +23,26 @@ class Described(NamedTuple):
     """
 
     architecture: str
-    model: ModelSpec
+    model: Stack
     specs: tuple[TensorSpec, ...]
     unread_keys: tuple[str, ...]
 
 
-def describe(config: Mapping[str, object], path: Path) -> Described:
+def describe(config: Mapping[str, object], path: Path, pooling: Pooling | None = None) -> Described:
     """The model of a config.json.
 
     Args:
         config: The parsed file.
         path: That file, for messages.
+        pooling: How rows become the vector of a text, where that is said beside config.json.
 
     Raises:
         GGQError: The architecture or something in it is not supported, or the file contradicts itself.
     """
     family = find_architecture(config, path)
     model, unread = family.read(config, path)
-    return Described(family.names[0], model, tuple(family.tensors(model)), unread)
+    specs = tuple(family.tensors(model))
+    if pooling is not None:
+        model = check(with_pooling(model, pooling), path)
+        specs = pooled_tensors(specs, model)
+    return Described(family.names[0], model, specs, unread)

@@ -18,6 +18,7 @@ from ggq.convert.source.checkpoint import FLOATS, Checkpoint
 from ggq.convert.source.hub import Source
 from ggq.convert.source.lora import adapter_name, add_adapters
 from ggq.convert.source.safetensors_header import SourceTensor
+from ggq.convert.source.sentence import read_pooling
 from ggq.convert.source.tokens import Tokens, read_tokens
 from ggq.errors import UsageError
 from ggq.format.native.layout import ALIGNMENT, FOOTER_BYTES, HEADER_BYTES
@@ -25,7 +26,7 @@ from ggq.format.scheme import Scheme, round_up
 from ggq.models.build import build_program
 from ggq.models.family import TensorSpec
 from ggq.models.names import Expression
-from ggq.models.parts import ModelSpec
+from ggq.models.parts import Stack
 from ggq.quant import Method, scheme_name
 from ggq.quant.matrix import geometry
 from ggq.tape.program import Program
@@ -127,7 +128,7 @@ class Plan:
     divergence: float | None = None
 
     @property
-    def model(self) -> ModelSpec:
+    def model(self) -> Stack:
         """The model's parts; a UsageError where there is no model."""
         return self._model.model
 
@@ -199,6 +200,7 @@ def make_plan(
     *,
     follow_links: bool = False,
     lora: Sequence[str] = (),
+    pooling: str | None = None,
 ) -> Plan:
     """Read a checkpoint's headers and decide what becomes of each tensor.
 
@@ -208,12 +210,13 @@ def make_plan(
         ignore: Regular expressions of names of tensors to leave out.
         follow_links: Whether files may be links to somewhere else.
         lora: Adapters to add, FOLDER or FOLDER=WEIGHT each.
+        pooling: Which rows make the vector of a text; by default as the checkpoint says, if it says so.
 
     Raises:
         GGQError: Whatever would make the conversion fail, as far as it shows before a weight is read.
     """
     checkpoint = Checkpoint(source.folder, follow_links=follow_links)
-    described, left = settle(checkpoint, ignore)
+    described, left = settle(checkpoint, ignore, read_pooling(checkpoint.folder, pooling))
     specs, ignored = match_tensors(described.specs, checkpoint)
     specs = add_adapters(checkpoint, specs, lora)
     check_rules(recipe, specs)

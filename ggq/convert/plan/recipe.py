@@ -22,6 +22,9 @@ F32 = parse_scheme("f32")
 
 EMBEDDING_ROLES = ("embedding.weight", "output.weight")
 
+F16, TABLE_ROLES = parse_scheme("f16"), ("positions.weight", "types.weight")
+"""Tables that are added to every token's row stay f16: they are small, and an error in them is in every product."""
+
 
 @dataclass(frozen=True)
 class Rule:
@@ -76,6 +79,8 @@ class Recipe:
         rule = next((rule for rule in self.rules if rule.pattern.search(spec.name)), None)
         if rule is not None:
             scheme, method = rule.scheme, rule.method
+        elif spec.role in TABLE_ROLES:
+            return F32 if self.scheme == F32 else F16, None
         elif spec.role in EMBEDDING_ROLES:
             scheme, method = self.embedding, self.embedding_method
         else:

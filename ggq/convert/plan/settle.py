@@ -18,6 +18,7 @@ from ggq.errors import ConvertError, UsageError
 from ggq.models.family import TensorSpec
 from ggq.models.fields import shown
 from ggq.models.names import Tensor
+from ggq.models.text.pooling import Pooling
 
 INSIDE = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "base_layer")
 """Parts of names that torch.compile, FSDP, checkpointing and LoRA put anywhere."""
@@ -25,17 +26,23 @@ INSIDE = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "ba
 IN_FRONT = ("module", "_forward_module", "base_model", "model", "language_model")
 """Parts of names that wrappers put before all of them, once or several times."""
 
+OLD_NORM = {"gamma": "weight", "beta": "bias"}
+"""What checkpoints of the first BERTs call the numbers of a norm, and what it is called today."""
+
 TIED = "tie_word_embeddings"
 BLOCK = 1 << 22
 """Numbers that are compared at once."""
 
 
-def settle(checkpoint: Checkpoint, ignore: Iterable[str] = ()) -> tuple[Described, tuple[str, ...]]:
+def settle(
+    checkpoint: Checkpoint, ignore: Iterable[str] = (), pooling: Pooling | None = None
+) -> tuple[Described, tuple[str, ...]]:
     """Make a checkpoint what its architecture expects, as far as it means the same.
 
     Args:
         checkpoint: Its tensors are renamed, left out and added to; what was done is put into its notes.
         ignore: Regular expressions; tensors whose whole names match are left out whatever they are.
+        pooling: See `describe`.
 
     Returns:
         The model, untied where the checkpoint has an output matrix of its own; the names of what was left out.
@@ -47,11 +54,11 @@ def settle(checkpoint: Checkpoint, ignore: Iterable[str] = ()) -> tuple[Describe
         UsageError: A regular expression is none, or no name matches it.
     """
     path = checkpoint.folder.path / CONFIG
-    described = describe(checkpoint.config, path)
+    described = describe(checkpoint.config, path, pooling)
     if check_not_quantized(checkpoint):
         checkpoint.notes.append(f"{CONFIG} has a quantization_config, but all weights are floats: converted as such")
     left = leave_out_ignored(checkpoint, ignore)
-    untied = describe({**checkpoint.config, TIED: False}, path)
+    untied = describe({**checkpoint.config, TIED: False}, path, pooling)
     whole = source_names([*described.specs, *untied.specs])
     rename(checkpoint, whole)
     described = settle_output(checkpoint, described, untied)
@@ -100,6 +107,7 @@ def rename(checkpoint: Checkpoint, known: set[str]) -> None:
 def canonical(name: str, known: set[str], short: dict[str, str]) -> str:
     """The architecture's name of a tensor, or the name as it is."""
     parts = [part for part in name.split(".") if part not in INSIDE]
+    parts[-1] = OLD_NORM.get(parts[-1], parts[-1])
     for start in range(len(parts)):
         rest = ".".join(parts[start:])
         if rest in known:

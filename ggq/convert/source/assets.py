@@ -23,6 +23,9 @@ ASSETS: dict[str, int] = {
     GENERATION_CONFIG: 4 << 20,
     "chat_template.jinja": 4 << 20,
     "chat_template.json": 4 << 20,
+    "modules.json": 1 << 20,
+    "sentence_bert_config.json": 1 << 20,
+    "config_sentence_transformers.json": 1 << 20,
 }
 """Names of the files that are kept, and the bytes that each may have."""
 

@@ -30,5 +30,7 @@ def attention(op: Attention, at: Context) -> tuple[Step, np.ndarray]:
     sinks = 0 if op.sinks is None else at.weights.vector(op.sinks)
     query, out, sizes = at.floats(op.query), at.floats(op.out), at.heads(op.cache, op.heads)
     runs = int(described.ctypes.data)
-    row = at.calls.attention_row(at.cache, count, runs, query, out, sizes, scale, op.window, op.softcap, sinks)
+    row = at.calls.attention_row(
+        at.cache, count, runs, query, out, sizes, scale, op.window, op.softcap, sinks, causal=op.causal
+    )
     return Step(op.name, f"layer {op.cache}", op.query.rows), row

@@ -12,8 +12,8 @@ from ggq.tape.ops import Embed
 
 
 def embed(op: Embed, at: Context) -> tuple[Step, np.ndarray]:
-    """Rows of a table by token id."""
-    ids, matrix = int(at.batch.ids.ctypes.data), at.weights.matrix(op.table)
+    """Rows of a table."""
+    ids, matrix = at.batch.ids_by(op.by), at.weights.matrix(op.table)
     at.kept.append(matrix.descriptor())
     row = at.calls.embed_row(at.tokens(op.out), ids, matrix, at.kept[-1], at.floats(op.out), op.scale)
     return Step(op.name, op.table, op.out.rows), row

@@ -45,7 +45,7 @@ class StoreKV(Operation):
 
 @dataclass(frozen=True, eq=False)
 class Attention(Operation):
-    """Causal softmax attention of each row over its own sequence's cache.
+    """Softmax attention of each row over its own sequence's cache.
 
     Args:
         cache: Of keys and values; `heads / kv_heads` consecutive query heads share a key-value head.
@@ -53,6 +53,8 @@ class Attention(Operation):
         heads, kv_heads, head_dim: Sizes.
         scale: Scores are multiplied with it.
         window: How many positions a token sees, its own included; 0 for all.
+        causal: Whether a token sees none behind its own. Else it sees all of its text, or as many behind as before it
+            where there is a window.
         softcap: Scaled scores x become softcap * tanh(x / softcap); 0 for none.
         sinks: float (heads,): a score of each head that takes part in the softmax and has no value; None for none.
     """
@@ -68,6 +70,11 @@ class Attention(Operation):
     window: int = 0
     softcap: float = 0.0
     sinks: Weight | None = None
+    causal: bool = True
+
+    def whole_texts(self) -> bool:
+        """See `Operation`."""
+        return not self.causal
 
     def forward(self, run: Forward) -> None:
         """Text by text, so that the scores of one text's heads are in memory at a time."""
@@ -106,7 +113,8 @@ class Attention(Operation):
         for cache, rows in run.sequences(self.cache):
             query = run[self.query][rows].reshape(-1, self.heads, self.head_dim)
             ages = run.positions[rows][:, None] - np.arange(cache.length)[None, :]
-            unseen = (ages < 0) | (ages >= self.window) if self.window else ages < 0
+            unseen = ages < 0 if self.causal else np.zeros(ages.shape, np.bool_)
+            unseen |= np.abs(ages) >= self.window if self.window else False
             for head in range(self.heads):
                 scores = query[:, head] @ cache.keys[:, head // shared].T * self.scale
                 scores = self.softcap * np.tanh(scores / self.softcap) if self.softcap else scores
@@ -136,9 +144,9 @@ class Attention(Operation):
         return self.softcap * run.xp.tanh(scores / self.softcap) if self.softcap else scores
 
     def _chances(self, run: Values, scores: Array) -> Array:
-        """Causal softmax of scores (kv_heads, shared, context, context)."""
+        """Softmax of scores (kv_heads, shared, context, context) over what a token sees."""
         xp = run.xp
-        scores = scores + run.mask(self.window)
+        scores = scores + run.mask(self.window, self.causal)
         most = xp.max(scores, axis=-1, keepdims=True)
         if self.sinks is not None:
             sinks = run.weight(self.sinks).reshape(self.kv_heads, -1, 1, 1)

@@ -123,6 +123,10 @@ class Operation:
         """Roles of the matrices of which it takes rows by token id; none unless it says so."""
         return ()
 
+    def whole_texts(self) -> bool:
+        """Whether a text must be computed in one piece, as tokens see those behind them; not unless it says so."""
+        return False
+
     def forward(self, run: Forward) -> None:
         """Compute it on arrays (..., width) of one array namespace: `run[buffer]` gives and takes them."""
         raise UnsupportedError(f"{type(self).__name__} cannot be computed outside the kernels")

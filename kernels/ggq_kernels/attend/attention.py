@@ -1,10 +1,11 @@
-"""Causal attention over a paged key-value cache: register tiles for both products, softmax by pages in one pass.
+"""Attention over a paged key-value cache: register tiles for both products, softmax by pages in one pass.
 
 A page holds PAGE positions of one sequence, for every layer and key-value head: keys in tiles of 16 positions with
 the position as the lane, (PAGE / 16, dim, 16), so that scores need no horizontal sum; values by rows, (PAGE, dim
 padded to 16). The rows of a register tile are pairs of a token and a query head that share a key-value head, so a
 long prompt and one token with grouped heads are the same case, and each loaded key serves the whole tile. Pages that no
-window of a tile's tokens reaches are not touched: their addresses may be 0.
+window of a tile's tokens reaches are not touched: their addresses may be 0. A token sees up to its own position and,
+where it is asked for, some behind it, up to the end of its run.
 
 Error bound: products and sums are float32 over dim and over positions; exp2 is within 3e-7; a total is rescaled once
 a page. A NaN or an infinity in a query, a key, a value that is seen or a sink never gives a finite result.
@@ -16,7 +17,7 @@ from typing import Any
 
 from numba import float32
 
-from ggq_kernels.attend.operands import ATTENTION, PAGE, RUN, RUN_BYTES, STORE
+from ggq_kernels.attend.operands import ATTENTION, EVERY, PAGE, RUN, RUN_BYTES, STORE
 from ggq_kernels.code.compiled import inlined, op
 from ggq_kernels.run.team import allocate, release, take
 from ggq_kernels.vector.functions import LOG2_E, exp2_minus, tanh
@@ -49,8 +50,6 @@ from ggq_kernels.vector.simd import (
 from ggq_kernels.vector.tiles import tile_add, tile_outer, tile_store, tile_zeros
 
 ROWS = Tag("tokens", FLOAT_ROWS)
-EVERY = 1 << 30
-"""More positions than there are."""
 
 
 @inlined
@@ -215,7 +214,8 @@ def attend(kind: Any, row: int, run: int, job: int, scratch: int) -> None:
     for d in range(0, FLOAT_ROWS * wide * 4, 64):
         store_f32(sums + d, splat_f32(0.0))
     window, cap = read_i64(row + ATTENTION.window), float32(read_f64(row + ATTENTION.softcap))
-    end, seen = start + (first + pairs - 1) // share + 1, 0
+    ahead, whole = read_i64(row + ATTENTION.ahead), start + tokens
+    end, seen = min(whole, start + (first + pairs - 1) // share + 1 + ahead), 0
     if window > 0:
         seen = max(0, start + first // share + 1 - window)
     else:
@@ -227,8 +227,8 @@ def attend(kind: Any, row: int, run: int, job: int, scratch: int) -> None:
         if cap != 0.0:
             cap_scores(scores, count, pairs, cap)
         for m in range(pairs):  # missing pairs' scores stay 0
-            limit = start + (first + m) // share + 1 - p
-            lowest = limit - window
+            behind = start + (first + m) // share + 1
+            lowest, limit = behind - window - p, min(whole, behind + ahead) - p
             page_softmax(scores + m * PAGE * 4, count, lowest, limit, sums + m * wide * 4, wide, state + 8 * m)
         page_values(kind, page + key_bytes(kind, dim), count, wide, scores, sums)
     out, stride = read_i64(row + ATTENTION.out), read_i64(row + ATTENTION.out_stride)

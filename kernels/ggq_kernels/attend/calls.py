@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ggq_kernels.attend.operands import ATTENTION, PAGE, STORE
+from ggq_kernels.attend.operands import ATTENTION, EVERY, PAGE, STORE
 from ggq_kernels.code import ready
 from ggq_kernels.run.rows import Rows, operands, row
 
@@ -63,6 +63,7 @@ def attention_row(
     window: int = 0,
     softcap: float = 0.0,
     sinks: int = 0,
+    causal: bool = True,
 ) -> np.ndarray:
     """Attention of all runs.
 
@@ -76,7 +77,9 @@ def attention_row(
             one that the tokens of a run see may be 0.
         softcap: Scaled scores x become softcap * tanh(x / softcap); 0 for none.
         sinks: Address of float32 (heads,): scores without a value; 0 for none.
+        causal: Whether a token sees none behind its own; else it sees all of its run, or as many behind as before it.
     """
+    ahead = 0 if causal else window - 1 if window else EVERY
     given = operands(
         ATTENTION,
         run_count=run_count,
@@ -93,6 +96,7 @@ def attention_row(
         window=window,
         softcap=softcap * math.log2(math.e),
         sinks=sinks,
+        ahead=ahead,
     )
     return row({"f16": attention.attention_f16, "f32": attention.attention_f32}[kind], given)
 

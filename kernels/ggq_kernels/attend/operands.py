@@ -11,6 +11,9 @@ from typing import NamedTuple
 PAGE = 128
 """Positions of a page; also the block of scores that is held in the first-level cache."""
 
+EVERY = 1 << 30
+"""More positions than there are."""
+
 
 class StoreRow(NamedTuple):
     """Keys and values have one stride; `positions` and `tables` are addresses of an int64 for each token."""
@@ -32,6 +35,7 @@ class AttentionRow(NamedTuple):
     window: How many positions a token sees, its own included; 0 for all.
     softcap: A float in units of log2; 0 for none.
     sinks: Address of float32 (heads,); 0 for none.
+    ahead: How many positions behind its own a token sees, within its run: 0 for none.
     """
 
     run_count: int = 8
@@ -48,6 +52,7 @@ class AttentionRow(NamedTuple):
     window: int = 96
     softcap: int = 104
     sinks: int = 112
+    ahead: int = 120
 
 
 class RunWords(NamedTuple):

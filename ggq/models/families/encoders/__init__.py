@@ -1,0 +1,1 @@
+"""Families whose tokens see their whole text, for vectors and scores of texts."""

@@ -1,0 +1,1 @@
+"""Models that are not only decoders: encoders, vectors of texts, learned positions."""
