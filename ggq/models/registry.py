@@ -31,10 +31,6 @@ from ggq.models.family import Family
 from ggq.models.fields import shown
 
 FAMILIES: tuple[Family, ...] = (
-    BERT,
-    XLM_ROBERTA,
-    ROBERTA,
-    MODERNBERT,
     LLAMA,
     QWEN2,
     MISTRAL,
@@ -45,6 +41,10 @@ FAMILIES: tuple[Family, ...] = (
     GRANITE,
     COHERE,
     SMOLLM3,
+    BERT,
+    XLM_ROBERTA,
+    ROBERTA,
+    MODERNBERT,
     GLM4,
     ARCEE,
     PHI3,

@@ -8,12 +8,11 @@ from typing import Annotated, ClassVar
 
 from ggq.models.field import Flag, Integer, Part, Parts, Word, declaration
 from ggq.models.parts import WIDTH, Embedding, Head, Layer, Mlp, ModelSpec, Norm, Stack
-from ggq.tape.ops.activations import ACTIVATIONS
 
 POOLS = ("mean", "first", "last")
 """Which rows of a text become its vector: their mean, the first token's, the last token's."""
 
-DENSE_ACTIVATIONS = (*ACTIVATIONS, "tanh", "none")
+DENSE_ACTIVATIONS = (*declaration(Mlp, "activation").words, "tanh", "none")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Commands that are given texts and write none."""
