@@ -48,8 +48,12 @@ def test_every_command_is_listed(capsys: Capture) -> None:
 
 
 def test_every_module_of_the_commands_is_registered() -> None:
-    folder = Path(frame.__file__).parent / "commands"
-    modules = {f"ggq.cli.commands.{path.stem}" for path in folder.glob("*.py") if path.stem != "__init__"}
+    modules = {
+        f"ggq.cli.{folder}.{path.stem}"
+        for folder in ("commands", "texts")
+        for path in (Path(frame.__file__).parent / folder).glob("*.py")
+        if path.stem != "__init__"
+    }
     assert modules == {command.module for command in COMMANDS}
 
 

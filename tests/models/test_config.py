@@ -21,7 +21,10 @@ from ggq.models.rope import Linear, Llama3, Rope, Yarn
 from tests.kit.small_models import CONFIGS, LLAMA3
 from tests.kit.support import DEMO, shared
 
-WORDS, SUPPORTED = ", ".join(ACTIVATIONS), ", ".join(family.names[0].removesuffix("ForCausalLM").removesuffix("Model") for family in FAMILIES)
+WORDS, SUPPORTED = (
+    ", ".join(ACTIVATIONS),
+    ", ".join(family.names[0].removesuffix("ForCausalLM").removesuffix("Model") for family in FAMILIES),
+)
 
 LLAMA = {
     "architectures": ["LlamaForCausalLM"],
