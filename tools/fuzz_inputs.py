@@ -311,6 +311,36 @@ def good_inputs(folder: Path) -> Good:
         return Good(statistics, small, journal, partial, build_program(from_metadata(reader.metadata, reader.path)))
 
 
+def good_logits(path: Path) -> bytes:
+    """A file of saved logits: two windows of eight tokens, the four likeliest of each distribution."""
+    from ggq.evaluate.saved import SavedLogits
+    from ggq.evaluate.text_windows import Windows
+
+    windows = Windows(np.arange(16, dtype=np.int32).reshape(2, 8), 8)
+    tokens = windows.tokens
+    shares = np.log(np.array([0.4, 0.2, 0.1, 0.1], np.float32))
+    notes = {"text_digest": "0" * 64, "model_digest": "0" * 64, "model": "m"}
+    SavedLogits(
+        windows=windows,
+        vocabulary=64,
+        ids=np.tile(np.arange(4, dtype=np.uint32), (tokens, 1)),
+        log_probs=np.tile(shares, (tokens, 1)),
+        rest=np.full(tokens, np.log(0.2), np.float32),
+        targets=np.full(tokens, -1.0),
+        notes=notes,
+    ).save(path)
+    return path.read_bytes()
+
+
+def use_logits(path: Path) -> None:
+    """Load a saved reference and go through its distributions."""
+    from ggq.evaluate.saved import load_logits
+
+    found = load_logits(path)
+    for _ in found.distributions(found.windows):
+        pass
+
+
 def use_tokenizer(path: Path) -> None:
     """Parse it, and turn some texts into tokens and back."""
     from ggq.text.tokenizer import parse
@@ -375,6 +405,7 @@ def kinds(folder: Path) -> dict[str, Kind]:
         "template": Kind(good, change_template, use_template),
         "recipe": Kind(recipe, change_recipe, recipe_file),
         "statistics": Kind(made.statistics.read_bytes(), change_statistics, saved),
+        "logits": Kind(good_logits(folder / "logits"), change_statistics, use_logits),
         "journal": Kind(made.journal, change_journal, resume),
         "ggq": Kind(made.small.read_bytes(), change_ggq, use_ggq),
     }
