@@ -199,3 +199,21 @@ def test_opening_imports_little() -> None:
     assert "'numpy'" in modules and "'blake3'" in modules
     for heavy in ("numba", "tokenizers", "jinja2", "safetensors", "typer", "rich", "hypothesis", "asyncio"):
         assert f"'{heavy}'" not in modules
+
+
+def test_a_disk_that_fails_is_told_with_the_file(small: Path) -> None:
+    class Failing:
+        closed = False
+
+        def seek(self, offset: int) -> None:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+        def close(self) -> None:
+            pass
+
+    with open_reader(small) as reader:
+        name, entry = next(iter(reader.tensors.items()))
+        reader._file.close()
+        reader._file = Failing()  # type: ignore[assignment]
+        with pytest.raises(GGQError, match=f"{small}: cannot read: Input/output error"):
+            reader.read_segment(name, next(iter(entry.segments)))

@@ -215,17 +215,20 @@ class Reader:
         return bytes(buffer)
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
-        """Fills `buffer` from `offset`; raises FormatError when the file has become shorter."""
+        """Fills `buffer` from `offset`; FormatError when the file has become shorter, GGQError when its disk fails."""
         if self._file.closed:
             raise UsageError("the file is closed", path=self.path)
         done = 0
         with self._lock:
-            self._file.seek(offset)
-            while done < len(buffer):
-                count = self._file.readinto(buffer[done:])
-                if not count:
-                    raise _shrunk(self.path, offset + done)
-                done += count
+            try:
+                self._file.seek(offset)
+                while done < len(buffer):
+                    count = self._file.readinto(buffer[done:])
+                    if not count:
+                        raise _shrunk(self.path, offset + done)
+                    done += count
+            except OSError as error:
+                raise os_error(error, self.path, "read") from None
 
     def segment(self, name: str, role: str) -> npt.NDArray[np.uint8]:
         """The bytes of one segment.
