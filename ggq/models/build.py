@@ -13,6 +13,7 @@ from ggq.models.parts import (
     GatedDelta,
     Head,
     Layer,
+    Mamba2,
     Mlp,
     ModelSpec,
     Norm,
@@ -124,14 +125,17 @@ class Builder:
         self.shapes[role] = shape
         return role
 
-    def norm(self, part: Norm | None, role: str, source: Buffer, out: Buffer, heads: int = 1) -> Buffer:
-        """Append a norm of a row's `heads` equal parts; the buffer of its results, the source where there is none."""
+    def norm(
+        self, part: Norm | None, role: str, source: Buffer, out: Buffer, heads: int = 1, *, own: bool = False
+    ) -> Buffer:
+        """Append a norm of a row's `heads` equal parts, each with weights of its own or all with the same; the buffer
+        of its results, the source where there is none."""
         if part is None:
             return source
-        width = source.width // heads
+        width = source.width if own else source.width // heads
         weight = self.weight(f"{role}.weight", width) if part.weight else None
         bias = self.weight(f"{role}.bias", width) if part.bias else None
-        self.ops.append(tape.Norm(source, weight, out, part.epsilon, part.kind, bias, heads))
+        self.ops.append(tape.Norm(source, weight, out, part.epsilon, part.kind, bias, heads, own))
         return out
 
     def linear(self, source: Buffer, outs: dict[str, Buffer], biased: set[str], add: bool = False) -> None:
@@ -151,7 +155,7 @@ class Builder:
 
 def _layer(build: Builder, number: int, layer: Layer, hidden: Buffer, *, last: bool) -> Buffer:
     """Append a layer; the buffer of its results, of the wanted rows alone behind the last one."""
-    role, mixer, inner = f"layers.{number}", layer.mixer.role, layer.feed_forward.kind
+    role, mixer, feed_forward = f"layers.{number}", layer.mixer.role, layer.feed_forward
     normed = build.norm(layer.mixer_norm, f"{role}.{mixer}_norm", hidden, Buffer("normed", hidden.width))
     mixed = MIXERS[type(layer.mixer)](build, f"{role}.{mixer}", layer.mixer, normed)
     shared = layer.parallel and layer.feed_forward_norm is None
@@ -165,15 +169,18 @@ def _layer(build: Builder, number: int, layer: Layer, hidden: Buffer, *, last: b
     def add_mixed() -> None:
         _add(build, layer, mixed, hidden, output, bias, layer.mixer_post_norm, f"{role}.{mixer}_post_norm")
 
-    if not layer.parallel:
+    if feed_forward is None or not layer.parallel:
         add_mixed()
+    if feed_forward is None:
+        return hidden
+    inner = feed_forward.kind
     if not shared:
         out = Buffer("normed" + _suffix(hidden), hidden.width, hidden.rows)
         normed = build.norm(layer.feed_forward_norm, f"{role}.{inner}_norm", hidden, out)
-    between = _mlp(build, f"{role}.{inner}", layer.feed_forward, normed)
+    between = _mlp(build, f"{role}.{inner}", feed_forward, normed)
     if layer.parallel:
         add_mixed()
-    down, bias = f"{role}.{inner}.down", layer.feed_forward.bias
+    down, bias = f"{role}.{inner}.down", feed_forward.bias
     _add(build, layer, between, hidden, down, bias, layer.feed_forward_post_norm, f"{role}.{inner}_post_norm")
     return hidden
 
@@ -250,6 +257,7 @@ MIXERS: dict[type, Callable[[Builder, str, Any, Buffer], Buffer]] = {
     Attention: _attention,
     GatedAttention: _attention,
     GatedDelta: recurrent.gated_delta,
+    Mamba2: recurrent.mamba2,
     ShortConv: recurrent.short_conv,
 }
 """What appends each kind of mixer; the buffer that its last matrix meets."""

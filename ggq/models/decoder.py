@@ -132,8 +132,9 @@ def attention(config: Config, context: int, layout: str, rope: Callable[..., Rop
 def mlp(config: Config) -> Mlp:
     """A gated feed-forward, with SiLU where the family has no key for its activation."""
     found = [key for key in ("hidden_activation", "hidden_act") if key in config.keys]
+    width = "shared_intermediate_size" if "shared_intermediate_size" in config.keys else "intermediate_size"
     return Mlp(
-        width=config.take("intermediate_size", Mlp, "width"),
+        width=config.take(width, Mlp, "width"),
         activation=ACTIVATIONS[config.choice(found[0], tuple(ACTIVATIONS))] if found else "silu",
         gated=True,
         bias="mlp_bias" in config.keys and config.flag("mlp_bias"),

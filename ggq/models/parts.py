@@ -120,6 +120,38 @@ class GatedDelta:
 
 
 @dataclass(frozen=True)
+class Mamba2:
+    """A scan of Mamba-2: a convolution, a state for each head that decays, and a gate before or behind a norm."""
+
+    kind: ClassVar[str] = "mamba2"
+    role: ClassVar[str] = "mamba"
+    heads: Annotated[int, Integer(1, HEADS, "heads of the state")]
+    groups: Annotated[int, Integer(1, HEADS, "groups of heads, which share B and C; divides `heads`")]
+    head_dim: Annotated[int, Integer(1, 1 << 13, "numbers of a head")]
+    state_size: Annotated[int, Integer(1, 1 << 13, "rows of a head's state")]
+    reach: Annotated[int, Integer(1, 64, "tokens that a result of the convolution depends on, its own included")]
+    least_step: Annotated[float, Number(0.0, 1e30, "steps are at least this", zero=True)]
+    most_step: Annotated[float, Number(0.0, 1e30, "steps are at most this; 0: no bound", zero=True)]
+    taps_bias: Annotated[bool, Flag("the convolution has a bias")]
+    bias: Annotated[bool, Flag("the matrices have biases")]
+    norm: Annotated[Norm | None, Part("norm of the result, each group on its own, with weights for the whole row")]
+    norm_first: Annotated[bool, Flag("true: the gate comes behind the norm; false: before it")]
+
+    @property
+    def output_bias(self) -> bool:
+        """Whether the last matrix has a bias."""
+        return self.bias
+
+    def problem(self) -> str | None:
+        """What contradicts itself, if anything."""
+        if self.heads % self.groups:
+            return f"{self.heads} heads cannot share {self.groups} groups evenly"
+        if self.most_step and self.most_step < self.least_step:
+            return f"steps of at least {self.least_step:g} and at most {self.most_step:g} cannot be"
+        return None
+
+
+@dataclass(frozen=True)
 class Mlp:
     """A feed-forward of two or three matrices."""
 
@@ -141,8 +173,10 @@ class Mlp:
 class Layer:
     """A mixer and a feed-forward, whose results are added to the row: x + scale * post_norm(mixer(norm(x)))."""
 
-    mixer: Annotated[Attention | GatedAttention | ShortConv | GatedDelta, Part("what exchanges between tokens")]
-    feed_forward: Annotated[Mlp, Part("what is computed for each token")]
+    mixer: Annotated[
+        Attention | GatedAttention | ShortConv | GatedDelta | Mamba2, Part("what exchanges between tokens")
+    ]
+    feed_forward: Annotated[Mlp | None, Part("what is computed for each token")]
     mixer_norm: Annotated[Norm | None, Part("norm of the mixer's input")]
     mixer_post_norm: Annotated[Norm | None, Part("norm of the mixer's result")]
     feed_forward_norm: Annotated[Norm | None, Part("norm of the feed-forward's input")]
@@ -161,6 +195,12 @@ class Layer:
         """Its mixer, which is attention: whoever asks knows the family."""
         assert isinstance(self.mixer, Attention)
         return self.mixer
+
+    @property
+    def mlp(self) -> Mlp:
+        """Its feed-forward, which is an Mlp: whoever asks knows the family."""
+        assert isinstance(self.feed_forward, Mlp)
+        return self.feed_forward
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,9 @@ from ggq.models.families.olmo2 import OLMO2
 from ggq.models.families.phi3 import PHI3
 from ggq.models.families.qwen2 import QWEN2
 from ggq.models.families.qwen3 import QWEN3
+from ggq.models.families.recurrent.granite_hybrid import GRANITE_HYBRID
 from ggq.models.families.recurrent.lfm2 import LFM2
+from ggq.models.families.recurrent.mamba2 import MAMBA2
 from ggq.models.families.recurrent.qwen3_5 import QWEN3_5
 from ggq.models.families.smollm3 import SMOLLM3
 from ggq.models.family import Family
@@ -52,6 +54,8 @@ FAMILIES: tuple[Family, ...] = (
     GPT_NEOX,
     LFM2,
     QWEN3_5,
+    MAMBA2,
+    GRANITE_HYBRID,
 )
 """Every supported family. To add one, write its file in `families` and list it here."""
 

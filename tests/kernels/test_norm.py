@@ -69,3 +69,22 @@ def test_norms_of_parts(heads: int, part: int, kind: str, with_weight: bool, wit
     bound = (gamma(roundings) + gamma(4)) * (size + np.abs(added))
     bound += (shift / spread)[:, :, None] * 1.01 * (factor + size)
     assert (np.abs(results[0].reshape(parts.shape) - expected.reshape(parts.shape)) <= bound).all()
+
+
+@pytest.mark.parametrize("kind", ["rms", "layer"])
+@pytest.mark.parametrize("heads, part", [(8, 64), (3, 20), (5, 100)])
+def test_parts_with_weights_of_their_own(heads: int, part: int, kind: str) -> None:
+    """The bits of each part on its own."""
+    rng, n, epsilon = np.random.default_rng(part), 3, np.array([1e-5])
+    x = rng.standard_normal((n, heads * part)).astype(np.float32)
+    weight, bias = (np.pad(rng.standard_normal(heads * part).astype(np.float32), (0, 16)) for _ in range(2))
+    source, out, tokens = Floats(x), Floats(np.full_like(x, 3)), count(n)
+    at = address(weight), address(epsilon), kind, address(bias), heads
+    run(calls.norm_row(address(tokens), source.rows, out.rows, *at, own=True), threads=2)
+    for head in range(heads):
+        columns = slice(head * part, (head + 1) * part)
+        alone, single = Floats(x[:, columns]), Floats(np.full((n, part), 3, np.float32))
+        pair = [np.pad(each[columns], (0, 16)) for each in (weight, bias)]
+        row = calls.norm_row(address(tokens), alone.rows, single.rows, address(pair[0]), at[1], kind, address(pair[1]))
+        run(row)
+        np.testing.assert_array_equal(out.values[:, columns], single.values)

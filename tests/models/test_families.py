@@ -41,10 +41,13 @@ INTERPRETERS = ["numpy", pytest.param("numba", marks=pytest.mark.kernels)]
 
 def errors_of(mixer: Any) -> int:
     """Rounded inputs of a layer whose errors add, where a result of attention has the three of value, output and, by
-    the softmax, less than one of query and key. Gates are factors and count. A delta rule's queries meet keys without a
+    the softmax, less than one of query and key. Gates are factors and count. In a scan queries meet keys without a
     softmax, and a norm behind makes up for the length: their product is a share of 1 / sqrt(key_dim) of what it could
     be, so the error of each counts key_dim times."""
-    return {"gated_attention": 5, "conv": 6, "delta": 6 + 2 * getattr(mixer, "key_dim", 0)}.get(mixer.kind, 4)
+    sizes = {"delta": "key_dim", "mamba2": "state_size"}
+    if mixer.kind in sizes:
+        return 6 + 2 * int(getattr(mixer, sizes[mixer.kind]))
+    return {"gated_attention": 5, "conv": 6}.get(mixer.kind, 4)
 
 
 @pytest.mark.parametrize("interpreter", INTERPRETERS)
@@ -168,5 +171,5 @@ def test_a_family_is_a_short_file_that_says_how_it_differs_from_llama() -> None:
     assert len(files) == len(FAMILIES)
     for file in files:
         lines = file.read_text(encoding="utf-8").splitlines()
-        most = 110 if file.parent.name == "recurrent" else 60  # which are more than a difference from Llama
+        most = 125 if file.parent.name == "recurrent" else 60  # which are more than a difference from Llama
         assert len(lines) <= most and lines[0].startswith('"""') and "Llama" in lines[0], file.name

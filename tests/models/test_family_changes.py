@@ -6,11 +6,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from ggq.models.decoder import with_layers, with_mixers
 from ggq.models.names import Plus, Taps
-from ggq.models.parts import Attention, GatedAttention, GatedDelta, ModelSpec, Norm, ShortConv
+from ggq.models.parts import Attention, GatedAttention, GatedDelta, Mamba2, ModelSpec, Norm, ShortConv
 from ggq.models.rope import Rope
 from ggq.tape import ops as tape
 from tests.kit.family_models import (
@@ -273,6 +274,28 @@ CHANGES: dict[str, dict[str, Callable[[ModelSpec], ModelSpec]]] = {
             norm=replace(spec.layers[0].mixer.norm, weight=False),  # type: ignore[union-attr]
         ),
     },
+    "mamba2": {
+        "no biases": lambda spec: with_kind(spec, Mamba2, bias=False),
+        "no bias of the convolution": lambda spec: with_kind(spec, Mamba2, taps_bias=False),
+        "no least step": lambda spec: with_kind(spec, Mamba2, least_step=0.0),
+        "no greatest step": lambda spec: with_kind(spec, Mamba2, most_step=0.0),
+        "the norm before the gate": lambda spec: with_kind(spec, Mamba2, norm_first=True),
+        "no norm": lambda spec: with_kind(spec, Mamba2, norm=None),
+        "another epsilon": lambda spec: with_kind(spec, Mamba2, norm=replace(norm_of(spec), epsilon=0.5)),
+    },
+    "granite_hybrid": {
+        "the usual scale of scores": lambda spec: with_layer(spec, 2, scale=10**-0.5),
+        "no scale of what is added": lambda spec: with_layers(spec, residual_scale=1.0),
+        "no scale of the embedding": lambda spec: replace(spec, embedding=replace(spec.embedding, scale=1.0)),
+        "no scale of logits": head(scale=1.0),
+        "RoPE": lambda spec: with_layer(spec, 2, rope=Rope(10000.0, "half", 10, None)),
+        "no bias of the convolution": lambda spec: with_kind(spec, Mamba2, taps_bias=False),
+    },
+    "granite_hybrid_rope": {
+        "no RoPE": lambda spec: with_layer(spec, 1, rope=None),
+        "no bias of the output": lambda spec: with_layer(spec, 1, output_bias=False),
+        "no biases of the scan": lambda spec: with_kind(spec, Mamba2, bias=False),
+    },
     "lfm2_biased": {
         "no biases": lambda spec: with_kind(spec, ShortConv, bias=False),
         "no norm of queries": lambda spec: with_layer(spec, 0, query_norm=None),
@@ -351,6 +374,30 @@ class Linear(tape.ShortConv):
 
     def oracle(self, run: Any) -> None:
         tape.ShortConv(**{**vars(self), "activation": "none"}).oracle(run)
+
+
+class WithoutSkip(tape.Mamba2):
+    """A scan to which the values are not added."""
+
+    def oracle(self, run: Any) -> None:
+        super().oracle(run)
+        values = run[self.mixed][:, : self.heads * self.head_dim]
+        run[self.out] = run[self.out] - np.repeat(run.weight(self.skip), self.head_dim) * values
+
+
+class OneNorm(tape.Norm):
+    """A norm of whole rows where groups have one each."""
+
+    def oracle(self, run: Any) -> None:
+        tape.Norm(**{**vars(self), "heads": 1 if self.own else self.heads}).oracle(run)
+
+
+@pytest.mark.parametrize("wrong", [WithoutSkip, OneNorm])
+def test_another_scan_is_noticed(wrong: Any) -> None:
+    executor, kind = reference(spec_of("mamba2")[1], "mamba2"), wrong.__bases__[0]
+    ops = tuple(wrong(**vars(op)) if type(op) is kind else op for op in executor.program.ops)
+    executor.program = replace(executor.program, ops=ops)
+    assert error(last_logits(executor, "mamba2"), "mamba2") > 100 * TOLERANCE
 
 
 @pytest.mark.parametrize("wrong", [KeepsAll, WritesAll, AsTheyCome, WithoutShift, Linear])

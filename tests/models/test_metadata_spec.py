@@ -11,7 +11,7 @@ import pytest
 from ggq.models.build import role_shapes
 from ggq.models.field import Part, Parts, Word, declared
 from ggq.models.metadata import KINDS, to_metadata
-from ggq.models.parts import GatedAttention, GatedDelta, ModelSpec, Norm, ShortConv
+from ggq.models.parts import GatedAttention, GatedDelta, Mamba2, ModelSpec, Norm, ShortConv
 from ggq.models.registry import find_architecture
 from ggq.models.text.parts import Dense, TextEmbedding, TextSpec, VectorHead
 from tests.kit.support import DEMO, ROOT
@@ -131,6 +131,8 @@ def test_the_roles_of_other_mixers_are_those_of_the_specification() -> None:
     """With biases; without, those alone are missing."""
     norm = Norm("rms", 1e-5, weight=True, bias=False)
     kinds = {"conv": ShortConv(width=24, reach=3, bias=True), "delta": GatedDelta(6, 3, 5, 7, 3, norm)}
+    scan = Mamba2(6, 3, 5, 7, 3, 0.0, 0.0, taps_bias=True, bias=True, norm=norm, norm_first=False)
+    kinds["mamba2"] = scan  # type: ignore[assignment]
     base = demo()
     for kind, mixer in kinds.items():
         spec = replace(base, layers=(replace(base.layers[0], mixer=mixer),))
@@ -143,7 +145,7 @@ def test_the_roles_of_other_mixers_are_those_of_the_specification() -> None:
             size = tuple(eval(part, {}, sizes) for part in shape.split(", "))
             for name in (first, *(first.rsplit(".", 2)[0] + other for other in others)):
                 expected[name.replace(".N.", ".0.")] = size
-        found = {role: shape for role, shape in role_shapes(spec).items() if f".{kind}." in role}
+        found = {role: shape for role, shape in role_shapes(spec).items() if f".{mixer.role}." in role}
         assert found == expected
         if kind == "conv":
             plain = role_shapes(replace(spec, layers=(replace(spec.layers[0], mixer=replace(mixer, bias=False)),)))

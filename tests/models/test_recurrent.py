@@ -18,7 +18,7 @@ from tests.kit.family_models import FACTS, TOLERANCE, checkpoint, expected, forw
 from tests.kit.small_families import FAMILIES as CONFIGS
 from tests.kit.small_models import write_ggq
 
-RECURRENT = ("lfm2", "lfm2_biased", "qwen3_5")
+RECURRENT = ("lfm2", "lfm2_biased", "qwen3_5", "mamba2", "granite_hybrid")
 INTERPRETERS = ["numpy", pytest.param("numba", marks=pytest.mark.kernels)]
 
 
@@ -163,6 +163,6 @@ def test_an_answer_that_is_cancelled_frees_its_states(name: str, model: Model) -
     next(iter(stream))
     executor: Any = model.executor
     states = sum(4 * spec.numbers(16) for spec in executor.program.caches if isinstance(spec, StateSpec))
-    assert executor._pool.used > states > 0
+    assert executor._pool.used >= states > 0
     stream.close()
     assert executor._pool.used == 0

@@ -70,6 +70,7 @@ SAMPLES: list[Operation] = [
     Norm(A, None, B, 1e-2, "layer"),
     Norm(A, "scale", A, 1e-2, "layer", "bias"),
     Norm(WIDE, "scale", WIDE, 1e-2, heads=2),
+    Norm(A, "scale", B, 1e-2, "layer", "bias", heads=3, own=True),
     Rope(A, 2, TURN),
     Rope(A, 3, Rotation((1.0, 0.3), "pairs")),
     Select(A, B),

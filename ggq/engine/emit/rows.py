@@ -12,7 +12,7 @@ def norm(op: Norm, at: Context) -> tuple[Step, np.ndarray]:
     """Normalizing rows or heads."""
     weight, bias = (0 if role is None else at.weights.vector(role) for role in (op.weight, op.bias))
     epsilon, source, out = at.number(op.epsilon), at.floats(op.source), at.floats(op.out)
-    row = at.calls.norm_row(at.tokens(op.out), source, out, weight, epsilon, op.kind, bias, op.heads)
+    row = at.calls.norm_row(at.tokens(op.out), source, out, weight, epsilon, op.kind, bias, op.heads, op.own)
     return Step(op.name, op.weight or op.out.name, op.out.rows), row
 
 

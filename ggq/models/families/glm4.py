@@ -39,7 +39,7 @@ def expression(role: str, spec: ModelSpec) -> Expression:
     tensor = Tensor(checkpoint_name(role, MODULES))
     if not role.endswith((".mlp.gate.weight", ".mlp.up.weight")):
         return tensor
-    start, width = "up" in role, decoder.layer_of(role, spec).feed_forward.width
+    start, width = "up" in role, decoder.layer_of(role, spec).mlp.width
     return Rows(tensor, start * width, (start + 1) * width)
 
 

@@ -32,7 +32,7 @@ def parts(config: Config) -> ModelSpec:
 
 def expression(role: str, spec: ModelSpec) -> Expression:
     """The tensor of a role: rows of a fused matrix, or a tensor by its name in a checkpoint."""
-    mixer, inner = spec.layers[0].attention, spec.layers[0].feed_forward.width  # of every layer
+    mixer, inner = spec.layers[0].attention, spec.layers[0].mlp.width  # of every layer
     queries, keys = mixer.heads * mixer.head_dim, mixer.kv_heads * mixer.head_dim
     fused = {
         "attention.q": ("attention.qkv", 0, queries),

@@ -24,9 +24,10 @@ class Norm(Operation):
 
     Args:
         source, out: May be the same buffer.
-        weight, bias: Of one part's width; None for ones and zeros.
+        weight, bias: Of one part's width, or, with `own`, of a row's; None for ones and zeros.
         kind: "rms"; "layer" subtracts the mean first.
         heads: Parts of a row.
+        own: Whether each part has weights and biases of its own.
     """
 
     name: ClassVar[str] = "norm"
@@ -37,6 +38,7 @@ class Norm(Operation):
     kind: str = "rms"
     bias: Weight | None = None
     heads: int = 1
+    own: bool = False
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -48,9 +50,9 @@ class Norm(Operation):
         x = self._centred(run, source)
         result = x / run.xp.sqrt(run.inner(x, x) / x.shape[-1] + self.epsilon)
         if self.weight is not None:
-            result = result * run.weight(self.weight)
+            result = result * self._by_part(run.weight(self.weight))
         if self.bias is not None:
-            result = result + run.weight(self.bias)
+            result = result + self._by_part(run.weight(self.bias))
         run[self.out] = result.reshape(source.shape)
 
     def backward(self, run: Backward) -> None:
@@ -59,7 +61,7 @@ class Norm(Operation):
         x = self._centred(run, source)
         slope = run.take(self.out).reshape(x.shape)
         if self.weight is not None:
-            slope = slope * run.weight(self.weight)
+            slope = slope * self._by_part(run.weight(self.weight))
         inverse = 1 / run.xp.sqrt(run.inner(x, x) / x.shape[-1] + self.epsilon)
         found = inverse * (slope - x * (run.inner(x, slope) / x.shape[-1] * inverse * inverse))
         if self.kind == "layer":
@@ -74,6 +76,10 @@ class Norm(Operation):
             return {self.out: None}
         norms = (self.weight,) if self.bias is None else (self.weight, self.bias)
         return {self.out: Origin(norms, (), (), np.arange(self.out.width), 0)}
+
+    def _by_part(self, x: Array) -> Array:
+        """Weights or biases in the shape of the parts."""
+        return x.reshape(self.heads, -1) if self.own and self.heads > 1 else x
 
     def _centred(self, run: Values, source: Array) -> Array:
         """The parts of the rows, less their means for a layer norm."""

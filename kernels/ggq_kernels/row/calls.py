@@ -32,13 +32,15 @@ def norm_row(
     kind: str = "rms",
     bias: int = 0,
     heads: int = 1,
+    own: bool = False,
 ) -> np.ndarray:
     """Normalize rows, or each of `heads` equal parts of a row; source and out may be one buffer.
 
     Args:
         tokens: Address of the number of rows, as everywhere in this file.
         source, out: Of one width.
-        weight, bias: Addresses of float32 (width / heads,), padded with zeros to a multiple of 16; 0 for none.
+        weight, bias: Addresses of float32 (width / heads,), padded with zeros to a multiple of 16; 0 for none. With
+            `own` they are (width,), for each part its own.
         epsilon: Address of a float64.
         kind: "rms" or "layer".
         heads: Parts of a row.
@@ -56,6 +58,7 @@ def norm_row(
         epsilon=epsilon,
         bias=bias,
         heads=heads,
+        step=source.width // heads * 4 if own else 0,
     )
     return row({"rms": kernel, "layer": norm.layer_norm}[kind], given, alone=1)
 

@@ -84,14 +84,16 @@ def norm_parts(centred: bool, row: int, team: int) -> None:
     stride, width = read_i64(row + NORM.source_stride), read_i64(row + NORM.width)
     out, out_stride, heads = read_i64(row + NORM.out), read_i64(row + NORM.out_stride), read_i64(row + NORM.heads)
     weight, bias, epsilon = read_i64(row + NORM.weight), read_i64(row + NORM.bias), read_i64(row + NORM.epsilon)
-    part, small = width // heads, read_f64(epsilon)
+    part, small, step = width // heads, read_f64(epsilon), read_i64(row + NORM.step)
     while True:
         t = take(team, 1)
         if t >= n:
             return
         for h in range(heads):
-            at = h * part * 4
-            norm_part(source + t * stride + at, out + t * out_stride + at, part, weight, bias, small, centred)
+            at, own = h * part * 4, h * step
+            x, y = source + t * stride + at, out + t * out_stride + at
+            w = weight + own if weight != 0 else 0
+            norm_part(x, y, part, w, bias + own if bias != 0 else 0, small, centred)
 
 
 @op

@@ -12,7 +12,8 @@ PIECE = 1024
 
 
 class NormRow(NamedTuple):
-    """`weight` and `bias` are addresses, 0 for none; `epsilon` is the address of a float64."""
+    """`weight` and `bias` are addresses, 0 for none; `epsilon` is the address of a float64; `step`: bytes from the
+    weights and biases of one part to those of the next, 0 where all have the same."""
 
     tokens: int = 8
     source: int = 16
@@ -24,6 +25,7 @@ class NormRow(NamedTuple):
     epsilon: int = 64
     bias: int = 72
     heads: int = 80
+    step: int = 88
 
 
 class RopeRow(NamedTuple):

@@ -34,7 +34,7 @@ def parts(config: Config) -> TextSpec:
 
 def expression(role: str, spec: TextSpec) -> Expression:
     """The tensor of a role: rows of a fused matrix, or a tensor by its name in a checkpoint."""
-    width, inner, name = spec.hidden_size, spec.layers[0].feed_forward.width, role.split(".")[-2]
+    width, inner, name = spec.hidden_size, spec.layers[0].mlp.width, role.split(".")[-2]
     tensor = Tensor(checkpoint_name(role, MODULES, "model.layers"))
     if role.startswith("layers.") and name in ("q", "k", "v"):
         return Rows(tensor, "qkv".index(name) * width, ("qkv".index(name) + 1) * width)

@@ -59,7 +59,7 @@ def parts(config: Config) -> ModelSpec:
     words = ("full_attention", "conv")
     kinds = decoder.layer_kinds(config, words, lambda number: words[attends is not None and number not in attends])
     mixer = ShortConv(spec.hidden_size, config.take("conv_L_cache", ShortConv, "reach"), config.flag("conv_bias"))
-    feed_forward = replace(spec.layers[0].feed_forward, width=width(config))
+    feed_forward = replace(spec.layers[0].mlp, width=width(config))
     layers = (replace(each, feed_forward=feed_forward) for each in spec.layers)
     mixed = (each if kind != "conv" else replace(each, mixer=mixer) for each, kind in zip(layers, kinds))
     tied = config.flag("tie_word_embeddings" if config.get("tie_embedding") is None else "tie_embedding")
