@@ -218,14 +218,7 @@ def _attention(build: Builder, role: str, part: Attention, source: Buffer) -> Bu
     if isinstance(part, GatedAttention):
         outs[f"{role}.gate"], biases["gate"] = gate, part.query_bias
     build.linear(source, outs, {f"{role}.{name}" for name, there in biases.items() if there})
-    for norm, name, buffer, heads in (
-        (part.query_norm, "q_norm", query, part.heads),
-        (part.key_norm, "k_norm", key, part.kv_heads),
-    ):
-        build.norm(norm, f"{role}.{name}", buffer, buffer, heads if part.normed == "head" else 1)
-    if part.rope is not None:
-        rotation = part.rope.rotation()
-        build.ops += [tape.Rope(query, part.heads, rotation), tape.Rope(key, part.kv_heads, rotation)]
+    _turn(build, role, part, query, key)
     cache = len(build.caches)
     build.caches.append(KeyValueSpec(part.kv_heads, part.head_dim, part.window))
     build.ops.append(tape.StoreKV(cache, key, value))
@@ -238,6 +231,22 @@ def _attention(build: Builder, role: str, part: Attention, source: Buffer) -> Bu
         build.ops.append(tape.Gate(gate, out, gated := Buffer("gated_attended", query_width), "sigmoid"))
         return gated
     return out
+
+
+def _turn(build: Builder, role: str, part: Attention, query: Buffer, key: Buffer) -> None:
+    """Append norms of queries and keys, and RoPE."""
+
+    def norms() -> None:
+        build.norm(part.query_norm, f"{role}.q_norm", query, query, 1 if part.normed == "row" else part.heads)
+        build.norm(part.key_norm, f"{role}.k_norm", key, key, 1 if part.normed == "row" else part.kv_heads)
+
+    if part.normed != "turned":
+        norms()
+    if part.rope is not None:
+        rotation = part.rope.rotation()
+        build.ops += [tape.Rope(query, part.heads, rotation), tape.Rope(key, part.kv_heads, rotation)]
+    if part.normed == "turned":
+        norms()
 
 
 def _mlp(build: Builder, role: str, part: Mlp, source: Buffer) -> Buffer:

@@ -66,7 +66,11 @@ def base_without(*keys: str) -> Keys:
 
 
 def read_decoder(
-    config: Config, norm: Norm | None = None, layout: str = "half", rope: Callable[..., Rope] = read_rope
+    config: Config,
+    norm: Norm | None = None,
+    layout: str = "half",
+    rope: Callable[..., Rope] = read_rope,
+    feed_forward: Mlp | None = None,
 ) -> ModelSpec:
     """The model of a config.json with Llama's keys, as far as the family has them, and its own defaults.
 
@@ -75,12 +79,13 @@ def read_decoder(
         norm: The norm before attention, before the feed-forward and behind the layers; RMS with weights by default.
         layout: How RoPE pairs the numbers of a head.
         rope: What reads the RoPE, with the arguments of `read_rope`.
+        feed_forward: That of the layers; what `mlp` reads by default.
     """
     context = config.take("max_position_embeddings", ModelSpec, "context_length")
     norm = norm or rms_norm(config)
     layer = Layer(
         mixer=attention(config, context, layout, rope),
-        feed_forward=mlp(config),
+        feed_forward=feed_forward or mlp(config),
         mixer_norm=norm,
         mixer_post_norm=None,
         feed_forward_norm=norm,
@@ -189,6 +194,12 @@ def with_windows(spec: ModelSpec, windows: Sequence[int]) -> ModelSpec:
     mixers = [replace(layer.attention, window=window) for layer, window in zip(spec.layers, windows, strict=True)]
     layers = (replace(layer, mixer=mixer) for layer, mixer in zip(spec.layers, mixers, strict=True))
     return replace(spec, layers=tuple(layers))
+
+
+def with_ropes(spec: ModelSpec, sliding: Rope | None, full: Rope | None) -> ModelSpec:
+    """The model whose layers turn heads in one way where they have windows, and in another where they have none."""
+    mixers = (replace(each.attention, rope=sliding if each.attention.window else full) for each in spec.layers)
+    return replace(spec, layers=tuple(replace(each, mixer=mixer) for each, mixer in zip(spec.layers, mixers)))
 
 
 def with_mixers(spec: ModelSpec, **changes: Any) -> ModelSpec:

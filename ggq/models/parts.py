@@ -60,10 +60,15 @@ class Attention:
     key_bias: Annotated[bool, Flag("k has a bias")]
     value_bias: Annotated[bool, Flag("v has a bias")]
     output_bias: Annotated[bool, Flag("o has a bias")]
-    query_norm: Annotated[Norm | None, Part("norm of the queries, before they turn")]
-    key_norm: Annotated[Norm | None, Part("norm of the keys, before they turn")]
+    query_norm: Annotated[Norm | None, Part("norm of the queries")]
+    key_norm: Annotated[Norm | None, Part("norm of the keys")]
     normed: Annotated[
-        str, Word(("head", "row"), "what these two norms take the mean over: each head, or all heads of a token")
+        str,
+        Word(
+            ("head", "row", "turned"),
+            "what these two norms take the mean over: `head`: each head, `row`: all heads of a token, `turned`: each "
+            "head, after RoPE instead of before",
+        ),
     ]
 
     def problem(self) -> str | None:

@@ -11,13 +11,19 @@ from ggq.models.families.encoders.bert import BERT
 from ggq.models.families.encoders.modernbert import MODERNBERT
 from ggq.models.families.encoders.roberta import ROBERTA
 from ggq.models.families.encoders.xlm_roberta import XLM_ROBERTA
+from ggq.models.families.ernie4_5 import ERNIE4_5
 from ggq.models.families.gemma2 import GEMMA2
 from ggq.models.families.gemma3 import GEMMA3
 from ggq.models.families.glm4 import GLM4
 from ggq.models.families.granite import GRANITE
+from ggq.models.families.hunyuan import HUNYUAN
 from ggq.models.families.layer_norm.cohere import COHERE
+from ggq.models.families.layer_norm.cohere2 import COHERE2
+from ggq.models.families.layer_norm.falcon import FALCON
+from ggq.models.families.layer_norm.gpt2 import GPT2
 from ggq.models.families.layer_norm.gpt_neox import GPT_NEOX
 from ggq.models.families.layer_norm.stablelm import STABLELM
+from ggq.models.families.layer_norm.starcoder2 import STARCODER2
 from ggq.models.families.llama import LLAMA
 from ggq.models.families.mistral import MISTRAL
 from ggq.models.families.olmo2 import OLMO2
@@ -29,6 +35,8 @@ from ggq.models.families.recurrent.lfm2 import LFM2
 from ggq.models.families.recurrent.mamba2 import MAMBA2
 from ggq.models.families.recurrent.qwen3_5 import QWEN3_5
 from ggq.models.families.smollm3 import SMOLLM3
+from ggq.models.families.windowed.exaone4 import EXAONE4
+from ggq.models.families.windowed.olmo3 import OLMO3
 from ggq.models.family import Family
 from ggq.models.fields import shown
 
@@ -51,6 +59,14 @@ FAMILIES: tuple[Family, ...] = (
     ARCEE,
     PHI3,
     STABLELM,
+    STARCODER2,
+    COHERE2,
+    FALCON,
+    GPT2,
+    OLMO3,
+    EXAONE4,
+    ERNIE4_5,
+    HUNYUAN,
     GPT_NEOX,
     LFM2,
     QWEN3_5,

@@ -28,6 +28,14 @@ SIZES = {
 }
 """What the checkpoints have in common."""
 
+FALCON = {
+    **{key: SIZES[key] for key in ("vocab_size", "hidden_size", "num_hidden_layers", "max_position_embeddings")},
+    **{key: SIZES[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id")},
+    "architectures": ["FalconForCausalLM"],
+    "model_type": "falcon",
+    "layer_norm_epsilon": 0.001,
+}
+
 FAMILIES: dict[str, dict[str, Any]] = {
     "qwen2": {
         **SIZES,
@@ -157,6 +165,90 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "use_parallel_residual": False,
         "attention_bias": False,
         "tie_word_embeddings": True,
+    },
+    "starcoder2": {
+        **{key: value for key, value in SIZES.items() if key != "rms_norm_eps"},
+        "architectures": ["Starcoder2ForCausalLM"],
+        "model_type": "starcoder2",
+        "num_attention_heads": 4,
+        "norm_epsilon": 0.001,
+        "sliding_window": 25,
+    },
+    "cohere2": {
+        **{key: value for key, value in SIZES.items() if key != "rms_norm_eps"},
+        "architectures": ["Cohere2ForCausalLM"],
+        "model_type": "cohere2",
+        "num_attention_heads": 4,
+        "logit_scale": 0.25,
+        "sliding_window": 21,
+        "sliding_window_pattern": 3,
+    },
+    "falcon": {
+        **FALCON,
+        "num_attention_heads": 5,
+        "ffn_hidden_size": 52,
+    },
+    "falcon_new": {
+        **FALCON,
+        "num_attention_heads": 4,
+        "num_kv_heads": 2,
+        "new_decoder_architecture": True,
+        "bias": True,
+    },
+    "falcon_serial": {
+        **FALCON,
+        "num_attention_heads": 5,
+        "multi_query": False,
+        "parallel_attn": False,
+        "bias": True,
+        "tie_word_embeddings": False,
+    },
+    "gpt2": {
+        "architectures": ["GPT2LMHeadModel"],
+        "model_type": "gpt2",
+        "vocab_size": 61,
+        "n_positions": 128,
+        "n_embd": 40,
+        "n_layer": 3,
+        "n_head": 5,
+        "n_inner": 52,
+        "layer_norm_epsilon": 0.001,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    },
+    "olmo3": {
+        **SIZES,
+        "architectures": ["Olmo3ForCausalLM"],
+        "model_type": "olmo3",
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "sliding_window": 22,
+        "rope_theta": 700.0,
+        "rope_scaling": {"rope_type": "linear", "factor": 3.0},
+    },
+    "exaone4": {
+        **SIZES,
+        "architectures": ["Exaone4ForCausalLM"],
+        "model_type": "exaone4",
+        "num_attention_heads": 4,
+        "sliding_window": 18,
+        "sliding_window_pattern": 3,
+    },
+    "ernie4_5": {
+        **SIZES,
+        "architectures": ["Ernie4_5ForCausalLM"],
+        "model_type": "ernie4_5",
+        "num_attention_heads": 4,
+        "head_dim": 12,
+        "use_bias": True,
+    },
+    "hunyuan": {
+        **SIZES,
+        "architectures": ["HunYuanDenseV1ForCausalLM"],
+        "model_type": "hunyuan_v1_dense",
+        "num_attention_heads": 4,
+        "head_dim": 12,
+        "rope_scaling": {"type": "dynamic", "alpha": 50.0, "factor": 1.0},
     },
     "smollm3": {
         **SIZES,

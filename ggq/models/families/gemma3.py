@@ -3,7 +3,6 @@ layers with windows for one without, and a RoPE of their own for each of the two
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 
 from ggq.models import decoder
@@ -33,9 +32,7 @@ def parts(config: Config) -> ModelSpec:
     norm, spec = decoder.rms_norm(config), gemma2.parts(config, full_every=every, rope=full)
     spec = decoder.with_mixers(spec, query_norm=norm, key_norm=norm)
     local = sliding(config, spec.layers[0].attention.head_dim, spec.context_length, base="rope_local_base_freq")
-    mixers = (each.attention for each in spec.layers)
-    mixers = (replace(mixer, rope=local) if mixer.window else mixer for mixer in mixers)
-    return replace(spec, layers=tuple(replace(each, mixer=mixer) for each, mixer in zip(spec.layers, mixers)))
+    return decoder.with_ropes(spec, local, spec.layers[0].attention.rope)
 
 
 GEMMA3 = Family(

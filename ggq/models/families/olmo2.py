@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from ggq.models import decoder
 from ggq.models.config import Config, Keys
+from ggq.models.config_rope import read_rope
 from ggq.models.family import Family, checkpoint_name
 from ggq.models.names import Expression, Tensor
 from ggq.models.parts import ModelSpec
+from ggq.models.rope import Rope
 
 KEYS: Keys = {**decoder.BASE, "rms_norm_eps": 1e-5, "attention_bias": False}
 
@@ -16,10 +20,10 @@ MODULES = decoder.MODULES | {
 }
 
 
-def parts(config: Config) -> ModelSpec:
+def parts(config: Config, rope: Callable[..., Rope] = read_rope) -> ModelSpec:
     """The model of a config.json."""
     norm = decoder.rms_norm(config)
-    spec = decoder.with_mixers(decoder.read_decoder(config), query_norm=norm, key_norm=norm, normed="row")
+    spec = decoder.with_mixers(decoder.read_decoder(config, rope=rope), query_norm=norm, key_norm=norm, normed="row")
     spec = decoder.with_layers(spec, mixer_norm=None, feed_forward_norm=None)
     return decoder.with_layers(spec, mixer_post_norm=norm, feed_forward_post_norm=norm)
 

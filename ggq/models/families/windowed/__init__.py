@@ -1,0 +1,1 @@
+"""Families whose layers differ: windows in some, or RoPE in some."""
