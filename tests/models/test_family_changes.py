@@ -119,6 +119,43 @@ def one_after_the_other(spec: ModelSpec) -> ModelSpec:
     return with_layers(spec, parallel=False)
 
 
+def no_bias_of_the_feed_forward(spec: ModelSpec) -> ModelSpec:
+    return with_layers(spec, feed_forward=replace(spec.layers[0].feed_forward, bias=False))
+
+
+def a_gate_less_activation(spec: ModelSpec) -> ModelSpec:
+    return with_layers(spec, feed_forward=replace(spec.layers[0].feed_forward, activation="relu"))
+
+
+def rope_everywhere(spec: ModelSpec) -> ModelSpec:
+    """The RoPE of the layers with windows in all."""
+    ropes = [layer.attention.rope for layer in spec.layers if layer.attention.window]
+    return with_mixers(spec, rope=ropes[0])
+
+
+def rope_as_full_layers(spec: ModelSpec) -> ModelSpec:
+    """That of the layers without windows in all."""
+    ropes = [layer.attention.rope for layer in spec.layers if not layer.attention.window]
+    return with_mixers(spec, rope=ropes[0])
+
+
+def neighbours(spec: ModelSpec) -> ModelSpec:
+    """The other way to pair the numbers of a head."""
+    rope = next(layer.attention.rope for layer in spec.layers if layer.attention.rope is not None)
+    other = replace(rope, layout="half" if rope.layout == "pairs" else "pairs")
+    layers = (replace(each, mixer=replace(each.attention, rope=each.attention.rope and other)) for each in spec.layers)
+    return replace(spec, layers=tuple(layers))
+
+
+def no_learned_positions(spec: Any) -> Any:
+    return replace(spec, embedding=replace(spec.embedding, positions=0))
+
+
+def norms_before(spec: ModelSpec) -> ModelSpec:
+    """Without the norms behind attention."""
+    return with_layers(spec, mixer_post_norm=None)
+
+
 CHANGES: dict[str, dict[str, Callable[[ModelSpec], ModelSpec]]] = {
     "qwen2": {
         "no bias of queries": without("query_bias", False),
@@ -163,6 +200,81 @@ CHANGES: dict[str, dict[str, Callable[[ModelSpec], ModelSpec]]] = {
         "another epsilon": lambda spec: replace(
             spec, head=replace(spec.head, norm=replace(norm_of(spec), epsilon=0.1))
         ),
+    },
+    "starcoder2": {
+        "no window": without("window", 0),
+        "a larger window": window_plus(1),
+        "RMS norms": rms_norms,
+        "norms without biases": norms_without_biases,
+        "no bias of queries": without("query_bias", False),
+        "no bias of the output": without("output_bias", False),
+        "no bias of the feed-forward": no_bias_of_the_feed_forward,
+        "ReLU": a_gate_less_activation,
+    },
+    "cohere2": {
+        "no windows": without("window", 0),
+        "a smaller window": window_plus(-1),
+        "windows in other layers": windows_in_other_layers,
+        "RoPE everywhere": rope_everywhere,
+        "no RoPE": without("rope", None),
+        "numbers paired otherwise": neighbours,
+        "one after the other": one_after_the_other,
+        "no scale of logits": head(scale=1.0),
+    },
+    "falcon": {
+        "one after the other": one_after_the_other,
+        "RMS norms": rms_norms,
+        "norms without biases": norms_without_biases,
+        "ReLU": a_gate_less_activation,
+        "no RoPE": without("rope", None),
+    },
+    "falcon_new": {
+        "another epsilon": lambda spec: with_layers(spec, feed_forward_norm=replace(norm_of(spec), epsilon=1.0)),
+        "no bias of queries": without("query_bias", False),
+        "no bias of the feed-forward": no_bias_of_the_feed_forward,
+    },
+    "falcon_serial": {
+        "another epsilon": lambda spec: with_layers(spec, feed_forward_norm=replace(norm_of(spec), epsilon=1.0)),
+        "no bias of values": without("value_bias", False),
+        "no bias of the output": without("output_bias", False),
+    },
+    "gpt2": {
+        "no positions": no_learned_positions,
+        "RMS norms": rms_norms,
+        "norms without biases": norms_without_biases,
+        "no bias of keys and queries": lambda spec: with_mixers(spec, query_bias=False),
+        "no bias of the output": without("output_bias", False),
+        "no bias of the feed-forward": no_bias_of_the_feed_forward,
+        "ReLU": a_gate_less_activation,
+        "another scale of scores": without("scale", 1.0),
+    },
+    "olmo3": {
+        "no windows": without("window", 0),
+        "a larger window": window_plus(1),
+        "windows in other layers": windows_in_other_layers,
+        "the RoPE of windows everywhere": rope_everywhere,
+        "the RoPE of full layers everywhere": rope_as_full_layers,
+        "no norm of queries": without("query_norm", None),
+        "no norm behind attention": norms_before,
+    },
+    "exaone4": {
+        "no windows": without("window", 0),
+        "a smaller window": window_plus(-1),
+        "RoPE everywhere": rope_everywhere,
+        "no norm of keys": without("key_norm", None),
+        "norms behind RoPE": without("normed", "turned"),
+        "no norm behind attention": norms_before,
+    },
+    "ernie4_5": {
+        "numbers paired otherwise": neighbours,
+        "no bias of queries": without("query_bias", False),
+        "no bias of the output": without("output_bias", False),
+        "no bias of the feed-forward": no_bias_of_the_feed_forward,
+    },
+    "hunyuan": {
+        "norms before RoPE": without("normed", "head"),
+        "no norm of queries": without("query_norm", None),
+        "no alpha": lambda spec: with_mixers(spec, rope=replace(spec.layers[0].attention.rope, theta=1e4)),  # type: ignore[type-var]
     },
     "gemma3": {
         "no windows": without("window", 0),

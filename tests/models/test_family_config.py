@@ -41,7 +41,13 @@ def test_a_family_knows_every_key_that_its_class_in_transformers_reads(family: F
     others = {"head_dim", "rope_theta", "rope_local_base_freq", "sliding_window_pattern", "partial_rotary_factor"}
     others |= {"rotary_emb_base", "rotary_pct", "_sliding_window_pattern", "block_ff_dim", "tie_embedding"}
     others |= {"full_attention_interval", "position_embedding_type", "is_causal", "global_attn_every_n_layers"}
-    others |= {"global_rope_theta", "local_rope_theta", "reference_compile", "repad_logits_with_grad"}
+    others |= {
+        "sliding_rope_theta",
+        "global_rope_theta",
+        "local_rope_theta",
+        "reference_compile",
+        "repad_logits_with_grad",
+    }
     assert set(family.keys) - set(read["own"]) <= others
     bases = read["rope_theta"] if isinstance(read["rope_theta"], dict) else {"global": read["rope_theta"]}
     local = next((known[key] for key in ("rope_local_base_freq", "local_rope_theta") if key in known), None)

@@ -13,27 +13,19 @@ from ggq.models.parts import Attention, Mlp, ModelSpec, Norm
 
 KEYS: Keys = {
     **decoder.base_without("num_key_value_heads", "head_dim", "rms_norm_eps", "intermediate_size", "hidden_act"),
-    "layer_norm_epsilon": 1e-5,
     **dict.fromkeys(("num_kv_heads", "ffn_hidden_size", "num_ln_in_parallel_attn"), OrNull()),
-    "alibi": Only(False),
-    "new_decoder_architecture": False,
+    **dict.fromkeys(("new_decoder_architecture", "bias"), False),
     **dict.fromkeys(("multi_query", "parallel_attn", "tie_word_embeddings"), True),
-    "bias": False,
+    "layer_norm_epsilon": 1e-5,
     "activation": "gelu",
     "hidden_dropout": ANY,
+    "alibi": Only(False),
 }
 
-MODULES = {
-    "embedding": "transformer.word_embeddings",
-    "norm": "transformer.ln_f",
-    "output": "lm_head",
-    **dict.fromkeys(("attention.q", "attention.k", "attention.v"), "self_attention.query_key_value"),
-    "attention.o": "self_attention.dense",
-    "mlp.up": "mlp.dense_h_to_4h",
-    "mlp.down": "mlp.dense_4h_to_h",
-    "attention_norm": "input_layernorm",
-    "mlp_norm": "post_attention_layernorm",
-}
+OUTER = {"embedding": "transformer.word_embeddings", "norm": "transformer.ln_f", "output": "lm_head"}
+FUSED = dict.fromkeys(("attention.q", "attention.k", "attention.v"), "self_attention.query_key_value")
+INNER = {"attention.o": "self_attention.dense", "mlp.up": "mlp.dense_h_to_4h", "mlp.down": "mlp.dense_4h_to_h"}
+MODULES = OUTER | FUSED | INNER | {"attention_norm": "input_layernorm", "mlp_norm": "post_attention_layernorm"}
 
 
 def parts(config: Config) -> ModelSpec:
@@ -41,15 +33,14 @@ def parts(config: Config) -> ModelSpec:
     norm, bias = Norm("layer", config.take("layer_norm_epsilon", Norm, "epsilon"), True, True), config.flag("bias")
     new, width = config.flag("new_decoder_architecture"), config.maybe("ffn_hidden_size", Mlp, "width")
     activation = decoder.ACTIVATIONS[config.choice("activation", tuple(decoder.ACTIVATIONS))]
-    hidden, heads = config.integer("hidden_size", (1, 1 << 20)), config.take("num_attention_heads", Attention, "heads")
-    spec = decoder.read_decoder(config, norm, feed_forward=Mlp(width or 4 * hidden, activation, gated=False, bias=bias))
-    one, kv = config.flag("multi_query") and not new, config.maybe("num_kv_heads", Attention, "kv_heads") or heads
+    inner = Mlp(width or 4 * config.integer("hidden_size", (1, 1 << 20)), activation, gated=False, bias=bias)
+    shared = 1 if config.flag("multi_query") and not new else config.maybe("num_kv_heads", Attention, "kv_heads")
     biases = dict.fromkeys(("query_bias", "key_bias", "value_bias", "output_bias"), bias)
-    spec = decoder.with_mixers(spec, kv_heads=1 if one else kv if new else heads, **biases)
-    if not (config.flag("parallel_attn") or new):
-        return spec
-    norms = config.integer("num_ln_in_parallel_attn", (1, 2), 2) if new else 1
-    return decoder.with_layers(spec, feed_forward_norm=norm if norms == 2 else None, parallel=True)
+    spec = decoder.read_decoder(config, norm, feed_forward=inner)
+    spec = decoder.with_mixers(spec, kv_heads=shared or spec.layers[0].attention.heads, **biases)
+    one = config.get("num_ln_in_parallel_attn") is not None and config.integer("num_ln_in_parallel_attn", (1, 2)) == 1
+    beside = config.flag("parallel_attn") or new
+    return decoder.with_layers(spec, feed_forward_norm=None if beside and (one or not new) else norm, parallel=beside)
 
 
 def expression(role: str, spec: ModelSpec) -> Expression:
@@ -59,11 +50,11 @@ def expression(role: str, spec: ModelSpec) -> Expression:
     tensor, module = Tensor(checkpoint_name(role, modules, "transformer.h")), role.split(".")[-2]
     if module not in ("q", "k", "v"):
         return tensor
-    mixer = decoder.layer_of(role, spec).attention
-    share = mixer.heads // mixer.kv_heads
+    mixer = spec.layers[0].attention
+    width, share = mixer.head_dim, mixer.heads // mixer.kv_heads
     start, stop = {"q": (0, share), "k": (share, share + 1), "v": (share + 1, share + 2)}[module]
-    return Interleaved(tensor, (share + 2) * mixer.head_dim, start * mixer.head_dim, stop * mixer.head_dim)
+    return Interleaved(tensor, (share + 2) * width, start * width, stop * width)
 
 
-CONSTANTS = partial(decoder.tied_output, expression=expression)
-FALCON = Family(("FalconForCausalLM", "FalconModel"), ("falcon",), KEYS, parts, expression, CONSTANTS)
+TIED = partial(decoder.tied_output, expression=expression)
+FALCON = Family(("FalconForCausalLM", "FalconModel"), ("falcon",), KEYS, parts, expression, TIED)

@@ -3,7 +3,7 @@ transposed, query, key and value in one, and the feed-forward has no gate."""
 
 from __future__ import annotations
 
-from ggq.models.config import ANY, REQUIRED, Config, Keys, Only, OrNull
+from ggq.models.config import ANY, REQUIRED, Keys, Only, OrNull
 from ggq.models.family import Family, TensorSpec, checkpoint_name
 from ggq.models.names import Expression, Rows, Tensor, Transposed
 from ggq.models.text.learned import read_learned
@@ -23,23 +23,15 @@ KEYS: Keys = {
     **dict.fromkeys(("summary_type", "summary_use_proj", "summary_activation", "summary_proj_to_labels"), ANY),
 }
 
-MODULES = {
+OUTER = {
     "embedding": "transformer.wte",
     "positions": "transformer.wpe",
     "norm": "transformer.ln_f",
     "output": "lm_head",
-    **dict.fromkeys(("attention.q", "attention.k", "attention.v"), "attn.c_attn"),
-    "attention_norm": "ln_1",
-    "attention.o": "attn.c_proj",
-    "mlp_norm": "ln_2",
-    "mlp.up": "mlp.c_fc",
-    "mlp.down": "mlp.c_proj",
 }
-
-
-def parts(config: Config) -> TextSpec:
-    """The model of a config.json."""
-    return read_learned(config)
+FUSED = dict.fromkeys(("attention.q", "attention.k", "attention.v"), "attn.c_attn")
+INNER = {"attention_norm": "ln_1", "mlp_norm": "ln_2", "mlp.up": "mlp.c_fc", "mlp.down": "mlp.c_proj"}
+MODULES = OUTER | FUSED | INNER | {"attention.o": "attn.c_proj", "output": "lm_head"}
 
 
 def expression(role: str, spec: TextSpec) -> Expression:
@@ -61,4 +53,4 @@ def constants(spec: TextSpec) -> list[TensorSpec]:
     return [TensorSpec("", shape, output, required=False)] if tied else []
 
 
-GPT2 = Family(("GPT2LMHeadModel", "GPT2Model"), ("gpt2",), KEYS, parts, expression, constants)
+GPT2 = Family(("GPT2LMHeadModel", "GPT2Model"), ("gpt2",), KEYS, read_learned, expression, constants)

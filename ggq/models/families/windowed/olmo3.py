@@ -14,6 +14,7 @@ from ggq.models.parts import ModelSpec
 KEYS: Keys = {
     **olmo2.KEYS,
     "rope_theta": 500000.0,
+    "sliding_rope_theta": 500000.0,  # in no config.json: transformers gives "rope_theta" to the other layers alone
     "sliding_window": OrNull(4096),
     "layer_types": OrNull(),
 }
@@ -24,7 +25,7 @@ def parts(config: Config) -> ModelSpec:
     sources = rope_sources(config, ("full_attention", "sliding_attention"))
     full, sliding = (partial(read_rope, inner=inner) for inner in sources.values())
     spec = olmo2.parts(config, full)
-    local = sliding(config, spec.layers[0].attention.head_dim, spec.context_length)
+    local = sliding(config, spec.layers[0].attention.head_dim, spec.context_length, base="sliding_rope_theta")
     windows = decoder.layer_windows(config, decoder.read_window(config), slides=lambda number: (number + 1) % 4 != 0)
     return decoder.with_ropes(decoder.with_windows(spec, windows), local, spec.layers[0].attention.rope)
 
