@@ -19,8 +19,9 @@ ALLOWED: dict[str, set[str]] = {
     "models": {"errors", "format", "quant", "tape"},
     "engine": {"errors", "format", "quant", "tape"},
     "text": {"errors"},
-    "generate": {"errors", "format", "quant", "tape", "models", "engine", "text"},
-    "convert": {"errors", "threads", "format", "quant", "tape", "models", "engine", "text", "generate"},
+    "gguf": {"errors", "format", "quant", "models"},
+    "generate": {"errors", "format", "quant", "tape", "models", "engine", "text", "gguf"},
+    "convert": {"errors", "threads", "format", "quant", "tape", "models", "engine", "text", "generate", "gguf"},
     "evaluate": {"errors", "format", "quant", "tape", "models", "engine", "text", "generate"},
     "export": {"errors", "format", "quant", "models", "evaluate"},
     "cli": {"errors", "format", "quant", "tape", "models", "engine", "text", "generate", "convert", "evaluate"}

@@ -15,7 +15,7 @@ from ggq.format.paths import open_text
 from ggq.generate.generation import Timing
 from ggq.generate.options import Options
 
-FILE = Annotated[Path, typer.Argument(metavar="FILE", help="A .ggq file.", show_default=False)]
+FILE = Annotated[Path, typer.Argument(metavar="FILE", help="A .ggq or GGUF file.", show_default=False)]
 MAX_TOKENS = Annotated[int | None, typer.Option("-n", "--max-tokens", help="Tokens to generate at most.", min=1)]
 GREEDY = Annotated[bool, typer.Option("--greedy", help="Take the most likely token, always.")]
 TEMPERATURE = Annotated[

@@ -28,6 +28,7 @@ from ggq.convert.write.resumed import check_resumed, done, may_be_done
 from ggq.engine.footprint import peak_memory
 from ggq.errors import ConvertError
 from ggq.format import Writer
+from ggq.format.gguf.reader import is_gguf
 from ggq.format.paths import check_not_input
 from ggq.models.metadata import to_metadata
 from ggq.quant import scheme_name
@@ -108,7 +109,8 @@ def convert(source: str | os.PathLike[str], out: str | os.PathLike[str], options
     """Convert a Hugging Face checkpoint to one quantized file.
 
     Args:
-        source: A folder, or ORG/NAME or ORG/NAME@REVISION on the Hugging Face hub.
+        source: A folder, ORG/NAME or ORG/NAME@REVISION on the Hugging Face hub, or a GGUF file: its tensors keep their
+            codes where a scheme expresses their type, and are quantized anew where `scheme` says so.
         out: The file to write; until it is whole it is called OUT.partial.
         {options}
 
@@ -118,6 +120,10 @@ def convert(source: str | os.PathLike[str], out: str | os.PathLike[str], options
     Raises:
         GGQError: The checkpoint, an option or the place of the result cannot be used, or the disk is full.
     """
+    if is_gguf(source):
+        from ggq.convert.imported import import_gguf
+
+        return import_gguf(Path(source), Path(out), options)
     planned, calibration = prepare(source, out, options)
     return run(planned, Path(out), options, calibration)
 

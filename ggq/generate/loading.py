@@ -87,12 +87,27 @@ def open_model(
         cache_bytes = whole("cache_bytes", cache_bytes, 1)
     if cache is not None:
         choose("cache", cache, CACHES)
-    container = open_reader(path)
+    container = open_container(path)
     try:
         return model_of(container, threads, activations, cache, interpreter, cache_bytes)
     except BaseException:
         container.close()
         raise
+
+
+def open_container(path: str | os.PathLike[str]) -> Container:
+    """A file of any kind that holds a model: .ggq, or GGUF.
+
+    Raises:
+        GGQError: It is neither, breaks a rule of its format, or holds what this version does not know.
+    """
+    from ggq.format.gguf.reader import is_gguf
+
+    if is_gguf(path):
+        from ggq.gguf.container import GGUFModel
+
+        return GGUFModel(path)
+    return open_reader(path)
 
 
 def model_of(

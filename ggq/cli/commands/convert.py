@@ -16,6 +16,7 @@ from ggq.cli.options import command_options
 from ggq.cli.output import pairs, print_json, printable, quantity, size, table
 from ggq.convert.options import Options, Progress
 from ggq.errors import UsageError
+from ggq.format.gguf.reader import is_gguf
 
 if TYPE_CHECKING:
     from ggq.convert.calibrate.calibration import Calibration
@@ -41,7 +42,7 @@ def convert(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
     **options: Any,
 ) -> int:
-    """Turn a Hugging Face checkpoint into one quantized file.
+    """Turn a Hugging Face checkpoint, or a GGUF file, into one quantized file.
 
     Memory stays small whatever the model: weights are read, quantized and written by blocks. The file appears under its
     name when it is whole; until then it is OUT.ggq.partial, and --resume goes on from it after a crash, a full disk or
@@ -59,6 +60,8 @@ def convert(
     if out is None and not dry_run:
         raise UsageError("the name of the file to write is missing", fix="give OUT.ggq, or --dry-run to see the plan")
     given = Options(**options)
+    if is_gguf(source):
+        return _import(Path(source), out, given, dry_run, as_json)
     with _reporting() as report_to:
         planned, calibrated = prepare(source, out, replace(given, report=report_to))
     if dry_run:
@@ -78,7 +81,23 @@ def convert(
     if as_json:
         print_json(report.document())
     else:
-        _show_report(report, planned)
+        _show_report(report, [*_ignored(planned), *_unread(planned)])
+    return 0
+
+
+def _import(source: Path, out: Path | None, options: Options, dry_run: bool, as_json: bool) -> int:
+    """A GGUF file, which needs no plan."""
+    from ggq.convert.imported import import_gguf
+
+    if dry_run or out is None:
+        raise UsageError("--dry-run is for checkpoints: `ggq inspect` shows what a GGUF file holds", path=source)
+    size_of_source = source.stat().st_size
+    with _progress(size_of_source) as progress:
+        report = import_gguf(source, out, replace(options, progress=progress))
+    if as_json:
+        print_json(report.document())
+    else:
+        _show_report(report, [("note", printable(note)) for note in report.notes])
     return 0
 
 
@@ -123,7 +142,7 @@ def _kind(plan: Plan) -> str:
     return plan.architecture if plan.described else "tensors without a model"
 
 
-def _show_report(report: Report, plan: Plan) -> None:
+def _show_report(report: Report, notes: list[tuple[str, str]]) -> None:
     print("worst tensors by relative error (root mean square)\n")
     rows = [
         [printable(t.name), t.scheme, t.method, f"{t.relative_rmse:.5f}", f"{t.sqnr_db:.1f}", f"{t.max_error:.4g}"]
@@ -141,8 +160,7 @@ def _show_report(report: Report, plan: Plan) -> None:
             ("digest", report.digest),
             ("size", f"{size(report.file_bytes)} from {size(report.source_bytes)}"),
             ("bits per weight", f"{report.bits_per_weight:.3f}"),
-            *_ignored(plan),
-            *_unread(plan),
+            *notes,
             ("time", f"{report.seconds:.2f} s, {report.megabytes_per_second:.0f} MB/s{resumed}"),
             ("peak memory", f"{size(report.peak_memory)} with {report.workers} worker{'s' * (report.workers > 1)}"),
         ]

@@ -8,9 +8,11 @@ from typing import Annotated, Any
 
 import typer
 
+from ggq.cli.foreign import inspect_gguf
 from ggq.cli.output import LONG_LIST, one_line, pairs, print_json, printable, quantity, size, table
 from ggq.errors import UsageError
 from ggq.format import Reader, TensorEntry, open_reader
+from ggq.format.gguf.reader import is_gguf
 from ggq.format.native.summary import Summary, scheme_label, summarize
 
 RECIPE = "quantization.recipe"
@@ -18,7 +20,7 @@ RECIPE = "quantization.recipe"
 
 
 def inspect(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A .ggq file.", show_default=False)],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A .ggq or GGUF file.", show_default=False)],
     tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor.")] = False,
     metadata: Annotated[
         str | None,
@@ -38,6 +40,11 @@ def inspect(
         ggq inspect model.ggq --recipe > recipe.toml
         ggq inspect model.ggq --metadata tokenizer.eos_ids --json
     """
+    if is_gguf(file):
+        if recipe:
+            raise UsageError("a GGUF file keeps no recipe", path=file)
+        inspect_gguf(file, tensors, metadata, as_json)
+        return
     with open_reader(file) as reader:
         if recipe:
             _print_value(reader, RECIPE, as_json)

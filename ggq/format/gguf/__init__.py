@@ -1,0 +1,1 @@
+"""GGUF files: how they are laid out, and how the numbers of each type are stored."""

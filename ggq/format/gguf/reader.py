@@ -1,0 +1,161 @@
+"""Reading GGUF files: the header at once, tensors as views of a memory map; a split model is read as one."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ggq.errors import FormatError, GGQError, UnsupportedError
+from ggq.format.gguf.header import MAGIC, Header, Listed
+from ggq.format.paths import open_regular, os_error
+
+_SPLIT = re.compile(r"(?P<start>.*)-(?P<number>[0-9]{5})-of-(?P<count>[0-9]{5})\.gguf", re.DOTALL)
+MOST_FILES = 1024
+
+
+def is_gguf(path: str | os.PathLike[str]) -> bool:
+    """Whether a regular file begins as a GGUF file does; False for one that cannot be read."""
+    try:
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))) as file:
+            return file.read(len(MAGIC)) == MAGIC
+    except (OSError, ValueError):
+        return False
+
+
+class GGUFMetadata(Mapping[str, Any]):
+    """The key-value pairs of a file in its order; a value is decoded when it is asked for."""
+
+    def __init__(self, header: Header) -> None:
+        self._header = header
+
+    def __getitem__(self, key: str) -> Any:
+        return self._header.value(key)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._header.values)
+
+    def __len__(self) -> int:
+        return len(self._header.values)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._header.values
+
+
+class _File:
+    """One file of a model, mapped."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        with open_regular(path, "not a GGUF file: {}") as file:
+            self.size = os.fstat(file.fileno()).st_size
+            if not self.size:
+                raise FormatError("an empty file", path=path)
+            try:
+                self.map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            except (OSError, ValueError) as error:
+                raise GGQError(f"cannot be mapped: {error}", path=path) from None
+        self.header = Header(memoryview(self.map), path)
+
+    def raw(self, tensor: Listed) -> NDArray[np.uint8]:
+        """The bytes of a tensor."""
+        assert tensor.bytes is not None
+        try:
+            now = os.stat(self.path).st_size
+        except OSError as error:
+            raise os_error(error, self.path, "read") from None
+        if now < self.size:
+            raise FormatError(f"{now} bytes found, {self.size} when it was opened", path=self.path)
+        return np.frombuffer(self.map, np.uint8, tensor.bytes, self.header.data_start + tensor.offset)
+
+
+class GGUFReader:
+    """An open GGUF file, all files of a split one; a context manager.
+
+    Args:
+        path: The file; the first one of a split model.
+
+    Raises:
+        FormatError: It is no GGUF file, breaks a rule of the format, or a file of a split model is missing.
+        UnsupportedError: A version that is not read.
+        GGQError: It cannot be read.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = os.fspath(path)
+        self._files = [_File(self.path)]
+        first = self._files[0].header
+        self.version = first.version
+        self.metadata = GGUFMetadata(first)
+        self._open_others()
+        self.tensors: dict[str, Listed] = {}
+        self._places: dict[str, _File] = {}
+        for file in self._files:
+            for name, tensor in file.header.tensors.items():
+                if name in self.tensors:
+                    raise FormatError("is in two files of the split", path=file.path, where=f"tensor {name}")
+                self.tensors[name], self._places[name] = tensor, file
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(file.size for file in self._files)
+
+    def kind(self, key: str) -> str:
+        """The name of a metadata value's type."""
+        return self._files[0].header.kind(key)
+
+    def raw(self, name: str) -> NDArray[np.uint8]:
+        """The bytes of a tensor, read-only.
+
+        Raises:
+            UnsupportedError: Of a type that this version does not know.
+            FormatError: The file has become shorter.
+        """
+        tensor = self.tensors[name]
+        if tensor.bytes is None:
+            problem = f"{tensor.type_name} is not known to this version"
+            raise UnsupportedError(problem, path=self.path, where=f"tensor {name}")
+        return self._places[name].raw(tensor)
+
+    def close(self) -> None:
+        """Close it; views that are still referenced stay valid."""
+        self._files.clear()
+        self._places.clear()
+
+    def __enter__(self) -> GGUFReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _open_others(self) -> None:
+        """The other files of a split model."""
+        count = self.metadata.get("split.count", 1)
+        if count in (0, 1):
+            return
+        folder, name = os.path.split(self.path)
+        match = _SPLIT.fullmatch(name)
+        if not isinstance(count, int) or count > MOST_FILES or match is None or int(match["count"]) != count:
+            problem = f"one of {count} files, whose names end in -00001-of-{count:05}.gguf and so on"
+            raise FormatError(problem, path=self.path, where="key split.count")
+        if self.metadata.get("split.no", 0) != 0 or int(match["number"]) != 1:
+            first = os.path.join(folder, f"{match['start']}-00001-of-{count:05}.gguf")
+            raise FormatError("not the first file of a split model", path=self.path, fix=f"give {first}")
+        for number in range(2, count + 1):
+            path = os.path.join(folder, f"{match['start']}-{number:05}-of-{count:05}.gguf")
+            file = _File(path)
+            keys = file.header.values
+            said = [file.header.value(key) if key in keys else None for key in ("split.no", "split.count")]
+            if said != [number - 1, count]:
+                raise FormatError(f"file {said[0]} of {said[1]} found, {number - 1} of {count} expected", path=path)
+            self._files.append(file)
+        total = self.metadata.get("split.tensors.count")
+        found = sum(len(file.header.tensors) for file in self._files)
+        if total is not None and total != found:
+            raise FormatError(f"{found} tensors found, {total} announced", path=self.path, where="split.tensors.count")

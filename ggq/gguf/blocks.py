@@ -1,0 +1,299 @@
+"""Tensors of GGUF types as quantized matrices of our schemes, number for number, or as float32.
+
+Each type is read by a function of its blocks, uint8 (rows, blocks, bytes of a block). `matrix` gives codes and scales
+where a scheme stands for exactly the numbers that ggml computes; `numbers` computes them in the order that ggml does.
+
+Source: the layouts of ggml-common.h (llama.cpp, MIT).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ggq.errors import UnsupportedError
+from ggq.format.gguf.types import TYPES, type_name
+from ggq.quant import parse_scheme
+from ggq.quant.matrix import QuantizedMatrix
+from ggq.quant.reference import decode
+
+Blocks = NDArray[Any]  # of uint8; operators on it give types that depend on NumPy's version
+Floats = NDArray[np.float32]
+
+
+def rows_of(kind: int, raw: NDArray[np.uint8], shape: tuple[int, ...]) -> Blocks:
+    """A tensor's bytes as blocks (rows, blocks of a row, bytes); rows of all dimensions but the last."""
+    block = TYPES[kind]
+    return raw.reshape(-1, shape[-1] // block.numbers, block.bytes)
+
+
+def numbers(kind: int, blocks: Blocks) -> Floats:
+    """What blocks stand for, float32 (rows, columns), bit for bit as ggml's own dequantization.
+
+    Raises:
+        UnsupportedError: A type that is not read.
+    """
+    if kind in FLOATS:
+        return FLOATS[kind](blocks)
+    found = matrix(kind, blocks)
+    if found is None:
+        raise UnsupportedError(f"tensors of type {type_name(kind)} cannot be decoded by this version")
+    return decode(found)
+
+
+def matrix(kind: int, blocks: Blocks) -> QuantizedMatrix | None:
+    """The quantized matrix that blocks are; None for floats, and for types that no scheme expresses."""
+    return MATRICES[kind](blocks) if kind in MATRICES else None
+
+
+def scheme_of(kind: int) -> str | None:
+    """The name of the scheme that expresses a type exactly; None where there is none."""
+    return SCHEMES.get(kind)
+
+
+def _f16(blocks: Blocks, start: int) -> NDArray[np.float16]:
+    """One f16 of each block, (rows, blocks)."""
+    return np.ascontiguousarray(blocks[..., start : start + 2]).view("<f2")[..., 0]
+
+
+def _nibbles(packed: Blocks) -> Blocks:
+    """Low halves of all bytes, then high halves."""
+    return np.concatenate([packed & 15, packed >> 4], axis=-1)
+
+
+def _made(
+    name: str, codes: Blocks, scales: NDArray[np.float16], columns: int, **more: NDArray[np.generic]
+) -> QuantizedMatrix:
+    flat = codes.reshape(len(codes), -1).astype(np.uint8, copy=False)
+    return QuantizedMatrix(parse_scheme(name), (len(codes), columns), flat, scales, **more)  # type: ignore[arg-type]
+
+
+def _fifth_bits(blocks: Blocks, start: int) -> Blocks:
+    """Bit j of a block's four bytes is the fifth bit of number j."""
+    bits = np.unpackbits(np.ascontiguousarray(blocks[..., start : start + 4]), axis=-1, bitorder="little")
+    return bits << 4
+
+
+def _q4_0(b: Blocks) -> QuantizedMatrix:
+    return _made("q4-g32", _nibbles(b[..., 2:]), _f16(b, 0), b.shape[1] * 32)
+
+
+def _q4_1(b: Blocks) -> QuantizedMatrix:
+    return _made("q4m-g32", _nibbles(b[..., 4:]), _f16(b, 0), b.shape[1] * 32, minimums=-_f16(b, 2))
+
+
+def _q5_0(b: Blocks) -> QuantizedMatrix:
+    return _made("q5-g32", _nibbles(b[..., 6:]) | _fifth_bits(b, 2), _f16(b, 0), b.shape[1] * 32)
+
+
+def _q5_1(b: Blocks) -> QuantizedMatrix:
+    codes = _nibbles(b[..., 8:]) | _fifth_bits(b, 4)
+    return _made("q5m-g32", codes, _f16(b, 0), b.shape[1] * 32, minimums=-_f16(b, 2))
+
+
+def _q8_0(b: Blocks) -> QuantizedMatrix:
+    return _made("q8-g32", b[..., 2:] ^ 128, _f16(b, 0), b.shape[1] * 32)
+
+
+def _pairs_of_six(packed: Blocks) -> tuple[Blocks, Blocks]:
+    """Sub-scales and sub-minimums of Q4_K and Q5_K: eight of each, six bits, in twelve bytes."""
+    low, middle, high = packed[..., :4], packed[..., 4:8], packed[..., 8:]
+    scales = np.concatenate([low & 63, (high & 15) | (low >> 6 << 4)], axis=-1)
+    minimums = np.concatenate([middle & 63, (high >> 4) | (middle >> 6 << 4)], axis=-1)
+    return scales, minimums
+
+
+def _with_minimums(name: str, b: Blocks, codes: Blocks, d: int) -> QuantizedMatrix:
+    scales, minimums = _pairs_of_six(b[..., d + 4 : d + 16])
+    rows = len(b)
+    return _made(
+        name,
+        codes,
+        _f16(b, d),
+        b.shape[1] * 256,
+        minimums=_f16(b, d + 2),
+        subscales=scales.reshape(rows, -1),
+        subminimums=minimums.reshape(rows, -1),
+    )
+
+
+def _halves_by_64(packed: Blocks) -> Blocks:
+    """128 bytes of two numbers each: of every 32 bytes the low halves, then the high ones; (rows, blocks, 256)."""
+    return _nibbles(packed.reshape(*packed.shape[:2], 4, 32)).reshape(*packed.shape[:2], 256)
+
+
+def _q4_k(b: Blocks) -> QuantizedMatrix:
+    return _with_minimums("q4m-g32-s6", b, _halves_by_64(b[..., 16:]), 0)
+
+
+def _q5_k(b: Blocks) -> QuantizedMatrix:
+    high = b[..., None, 16:48] >> np.arange(8, dtype=np.uint8)[:, None] & 1
+    codes = _halves_by_64(b[..., 48:]) | (high << 4).reshape(*b.shape[:2], 256)
+    return _with_minimums("q5m-g32-s6", b, codes, 0)
+
+
+def _q6_k(b: Blocks) -> QuantizedMatrix:
+    """Of 128 numbers the low four bits lie in 64 bytes, the high two in 32."""
+    low = b[..., :128].reshape(*b.shape[:2], 2, 64)
+    high = b[..., 128:192].reshape(*b.shape[:2], 2, 1, 32) >> np.arange(0, 8, 2, dtype=np.uint8)[:, None] & 3
+    codes = _nibbles(low).reshape(*b.shape[:2], 2, 4, 32) | high << 4
+    scales = b[..., 192:208] ^ 128
+    return _made(
+        "q6-g16-s8",
+        codes,
+        np.repeat(_f16(b, 208), 2, axis=1),
+        b.shape[1] * 256,
+        subscales=scales.reshape(len(b), -1),
+    )
+
+
+def _quarters(packed: Blocks) -> Blocks:
+    """64 bytes of four numbers each: of every 32 bytes the lowest two bits, then the next; (rows, blocks, 256)."""
+    split = packed.reshape(*packed.shape[:2], 2, 1, 32) >> np.arange(0, 8, 2, dtype=np.uint8)[:, None] & 3
+    return split.reshape(*packed.shape[:2], 256)
+
+
+def _q2_k(b: Blocks) -> QuantizedMatrix:
+    rows = len(b)
+    return _made(
+        "q2m-g16-s4",
+        _quarters(b[..., 16:80]),
+        np.repeat(_f16(b, 80), 2, axis=1),
+        b.shape[1] * 256,
+        minimums=np.repeat(_f16(b, 82), 2, axis=1),
+        subscales=(b[..., :16] & 15).reshape(rows, -1),
+        subminimums=(b[..., :16] >> 4).reshape(rows, -1),
+    )
+
+
+def _q3_k(b: Blocks) -> QuantizedMatrix:
+    """The third bit, of 32 bytes, counts 4; the sixteen scales have six bits in twelve bytes."""
+    high = (b[..., None, :32] >> np.arange(8, dtype=np.uint8)[:, None] & 1).reshape(*b.shape[:2], 256)
+    low, top = b[..., 96:104], b[..., 104:108]
+    fours = np.concatenate([low & 15, low >> 4], axis=-1)
+    twos = (top[..., None, :] >> np.arange(0, 8, 2, dtype=np.uint8)[:, None] & 3).reshape(*b.shape[:2], 16)
+    return _made(
+        "q3-g16-s6",
+        _quarters(b[..., 32:96]) | high << 2,
+        np.repeat(_f16(b, 108), 2, axis=1),
+        b.shape[1] * 256,
+        subscales=(fours | twos << 4).reshape(len(b), -1),
+    )
+
+
+def _tq2_0(b: Blocks) -> QuantizedMatrix:
+    return _made("ternary-g256", _quarters(b[..., :64]), _f16(b, 64), b.shape[1] * 256)
+
+
+def _f32(b: Blocks) -> Floats:
+    return np.ascontiguousarray(b).view("<f4")[..., 0]
+
+
+def _f16_numbers(b: Blocks) -> Floats:
+    return _f16(b, 0).astype(np.float32)
+
+
+def _bf16(b: Blocks) -> Floats:
+    return (np.ascontiguousarray(b).view("<u2")[..., 0].astype(np.uint32) << 16).view(np.float32)
+
+
+def _f64(b: Blocks) -> Floats:
+    with np.errstate(over="ignore"):
+        return np.ascontiguousarray(b).view("<f8")[..., 0].astype(np.float32)
+
+
+IQ4 = np.array([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.float32)
+"""Levels of IQ4_NL and IQ4_XS."""
+
+FP4 = np.array([0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12], np.float32)
+"""Twice the numbers of E2M1."""
+
+
+def _iq4_nl(b: Blocks) -> Floats:
+    levels = IQ4[_nibbles(b[..., 2:])]
+    return (_f16(b, 0).astype(np.float32)[..., None] * levels).reshape(len(b), -1)
+
+
+def _iq4_xs(b: Blocks) -> Floats:
+    """Eight scales of six bits: four in nibbles, two in the bits of a 16-bit number."""
+    high = np.ascontiguousarray(b[..., 2:4]).view("<u2") >> np.arange(0, 16, 2, dtype=np.uint16) & 3
+    low = np.stack([b[..., 4:8] & 15, b[..., 4:8] >> 4], axis=-1).reshape(*b.shape[:2], 8)
+    scales = (low | (high << 4).astype(np.uint8)).astype(np.float32) - 32
+    steps = _f16(b, 0).astype(np.float32)[..., None] * scales
+    levels = IQ4[_nibbles(b[..., 8:].reshape(*b.shape[:2], 8, 16))]
+    return (steps[..., None] * levels).reshape(len(b), -1)
+
+
+def _mxfp4(b: Blocks) -> Floats:
+    """A power of two for 32 numbers of E2M1; FP4 counts halves."""
+    exponent = b[..., 0].astype(np.uint32)
+    bits = np.where(exponent < 2, np.uint32(0x00200000) << exponent, (exponent - 1) << 23)
+    halved = bits.astype(np.uint32).view(np.float32)
+    return (halved[..., None] * FP4[_nibbles(b[..., 1:])]).reshape(len(b), -1)
+
+
+def _tq1_0(b: Blocks) -> Floats:
+    """Five ternary digits a byte, as a fraction of 256; the last four bytes have four."""
+    powers = np.array([1, 3, 9, 27, 81], np.uint8)[:, None]
+    parts = [
+        (b[..., None, start:stop] * powers[:count]).reshape(*b.shape[:2], -1)
+        for start, stop, count in ((0, 32, 5), (32, 48, 5), (48, 52, 4))
+    ]
+    digits = (np.concatenate(parts, axis=-1).astype(np.uint16) * 3 >> 8).astype(np.float32) - 1
+    return (_f16(b, 52).astype(np.float32)[..., None] * digits).reshape(len(b), -1)
+
+
+def _q1_0(b: Blocks) -> QuantizedMatrix:
+    bits = np.unpackbits(np.ascontiguousarray(b[..., 2:]), axis=-1, bitorder="little")
+    return _made("binary-g128", bits, _f16(b, 0), b.shape[1] * 128)
+
+
+MATRICES: dict[int, Callable[[Blocks], QuantizedMatrix]] = {
+    2: _q4_0,
+    3: _q4_1,
+    6: _q5_0,
+    7: _q5_1,
+    8: _q8_0,
+    10: _q2_k,
+    11: _q3_k,
+    12: _q4_k,
+    13: _q5_k,
+    14: _q6_k,
+    35: _tq2_0,
+    41: _q1_0,
+}
+"""Types that a scheme expresses."""
+
+SCHEMES: dict[int, str] = {
+    0: "f32",
+    1: "f16",
+    2: "q4-g32",
+    3: "q4m-g32",
+    6: "q5-g32",
+    7: "q5m-g32",
+    8: "q8-g32",
+    10: "q2m-g16-s4",
+    11: "q3-g16-s6",
+    12: "q4m-g32-s6",
+    13: "q5m-g32-s6",
+    14: "q6-g16-s8",
+    30: "bf16",
+    35: "ternary-g256",
+    41: "binary-g128",
+}
+"""Names of the schemes that express types exactly."""
+
+FLOATS: dict[int, Callable[[Blocks], Floats]] = {
+    0: _f32,
+    1: _f16_numbers,
+    20: _iq4_nl,
+    23: _iq4_xs,
+    28: _f64,
+    30: _bf16,
+    34: _tq1_0,
+    39: _mxfp4,
+}
+"""Types that are decoded."""

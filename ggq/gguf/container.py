@@ -1,0 +1,291 @@
+"""A GGUF file as a container of our terms: roles and schemes, tensors laid out in tiles when they are asked for."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ggq.errors import ModelError, UnsupportedError
+from ggq.format.digests import digest_of
+from ggq.format.gguf.reader import GGUFReader
+from ggq.format.gguf.types import type_name
+from ggq.format.scheme import Scheme
+from ggq.gguf.blocks import matrix, numbers, rows_of, scheme_of
+from ggq.gguf.config import ARCHITECTURES, read_config
+from ggq.gguf.vocabulary import Vocabulary
+from ggq.models.build import role_shapes
+from ggq.models.metadata import to_metadata
+from ggq.models.registry import find_architecture
+from ggq.quant import encode_tensor, parse_scheme
+from ggq.quant.floats import from_float32
+from ggq.quant.matrix import geometry
+from ggq.quant.tiles import empty_segments, pack_rows, view_matrix
+
+STEMS = {
+    "attention_norm": "attn_norm",
+    "attention.q": "attn_q",
+    "attention.k": "attn_k",
+    "attention.v": "attn_v",
+    "attention.q_norm": "attn_q_norm",
+    "attention.k_norm": "attn_k_norm",
+    "attention.o": "attn_output",
+    "attention_post_norm": "post_attention_norm",
+    "mlp_norm": "ffn_norm",
+    "mlp.gate": "ffn_gate",
+    "mlp.up": "ffn_up",
+    "mlp.down": "ffn_down",
+    "mlp_post_norm": "post_ffw_norm",
+}
+"""Names of a layer's tensors by the middle of their roles."""
+
+OUTER = {"embedding": "token_embd", "norm": "output_norm", "output": "output"}
+
+FACTORS = "rope_freqs.weight"
+
+SPARE = "q8-g32"
+"""The scheme of a type that no kernel computes: eight bits, whose error is a fraction of what the type itself made."""
+
+BLOCK_ROWS = 1 << 11
+
+
+def tensor_name(role: str) -> str:
+    """The name of a role's tensor."""
+    stem, _, kind = role.rpartition(".")
+    if stem.startswith("layers."):
+        _, layer, middle = stem.split(".", 2)
+        return f"blk.{layer}.{STEMS[middle]}.{kind}"
+    return f"{OUTER[stem]}.{kind}"
+
+
+@dataclass(frozen=True)
+class Part:
+    """One run of a tensor's bytes."""
+
+    length: int
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A tensor; see `ggq.format.container.StoredTensor`."""
+
+    name: str
+    shape: tuple[int, ...]
+    scheme: Scheme | None
+    attributes: Mapping[str, Any]
+    segments: Mapping[str, Part]
+    stored_as: str
+
+
+@dataclass(frozen=True)
+class Text:
+    """A file that is made when it is asked for; see `ggq.format.container.StoredAsset`."""
+
+    make: Callable[[], bytes]
+
+    @property
+    def digest(self) -> bytes:
+        """BLAKE3 of its bytes."""
+        return digest_of(self.read())
+
+    @property
+    def size(self) -> int:
+        """Its bytes."""
+        return len(self.read())
+
+    def read(self) -> bytes:
+        """Its bytes."""
+        return self.make()
+
+
+class GGUFModel:
+    """A model in a GGUF file; see `ggq.format.container.Container`.
+
+    Args:
+        path: The file.
+        exact: Keep every type in the scheme that expresses it, also where no kernel computes that; else such a tensor
+            is encoded anew in eight bits, which its attribute "requantized" tells.
+
+    Raises:
+        FormatError: It is no GGUF file, or breaks a rule of the format.
+        ModelError: Its keys or tensors are no whole model.
+        UnsupportedError: Its architecture, a key of that, or a type is not known.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, exact: bool = False) -> None:
+        self.reader, self._exact = GGUFReader(path), exact
+        self.path = self.reader.path
+        try:
+            self._read()
+        except BaseException:
+            self.reader.close()
+            raise
+
+    def _read(self) -> None:
+        shapes = {name: tensor.shape for name, tensor in self.reader.tensors.items()}
+        keys = self.reader.metadata
+        self._permuted = False
+        factors = self._numbers(FACTORS) if FACTORS in shapes else None
+        self.config = read_config(keys, shapes, None if factors is None else factors.reshape(-1), self.path)
+        family = find_architecture(self.config, self.path)
+        self.spec = family.config(self.config, self.path)
+        self._permuted = ARCHITECTURES[str(keys["general.architecture"])].permuted
+        roles = role_shapes(self.spec)
+        self._names = {tensor_name(role): role for role in roles}
+        self._check(roles, shapes)
+        self.tensors = {name: self._entry(name, role, roles[role]) for name, role in self._names.items()}
+        self._segments: dict[str, dict[str, NDArray[np.uint8]]] = {}
+        self._lock = threading.Lock()
+
+    def _check(self, roles: Mapping[str, tuple[int, ...]], shapes: Mapping[str, tuple[int, ...]]) -> None:
+        for name, role in self._names.items():
+            if name not in shapes:
+                raise ModelError("missing: the file holds no whole model", path=self.path, where=f"tensor {name}")
+            if shapes[name] != roles[role]:
+                problem = f"shape {list(shapes[name])} found, {list(roles[role])} expected"
+                raise ModelError(problem, path=self.path, where=f"tensor {name}")
+        extra = [name for name in shapes if name not in self._names and name != FACTORS]
+        if extra:
+            problem = f"{len(extra)} tensors that the architecture does not have, such as {extra[0]}"
+            raise UnsupportedError(problem, path=self.path)
+
+    def _entry(self, name: str, role: str, shape: tuple[int, ...]) -> Entry:
+        kind = self.reader.tensors[name].type
+        exact = scheme_of(kind)
+        attributes: dict[str, Any] = {"role": role, "source_dtype": type_name(kind).lower()}
+        if len(shape) == 1:
+            exact = "f32"
+        elif exact is None or (not self._exact and parse_scheme(exact).group % 32):
+            attributes["requantized"] = type_name(kind)
+            exact = SPARE
+        scheme = parse_scheme(exact)
+        lengths = geometry(scheme, shape).lengths
+        return Entry(name, shape, scheme, attributes, {part: Part(n) for part, n in lengths.items()}, type_name(kind))
+
+    @cached_property
+    def digest(self) -> bytes:
+        """Of the file's bytes as a whole."""
+        with open(self.path, "rb") as file:
+            return digest_of(file.read())
+
+    @cached_property
+    def metadata(self) -> Mapping[str, Any]:
+        """The keys of spec/metadata.md."""
+        keys = self.reader.metadata
+        found: dict[str, Any] = {"general.name": str(keys.get("general.name", os.path.basename(self.path)))}
+        found |= to_metadata(self.spec, str(self.config["architectures"][0]))
+        if (vocabulary := self._vocabulary) is not None:
+            if vocabulary.bos is not None:
+                found["tokenizer.bos_id"] = vocabulary.bos
+            if vocabulary.ends:
+                found["tokenizer.eos_ids"] = vocabulary.ends
+            found["tokenizer.add_bos"] = vocabulary.add_bos and vocabulary.bos is not None
+        return found
+
+    @cached_property
+    def assets(self) -> Mapping[str, Text]:
+        """config.json, and tokenizer.json with its config where there is a vocabulary."""
+        found = {"config.json": Text(lambda: (json.dumps(self.config, indent=2) + "\n").encode())}
+        if self._vocabulary is not None:
+            found["tokenizer.json"] = Text(lambda: self._tokenizer)
+            found["tokenizer_config.json"] = Text(self._tokenizer_config)
+        return found
+
+    @cached_property
+    def _vocabulary(self) -> Vocabulary | None:
+        keys = self.reader.metadata
+        has = "tokenizer.ggml.model" in keys and "tokenizer.ggml.tokens" in keys
+        return Vocabulary(keys, self.path) if has else None
+
+    @cached_property
+    def _tokenizer(self) -> bytes:
+        assert self._vocabulary is not None
+        return self._vocabulary.document().encode()
+
+    def _tokenizer_config(self) -> bytes:
+        vocabulary = self._vocabulary
+        assert vocabulary is not None
+        found: dict[str, Any] = {}
+        for key, token in (("bos_token", vocabulary.bos), ("eos_token", next(iter(vocabulary.ends), None))):
+            if token is not None:
+                found[key] = vocabulary.tokens[token]
+        template = self.reader.metadata.get("tokenizer.chat_template")
+        if isinstance(template, str):
+            found["chat_template"] = template
+        return json.dumps(found, indent=2, ensure_ascii=False).encode()
+
+    def segment(self, name: str, part: str) -> NDArray[np.uint8]:
+        """See `ggq.format.container.Container`; the tensor is laid out when the first of its parts is asked for."""
+        with self._lock:
+            if name not in self._segments:
+                self._segments[name] = self._laid_out(self.tensors[name])
+            return self._segments[name][part]
+
+    def read_segment(self, name: str, part: str) -> NDArray[np.uint8]:
+        """A tensor's part, nothing of which stays in memory; see `ggq.format.container.Container`."""
+        return self._segments[name][part] if name in self._segments else self._laid_out(self.tensors[name])[part]
+
+    def segments(self, name: str) -> dict[str, NDArray[np.uint8]]:
+        """All parts of a tensor, nothing of which stays in memory."""
+        return self._laid_out(self.tensors[name])
+
+    def numbers(self, name: str) -> NDArray[np.float32]:
+        """A tensor's numbers in its shape."""
+        entry = self.tensors[name]
+        return self._numbers(name, entry.attributes["role"]).reshape(entry.shape)
+
+    def mapped(self) -> None:
+        """There is no map that segments are views of."""
+
+    def close(self) -> None:
+        """Close the file."""
+        self._segments.clear()
+        self.reader.close()
+
+    def _laid_out(self, entry: Entry) -> dict[str, NDArray[np.uint8]]:
+        scheme, kind = entry.scheme, self.reader.tensors[entry.name].type
+        assert scheme is not None
+        if scheme.kind == "float" or "requantized" in entry.attributes:
+            found = self.numbers(entry.name)
+            weights: Any = found if scheme.kind != "float" else from_float32(found, scheme.value)
+            made = encode_tensor(weights, scheme, where=entry.name)
+            return {part: _aligned(data) for part, data in made.items()}
+        sizes = geometry(scheme, entry.shape)
+        segments = {part: _aligned(data) for part, data in empty_segments(sizes).items()}
+        view, order = view_matrix(scheme, sizes, segments, 0), self._order(entry.attributes["role"], entry.shape[0])
+        blocks = rows_of(kind, self.reader.raw(entry.name), entry.shape)
+        for start in range(0, len(blocks), BLOCK_ROWS):
+            rows = blocks[start : start + BLOCK_ROWS] if order is None else blocks[order[start : start + BLOCK_ROWS]]
+            found_matrix = matrix(kind, rows)
+            assert found_matrix is not None
+            pack_rows(found_matrix, view, start // 16)
+        return segments
+
+    def _numbers(self, name: str, role: str = "") -> NDArray[np.float32]:
+        """A tensor's numbers by rows, float32 (rows, columns)."""
+        tensor = self.reader.tensors[name]
+        found = numbers(tensor.type, rows_of(tensor.type, self.reader.raw(name), tensor.shape))
+        order = self._order(role, len(found))
+        return found if order is None else found[order]
+
+    def _order(self, role: str, rows: int) -> NDArray[np.int64] | None:
+        """The file's rows of queries and keys where halves of a head turn together; None where they are in order."""
+        if not self._permuted or not role.endswith(("attention.q.weight", "attention.k.weight")):
+            return None
+        heads = int(self.config["num_attention_heads" if ".q." in role else "num_key_value_heads"])
+        return np.arange(rows).reshape(heads, -1, 2).swapaxes(1, 2).reshape(-1)
+
+
+def _aligned(data: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A copy at a multiple of 64 bytes."""
+    memory = np.empty(len(data) + 64, np.uint8)
+    start = -memory.ctypes.data % 64
+    memory[start : start + len(data)] = data
+    return memory[start : start + len(data)]
