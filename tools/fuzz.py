@@ -157,6 +157,8 @@ def fuzz(name: str, kind: Kind, folder: Path, seed: int, count: int, until: floa
                 if problem:
                     found.append(keep(name, problem, data))
         except (EOFError, TimeoutError) as error:
+            if not data:
+                raise SystemExit(f"{name}: its good input is refused") from None
             done += 1
             found.append(keep(name, "a crash" if isinstance(error, EOFError) else "a hang", data))
         child.kill()

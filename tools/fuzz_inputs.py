@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -311,6 +312,32 @@ def good_inputs(folder: Path) -> Good:
         return Good(statistics, small, journal, partial, build_program(from_metadata(reader.metadata, reader.path)))
 
 
+def use_checkpoint(name: str, model: Path, adapter: Path | None = None) -> Callable[[Path], None]:
+    """A reader that plans a conversion of a checkpoint, with an adapter or without, of which one file is the input."""
+
+    def use(path: Path) -> None:
+        from ggq.convert.convert import plan
+
+        ((adapter or model) / name).write_bytes(path.read_bytes())
+        plan(model, scheme="q4-g32", lora=[str(adapter)] if adapter else None)
+
+    return use
+
+
+def good_adapter(folder: Path) -> bytes:
+    """An adapter of the demo model; its configuration."""
+    from safetensors.numpy import save_file
+
+    folder.mkdir()
+    module = "base_model.model.model.layers.0.self_attn.q_proj.lora_"
+    width = json.loads((ROOT / "ggq" / "demo" / "config.json").read_bytes())["hidden_size"]
+    parts = {"A.weight": np.ones((4, width), np.float32), "B.weight": np.ones((width, 4), np.float32)}
+    save_file({module + name: numbers for name, numbers in parts.items()}, folder / "adapter_model.safetensors")
+    config = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "bias": "none", "fan_in_fan_out": False}
+    config |= {"rank_pattern": {"q_proj": 4}, "alpha_pattern": {"layers.0.self_attn.q_proj": 3}, "use_rslora": True}
+    return json.dumps(config | {"target_modules": ["q_proj"], "modules_to_save": None}).encode()
+
+
 def good_logits(path: Path) -> bytes:
     """A file of saved logits: two windows of eight tokens, the four likeliest of each distribution."""
     from ggq.evaluate.saved import SavedLogits
@@ -397,6 +424,9 @@ def kinds(folder: Path) -> dict[str, Kind]:
     def recipe_file(path: Path) -> None:
         read_recipe(path)
 
+    model, base, adapter = (folder / name for name in ("model", "base", "adapter"))
+    for place in (model, base):
+        shutil.copytree(ROOT / "ggq" / "demo", place)
     recipe = b'scheme = "q4-g32"\nmethod = "mse"\nrules = [\n  { match = "down_proj|q", scheme = "q6-g32" },\n]\n'
     good = b"{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
     tokenizer = (ROOT / "ggq" / "demo" / "tokenizer.json").read_bytes()
@@ -406,6 +436,8 @@ def kinds(folder: Path) -> dict[str, Kind]:
         "recipe": Kind(recipe, change_recipe, recipe_file),
         "statistics": Kind(made.statistics.read_bytes(), change_statistics, saved),
         "logits": Kind(good_logits(folder / "logits"), change_statistics, use_logits),
+        "config": Kind((model / "config.json").read_bytes(), change_json, use_checkpoint("config.json", model)),
+        "adapter": Kind(good_adapter(adapter), change_json, use_checkpoint("adapter_config.json", base, adapter)),
         "journal": Kind(made.journal, change_journal, resume),
         "ggq": Kind(made.small.read_bytes(), change_ggq, use_ggq),
     }
