@@ -9,8 +9,11 @@ from typing import Any, NamedTuple
 
 from ggq.models.build import role_shapes
 from ggq.models.config import COMMON, ROPE, Config, Keys
+from ggq.models.fields import Fields
 from ggq.models.names import Expression
 from ggq.models.parts import Stack, check
+
+TIED = "tie_word_embeddings"
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,8 @@ class Family:
         parts: The model of a config.json, not yet checked.
         expression: What the tensor of a role is made of, in a checkpoint of a model.
         constants: Tensors that checkpoints may carry for nothing.
+        text: The object of config.json that describes the text model, where there is more than that.
+        beside: What the names of tensors begin with that belong to something else than the text model.
     """
 
     names: tuple[str, ...]
@@ -66,6 +71,8 @@ class Family:
     parts: Callable[[Config], Stack]
     expression: Callable[[str, Any], Expression]
     constants: Callable[[Any], list[TensorSpec]] = lambda spec: []
+    text: str = ""
+    beside: tuple[str, ...] = ()
 
     def read(self, hf: Mapping[str, object], path: str | os.PathLike[str] | None = None) -> Reading:
         """The model of a config.json; what it leaves out has transformers' default, except for the sizes.
@@ -78,9 +85,13 @@ class Family:
             ModelError: A value is missing, of the wrong type, out of bounds or contradicts another.
             UnsupportedError: Something that the engine does not have, or a key that transformers reads and nobody here.
         """
-        config = Config(hf, {**COMMON, **ROPE, **self.keys}, path)
+        values = hf
+        if self.text:  # of whether it is tied transformers looks at the whole model's word alone
+            values = {**Fields(hf, path).inner(self.text).values, TIED: hf.get(TIED)}
+        config = Config(values, {**COMMON, **ROPE, **self.keys}, path)
+        config.prefix = f"{self.text}." if self.text else ""
         spec = check(self.parts(config), path)
-        return Reading(spec, config.unread())
+        return Reading(spec, tuple(config.prefix + key for key in config.unread()))
 
     def config(self, hf: Mapping[str, object], path: str | os.PathLike[str] | None = None) -> Any:
         """The model alone; see `read`."""

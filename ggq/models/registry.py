@@ -34,6 +34,7 @@ from ggq.models.families.recurrent.granite_hybrid import GRANITE_HYBRID
 from ggq.models.families.recurrent.lfm2 import LFM2
 from ggq.models.families.recurrent.mamba2 import MAMBA2
 from ggq.models.families.recurrent.qwen3_5 import QWEN3_5
+from ggq.models.families.recurrent.qwen3_5_images import QWEN3_5_IMAGES
 from ggq.models.families.smollm3 import SMOLLM3
 from ggq.models.families.windowed.exaone4 import EXAONE4
 from ggq.models.families.windowed.olmo3 import OLMO3
@@ -70,6 +71,7 @@ FAMILIES: tuple[Family, ...] = (
     GPT_NEOX,
     LFM2,
     QWEN3_5,
+    QWEN3_5_IMAGES,
     MAMBA2,
     GRANITE_HYBRID,
 )

@@ -20,12 +20,14 @@ class Described(NamedTuple):
         model: Its parts.
         specs: Every tensor of such a checkpoint, in the order in which a forward pass meets them.
         unread_keys: Keys of config.json that mean nothing, to transformers neither.
+        beside: What the names of tensors begin with that are no part of the text model.
     """
 
     architecture: str
     model: Stack
     specs: tuple[TensorSpec, ...]
     unread_keys: tuple[str, ...]
+    beside: tuple[str, ...]
 
 
 def describe(config: Mapping[str, object], path: Path, pooling: Pooling | None = None) -> Described:
@@ -45,4 +47,4 @@ def describe(config: Mapping[str, object], path: Path, pooling: Pooling | None =
     if pooling is not None:
         model = check(with_pooling(model, pooling), path)
         specs = pooled_tensors(specs, model)
-    return Described(family.names[0], model, specs, unread)
+    return Described(family.names[0], model, specs, unread, family.beside)

@@ -57,7 +57,7 @@ def settle(
     described = describe(checkpoint.config, path, pooling)
     if check_not_quantized(checkpoint):
         checkpoint.notes.append(f"{CONFIG} has a quantization_config, but all weights are floats: converted as such")
-    left = leave_out_ignored(checkpoint, ignore)
+    left = leave_out_ignored(checkpoint, ignore) + leave_out_beside(checkpoint, described.beside)
     untied = describe({**checkpoint.config, TIED: False}, path, pooling)
     whole = source_names([*described.specs, *untied.specs])
     rename(checkpoint, whole)
@@ -82,6 +82,17 @@ def leave_out_ignored(checkpoint: Checkpoint, patterns: Iterable[str]) -> list[s
         for name in names:
             checkpoint.leave_out(name)
         found += names
+    return found
+
+
+def leave_out_beside(checkpoint: Checkpoint, beginnings: tuple[str, ...]) -> list[str]:
+    """Leave out what is no part of the text model; the names."""
+    found = [name for name in checkpoint.tensors if name.startswith(beginnings)] if beginnings else []
+    for name in found:
+        checkpoint.leave_out(name)
+    if found:
+        problem = f"{len(found)} tensors are no part of the text model and are left out, such as {found[0]}"
+        checkpoint.notes.append(problem)
     return found
 
 

@@ -3,6 +3,7 @@ turns, with norms of heads of q and k; norms' weights are stored less 1, but for
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any
 
@@ -76,17 +77,19 @@ def rope(config: Config, head_dim: int, context: int, layout: str) -> Rope:
     return read_rope(config, head_dim, context, layout, inner=inner)
 
 
-def expression(role: str, spec: ModelSpec) -> Expression:
+def expression(
+    role: str, spec: ModelSpec, modules: Mapping[str, str] = MODULES, layers: str = "model.layers"
+) -> Expression:
     """The tensor of a role, by its name in a checkpoint; of a query's matrix each head has its gate behind it."""
     for name, scalars in SCALARS.items():
         if role.endswith(name):
-            return Tensor(f"model.layers.{role.split('.')[1]}.{scalars}")
+            return Tensor(f"{layers}.{role.split('.')[1]}.{scalars}")
     module = role.rsplit(".", 1)[0]
     if module.endswith((".attention.q", ".attention.gate")):
         width, second = decoder.layer_of(role, spec).attention.head_dim, module.endswith("gate")
-        whole = Tensor(checkpoint_name(role.replace("attention.gate", "attention.q"), MODULES))
+        whole = Tensor(checkpoint_name(role.replace("attention.gate", "attention.q"), modules, layers))
         return Interleaved(whole, 2 * width, second * width, (second + 1) * width)
-    tensor = Tensor(checkpoint_name(role, MODULES))
+    tensor = Tensor(checkpoint_name(role, modules, layers))
     if module.endswith("taps"):
         mixer = decoder.layer_of(role, spec).mixer
         assert isinstance(mixer, GatedDelta)
