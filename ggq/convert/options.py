@@ -63,7 +63,10 @@ class CalibrationOptions(Record):
         None, "How many tokens of the text to use, evenly over its length; 16384 by default.", "N", least=1
     )
     calibration_context: int | None = option(
-        None, "Tokens of a window of the text; 512 by default, or the model's context if that is shorter.", "N", least=2
+        None,
+        "Tokens of a window of the text; 512 by default, 32 for a model of vectors, or its context if that is shorter.",
+        "N",
+        least=2,
     )
     statistics: str | os.PathLike[str] | None = option(
         None, "A file that keeps what calibration found: written if it is missing, else read instead of a text.", "FILE"

@@ -303,6 +303,17 @@ def test_calibrated_methods_take_an_encoder(tmp_path: Path) -> None:
     assert ((found[0] * found[1]).sum(axis=1) > 0.9).all()
 
 
+def test_windows_stand_between_the_tokens_that_texts_get(tmp_path: Path) -> None:
+    """As sentences do, of 32 tokens."""
+    from ggq.convert.calibrate.calibration_text import read_windows
+    from ggq.convert.source.tokens import Tokens as Special
+
+    (tmp_path / "text.txt").write_text("the cat sat on a mat . " * 30)
+    windows = read_windows(tmp_path / "text.txt", tokenizer(), Special(None, (), None), 10, 40).windows
+    assert windows.shape == (4, 10) and (windows[:, 0] == 2).all() and (windows[:, -1] == 3).all()
+    assert not np.isin(windows[:, 1:-1], [0, 2, 3]).any()
+
+
 def test_the_command(bert: Path, tmp_path: Path) -> None:
     with load(bert, interpreter="numpy") as model:
         vectors = model.embed(TEXTS[:3])

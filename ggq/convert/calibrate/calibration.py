@@ -113,12 +113,13 @@ def make_calibration(plan: Plan, options: CalibrationOptions) -> Calibration | N
             f"nothing to calibrate: method {plan.recipe.body_method} does not use statistics",
             fix="choose a method such as gptq or mse, or leave --calibration and --statistics out",
         )
-    from ggq.convert.calibrate.calibration_text import CONTEXT, read_windows
+    from ggq.convert.calibrate.calibration_text import CONTEXT, VECTORS_CONTEXT, read_windows
     from ggq.convert.calibrate.statistics import SavedStatistics, checkpoint_digest
 
     windows = None
     if text is not None:
-        context = options.calibration_context or min(CONTEXT, plan.model.context_length)
+        usual = CONTEXT if "logits" in plan.program.outputs else VECTORS_CONTEXT
+        context = options.calibration_context or min(usual, plan.model.context_length)
         windows = read_windows(text, plan.assets[TOKENIZER], plan.tokens, context, options.calibration_tokens)
     wants = {tensor.role: uses_of(tensor, activations) - {"vectors"} for tensor in wanted}
     if statistics is None:

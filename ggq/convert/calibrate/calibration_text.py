@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from io import FileIO
+from typing import TYPE_CHECKING
 
 import numpy as np
 from blake3 import blake3
@@ -16,8 +17,14 @@ from ggq.errors import ConvertError
 from ggq.format.paths import open_text, os_error
 from ggq.text.tokenizer import begin_with, parse
 
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
 CONTEXT = 512
 """Tokens of a window, or the model's context where that is shorter."""
+
+VECTORS_CONTEXT = 32
+"""The same for a model that makes vectors: sentences, which stand at the first positions and between its own tokens."""
 
 DEFAULT_TOKENS = 16384
 """Tokens of all windows together, by default."""
@@ -77,8 +84,8 @@ def read_windows(
     encoder.no_padding()
     if tokens.add_bos is not None:
         begin_with(encoder, tokens.bos if tokens.add_bos else None, tokens.add_bos, path)
-    first = encoder.encode("", add_special_tokens=True).ids
-    body, count = context - len(first), -(-wanted // context)
+    first, last = _around(encoder)
+    body, count = max(1, context - len(first) - len(last)), -(-wanted // context)
     found: list[list[int]] = []
     try:
         with open_text(path) as file:
@@ -92,8 +99,17 @@ def read_windows(
             f"the text is shorter than one window of {context} tokens", path=path, fix="calibrate on a longer text"
         )
     chosen = [found[i * len(found) // count] for i in range(count)] if len(found) > count else found
-    windows = np.array([[*first, *ids] for ids in chosen], np.int32)
+    windows = np.array([[*first, *ids, *last][:context] for ids in chosen], np.int32)
     return CalibrationText(windows, blake3(windows.astype("<i4").tobytes()).hexdigest())
+
+
+def _around(encoder: Tokenizer) -> tuple[list[int], list[int]]:
+    """The ids that the tokenizer puts before a text and behind it."""
+    whole, plain = (encoder.encode("a", add_special_tokens=add).ids for add in (True, False))
+    for place in range(len(whole) - len(plain) + 1):
+        if whole[place : place + len(plain)] == plain:
+            return whole[:place], whole[place + len(plain) :]
+    return encoder.encode("", add_special_tokens=True).ids, []
 
 
 def _pieces(file: FileIO, path: str, count: int, body: int) -> Iterator[str]:
