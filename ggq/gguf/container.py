@@ -172,8 +172,7 @@ class GGUFModel:
     @cached_property
     def digest(self) -> bytes:
         """Of the file's bytes as a whole."""
-        with open(self.path, "rb") as file:
-            return digest_of(file.read())
+        return self.reader.digest()
 
     @cached_property
     def metadata(self) -> Mapping[str, Any]:

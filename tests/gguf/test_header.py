@@ -13,7 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ggq.errors import FormatError, GGQError, UnsupportedError
+from ggq.errors import FormatError, GGQError, UnsupportedError, UsageError
+from ggq.format.digests import digest_of
+from ggq.format.gguf import reader as gguf_reader
 from ggq.format.gguf.header import Header
 from ggq.format.gguf.reader import GGUFReader, is_gguf
 from tests.kit.gguf_files import Raw, gguf, string, write_gguf
@@ -199,6 +201,48 @@ def test_a_file_that_becomes_shorter_is_told(tmp_path: Path) -> None:
         os.truncate(path, 100)
         with pytest.raises(FormatError, match="100 bytes found"):
             reader.raw("w")
+
+
+@pytest.mark.parametrize("first", [24, 32, 100, 150, 400])
+def test_a_header_that_goes_on_behind_what_was_read_at_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: int
+) -> None:
+    """Nothing is mapped, so the header is looked for in more and more of the file."""
+    path = write_gguf(tmp_path / "m.gguf", KEYS, TENSORS)
+    with GGUFReader(path) as reader:
+        right = {key: reader.metadata[key] for key in reader.metadata}, reader.tensors, reader.raw("w").tobytes()
+        assert reader.digest() == digest_of(path.read_bytes())
+    monkeypatch.setattr(gguf_reader, "HEADER_BYTES", (first, first + 1, first + 90, 1000))
+    monkeypatch.setattr(gguf_reader, "CHUNK", 50)
+    with GGUFReader(path) as reader:
+        found = {key: reader.metadata[key] for key in reader.metadata}, reader.tensors, reader.raw("w").tobytes()
+        assert str(found) == str(right) and reader.digest() == digest_of(path.read_bytes())
+    with pytest.raises(UsageError, match="the file is closed"):
+        _closed(path).raw(right[1]["w"])
+    monkeypatch.setattr(gguf_reader, "HEADER_BYTES", (24, 60))
+    with pytest.raises(FormatError, match="a header of more than 60 bytes"):
+        GGUFReader(path)
+
+
+def _closed(path: Path) -> gguf_reader._File:
+    file = gguf_reader._File(os.fspath(path))
+    file.close()
+    return file
+
+
+def test_a_file_cut_short_while_its_header_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_gguf(tmp_path / "m.gguf", KEYS, TENSORS)
+    monkeypatch.setattr(gguf_reader, "HEADER_BYTES", (100, 1 << 20))
+    read = gguf_reader._File._read
+
+    def cut(self: gguf_reader._File, offset: int, count: int) -> np.ndarray:
+        found = read(self, offset, count)
+        os.truncate(path, 50)
+        return found
+
+    monkeypatch.setattr(gguf_reader._File, "_read", cut)
+    with pytest.raises(FormatError, match="50 bytes found, [0-9]+ when it was opened"):
+        GGUFReader(path)
 
 
 def test_files_from_elsewhere_are_read_or_refused() -> None:

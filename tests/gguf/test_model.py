@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import numpy as np
 import pytest
 
 import ggq
-from ggq.errors import GGQError, ModelError, UnsupportedError
+from ggq.errors import FormatError, GGQError, ModelError, UnsupportedError
+from ggq.gguf import container
 from ggq.gguf.blocks import numbers, rows_of
 from ggq.gguf.container import GGUFModel, tensor_name
 from ggq.gguf.vocabulary import Vocabulary
@@ -80,6 +82,20 @@ def test_a_llama_has_its_rows_put_back(plain: Path, tmp_path: Path) -> None:
     tokens = prompt(GROUPED, 40)
     ours = write_ggq(tmp_path / "m.ggq", GROUPED, checkpoint(GROUPED), "f32")
     np.testing.assert_allclose(logits(plain, tokens), logits(ours, tokens), atol=1e-6)
+
+
+@pytest.mark.parametrize("interpreter", ["numba", "numpy"])
+def test_a_file_cut_short_while_it_is_laid_out_is_told(
+    plain: Path, monkeypatch: pytest.MonkeyPatch, interpreter: str
+) -> None:
+    def cut(*arguments: Any) -> Any:
+        if plain.stat().st_size > 1000:
+            os.truncate(plain, 1000)
+        return rows_of(*arguments)
+
+    monkeypatch.setattr(container, "rows_of", cut)
+    with pytest.raises(FormatError, match="1000 bytes found, [0-9]+ when it was opened"):
+        logits(plain, prompt(GROUPED, 5), interpreter)
 
 
 @pytest.mark.kernels

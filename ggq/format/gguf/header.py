@@ -82,25 +82,32 @@ class Listed(NamedTuple):
         return type_name(self.type)
 
 
+class More(Exception):
+    """More of the file must be read to go on."""
+
+
 class Header:
     """What stands before the data.
 
     Args:
-        data: The file's bytes from its beginning, at least the whole header.
+        data: The file's bytes from its beginning.
         path: For messages.
+        size: Bytes of the file, where `data` is not all of it.
 
     Raises:
+        More: The header goes on behind `data`, and the file does too.
         FormatError: It is no GGUF file, or breaks a rule of the format.
         UnsupportedError: A version that is not read, or big-endian.
     """
 
-    def __init__(self, data: memoryview, path: str) -> None:
+    def __init__(self, data: memoryview, path: str, size: int | None = None) -> None:
         self._data, self._path, self._at = data, path, 0
+        self._size = len(data) if size is None else size
         self.version = self._version()
         self._at = 8
         tensors, keys = self._u64("number of tensors"), self._u64("number of keys")
-        self._limit("tensors", tensors, min(MOST_TENSORS, len(data) // 24))
-        self._limit("keys", keys, min(MOST_KEYS, len(data) // 13))
+        self._limit("tensors", tensors, min(MOST_TENSORS, self._size // 24))
+        self._limit("keys", keys, min(MOST_KEYS, self._size // 13))
         self.values: dict[str, Value] = {}
         for _ in range(keys):
             self._pair()
@@ -113,6 +120,8 @@ class Header:
             self.tensors[tensor.name] = tensor
         self.data_start = -(-self._at // self.alignment) * self.alignment
         self._check_places()
+        if self._size != len(data):
+            self._data = memoryview(bytes(data[: self._at]))  # what lies behind is the tensors'
 
     def value(self, key: str) -> Any:
         """A value: a number, a bool, a str, a NumPy array or, of strings, a list.
@@ -178,15 +187,16 @@ class Header:
 
     def _skip_strings(self, count: int, key: str) -> None:
         """Step over strings; there is no shorter way, as each tells where the next one begins."""
-        self._limit(f"strings of {_shown(key)}", count, (len(self._data) - self._at) // 8)
+        self._limit(f"strings of {_shown(key)}", count, (self._size - self._at) // 8)
         data, at = self._data, self._at
         try:
             for _ in range(count):
                 at += 8 + _length(data, at)[0]
         except (struct.error, OverflowError):  # it led behind the end
-            at = len(data) + 1
-        if at > len(data):
+            at = max(at, len(data) + 1)
+        if at > self._size or (at > len(data) and len(data) == self._size):
             raise self._refuse("a string goes on behind the end of the file", f"key {_shown(key)}")
+        self._loaded(at)
         self._at = at
 
     def _tensor(self) -> Listed:
@@ -212,7 +222,7 @@ class Header:
     def _check_places(self) -> None:
         """Tensors follow each other: one that takes less or more than its type has is of a fork with other blocks."""
         ordered = sorted(self.tensors.values(), key=lambda tensor: tensor.offset)
-        room = len(self._data) - self.data_start
+        room = self._size - self.data_start
         ends = [tensor.offset for tensor in ordered[1:]] + [max(room, 0)]
         at = 0
         for tensor, end in zip(ordered, ends):
@@ -245,16 +255,16 @@ class Header:
 
     def _text(self, at: int, what: str, most: int | None = None) -> tuple[str, int]:
         """The string that begins at a byte, and where the next value begins."""
-        if at + 8 > len(self._data):
+        if at + 8 > self._size:
             raise self._refuse(f"{what} lies behind the end of the file", f"byte {at}")
+        self._loaded(at + 8)
         length = _length(self._data, at)[0]
         start = at + 8
-        if length > len(self._data) - start:
-            raise self._refuse(
-                f"{what}: {length} bytes are announced, {len(self._data) - start} are left", f"byte {at}"
-            )
+        if length > self._size - start:
+            raise self._refuse(f"{what}: {length} bytes are announced, {self._size - start} are left", f"byte {at}")
         if most is not None and length > most:
             raise self._refuse(f"{what}: {length} bytes found, up to {most} allowed", f"byte {at}")
+        self._loaded(start + length)
         try:
             return str(self._data[start : start + length], "utf-8"), start + length
         except UnicodeDecodeError:
@@ -268,10 +278,16 @@ class Header:
 
     def _step(self, count: int, what: str) -> int:
         at = self._at
-        if count > len(self._data) - at:
-            raise self._refuse(f"{what} needs {count} bytes, {len(self._data) - at} are left", f"byte {at}")
+        if count > self._size - at:
+            raise self._refuse(f"{what} needs {count} bytes, {self._size - at} are left", f"byte {at}")
+        self._loaded(at + count)
         self._at = at + count
         return at
+
+    def _loaded(self, end: int) -> None:
+        """Go on only where all bytes up to one are there."""
+        if end > len(self._data):
+            raise More
 
     def _limit(self, what: str, count: int, most: int) -> None:
         if count > most:

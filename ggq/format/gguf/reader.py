@@ -1,22 +1,27 @@
-"""Reading GGUF files: the header at once, tensors as views of a memory map; a split model is read as one."""
+"""Reading GGUF files: the header at once, tensors when they are asked for; a split model is read as one."""
 
 from __future__ import annotations
 
-import mmap
 import os
 import re
+import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ggq.errors import FormatError, GGQError, UnsupportedError
-from ggq.format.gguf.header import MAGIC, Header, Listed
+from ggq.errors import FormatError, UnsupportedError, UsageError
+from ggq.format.digests import hasher
+from ggq.format.gguf.header import MAGIC, Header, Listed, More
 from ggq.format.paths import open_regular, os_error
 
 _SPLIT = re.compile(r"(?P<start>.*)-(?P<number>[0-9]{5})-of-(?P<count>[0-9]{5})\.gguf", re.DOTALL)
 MOST_FILES = 1024
+
+HEADER_BYTES = (1 << 24, 1 << 27, 1 << 30)
+"""Bytes of a file that are read to find its header in; one with a vocabulary of 256,000 tokens has about 10 million."""
+CHUNK = 1 << 24
 
 
 def is_gguf(path: str | os.PathLike[str]) -> bool:
@@ -48,30 +53,63 @@ class GGUFMetadata(Mapping[str, Any]):
 
 
 class _File:
-    """One file of a model, mapped."""
+    """One file of a model. It is read and not mapped: it may be cut short meanwhile."""
 
     def __init__(self, path: str) -> None:
         self.path = path
-        with open_regular(path, "not a GGUF file: {}") as file:
-            self.size = os.fstat(file.fileno()).st_size
+        self._file = open_regular(path, "not a GGUF file: {}")
+        self._lock = threading.Lock()
+        try:
+            self.size = os.fstat(self._file.fileno()).st_size
             if not self.size:
                 raise FormatError("an empty file", path=path)
+            self.header = self._header()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _header(self) -> Header:
+        for count in (*HEADER_BYTES, None):
+            if count is None:
+                raise FormatError(f"a header of more than {HEADER_BYTES[-1]} bytes", path=self.path)
             try:
-                self.map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            except (OSError, ValueError) as error:
-                raise GGQError(f"cannot be mapped: {error}", path=path) from None
-        self.header = Header(memoryview(self.map), path)
+                return Header(memoryview(self._read(0, min(count, self.size)).data), self.path, self.size)
+            except More:
+                pass
+        raise AssertionError
 
     def raw(self, tensor: Listed) -> NDArray[np.uint8]:
         """The bytes of a tensor."""
         assert tensor.bytes is not None
+        return self._read(self.header.data_start + tensor.offset, tensor.bytes)
+
+    def pieces(self) -> Iterator[NDArray[np.uint8]]:
+        """All bytes, in order."""
+        for start in range(0, self.size, CHUNK):
+            yield self._read(start, min(CHUNK, self.size - start))
+
+    def close(self) -> None:
+        """Nothing is read after that."""
+        self._file.close()
+
+    def _read(self, offset: int, count: int) -> NDArray[np.uint8]:
+        """A copy of a run of bytes, read-only."""
+        if self._file.closed:
+            raise UsageError("the file is closed", path=self.path)
+        out, done = np.empty(count, np.uint8), 0
         try:
-            now = os.stat(self.path).st_size
+            with self._lock:
+                self._file.seek(offset)
+                while done < count:
+                    found = self._file.readinto(out[done:].data)
+                    if not found:
+                        now = os.fstat(self._file.fileno()).st_size
+                        raise FormatError(f"{now} bytes found, {self.size} when it was opened", path=self.path)
+                    done += found
         except OSError as error:
             raise os_error(error, self.path, "read") from None
-        if now < self.size:
-            raise FormatError(f"{now} bytes found, {self.size} when it was opened", path=self.path)
-        return np.frombuffer(self.map, np.uint8, tensor.bytes, self.header.data_start + tensor.offset)
+        out.flags.writeable = False
+        return out
 
 
 class GGUFReader:
@@ -92,9 +130,16 @@ class GGUFReader:
         first = self._files[0].header
         self.version = first.version
         self.metadata = GGUFMetadata(first)
-        self._open_others()
         self.tensors: dict[str, Listed] = {}
         self._places: dict[str, _File] = {}
+        try:
+            self._open_others()
+            self._list_tensors()
+        except BaseException:
+            self.close()
+            raise
+
+    def _list_tensors(self) -> None:
         for file in self._files:
             for name, tensor in file.header.tensors.items():
                 if name in self.tensors:
@@ -105,6 +150,14 @@ class GGUFReader:
     def size(self) -> int:
         """Bytes of all files."""
         return sum(file.size for file in self._files)
+
+    def digest(self) -> bytes:
+        """BLAKE3 of the bytes of all files, one after the other."""
+        state = hasher(self.size)
+        for file in self._files:
+            for piece in file.pieces():
+                state.update(piece.data)
+        return state.digest()
 
     def kind(self, key: str) -> str:
         """The name of a metadata value's type."""
@@ -124,7 +177,9 @@ class GGUFReader:
         return self._places[name].raw(tensor)
 
     def close(self) -> None:
-        """Close it; views that are still referenced stay valid."""
+        """Close it; nothing is read after that."""
+        for file in self._files:
+            file.close()
         self._files.clear()
         self._places.clear()
 
