@@ -15,10 +15,15 @@ import ggq
 from ggq.convert.source.sentence import MODULES, read_pooling
 from ggq.errors import ConvertError, FormatError, GGQError, ModelError, UnsupportedError, UsageError
 from ggq.generate.loading import load
+from ggq.generate.vectors import Tokens
 from tests.kit.checkpoints import TEXT, tiny
+from tests.kit.family_models import FACTS as FAMILY_FACTS
+from tests.kit.family_models import LOGITS as FAMILY_LOGITS
+from tests.kit.family_models import checkpoint as family
 from tests.kit.small_encoders import ENCODERS, encoder_checkpoint
+from tests.kit.small_families import FAMILIES
 from tests.kit.support import run_ggq
-from tests.models.test_encoders import FACTS, write_folder
+from tests.models.test_encoders import FACTS, write_folder, write_tensors
 
 WORDS = "[PAD] [UNK] [CLS] [SEP] a cat dog sat on the mat ##s . query : b c".split()
 """The vocabulary; the model has a few rows more."""
@@ -196,8 +201,6 @@ def test_scores_rank_texts(tmp_path: Path) -> None:
     (path / "tokenizer.json").write_bytes(tokenizer())
     ggq.convert(path, tmp_path / "m.ggq", scheme="f32")
     with load(tmp_path / "m.ggq", interpreter="numpy") as model:
-        from ggq.generate.vectors import Tokens
-
         found = model.rerank("a cat", TEXTS[:2])
         first, second = ids_of("a cat"), ids_of("the dogs sat on the mat .")[1:]
         types = np.array([0] * len(first) + [1] * len(second))
@@ -312,6 +315,58 @@ def test_windows_stand_between_the_tokens_that_texts_get(tmp_path: Path) -> None
     windows = read_windows(tmp_path / "text.txt", tokenizer(), Special(None, (), None), 10, 40).windows
     assert windows.shape == (4, 10) and (windows[:, 0] == 2).all() and (windows[:, -1] == 3).all()
     assert not np.isin(windows[:, 1:-1], [0, 2, 3]).any()
+
+
+def test_a_vocabulary_of_words_becomes_a_tokenizer(tmp_path: Path) -> None:
+    """vocab.txt alone, in capitals and lower case; other classes that have such a file are refused."""
+    path = write_folder(tmp_path / "m", "bert", pad_token_id=0)
+    (path / "vocab.txt").write_text("\n".join([*WORDS, "CAT", "É"]) + "\n", encoding="utf-8")
+    report = ggq.convert(path, tmp_path / "m.ggq", scheme="f32")
+    assert "no tokenizer.json: made of vocab.txt" in report.notes
+    with load(tmp_path / "m.ggq", interpreter="numpy") as model:
+        assert model.encode("The CATS sat on é") == [2, 9, 5, 11, 7, 8, 1, 3]
+        (pair,) = model.vectors.tokens([("a", "cat")])
+        assert (
+            pair.ids.tolist() == [2, 4, 3, 5, 3] and pair.types is not None and pair.types.tolist() == [0, 0, 0, 1, 1]
+        )
+    (path / "tokenizer_config.json").write_text(
+        json.dumps({"do_lower_case": False, "tokenizer_class": "BertTokenizer"})
+    )
+    ggq.convert(path, tmp_path / "n.ggq", scheme="f32")
+    with load(tmp_path / "n.ggq", interpreter="numpy") as model:
+        assert model.encode("the CAT É") == [2, 9, 17, 18, 3]
+    cases = [
+        ({"tokenizer_class": "EsmTokenizer"}, WORDS, ConvertError, "missing; there is only vocab.txt"),
+        ({"do_lower_case": 3}, WORDS, ModelError, "do_lower_case: 3 found, true or false expected"),
+        ({}, WORDS[3:], ConvertError, r"no token '\[UNK\]' in it, which is the unk_token"),
+        ({}, None, FormatError, "vocab.txt: not UTF-8 at byte 1"),
+    ]
+    for settings, words, kind, message in cases:
+        (path / "tokenizer_config.json").write_text(json.dumps(settings))
+        (path / "vocab.txt").write_bytes(b"a\xff" if words is None else "\n".join(words).encode())
+        with pytest.raises(kind, match=message):
+            ggq.convert(path, tmp_path / "o.ggq", scheme="f32")
+
+
+def test_a_decoder_of_sentence_transformers_gives_its_last_row(tmp_path: Path) -> None:
+    """As Qwen3-Embedding: tensors without "model." in front, the last token's row, of length 1, and no output."""
+    config = {**FAMILIES["qwen3"], "max_position_embeddings": 64, "tie_word_embeddings": True}
+    tensors = {
+        name.removeprefix("model."): values for name, values in family("qwen3").items() if name != "lm_head.weight"
+    }
+    path = write_tensors(folder(tmp_path / "m", pooling={"pooling_mode_lasttoken": True}), tensors, config)
+    kinds = ("Transformer", "Pooling", "Normalize")
+    modules = [{"type": f"x.{kind}", "path": "1_Pooling" if kind == "Pooling" else ""} for kind in kinds]
+    (path / MODULES).write_text(json.dumps(modules))
+    report = ggq.convert(path, tmp_path / "m.ggq", scheme="f32")
+    assert not report.ignored
+    ids = FAMILY_FACTS["models"]["qwen3"]["prompts"][2]
+    for interpreter in ("numpy", "numba"):
+        with load(tmp_path / "m.ggq", interpreter=interpreter) as model:
+            found = model.vectors.results([Tokens(np.array(ids, np.int32), None, False)])[0]
+        logits = found @ family("qwen3")["lm_head.weight"].T
+        want = FAMILY_LOGITS["qwen3.2"][-1]
+        np.testing.assert_allclose(logits / np.linalg.norm(logits), want / np.linalg.norm(want), atol=2e-5)
 
 
 def test_the_command(bert: Path, tmp_path: Path) -> None:

@@ -135,15 +135,16 @@ def test_a_converted_checkpoint_gives_the_same_rows(name: str, tmp_path: Path) -
 def write_folder(folder: Path, name: str, tensors: dict[str, np.ndarray] | None = None, **config: Any) -> Path:
     """A checkpoint as transformers saves it, without a tokenizer."""
     folder.mkdir(exist_ok=True)
-    (folder / "config.json").write_text(json.dumps({**ENCODERS[name], **config}))
+    return write_tensors(folder, tensors or checkpoint(name, plain=True), {**ENCODERS[name], **config})
+
+
+def write_tensors(folder: Path, tensors: dict[str, np.ndarray], config: dict[str, Any]) -> Path:
+    (folder / "config.json").write_text(json.dumps(config))
     header: dict[str, Any] = {}
     data = b""
-    for tensor, values in (tensors or checkpoint(name, plain=True)).items():
-        header[tensor] = {
-            "dtype": "F32",
-            "shape": list(values.shape),
-            "data_offsets": [len(data), len(data) + values.nbytes],
-        }
+    for tensor, values in tensors.items():
+        place = [len(data), len(data) + values.nbytes]
+        header[tensor] = {"dtype": "F32", "shape": list(values.shape), "data_offsets": place}
         data += values.tobytes()
     write_safetensors(folder / "model.safetensors", header, data)
     return folder

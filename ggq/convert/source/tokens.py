@@ -12,6 +12,7 @@ from ggq.convert.source.assets import ADDED_TOKENS, GENERATION_CONFIG, SPECIAL_T
 from ggq.convert.source.checkpoint import CONFIG
 from ggq.convert.source.folder import Folder
 from ggq.convert.source.json_input import load_object
+from ggq.convert.source.wordpiece import VOCABULARY, from_vocabulary, is_wordpiece
 from ggq.errors import ConvertError, FormatError, UnsupportedError
 from ggq.models.fields import shown
 from ggq.text.special_tokens import named_tokens, token_text
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 KINDS = ("BPE", "Unigram", "WordPiece", "WordLevel")
 """Kinds of tokenizers that can be run."""
 
-SENTENCEPIECE = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json")
+SENTENCEPIECE = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json", "vocab.txt")
 """Older forms of a tokenizer, which transformers turns into tokenizer.json."""
 
 
@@ -68,6 +69,9 @@ def read_tokens(folder: Folder, assets: MutableMapping[str, bytes], vocabulary: 
         ]
         for key in ("bos", "eos")
     }
+    if TOKENIZER not in assets and is_wordpiece(folder, files[TOKENIZER_CONFIG]):
+        assets[TOKENIZER] = from_vocabulary(folder, files[TOKENIZER_CONFIG])
+        notes.append(f"no {TOKENIZER}: made of {VOCABULARY}")
     tokenizer = _load(folder, assets, vocabulary, notes)
     if tokenizer is None:
         return Tokens(next(iter(listed["bos"]), None), tuple(dict.fromkeys(listed["eos"])), None)
