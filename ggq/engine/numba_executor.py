@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from ggq.engine.batch import Batch
 from ggq.engine.bind import bind
 from ggq.engine.emit import Step
 from ggq.engine.footprint import usable_memory
+from ggq.engine.kv.policy import border
 from ggq.engine.kv.pool import PagePool, PoolFull
 from ggq.engine.kv.sequence import PagedSequence, cost
 from ggq.engine.memory import batch_rows
@@ -164,9 +166,23 @@ class NumbaExecutor:
             if sum(map(wanted_count, runs)) > self._rows["wanted"]:
                 rows = min(rows, self._rows["wanted"])
             self._check_file()  # kernels read its map, where pages that are gone are zeros
-            results = [self._forward(part) for part in pieces(runs, rows, whole=self.program.whole_texts)]
+            whole = self.program.whole_texts
+            results = [self._forward(part) for stage in self._stages(runs) for part in pieces(stage, rows, whole=whole)]
             self._check_file()
             return results[0] if len(results) == 1 else np.concatenate(results)
+
+    def _stages(self, runs: Sequence[Run]) -> list[Sequence[Run]]:
+        """What is computed one after the other: of prompts that end here first what comes before a kept state."""
+        if not self._stateful:
+            return [runs]
+        early, late = list[Run](), list[Run]()
+        for run in runs:
+            count = border(self.length(run.sequence), len(run.tokens)) if run.logits == "last" else 0
+            if count:
+                early.append(replace(run, tokens=run.tokens[:count], logits="none"))
+                run = replace(run, tokens=run.tokens[count:])
+            late.append(run)
+        return [early, late] if early else [late]
 
     @property
     def steps(self) -> list[Step]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from ggq.engine.kv.policy import MOST_STATES, SPACING, least_useful
+from ggq.engine.kv.policy import MOST_STATES, SPACING, border, least_useful
 from ggq.engine.kv.pool import PagePool, PoolFull
 from ggq.engine.kv.sequence import PagedSequence, cost
 from tests.kit.support import ROOT
@@ -177,6 +179,60 @@ def test_a_window_that_has_passed_the_state_sends_it_to_the_beginning() -> None:
 
 def test_a_new_sequence_costs_its_pages_and_a_state() -> None:
     assert cost(PagePool([PAGE, STATE], 1 << 20), [0], 4, 9) == 3 * PAGE + STATE
+
+
+@pytest.mark.parametrize(
+    "length, tokens, first",
+    [(0, 100, 0), (0, 128, 0), (0, 129, 128), (0, 300, 256), (100, 28, 0), (100, 40, 28), (130, 100, 0), (127, 2, 1)],
+)
+def test_the_end_of_a_prompt_is_cut_at_the_last_border(length: int, tokens: int, first: int) -> None:
+    assert border(length, tokens) == first
+
+
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(["run", "run", "token", "token", "cut", "fork", "break", "close"]),
+        st.integers(0, 5),
+        st.integers(1, 40),
+    ),
+    max_size=60,
+)
+
+
+@given(steps=STEPS, limit=st.integers(6, 60))
+def test_whatever_is_done_a_state_is_that_of_the_sequences_tokens(
+    steps: list[tuple[str, int, int]], limit: int
+) -> None:
+    """Runs, tokens, cuts, forks, interrupted runs and ends of any sequences, in pools that are soon full."""
+    sums = Sums(limit * STATE)
+    known: list[tuple[PagedSequence, list[int]]] = [(sums.open(), [])]
+    for step, which, count in steps:
+        sequence, tokens = known[which % len(known)]
+        try:
+            if step in ("run", "token", "break"):
+                more = [count + i for i in range(1 if step == "token" else count)]
+                sums.run(sequence, more, interrupted=step == "break")
+                if step == "break":
+                    del tokens[sequence.truncate(sequence.length) :]
+                else:
+                    tokens += more
+            elif step == "cut":
+                kept = sequence.truncate(max(0, len(tokens) - count))
+                assert kept <= max(0, len(tokens) - count)
+                del tokens[kept:]
+            elif step == "fork":
+                known.append((sequence.fork(), list(tokens)))
+            elif len(known) > 1:
+                sequence.close()
+                known.remove((sequence, tokens))
+        except PoolFull:
+            pass
+        for each, numbers in known:
+            assert each.length == len(numbers) and sums.value(each) == sum(numbers)
+            assert len(held(each)) <= MOST_STATES
+    for each, _ in known:
+        each.close()
+    assert sums.pool.used == 0
 
 
 def test_kernels_and_engine_agree_on_a_run() -> None:

@@ -10,13 +10,26 @@ import numpy as np
 import pytest
 
 import ggq
+from ggq.convert.convert import convert
 from ggq.errors import UsageError
 from ggq.generate.model import Model
 from ggq.tape.caches import StateSpec
 from tests.generate.test_scheduler import in_threads
-from tests.kit.family_models import FACTS, TOLERANCE, checkpoint, expected, forward, opened
+from tests.kit.checkpoints import tiny
+from tests.kit.family_models import (
+    FACTS,
+    TOLERANCE,
+    checkpoint,
+    expected,
+    forward,
+    last_logits,
+    opened,
+    spec_of,
+    write_checkpoint,
+)
 from tests.kit.small_families import FAMILIES as CONFIGS
 from tests.kit.small_models import write_ggq
+from tests.models.test_families import errors_of
 
 RECURRENT = ("lfm2", "lfm2_biased", "qwen3_5", "mamba2", "granite_hybrid")
 INTERPRETERS = ["numpy", pytest.param("numba", marks=pytest.mark.kernels)]
@@ -122,6 +135,37 @@ def test_an_interrupted_pass_loses_no_state_that_is_kept(
         assert is_right(name, forward(executor, [(sequence, text[executor.length(sequence) :], "all")])[-20:])
 
 
+@pytest.mark.kernels
+def test_the_end_of_a_prompt_is_not_all_that_can_be_gone_back_to(
+    name: str, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prompts beside each other whose last logits are wanted, one of them of a single token: each in its own order."""
+    monkeypatch.setattr("ggq.engine.kv.policy.SPACING", 32)
+    with opened(path, "numba", cache="f32", activations="float32") as executor:
+        tokens, other = tokens_of(name), tokens_of(name, 1)
+        one, two, three = (executor.open_sequence() for _ in range(3))
+        forward(executor, [(three, other[:31], "none")])
+        runs = [(one, tokens[:85], "last"), (three, other[31:32], "last"), (two, other[:34], "last")]
+        found, texts = forward(executor, runs), (tokens[:85], other[:32], other[:34])
+        alone = [forward(executor, [(executor.open_sequence(), each, "all")])[-1] for each in texts]
+        assert np.abs(found - np.stack(alone)).max() < TOLERANCE * np.abs(found).max()
+        assert executor.truncate(one, 84) == 64 and executor.truncate(two, 33) == 32
+        assert is_right(name, forward(executor, [(one, tokens[64:], "all")])[-20:])
+
+
+@pytest.mark.kernels
+def test_four_bits_with_rounded_activations_are_within_what_rounding_allows(name: str, tmp_path: Path) -> None:
+    """See `test_int8_activations_differ_as_much_as_their_rounding`, which has the bound, for eight bits."""
+    path = write_ggq(tmp_path / "m.ggq", CONFIGS[name], checkpoint(name), "q4-g32")
+    with opened(path, "numpy", cache="f32", activations="float32") as executor:
+        exact = last_logits(executor, name)
+    with opened(path, "numba", cache="f32", activations="int8") as executor:
+        rounded = last_logits(executor, name)
+    factors = sum(errors_of(layer.mixer) for layer in spec_of(name)[1].layers)
+    for got, want in zip(rounded, exact, strict=True):
+        assert 0 < np.linalg.norm(got - want) / np.linalg.norm(want) < 2 * 0.006 * np.sqrt(factors + 1)
+
+
 @pytest.fixture
 def model(path: Path) -> Iterator[Model]:
     with ggq.load(path, activations="float32", cache="f32") as made:
@@ -166,3 +210,28 @@ def test_an_answer_that_is_cancelled_frees_its_states(name: str, model: Model) -
     assert executor._pool.used >= states > 0
     stream.close()
     assert executor._pool.used == 0
+
+
+@pytest.mark.kernels
+def test_a_conversation_goes_on_from_its_states(name: str, tmp_path: Path) -> None:
+    """As it would be computed anew; the second turn computes its own tokens and those behind the last state alone."""
+    tiny(tmp_path / "m")  # for its tokenizer
+    folder = write_checkpoint(tmp_path / "m", name, 320)
+    template = "{% for m in messages %}{{ m.role[0] }}:{{ m.content }}\n{% endfor %}a:"
+    (folder / "chat_template.jinja").write_text(template)
+    convert(folder, tmp_path / "m.ggq", scheme="f32")
+    with ggq.load(tmp_path / "m.ggq", activations="float32", cache="f32") as model:
+        memory, messages, computed = model.remember(), [], []
+        for turn in range(3):
+            messages.append({"role": "user", "content": f"{turn} " + "the rain " * (1 if turn else 3)})
+            stream = model.stream_chat(messages, memory, max_tokens=4, temperature=0)
+            text = "".join(stream)
+            computed.append((stream.timing.prefill_tokens, len(stream.answer.prompt)))
+            assert model.chat(messages, max_tokens=4, temperature=0) == text
+            messages.append({"role": "assistant", "content": text if turn else "other"})
+        assert computed[0][0] == computed[0][1] and computed[2][0] < computed[2][1] / 2
+        executor: Any = model.executor
+        assert executor._pool.used > 0
+        del memory, stream
+        model.generate([1], max_tokens=1)
+        assert executor._pool.used == 0

@@ -38,7 +38,7 @@ def reachable(length: int, window: int, first: int, positions: int) -> bool:
 
 
 SPACING = 128
-"""Tokens, computed one at a time, after which a state is kept."""
+"""Tokens, computed one at a time, after which a state is kept; and where the end of a prompt is cut."""
 MOST_STATES = 4
 """Earlier states that a sequence keeps at most: of a model of 0.8B parameters with delta rules each takes 20 MB."""
 
@@ -46,6 +46,21 @@ MOST_STATES = 4
 def worth_keeping(pool: PagePool, size: int) -> bool:
     """Whether a state of so many bytes is kept: only while half of the pool is free, since it may never be used."""
     return 2 * (pool.room - size) >= pool.limit
+
+
+def border(length: int, tokens: int) -> int:
+    """How many of the last tokens of a prompt to compute first, so that a state is kept shortly before its end: a
+    conversation that goes on often has another beginning of the last answer, such as without what was thought.
+
+    Args:
+        length: Tokens before them.
+        tokens: How many there are.
+
+    Returns:
+        Those up to the last multiple of SPACING; 0 where there is none inside.
+    """
+    end = length + tokens
+    return max(0, end - end % SPACING - length) if end % SPACING else 0
 
 
 def least_useful(lengths: Sequence[int], length: int) -> int | None:
