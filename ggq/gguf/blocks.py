@@ -9,19 +9,17 @@ Source: the layouts of ggml-common.h (llama.cpp, MIT).
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ggq.errors import UnsupportedError
 from ggq.format.gguf.types import TYPES, type_name
+from ggq.gguf.block_parts import FP4, Blocks, Floats, f16_of, nibbles
+from ggq.gguf.grid_blocks import GRID_FLOATS
 from ggq.quant import parse_scheme
 from ggq.quant.matrix import QuantizedMatrix
 from ggq.quant.reference import decode
-
-Blocks = NDArray[Any]  # of uint8; operators on it give types that depend on NumPy's version
-Floats = NDArray[np.float32]
 
 
 def rows_of(kind: int, raw: NDArray[np.uint8], shape: tuple[int, ...]) -> Blocks:
@@ -54,16 +52,6 @@ def scheme_of(kind: int) -> str | None:
     return SCHEMES.get(kind)
 
 
-def _f16(blocks: Blocks, start: int) -> NDArray[np.float16]:
-    """One f16 of each block, (rows, blocks)."""
-    return np.ascontiguousarray(blocks[..., start : start + 2]).view("<f2")[..., 0]
-
-
-def _nibbles(packed: Blocks) -> Blocks:
-    """Low halves of all bytes, then high halves."""
-    return np.concatenate([packed & 15, packed >> 4], axis=-1)
-
-
 def _made(
     name: str, codes: Blocks, scales: NDArray[np.float16], columns: int, **more: NDArray[np.generic]
 ) -> QuantizedMatrix:
@@ -78,24 +66,24 @@ def _fifth_bits(blocks: Blocks, start: int) -> Blocks:
 
 
 def _q4_0(b: Blocks) -> QuantizedMatrix:
-    return _made("q4-g32", _nibbles(b[..., 2:]), _f16(b, 0), b.shape[1] * 32)
+    return _made("q4-g32", nibbles(b[..., 2:]), f16_of(b, 0), b.shape[1] * 32)
 
 
 def _q4_1(b: Blocks) -> QuantizedMatrix:
-    return _made("q4m-g32", _nibbles(b[..., 4:]), _f16(b, 0), b.shape[1] * 32, minimums=-_f16(b, 2))
+    return _made("q4m-g32", nibbles(b[..., 4:]), f16_of(b, 0), b.shape[1] * 32, minimums=-f16_of(b, 2))
 
 
 def _q5_0(b: Blocks) -> QuantizedMatrix:
-    return _made("q5-g32", _nibbles(b[..., 6:]) | _fifth_bits(b, 2), _f16(b, 0), b.shape[1] * 32)
+    return _made("q5-g32", nibbles(b[..., 6:]) | _fifth_bits(b, 2), f16_of(b, 0), b.shape[1] * 32)
 
 
 def _q5_1(b: Blocks) -> QuantizedMatrix:
-    codes = _nibbles(b[..., 8:]) | _fifth_bits(b, 4)
-    return _made("q5m-g32", codes, _f16(b, 0), b.shape[1] * 32, minimums=-_f16(b, 2))
+    codes = nibbles(b[..., 8:]) | _fifth_bits(b, 4)
+    return _made("q5m-g32", codes, f16_of(b, 0), b.shape[1] * 32, minimums=-f16_of(b, 2))
 
 
 def _q8_0(b: Blocks) -> QuantizedMatrix:
-    return _made("q8-g32", b[..., 2:] ^ 128, _f16(b, 0), b.shape[1] * 32)
+    return _made("q8-g32", b[..., 2:] ^ 128, f16_of(b, 0), b.shape[1] * 32)
 
 
 def _pairs_of_six(packed: Blocks) -> tuple[Blocks, Blocks]:
@@ -112,9 +100,9 @@ def _with_minimums(name: str, b: Blocks, codes: Blocks, d: int) -> QuantizedMatr
     return _made(
         name,
         codes,
-        _f16(b, d),
+        f16_of(b, d),
         b.shape[1] * 256,
-        minimums=_f16(b, d + 2),
+        minimums=f16_of(b, d + 2),
         subscales=scales.reshape(rows, -1),
         subminimums=minimums.reshape(rows, -1),
     )
@@ -122,7 +110,7 @@ def _with_minimums(name: str, b: Blocks, codes: Blocks, d: int) -> QuantizedMatr
 
 def _halves_by_64(packed: Blocks) -> Blocks:
     """128 bytes of two numbers each: of every 32 bytes the low halves, then the high ones; (rows, blocks, 256)."""
-    return _nibbles(packed.reshape(*packed.shape[:2], 4, 32)).reshape(*packed.shape[:2], 256)
+    return nibbles(packed.reshape(*packed.shape[:2], 4, 32)).reshape(*packed.shape[:2], 256)
 
 
 def _q4_k(b: Blocks) -> QuantizedMatrix:
@@ -139,12 +127,12 @@ def _q6_k(b: Blocks) -> QuantizedMatrix:
     """Of 128 numbers the low four bits lie in 64 bytes, the high two in 32."""
     low = b[..., :128].reshape(*b.shape[:2], 2, 64)
     high = b[..., 128:192].reshape(*b.shape[:2], 2, 1, 32) >> np.arange(0, 8, 2, dtype=np.uint8)[:, None] & 3
-    codes = _nibbles(low).reshape(*b.shape[:2], 2, 4, 32) | high << 4
+    codes = nibbles(low).reshape(*b.shape[:2], 2, 4, 32) | high << 4
     scales = b[..., 192:208] ^ 128
     return _made(
         "q6-g16-s8",
         codes,
-        np.repeat(_f16(b, 208), 2, axis=1),
+        np.repeat(f16_of(b, 208), 2, axis=1),
         b.shape[1] * 256,
         subscales=scales.reshape(len(b), -1),
     )
@@ -161,9 +149,9 @@ def _q2_k(b: Blocks) -> QuantizedMatrix:
     return _made(
         "q2m-g16-s4",
         _quarters(b[..., 16:80]),
-        np.repeat(_f16(b, 80), 2, axis=1),
+        np.repeat(f16_of(b, 80), 2, axis=1),
         b.shape[1] * 256,
-        minimums=np.repeat(_f16(b, 82), 2, axis=1),
+        minimums=np.repeat(f16_of(b, 82), 2, axis=1),
         subscales=(b[..., :16] & 15).reshape(rows, -1),
         subminimums=(b[..., :16] >> 4).reshape(rows, -1),
     )
@@ -178,14 +166,14 @@ def _q3_k(b: Blocks) -> QuantizedMatrix:
     return _made(
         "q3-g16-s6",
         _quarters(b[..., 32:96]) | high << 2,
-        np.repeat(_f16(b, 108), 2, axis=1),
+        np.repeat(f16_of(b, 108), 2, axis=1),
         b.shape[1] * 256,
         subscales=(fours | twos << 4).reshape(len(b), -1),
     )
 
 
 def _tq2_0(b: Blocks) -> QuantizedMatrix:
-    return _made("ternary-g256", _quarters(b[..., :64]), _f16(b, 64), b.shape[1] * 256)
+    return _made("ternary-g256", _quarters(b[..., :64]), f16_of(b, 64), b.shape[1] * 256)
 
 
 def _f32(b: Blocks) -> Floats:
@@ -193,7 +181,7 @@ def _f32(b: Blocks) -> Floats:
 
 
 def _f16_numbers(b: Blocks) -> Floats:
-    return _f16(b, 0).astype(np.float32)
+    return f16_of(b, 0).astype(np.float32)
 
 
 def _bf16(b: Blocks) -> Floats:
@@ -208,13 +196,10 @@ def _f64(b: Blocks) -> Floats:
 IQ4 = np.array([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.float32)
 """Levels of IQ4_NL and IQ4_XS."""
 
-FP4 = np.array([0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12], np.float32)
-"""Twice the numbers of E2M1."""
-
 
 def _iq4_nl(b: Blocks) -> Floats:
-    levels = IQ4[_nibbles(b[..., 2:])]
-    return (_f16(b, 0).astype(np.float32)[..., None] * levels).reshape(len(b), -1)
+    levels = IQ4[nibbles(b[..., 2:])]
+    return (f16_of(b, 0).astype(np.float32)[..., None] * levels).reshape(len(b), -1)
 
 
 def _iq4_xs(b: Blocks) -> Floats:
@@ -222,8 +207,8 @@ def _iq4_xs(b: Blocks) -> Floats:
     high = np.ascontiguousarray(b[..., 2:4]).view("<u2") >> np.arange(0, 16, 2, dtype=np.uint16) & 3
     low = np.stack([b[..., 4:8] & 15, b[..., 4:8] >> 4], axis=-1).reshape(*b.shape[:2], 8)
     scales = (low | (high << 4).astype(np.uint8)).astype(np.float32) - 32
-    steps = _f16(b, 0).astype(np.float32)[..., None] * scales
-    levels = IQ4[_nibbles(b[..., 8:].reshape(*b.shape[:2], 8, 16))]
+    steps = f16_of(b, 0).astype(np.float32)[..., None] * scales
+    levels = IQ4[nibbles(b[..., 8:].reshape(*b.shape[:2], 8, 16))]
     return (steps[..., None] * levels).reshape(len(b), -1)
 
 
@@ -232,7 +217,7 @@ def _mxfp4(b: Blocks) -> Floats:
     exponent = b[..., 0].astype(np.uint32)
     bits = np.where(exponent < 2, np.uint32(0x00200000) << exponent, (exponent - 1) << 23)
     halved = bits.astype(np.uint32).view(np.float32)
-    return (halved[..., None] * FP4[_nibbles(b[..., 1:])]).reshape(len(b), -1)
+    return (halved[..., None] * FP4[nibbles(b[..., 1:])]).reshape(len(b), -1)
 
 
 def _tq1_0(b: Blocks) -> Floats:
@@ -243,12 +228,18 @@ def _tq1_0(b: Blocks) -> Floats:
         for start, stop, count in ((0, 32, 5), (32, 48, 5), (48, 52, 4))
     ]
     digits = (np.concatenate(parts, axis=-1).astype(np.uint16) * 3 >> 8).astype(np.float32) - 1
-    return (_f16(b, 52).astype(np.float32)[..., None] * digits).reshape(len(b), -1)
+    return (f16_of(b, 52).astype(np.float32)[..., None] * digits).reshape(len(b), -1)
+
+
+def _q2_0(b: Blocks) -> Floats:
+    """Four levels from -1 to 2, four of them a byte."""
+    levels = (b[..., 2:, None] >> np.arange(0, 8, 2, dtype=np.uint8) & 3).reshape(*b.shape[:2], 64).astype(np.float32)
+    return ((levels - 1) * f16_of(b, 0).astype(np.float32)[..., None]).reshape(len(b), -1)
 
 
 def _q1_0(b: Blocks) -> QuantizedMatrix:
     bits = np.unpackbits(np.ascontiguousarray(b[..., 2:]), axis=-1, bitorder="little")
-    return _made("binary-g128", bits, _f16(b, 0), b.shape[1] * 128)
+    return _made("binary-g128", bits, f16_of(b, 0), b.shape[1] * 128)
 
 
 MATRICES: dict[int, Callable[[Blocks], QuantizedMatrix]] = {
@@ -295,5 +286,7 @@ FLOATS: dict[int, Callable[[Blocks], Floats]] = {
     30: _bf16,
     34: _tq1_0,
     39: _mxfp4,
+    42: _q2_0,
+    **GRID_FLOATS,
 }
 """Types that are decoded."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import struct
 
 import numpy as np
@@ -12,6 +13,11 @@ from ggq.format.gguf.types import TYPES
 from ggq.gguf.blocks import FLOATS, IQ4, MATRICES, matrix, numbers, scheme_of
 from ggq.quant import scheme_name
 from ggq.quant.reference import decode
+from tests.kit.support import ROOT
+from tools.make_gguf_golden import digest_of_numbers, stretch
+
+GOLDEN = json.loads((ROOT / "tests" / "golden" / "gguf_types.json").read_text())
+"""What tools/make_gguf_golden.py wrote with the gguf package."""
 
 F = np.float32
 IDS = {block.name: number for number, block in TYPES.items()}
@@ -142,8 +148,12 @@ def q1_0(b: bytes) -> list[F]:
     return [half(b, 0) * F(2 * (b[2 + i // 8] >> (i % 8) & 1) - 1) for i in range(128)]
 
 
+def q2_0(b: bytes) -> list[F]:
+    return [half(b, 0) * F((b[2 + i // 4] >> (2 * (i % 4)) & 3) - 1) for i in range(64)]
+
+
 SECOND = {f.__name__.upper(): f for f in (q4_0, q4_1, q5_0, q5_1, q8_0, q2_k, q3_k, q4_k, q5_k, q6_k)}
-SECOND |= {f.__name__.upper(): f for f in (iq4_nl, iq4_xs, tq1_0, tq2_0, mxfp4, q1_0)}
+SECOND |= {f.__name__.upper(): f for f in (iq4_nl, iq4_xs, tq1_0, tq2_0, mxfp4, q1_0, q2_0)}
 
 
 @pytest.mark.parametrize("name", SECOND)
@@ -160,6 +170,18 @@ def test_numbers_are_those_of_the_layout(name: str) -> None:
     assert found.shape == (3, 2 * block.numbers)
     same = (found == expected) | (np.isnan(found) & np.isnan(expected))
     assert same.all()
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_numbers_are_those_of_the_gguf_package_bit_for_bit(name: str) -> None:
+    block, golden = TYPES[IDS[name]], GOLDEN[name]
+    with np.errstate(all="ignore"):
+        found = numbers(IDS[name], stretch(name, golden["blocks"], block.bytes)[:, None])
+    assert digest_of_numbers(found) == golden["digest"]
+
+
+def test_the_golden_values_are_of_every_type_that_the_package_decodes() -> None:
+    assert set(GOLDEN) == {TYPES[kind].name for kind in (*MATRICES, *FLOATS)} - {"F64", "Q1_0", "Q2_0"}
 
 
 def test_a_scheme_is_named_where_it_stands_for_the_same_numbers() -> None:
