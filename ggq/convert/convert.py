@@ -29,6 +29,7 @@ from ggq.engine.footprint import peak_memory
 from ggq.errors import ConvertError
 from ggq.format import Writer
 from ggq.format.gguf.reader import is_gguf
+from ggq.format.native.values import Value
 from ggq.format.paths import check_not_input
 from ggq.models.metadata import to_metadata
 from ggq.quant import scheme_name
@@ -185,7 +186,7 @@ def worker_count(options: RunOptions) -> int:
     return min(physical_cores(), MOST_WORKERS)
 
 
-def metadata(planned: Plan) -> Iterator[tuple[str, bool | int | float | str | list[int] | list[str]]]:
+def metadata(planned: Plan) -> Iterator[tuple[str, Value]]:
     """The metadata of the result, in order (spec/metadata.md)."""
     yield "general.name", planned.source.name
     yield "general.source", planned.source.origin

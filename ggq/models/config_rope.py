@@ -6,12 +6,14 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ggq.models.config import Config, Inner, Only
+from ggq.models.config import Config, Inner, Only, OrNull
 from ggq.models.field import declaration
 from ggq.models.fields import Fields, shown
-from ggq.models.rope import Linear, Llama3, Rope, Scaling, Yarn
+from ggq.models.rope import Factors, Linear, Llama3, Rope, Scaling, Yarn
 
 ORIGINAL = "original_max_position_embeddings"
+LONG = ("longrope", "su")
+"""Forms whose factors are others beyond the original context; a family that has them bounds its context."""
 
 
 def read_rope(
@@ -36,17 +38,20 @@ def read_rope(
         inner: The object that says it; `rope_source` by default.
         base: The key of config.json that has the base where `inner` has none.
         share: The key of config.json that has the share of each head that turns, where `inner` has none.
-        forms: Those that the family has; all of `FORMS` by default.
+        forms: Those that the family has; all of `FORMS` but `LONG` by default.
 
     Raises:
         ModelError: A value is missing, of the wrong type or out of bounds.
         UnsupportedError: Another form of RoPE.
     """
     inner = rope_source(config) if inner is None else inner
-    kind = inner.choice("rope_type" if "rope_type" in inner else "type", tuple(forms or FORMS), "default")
+    usual = [form for form in FORMS if form not in LONG]
+    kind = inner.choice("rope_type" if "rope_type" in inner else "type", tuple(forms or usual), "default")
     if inner.values.get("type") == kind:
         inner.get("type")  # beside "rope_type", for older programs
     for key, value in inner.values.items():
+        if kind in LONG and key in ("short_factor", "long_factor"):
+            continue
         if isinstance(value, list | dict):  # a RoPE per kind of layer, or sections of a multimodal one
             raise inner.unsupported(key, f"{shown(value)} found: this form of RoPE is not supported")
     rotated = int(head_dim * _partial(config, inner, share))
@@ -112,12 +117,12 @@ def _llama3(config: Config, inner: Inner, context: int) -> Llama3:
         factor=_read(inner, "factor", Llama3, "factor"),
         low_frequency_factor=_read(inner, "low_freq_factor", Llama3, "low_frequency_factor"),
         high_frequency_factor=_read(inner, "high_freq_factor", Llama3, "high_frequency_factor"),
-        original_context_length=_original(config, inner, context),
+        original_context_length=original_context(config, inner, context),
     )
 
 
 def _yarn(config: Config, inner: Inner, context: int) -> Yarn:
-    original = _original(config, inner, context)
+    original = original_context(config, inner, context)
     factor = _read(inner, "factor", Yarn, "factor") if "factor" in inner else context / original
     one, all_dimensions = (
         inner.number(key, (0.0, 1e6), zero=True) if key in inner else 0.0 for key in ("mscale", "mscale_all_dim")
@@ -138,14 +143,28 @@ def _yarn(config: Config, inner: Inner, context: int) -> Yarn:
     )
 
 
+def _longrope(config: Config, inner: Inner, context: int) -> Factors:
+    """LongRoPE within the original context, where its short factors hold; whoever reads it bounds the context so."""
+    original = original_context(config, inner, context)
+    factor = _read(inner, "factor", Yarn, "factor") if "factor" in inner else context / original
+    if "attention_factor" in inner:
+        attention = _read(inner, "attention_factor", Yarn, "attention_factor")
+    else:
+        attention = 1.0 if factor <= 1 else math.sqrt(1 + math.log(factor) / math.log(original))
+    inner.get("long_factor", 0)
+    return Factors(_read(inner, "short_factor", Factors, "factors"), attention)
+
+
 def _attention_factor(factor: float, weight: float) -> float:
     return 1.0 if factor <= 1 else 0.1 * weight * math.log(factor) + 1.0
 
 
-def _original(config: Config, inner: Inner, context: int) -> int:
+def original_context(config: Config, inner: Inner, context: int) -> int:
     """The context before stretching (S-4)."""
     place = config if ORIGINAL in config else inner
-    found: int = _read(place, ORIGINAL, Llama3, "original_context_length") if ORIGINAL in place else context
+    known = config.keys[ORIGINAL]
+    usual = known.default if isinstance(known, OrNull) and isinstance(known.default, int) else context
+    found: int = _read(place, ORIGINAL, Llama3, "original_context_length") if ORIGINAL in place else usual
     return found
 
 
@@ -160,5 +179,7 @@ FORMS: dict[str, Callable[[Config, Inner, int], Scaling | None]] = {
     "dynamic": _dynamic,
     "llama3": _llama3,
     "yarn": _yarn,
+    "longrope": _longrope,
+    "su": _longrope,
 }
 """What reads each form that is supported, by transformers' name."""

@@ -53,6 +53,24 @@ class Number:
 
 
 @dataclass(frozen=True)
+class Numbers:
+    """At least one finite number, each above `low` and up to `high`."""
+
+    type: ClassVar[str] = "list of number"
+    low: float
+    high: float
+    doc: str
+
+    def read(self, values: Fields, key: str) -> tuple[float, ...]:
+        """The value under a key, checked."""
+        return values.numbers(key, (self.low, self.high))
+
+    def allowed(self) -> str:
+        """What is allowed, for the table."""
+        return f"each above {self.low:g} and up to {self.high:g}"
+
+
+@dataclass(frozen=True)
 class Flag:
     """True or false."""
 
@@ -99,7 +117,7 @@ class Parts:
     doc: str
 
 
-Value = Integer | Number | Flag | Word
+Value = Integer | Number | Numbers | Flag | Word
 Declaration = Value | Part | Parts
 
 

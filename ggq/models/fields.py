@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from ggq.errors import ModelError, UnsupportedError
+
+MOST_NUMBERS = 1 << 12
+"""Numbers that a list of them may have."""
 
 
 class Fields:
@@ -66,6 +69,16 @@ class Fields:
             more = "0, or " if zero else ""
             raise self.error(key, f"{shown(value)} found, {more}a number above {low:g} and up to {high:g} allowed")
         return float(value)
+
+    def numbers(self, key: str, limits: tuple[float, float]) -> tuple[float, ...]:
+        """A list of finite numbers, each above the first limit and not above the second."""
+        value = self.get(key)
+        if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
+            raise self.error(key, f"{shown(value)} found, a list of numbers expected")
+        found = list(value)
+        if not 1 <= len(found) <= MOST_NUMBERS:
+            raise self.error(key, f"a list of {len(found)} found, 1 to {MOST_NUMBERS} numbers allowed")
+        return tuple(Fields({key: each}, self.path, self.prefix).number(key, limits) for each in found)
 
     def flag(self, key: str, default: bool | None = None) -> bool:
         """True or false."""

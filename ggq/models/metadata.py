@@ -18,7 +18,7 @@ from ggq.models.fields import Fields, shown
 from ggq.models.parts import MOST_LAYERS, ModelSpec, Stack, check
 from ggq.models.text.parts import TextSpec
 
-Scalar = bool | int | float | str | list[int]
+Scalar = bool | int | float | str | list[int] | list[float]
 
 KINDS: dict[str, type[Stack]] = {"decoder": ModelSpec, "text": TextSpec}
 """Kinds of models that this version knows."""
@@ -53,7 +53,7 @@ def _write(entries: dict[str, Scalar], key: str, part: Any) -> None:
             for number, each in enumerate(distinct):
                 _write(entries, f"{key}.layer.{number}", each)
         elif not field.classes:
-            entries[f"{key}.{name}"] = value
+            entries[f"{key}.{name}"] = list(value) if isinstance(value, tuple) else value
         elif value is None:
             entries[f"{key}.{name}.kind"] = "none"
         else:

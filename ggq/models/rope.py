@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar
 
 import numpy as np
 
-from ggq.models.field import Flag, Integer, Number, Part, Word
+from ggq.models.field import Flag, Integer, Number, Numbers, Part, Word
 from ggq.tape.rotation import LAYOUTS, Rotation
 
 Factor = Annotated[float, Number(0.0, 1e6, "how far the context was stretched")]
@@ -109,7 +109,27 @@ class Yarn:
         return np.asarray(slowed * plain / self.factor + (1 - slowed) * plain)
 
 
-Scaling = Linear | Llama3 | Yarn
+@dataclass(frozen=True)
+class Factors:
+    """Each pair is slowed by a factor of its own.
+
+    Source: Ding et al. 2024, LongRoPE.
+    """
+
+    kind: ClassVar[str] = "factors"
+    factors: Annotated[tuple[float, ...], Numbers(0.0, 1e6, "frequency i is divided by factor i; as many as pairs")]
+    attention_factor: Annotated[float, Number(0.0, 1e6, "cosines and sines are multiplied with it")]
+
+    def problem(self) -> str | None:
+        """What contradicts itself, if anything."""
+        return None
+
+    def stretched(self, plain: np.ndarray, theta: float) -> np.ndarray:
+        """The frequencies after stretching, given those before, float64 (pairs,)."""
+        return np.asarray(plain / np.array(self.factors))
+
+
+Scaling = Linear | Llama3 | Yarn | Factors
 """Every way to stretch a context."""
 
 
@@ -129,6 +149,8 @@ class Rope:
         """What contradicts itself, if anything."""
         if self.rotated % 2:
             return f"RoPE rotates pairs, and the number of a head's numbers that turn, {self.rotated}, is odd"
+        if isinstance(self.scaling, Factors) and 2 * len(self.scaling.factors) != self.rotated:
+            return f"RoPE has {len(self.scaling.factors)} factors for {self.rotated // 2} pairs"
         if isinstance(self.scaling, Yarn) and self.theta <= 1:
             return f"YaRN needs a base above 1, not {self.theta:g}"
         return None

@@ -128,6 +128,16 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "partial_rotary_factor": 0.6,
         "rope_theta": 300.0,
     },
+    "phi3_long": {
+        **SIZES,
+        "architectures": ["Phi3ForCausalLM"],
+        "model_type": "phi3",
+        "num_attention_heads": 4,
+        "max_position_embeddings": 400,
+        "original_max_position_embeddings": 100,
+        "partial_rotary_factor": 0.6,
+        "rope_scaling": {"type": "longrope", "short_factor": [1.0, 2.5, 7.0], "long_factor": [3.0, 4.0, 20.0]},
+    },
     "stablelm": {
         **{key: value for key, value in SIZES.items() if key != "rms_norm_eps"},
         "architectures": ["StableLmForCausalLM"],

@@ -12,7 +12,7 @@ import pytest
 from ggq.models.decoder import with_layers, with_mixers
 from ggq.models.names import Plus, Taps
 from ggq.models.parts import Attention, GatedAttention, GatedDelta, Mamba2, ModelSpec, Norm, ShortConv
-from ggq.models.rope import Rope
+from ggq.models.rope import Factors, Rope
 from ggq.tape import ops as tape
 from tests.kit.family_models import (
     TOLERANCE,
@@ -199,6 +199,13 @@ CHANGES: dict[str, dict[str, Callable[[ModelSpec], ModelSpec]]] = {
         "no scale of the embedding": lambda spec: replace(spec, embedding=replace(spec.embedding, scale=1.0)),
         "another epsilon": lambda spec: replace(
             spec, head=replace(spec.head, norm=replace(norm_of(spec), epsilon=0.1))
+        ),
+    },
+    "phi3_long": {
+        "no factors": no_scaling,
+        "no attention factor": no_attention_factor,
+        "other factors": lambda spec: with_mixers(  # type: ignore[type-var]
+            spec, rope=replace(rope_of(spec), scaling=Factors((1.0, 2.5, 8.0), rope_of(spec).scaling.attention_factor))
         ),
     },
     "starcoder2": {

@@ -18,7 +18,7 @@ from tests.kit.support import DEMO, ROOT
 from tools import make_metadata_tables
 
 SPEC = (ROOT / "spec" / "metadata.md").read_text(encoding="utf-8")
-TYPES = {"string": str, "integer": int, "number": float, "bool": bool, "list of integer": list}
+TYPES = {"string": str, "integer": int, "number": float, "bool": bool, "list of integer": list, "list of number": list}
 
 
 def tables() -> dict[str, list[list[str]]]:

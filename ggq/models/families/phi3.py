@@ -1,15 +1,18 @@
-"""Phi 3, Phi 4: Llama with query, key and value in one matrix, gate and up in one, and RoPE that may turn a part."""
+"""Phi 3, Phi 4: Llama with query, key and value in one matrix, gate and up in one, and RoPE that may turn a part, each
+pair slowed by a factor of its own: then the context is the original one, as other factors hold beyond it."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 from ggq.models import decoder
 from ggq.models.config import ANY, Config, Keys, OrNull
-from ggq.models.config_rope import read_rope
+from ggq.models.config_rope import LONG, original_context, read_rope, rope_source
 from ggq.models.family import Family, checkpoint_name
 from ggq.models.names import Expression, Rows, Tensor
 from ggq.models.parts import ModelSpec
+from ggq.models.rope import Factors
 
 KEYS: Keys = {
     **decoder.base_without("head_dim"),
@@ -17,7 +20,7 @@ KEYS: Keys = {
     "rms_norm_eps": 1e-5,
     "sliding_window": OrNull(),
     "partial_rotary_factor": 1.0,
-    "original_max_position_embeddings": ANY,  # of LongRoPE, which is refused
+    "original_max_position_embeddings": OrNull(4096),
     **dict.fromkeys(("resid_pdrop", "embd_pdrop"), ANY),  # of training
 }
 
@@ -26,7 +29,11 @@ MODULES = decoder.MODULES | {"attention.qkv": "self_attn.qkv_proj", "mlp.gate_up
 
 def parts(config: Config) -> ModelSpec:
     """The model of a config.json."""
-    spec = decoder.read_decoder(config, rope=partial(read_rope, forms=("default",)))
+    source = rope_source(config)
+    spec = decoder.read_decoder(config, rope=partial(read_rope, inner=source, forms=("default", *LONG)))
+    rope, context = spec.layers[0].attention.rope, spec.context_length
+    if rope is not None and isinstance(rope.scaling, Factors):
+        spec = replace(spec, context_length=min(context, original_context(config, source, context)))
     return decoder.with_mixers(spec, window=decoder.read_window(config) or 0)
 
 
