@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,8 @@ from safetensors.numpy import save_file
 
 import ggq
 from ggq.convert.convert import plan
-from ggq.errors import GGQError, UsageError
+from ggq.convert.source import lora
+from ggq.errors import ConvertError, GGQError, UsageError
 from ggq.format import open_reader
 from ggq.quant.stored import decoded
 from tests.kit.checkpoints import edit_json, numbers, tiny
@@ -145,3 +148,26 @@ def test_folders_and_weights(base: Path, tmp_path: Path) -> None:
     edit_json(folder / "adapter_config.json", peft_type=None)
     done = run_ggq("convert", base, tmp_path / "m.ggq", "--lora", folder)
     assert done.returncode == 2 and "peft_type: None is no LoRA" in done.stderr
+
+
+def test_the_first_pattern_that_fits_the_end_of_a_name_decides(base: Path, tmp_path: Path) -> None:
+    r"""As in PEFT: re.match(rf"(.*\.)?({pattern})$", module)."""
+    given = {"proj": 1, "q_proj": 2, r"layers\.\d+\.self_attn\.q_proj": 3, "self_attn.q_proj": 4, r"(o|k)_proj": 5}
+    said = lora._ByModule({"alpha_pattern": given, "lora_alpha": 9}, "alpha_pattern", "lora_alpha", tmp_path)
+    modules = (Q, DOWN, "q_proj", "k_proj", "model.layers.0.self_attn.o_proj", "model.xq_proj")
+    for module in modules:
+        expected = next((n for text, n in given.items() if re.match(rf"(.*\.)?({text})$", module)), 9)
+        assert said[module] == expected, module
+    assert [said[module] for module in modules] == [2, 9, 2, 5, 5, 9]
+
+
+def test_patterns_of_a_stranger_take_no_time(base: Path, tmp_path: Path) -> None:
+    many = {f"model.layers.0.x{i}": 1 for i in range(60_000)} | {"(a+)+$": 1, "(.*)*x": 1}
+    folder = adapter(tmp_path / "many", parts(Q, 32, 32), rank_pattern=many, alpha_pattern=many)
+    start = time.perf_counter()
+    plan(base, scheme="q4-g32", lora=[str(folder)])
+    assert time.perf_counter() - start < 5
+    odd = {f"x{i}?": 1 for i in range(65)}
+    folder = adapter(tmp_path / "odd", parts(Q, 32, 32), alpha_pattern=odd)
+    with pytest.raises(ConvertError, match="alpha_pattern: 65 regular expressions found, up to 64 allowed"):
+        plan(base, scheme="q4-g32", lora=[str(folder)])

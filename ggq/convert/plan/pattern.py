@@ -9,6 +9,7 @@ around are refused.
 
 from __future__ import annotations
 
+import functools
 import re
 import sys
 from collections.abc import Callable
@@ -33,7 +34,7 @@ MOST_STATES = 4000
 Test = Callable[[str], bool]
 
 
-@dataclass
+@dataclass(slots=True)
 class _State:
     """Goes on to `next` over a character that passes `test`; without one, over nothing where `place` holds."""
 
@@ -65,6 +66,11 @@ class Pattern:
         self._states: list[_State] = []
         self._end = self._add(_State())
         self._start = self._sequence(items, self._end)
+
+    @property
+    def states(self) -> int:
+        """How much memory and time it takes: its states, repetitions written out."""
+        return len(self._states)
 
     def search(self, text: str) -> bool:
         """Whether any part of the text matches."""
@@ -129,7 +135,14 @@ class Pattern:
             return self._repeat(least, most, inner, after)
         if kind is sre.AT and value in _PLACES:
             return self._add(_State(place=_PLACES[value], next=[after]))
-        return self._add(_State(_test(kind, value, self._refuse), next=[after]))
+        test = self._test(kind, tuple(value) if kind is sre.IN else value)
+        return self._add(_State(test, next=[after]))
+
+    def _test(self, kind: Any, value: Any) -> Test:
+        try:
+            return _test(kind, value)
+        except KeyError:
+            raise self._refuse(f"{str(kind).lower()} is not supported in a regular expression here") from None
 
     def _repeat(self, least: int, most: Any, inner: Any, after: int) -> int:
         if most is sre.MAXREPEAT:
@@ -160,8 +173,9 @@ _CLASSES: dict[object, Test] = {
 }
 
 
-def _test(kind: Any, value: Any, refuse: Callable[[str], UsageError]) -> Test:
-    """Which characters an item of one character stands for."""
+@functools.lru_cache(maxsize=4096)
+def _test(kind: Any, value: Any) -> Test:
+    """Which characters an item of one character stands for; raises KeyError for other items."""
     if kind is sre.ANY:
         return lambda character: character != "\n"
     if kind is sre.LITERAL:
@@ -174,7 +188,7 @@ def _test(kind: Any, value: Any, refuse: Callable[[str], UsageError]) -> Test:
     if kind is sre.CATEGORY and value in _CLASSES:
         return _CLASSES[value]
     if kind is sre.IN:
-        tests = [_test(inner, found, refuse) for inner, found in value if inner is not sre.NEGATE]
+        tests = [_test(inner, found) for inner, found in value if inner is not sre.NEGATE]
         negated = value[0][0] is sre.NEGATE
         return lambda character: any(test(character) for test in tests) != negated
-    raise refuse(f"{str(kind).lower()} is not supported in a regular expression here")
+    raise KeyError(kind)

@@ -6,7 +6,7 @@ import io
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,9 @@ RULE_KEYS = ("match", "scheme", "method")
 LARGEST_RECIPE = 4 << 20
 """Bytes of the largest file that is read: a rule for every matrix of a large model takes a twentieth of it."""
 
-MOST_RULES = 1 << 14
+MOST_RULES = 1 << 12
+MOST_STATES = 200_000
+"""States of all regular expressions together, about one a character: some 30 MB, and a second to make them."""
 
 LONGEST_NUMBER = 400
 """Digits of a number that is not read: a recipe has none."""
@@ -130,7 +132,7 @@ def _recipe(document: Mapping[str, Any], path: Path) -> Recipe:
         body,
         _text(document, "method", path, None) if "method" in document else None,
         outer,
-        [_rule(rule, number, path) for number, rule in enumerate(rules, 1)],
+        list(_rules(rules, path)),
         _activations(document, path),
         str(path),
     )
@@ -143,6 +145,17 @@ def _activations(document: Mapping[str, Any], path: Path) -> str:
         return check_activations(_text(document, "activations", path, None))
     except UsageError as error:
         raise error if error.path else UsageError(error.problem, path=path) from None
+
+
+def _rules(rules: list[Any], path: Path) -> Iterator[Rule]:
+    states = 0
+    for number, rule in enumerate(rules, 1):
+        made = _rule(rule, number, path)
+        states += made.pattern.states
+        if states > MOST_STATES:
+            problem = f"the regular expressions up to this one need more than {MOST_STATES} states"
+            raise UsageError(problem, path=path, where=f"rule {number}", fix="write fewer rules, or shorter ones")
+        yield made
 
 
 def _rule(rule: Any, number: int, path: Path) -> Rule:

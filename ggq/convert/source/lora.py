@@ -36,6 +36,10 @@ MEANINGLESS = frozenset(
 )
 """Keys that say how it was trained, or what the names of its tensors say again."""
 
+MOST_PATTERNS = 64
+"""Regular expressions, but for names of modules, that an adapter may have for ranks or scales."""
+
+_PLAIN = re.compile(r"[\w.]+", re.ASCII)
 _PART = re.compile(r"(?P<module>.+)\.lora_(?P<kind>A|B|embedding_A|embedding_B)(?:\.weight)?")
 
 
@@ -162,13 +166,16 @@ def _changes(
             problem = "more than a low-rank change of a matrix"
             raise UnsupportedError(problem, path=path, where=f"tensor {shown(rest)}", fix="merge it with PEFT first")
         parts.setdefault(match["module"].removeprefix(IN_FRONT), {})[match["kind"]] = tensor
-    found = {}
+    alphas = _ByModule(config, "alpha_pattern", "lora_alpha", path.with_name(CONFIG))
+    ranks = _ByModule(config, "rank_pattern", "r", path.with_name(CONFIG))
+    found, rooted = {}, config.get("use_rslora") is True
     for module, kinds in parts.items():
         embedding = "embedding_A" in kinds or "embedding_B" in kinds
         down, up = (kinds.get(f"embedding_{kind}" if embedding else kind) for kind in "AB")
         if down is None or up is None or len(kinds) != 2:
             raise ConvertError("lora_A and lora_B belong together", path=path, where=f"module {shown(module)}")
-        scale = weight * _scale(config, module, down.shape[0] if down.shape else 0, path)
+        rank = down.shape[0] if down.shape else 0
+        scale = weight * _scale(alphas[module], ranks[module], module, rank, path, root=rooted)
         transposed = embedding or config.get("fan_in_fan_out") is True
         found[f"{module}.weight"] = Change(down.name, up.name, scale, transposed)
     if not found:
@@ -176,24 +183,42 @@ def _changes(
     return found
 
 
-def _scale(config: Mapping[str, Any], module: str, rank: int, path: Path) -> float:
+class _ByModule:
+    """What an adapter's configuration says of single modules: the value of the first pattern that the end of a module's
+    name, from a dot on, matches, as PEFT has it; most patterns are such ends themselves.
+
+    Args:
+        config: Of the adapter.
+        key, standard: Where its patterns are, and the value of all other modules.
+        path: Of the configuration.
+    """
+
+    def __init__(self, config: Mapping[str, Any], key: str, standard: str, path: Path) -> None:
+        found = config.get(key)
+        self._values, self._standard = found if isinstance(found, dict) else {}, config.get(standard)
+        self._numbers = {pattern: number for number, pattern in enumerate(self._values)}
+        others = [pattern for pattern in self._values if not _PLAIN.fullmatch(pattern)]
+        if len(others) > MOST_PATTERNS:
+            problem = f"{len(others)} regular expressions found, up to {MOST_PATTERNS} allowed"
+            raise ConvertError(problem, path=path, where=key)
+        self._others = {text: Pattern(rf"(?:.*\.)?(?:{text})", f"{CONFIG}: {text}") for text in others}
+
+    def __getitem__(self, module: str) -> object:
+        parts = module.split(".")
+        ends = [".".join(parts[start:]) for start in range(len(parts))]
+        fitting = [end for end in ends if end in self._numbers]
+        fitting += [text for text, pattern in self._others.items() if pattern.fullmatch(module)]
+        return self._values[min(fitting, key=self._numbers.__getitem__)] if fitting else self._standard
+
+
+def _scale(alpha: object, said: object, module: str, rank: int, path: Path, *, root: bool) -> float:
     """alpha over the rank, or over its root with rank-stabilised LoRA."""
-    alpha = _for_module(config.get("alpha_pattern"), module, config.get("lora_alpha"))
     if not isinstance(alpha, int | float) or isinstance(alpha, bool) or not math.isfinite(alpha):
         raise ConvertError(f"{shown(alpha)} found, a number expected", path=path.with_name(CONFIG), where="lora_alpha")
-    said = _for_module(config.get("rank_pattern"), module, config.get("r"))
     if said != rank or rank < 1:
         problem = f"rank {shown(said)} said, {rank} found in module {shown(module)}"
         raise ConvertError(problem, path=path.with_name(CONFIG), where="r")
-    return float(alpha) / (math.sqrt(rank) if config.get("use_rslora") is True else rank)
-
-
-def _for_module(patterns: object, module: str, standard: object) -> object:
-    """The value of the first pattern that the end of a module's name matches, as PEFT has it."""
-    for pattern, value in patterns.items() if isinstance(patterns, dict) else ():
-        if Pattern(rf"(?:.*\.)?(?:{pattern})", f"{CONFIG}: {pattern}").fullmatch(module):
-            return value
-    return standard
+    return float(alpha) / (math.sqrt(rank) if root else rank)
 
 
 def _check(
