@@ -37,6 +37,7 @@ from ggq.models.families.recurrent.qwen3_5 import QWEN3_5
 from ggq.models.families.recurrent.qwen3_5_images import QWEN3_5_IMAGES
 from ggq.models.families.smollm3 import SMOLLM3
 from ggq.models.families.windowed.exaone4 import EXAONE4
+from ggq.models.families.windowed.ministral3 import MINISTRAL3
 from ggq.models.families.windowed.olmo3 import OLMO3
 from ggq.models.family import Family
 from ggq.models.fields import shown
@@ -66,6 +67,7 @@ FAMILIES: tuple[Family, ...] = (
     GPT2,
     OLMO3,
     EXAONE4,
+    MINISTRAL3,
     ERNIE4_5,
     HUNYUAN,
     GPT_NEOX,

@@ -272,6 +272,11 @@ CHANGES: dict[str, dict[str, Callable[[ModelSpec], ModelSpec]]] = {
         "norms behind RoPE": without("normed", "turned"),
         "no norm behind attention": norms_before,
     },
+    "ministral3": {
+        "no window": without("window", 0),
+        "no YaRN": no_scaling,
+        "no attention factor": no_attention_factor,
+    },
     "ernie4_5": {
         "numbers paired otherwise": neighbours,
         "no bias of queries": without("query_bias", False),

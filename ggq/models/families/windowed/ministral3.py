@@ -1,0 +1,40 @@
+"""Ministral 3: Llama with YaRN whose queries grow with their position in steps of the original context, which is the
+context here: within it they do not. A window where asked for."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+
+from ggq.models import decoder
+from ggq.models.config import Config, Keys, OrNull
+from ggq.models.config_rope import original_context, read_rope, rope_source
+from ggq.models.family import Family
+from ggq.models.parts import ModelSpec
+
+KEYS: Keys = {
+    **decoder.BASE,
+    "num_key_value_heads": OrNull(8),
+    "head_dim": OrNull(128),
+    "max_position_embeddings": 262144,
+    "rms_norm_eps": 1e-5,
+    "sliding_window": OrNull(),
+}
+
+
+def parts(config: Config) -> ModelSpec:
+    """The model of a config.json."""
+    source = rope_source(config)
+    if not source.values:
+        raise config.error("rope_parameters", "missing")
+    grows = source.number("llama_4_scaling_beta", (0.0, 1e6), 0.0, zero=True) > 0
+    source.get("max_position_embeddings", 0)  # the same as outside
+    spec = decoder.read_decoder(config, rope=partial(read_rope, inner=source))
+    if grows:
+        spec = replace(spec, context_length=min(spec.context_length, original_context(config, source, 16384)))
+    return decoder.with_mixers(spec, window=decoder.read_window(config) or 0)
+
+
+MINISTRAL3 = Family(
+    ("Ministral3ForCausalLM", "Ministral3Model"), ("ministral3",), KEYS, parts, decoder.expression, decoder.constants
+)
