@@ -143,6 +143,8 @@ def _kind(plan: Plan) -> str:
 
 
 def _show_report(report: Report, notes: list[tuple[str, str]]) -> None:
+    from ggq.convert.write.report import LOSSY
+
     print("worst tensors by relative error (root mean square)\n")
     rows = [
         [printable(t.name), t.scheme, t.method, f"{t.relative_rmse:.5f}", f"{t.sqnr_db:.1f}", f"{t.max_error:.4g}"]
@@ -150,6 +152,9 @@ def _show_report(report: Report, notes: list[tuple[str, str]]) -> None:
     ]
     table(["tensor", "scheme", "method", "error", "SQNR dB", "largest"], rows, right=(3, 4, 5))
     print()
+    if lossy := report.lossy():
+        more = f" and {len(lossy) - 1} more" if len(lossy) > 1 else ""
+        print(f"{printable(lossy[0].name)}{more}: a relative error above {LOSSY}, little of them is left")
     for tensor in report.tensors:
         if tensor.fallback:
             print(f"{printable(tensor.name)} fell back to {tensor.method}: {tensor.fallback}")

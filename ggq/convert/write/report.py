@@ -11,6 +11,9 @@ from ggq.convert.plan.plan import Plan
 from ggq.format import open_reader
 from ggq.quant import scheme_name
 
+LOSSY = 0.5
+"""Relative error above which a tensor is told by name."""
+
 
 @dataclass(frozen=True)
 class TensorResult:
@@ -72,9 +75,14 @@ class Report:
         """The tensors with the largest error relative to their size, the largest first."""
         return sorted(self.tensors, key=lambda tensor: -tensor.relative_rmse)[:count]
 
+    def lossy(self) -> list[TensorResult]:
+        """The tensors of which little is left: those with an error above LOSSY, the largest first."""
+        return [tensor for tensor in self.worst(len(self.tensors)) if tensor.relative_rmse > LOSSY]
+
     def document(self) -> dict[str, Any]:
         """The report for `--json`."""
-        return {**asdict(self), "path": os.fspath(self.path)}
+        lossy = [tensor.name for tensor in self.lossy()]
+        return {**asdict(self), "path": os.fspath(self.path), "lossy": lossy}
 
 
 def read_results(path: Path, plan: Plan) -> tuple[TensorResult, ...]:

@@ -1,0 +1,40 @@
+"""Weights so small that f16 scales cannot say how small: below 2^-14 their spacing is 2^-24, whatever their size."""
+
+from __future__ import annotations
+
+from math import sqrt
+
+from ggq.format.scheme import Scheme
+from ggq.quant.error import ErrorSum
+
+SPACING = 2.0**-24
+"""Of f16 numbers below 2^-14."""
+
+CREST = 3.0
+"""How many times the root mean square the largest weight of a group is, about."""
+
+LEAST, SHARE = 0.01, 0.5
+"""What the rounding of scales may add: this much of a weight, or this share of what the codes' own rounding makes."""
+
+
+def scale_error(scheme: Scheme, sums: ErrorSum, count: int) -> float:
+    """The relative error of a tensor's weights that comes from rounding its scales to f16, about.
+
+    Args:
+        scheme: Of the tensor.
+        sums: Of its weights.
+        count: How many there are.
+    """
+    if scheme.kind == "float" or sums.signal == 0:
+        return 0.0
+    level = {"ternary": 1, "binary": 1, "codebook": 64}.get(scheme.kind, scheme.codes // 2)
+    scale = CREST * sqrt(sums.signal / count) / level
+    if scheme.subscale:
+        scale /= 2 ** (scheme.subscale - (scheme.zero == "none"))
+    return min(1.0, SPACING / sqrt(12) / scale)
+
+
+def too_small(scheme: Scheme, sums: ErrorSum, count: int) -> bool:
+    """Whether a tensor's weights lose more by the rounding of their scales than by that of their codes."""
+    own = 1.28 * 2.0**-scheme.bits
+    return scale_error(scheme, sums, count) > max(LEAST, SHARE * own)
