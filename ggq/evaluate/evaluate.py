@@ -9,13 +9,16 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from ggq.errors import UsageError
 from ggq.evaluate.forward import check_context, check_fit
+from ggq.evaluate.recipes import HF, StridedText, check_recipe, strided_text
 from ggq.evaluate.reference import OWN_MODEL, ModelReference, check_windows
 from ggq.evaluate.saved import TOP, SavedLogits, is_model, load_logits, top_logits
 from ggq.evaluate.scores import Scores, check_vocabulary, score
 from ggq.evaluate.text import text_digest, text_windows
-from ggq.evaluate.text_windows import CONTEXT, Progress, Windows
+from ggq.evaluate.text_windows import CONTEXT, LLAMA_CPP, Progress, Windows
 from ggq.format.native.summary import summarize
 from ggq.format.paths import check_not_input, check_place
 from ggq.generate.loading import open_model
@@ -34,7 +37,7 @@ class Evaluation:
     """
 
     scores: Scores
-    windows: Windows
+    windows: Windows | StridedText
     settings: dict[str, Any]
 
     @property
@@ -57,6 +60,7 @@ class Evaluation:
             "windows": windows.count,
             "context": windows.context,
             "stride": windows.stride,
+            "recipe": windows.recipe or None,
             "scored_per_window": windows.scored,
             "tokens_digest": windows.digest,
         }
@@ -72,6 +76,7 @@ def evaluate(
     top: int = TOP,
     context: int | None = None,
     stride: int | None = None,
+    recipe: str | None = None,
     tokens: int | None = None,
     windows: int | None = None,
     threads: int | None = None,
@@ -91,7 +96,10 @@ def evaluate(
         save_logits: A file to write, for later use as reference; it keeps the likeliest tokens of each distribution.
         top: How many.
         context: Tokens of a window; by default those of the reference's file, or 512, or the model's context if less.
-        stride: Tokens from window to window; by default those of the reference's file, or the context. See `Windows`.
+        stride: Tokens from window to window, by which our own rule scores as many tokens as `Windows` says; by default
+            those of the reference's file.
+        recipe: Score as others do: "llama.cpp", the default where no stride is given, or "hf"; see
+            `ggq.evaluate.recipes`.
         tokens: Only the first so many tokens of the text.
         windows: At most so many windows.
         threads, activations, interpreter: See `load`; of no account for loaded models.
@@ -108,18 +116,27 @@ def evaluate(
             raise UsageError("saving logits makes a reference, so it cannot be combined with one")
         check_not_input(save_logits, file.reader.path if isinstance(file, Model) else file, text_name)
         check_place(save_logits, force=force)
+    check_recipe(recipe)
+    if recipe == HF and (reference is not None or save_logits is not None):
+        raise UsageError(f"the recipe {HF} gives a perplexity alone, so it cannot be combined with a reference")
     options: dict[str, Any] = {"threads": threads, "interpreter": interpreter}
     with ExitStack() as opened:
         against = open_reference(reference, options, opened)
         model = file
         if not isinstance(model, Model):
             model = opened.enter_context(open_model(model, activations=activations, **options))
-        cut = fitting_windows(model, against, text, context, stride, tokens, windows, text_name)
+        cut: Windows | StridedText
+        if recipe == HF:
+            cut = fitting_strided(model, text, context, stride, tokens, windows, text_name)
+        else:
+            cut = fitting_windows(model, against, text, context, stride, tokens, windows, text_name, recipe)
         for each in (model, against.model if isinstance(against, ModelReference) else model):
             each.executor  # noqa: B018  ready to run, its kernels compiled, now that nothing is left to refuse
         start = time.perf_counter()
         digest = text_digest(text)
-        if save_logits is not None:
+        if isinstance(cut, StridedText):
+            scores = score_strided(model, cut, progress)
+        elif save_logits is not None:
             notes = {"text_digest": digest or "", "model_digest": model.reader.digest.hex(), "model": model_name(model)}
             kept = top_logits(model, cut, top, notes, progress)
             kept.save(save_logits)
@@ -160,12 +177,13 @@ def fitting_windows(
     tokens: int | None,
     limit: int | None,
     name: str | os.PathLike[str] | None,
+    recipe: str | None = None,
 ) -> Windows:
     """The windows to score, once all has been refused that can be refused before a model runs.
 
     Args:
         model, reference: Neither need be ready to run.
-        text, context, stride, tokens, limit, name: See `evaluate` (`windows` and `text_name` there).
+        text, context, stride, tokens, limit, name, recipe: See `evaluate` (`windows` and `text_name` there).
 
     Raises:
         UsageError: See `evaluate`.
@@ -175,10 +193,12 @@ def fitting_windows(
         check_vocabulary(model, reference)
     if context is None:
         context = min(CONTEXT, model.config.context_length) if saved is None else saved.windows.context
-    if stride is None and saved is not None:
+    if stride is None and saved is not None and not saved.windows.recipe:
         stride = saved.windows.stride
+    if recipe is None:
+        recipe = (saved.windows.recipe or None) if saved is not None else (LLAMA_CPP if stride is None else None)
     check_context(model, context)
-    cut = text_windows(model, text, context, stride, tokens, limit, name)
+    cut = text_windows(model, text, context, stride, tokens, limit, name, recipe)
     check_fit(model, cut)
     if saved is not None:
         check_windows(saved.windows, cut, saved.path)
@@ -186,9 +206,44 @@ def fitting_windows(
         other = reference.model
         check_fit(other, cut)
         if isinstance(text, str) and tokenizer_digest(other) != tokenizer_digest(model):
-            theirs = text_windows(other, text, context, stride, tokens, limit, name)
+            theirs = text_windows(other, text, context, stride, tokens, limit, name, recipe)
             check_windows(theirs, cut, other.reader.path, fix=OWN_MODEL)
     return cut
+
+
+def fitting_strided(
+    model: Model,
+    text: str | Sequence[int],
+    context: int | None,
+    stride: int | None,
+    tokens: int | None,
+    limit: int | None,
+    name: str | os.PathLike[str] | None,
+) -> StridedText:
+    """The windows of transformers' loop; by default of `CONTEXT` tokens, one every half of that.
+
+    Raises:
+        UsageError: See `evaluate`.
+    """
+    context = min(CONTEXT, model.config.context_length) if context is None else context
+    if not len(text):
+        raise UsageError("the text is empty", path=name)
+    check_context(model, context)
+    cut = strided_text(model.encode(text)[:tokens], context, stride or max(1, context // 2), limit, name)
+    for group in cut.groups:
+        check_fit(model, group)
+    return cut
+
+
+def score_strided(model: Model, text: StridedText, progress: Progress | None) -> Scores:
+    """Run a model over the windows of transformers' loop."""
+    done, found = 0, list[Any]()
+    for group in text.groups:
+        before = done
+        advance = None if progress is None else lambda n, _, before=before: progress(before + n, text.tokens)
+        found.append(score(model, group, progress=advance).nll)
+        done += group.tokens
+    return Scores(np.concatenate(found), weights=text.weights)
 
 
 def reference_notes(reference: ModelReference | SavedLogits | None) -> dict[str, Any]:

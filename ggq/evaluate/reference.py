@@ -147,11 +147,11 @@ def check_windows(known: Windows, asked: Windows, path: str | None = None, fix: 
     Raises:
         UsageError: Another context, stride or text, or more windows.
     """
-    for name in ("context", "stride"):
+    for name in ("context", "stride", "recipe"):
         here, there = getattr(asked, name), getattr(known, name)
         if here != there:
             problem = f"{name} {there} in the reference, {here} asked for"
-            raise UsageError(problem, path=path, fix=f"give --{name} {there}")
+            raise UsageError(problem, path=path, fix=f"give --{name} {there}" if there else f"leave out --{name}")
     common = min(known.count, asked.count)
     different = np.argwhere(known.ids[:common] != asked.ids[:common])
     if len(different):

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ggq.errors import FormatError, UsageError
 from ggq.evaluate.forward import log_probabilities
 from ggq.evaluate.reference import Distribution, check_windows, chosen
-from ggq.evaluate.text_windows import Progress, Windows, parts, report_progress
+from ggq.evaluate.text_windows import LLAMA_CPP, Progress, Windows, parts, report_progress
 from ggq.format.identify import identify
 from ggq.format.native.layout import MAGIC
 from ggq.format.paths import open_regular, os_error
@@ -31,7 +31,7 @@ MASS_TOLERANCE = 1e-3
 
 TENSORS = {"windows": np.int32, "ids": np.uint32, "log_probs": np.float32, "rest": np.float32, "targets": np.float32}
 """What a file holds: (windows, context), (tokens, top), (tokens, top), (tokens,), (tokens,)."""
-KEYS = ("format", "version", "stride", "vocabulary", "text_digest", "tokens_digest", "model_digest", "model")
+KEYS = ("format", "version", "stride", "recipe", "vocabulary", "text_digest", "tokens_digest", "model_digest", "model")
 """Metadata, all text."""
 
 
@@ -79,6 +79,7 @@ class SavedLogits:
             "format": FORMAT,
             "version": VERSION,
             "stride": str(self.windows.stride),
+            "recipe": self.windows.recipe,
             "vocabulary": str(self.vocabulary),
             "tokens_digest": self.windows.digest,
             **self.notes,
@@ -178,8 +179,11 @@ def load_logits(path: str | os.PathLike[str]) -> SavedLogits:
     if missing:
         raise refuse(f"metadata without {missing[0]}", name)
     stride, vocabulary = (whole(metadata, key, name) for key in ("stride", "vocabulary"))
-    check_shapes(tensors, stride, name)
-    windows = Windows(tensors.pop("windows"), stride)
+    recipe = metadata["recipe"]
+    if recipe not in ("", LLAMA_CPP):
+        raise refuse(f"recipe {recipe!r:.40} is not known", name)
+    check_shapes(tensors, stride, recipe, name)
+    windows = Windows(tensors.pop("windows"), stride, recipe)
     check_numbers(tensors, vocabulary, name)
     tensors["targets"] = tensors["targets"].astype(np.float64)
     notes = {key: metadata[key] for key in ("text_digest", "model_digest", "model")}
@@ -203,7 +207,7 @@ def _read(path: str) -> tuple[dict[str, str], dict[str, NDArray[Any]]]:
     return header.get("__metadata__") or {}, tensors
 
 
-def check_shapes(tensors: dict[str, NDArray[Any]], stride: int, path: str) -> None:
+def check_shapes(tensors: dict[str, NDArray[Any]], stride: int, recipe: str, path: str) -> None:
     """Refuse tensors of a type or shape that contradicts the others."""
     for name, dtype in TENSORS.items():
         if tensors[name].dtype != dtype:
@@ -211,7 +215,7 @@ def check_shapes(tensors: dict[str, NDArray[Any]], stride: int, path: str) -> No
     ids = tensors["windows"]
     if ids.ndim != 2 or ids.shape[0] < 1 or ids.shape[1] < 2:
         raise refuse(f"shape {list(ids.shape)} found, windows of 2 tokens or more expected", path, "windows")
-    tokens = Windows(ids, stride).tokens
+    tokens = Windows(ids, stride, recipe).tokens
     top = tensors["ids"].shape[-1] if tensors["ids"].ndim == 2 else 0
     wanted = {"ids": (tokens, top), "log_probs": (tokens, top), "rest": (tokens,), "targets": (tokens,)}
     for name, shape in wanted.items():

@@ -24,17 +24,19 @@ class Scores:
         reference_nll: The same of the reference; None without one.
         kld: float64 (tokens,): KL divergence from the reference, nats; None without one.
         same_top: bool (tokens,): whether both find the same token the likeliest; None without one.
+        weights: float64 (tokens,): what each counts in the means; None where all count the same.
     """
 
     nll: NDArray[np.float64]
     reference_nll: NDArray[np.float64] | None = None
     kld: NDArray[np.float64] | None = None
     same_top: NDArray[np.bool_] | None = None
+    weights: NDArray[np.float64] | None = None
 
     @property
     def perplexity(self) -> float:
         """exp of the mean of -log p(token)."""
-        return float(np.exp(self.nll.mean()))
+        return float(np.exp(np.average(self.nll, weights=self.weights)))
 
     @property
     def mean_kld(self) -> float:
@@ -55,7 +57,7 @@ class Scores:
         both models cancels.
         """
         perplexity = self.perplexity
-        found = {"perplexity": perplexity, "perplexity_error": perplexity * standard_error(self.nll)}
+        found = {"perplexity": perplexity, "perplexity_error": perplexity * standard_error(self.nll, self.weights)}
         if self.reference_nll is None or self.kld is None or self.same_top is None:
             return found
         other = float(np.exp(self.reference_nll.mean()))
@@ -74,8 +76,11 @@ class Scores:
         }
 
 
-def standard_error(values: NDArray[np.float64]) -> float:
+def standard_error(values: NDArray[np.float64], weights: NDArray[np.float64] | None = None) -> float:
     """Standard error of the mean of independent values; NaN of a single one, of which it is unknown."""
+    if weights is not None and len(values) > 1:
+        away = values - np.average(values, weights=weights)
+        return float(np.sqrt(np.square(weights * away).sum()) / weights.sum())
     return float(values.std(ddof=1)) / sqrt(len(values)) if len(values) > 1 else float("nan")
 
 

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from blake3 import blake3
 
 from ggq.errors import UsageError
-from ggq.evaluate.text_windows import Windows, make_windows
+from ggq.evaluate.recipes import llama_cpp_windows
+from ggq.evaluate.text_windows import LLAMA_CPP, Windows, make_windows
 from ggq.format.paths import open_text, os_error
 from ggq.generate.model import Model
 
@@ -42,13 +43,22 @@ def text_windows(
     tokens: int | None,
     limit: int | None,
     name: str | os.PathLike[str] | None = None,
+    recipe: str | None = None,
 ) -> Windows:
-    """The windows of a text, as a model's tokenizer reads it; `name` is its file's, for errors."""
+    """The windows of a text, as a model's tokenizer reads it; `name` is its file's, for errors.
+
+    Raises:
+        UsageError: See `make_windows`; a stride with the recipe of llama.cpp, which has none.
+    """
     if tokens is not None and tokens < 1:
         raise UsageError(f"tokens must be 1 or more, not {tokens}")
     if not len(text):
         raise UsageError("the text is empty", path=name)
     ids = model.encode(text, begin=False)[:tokens]
+    if recipe == LLAMA_CPP:
+        if stride not in (None, context):
+            raise UsageError(f"a stride of {stride}: with the recipe {LLAMA_CPP} windows lie side by side")
+        return llama_cpp_windows(ids, context, begin_token(model), limit, name)
     return make_windows(ids, context, stride, limit=limit, begin=begin_token(model), name=name)
 
 

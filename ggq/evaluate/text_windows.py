@@ -15,7 +15,10 @@ from numpy.typing import NDArray
 from ggq.errors import UsageError
 
 CONTEXT = 512
-"""Tokens of a window when nobody says, as in llama-perplexity; fewer where the model's context is shorter."""
+"""Tokens of a window by default; fewer where the model's context is shorter."""
+
+LLAMA_CPP = "llama.cpp"
+"""The recipe of llama.cpp's perplexity tool; see `ggq.evaluate.recipes`."""
 
 PART_LOGITS = 1 << 22
 """Logits of one part, about: 16 MiB as float32, twice that as float64."""
@@ -34,17 +37,21 @@ class Windows:
     min(stride, context - context // 2) tokens are scored, so that none is scored twice and each has at least half a
     window before it:
 
-        stride = context        windows lie side by side, the second half of each is scored, as in llama-perplexity
+        stride = context        windows lie side by side, the second half of each is scored
         stride = context // 2   every token is scored (but the first half window's)
         stride smaller          the same with context - stride tokens or more before each; slower
 
     Args:
         ids: int32 (windows, context).
         stride: Tokens from the start of a window to the start of the next.
+        recipe: "" for the rule above, or LLAMA_CPP, whose windows have one scored token less; others say `last`.
+        last: How many tokens of each window are scored; 0 for as many as the recipe says.
     """
 
     ids: NDArray[np.int32]
     stride: int
+    recipe: str = ""
+    last: int = 0
 
     @property
     def count(self) -> int:
@@ -59,7 +66,10 @@ class Windows:
     @property
     def scored(self) -> int:
         """Tokens of each window that are scored: its last ones."""
-        return min(self.stride, self.context - self.context // 2)
+        if self.last:
+            return self.last
+        half = self.context - self.context // 2
+        return half - 1 if self.recipe == LLAMA_CPP else min(self.stride, half)
 
     @property
     def tokens(self) -> int:
@@ -94,7 +104,7 @@ def make_windows(
         stride: See `Windows`; by default the context.
         limit: At most so many windows, the first ones.
         begin: A token that takes the place of each window's first one, for models that expect every text to begin with
-            it (llama-perplexity does the same); it is never scored.
+            it; it is never scored.
         name: The text's file, for errors.
 
     Raises:

@@ -70,7 +70,7 @@ def test_no_target_is_none() -> None:
         ({"target_bpw": 4.5, "target_size": "1MB"}, "--target-bpw and --target-size cannot be combined"),
         ({"target_size": "1MB", "embedding": "f16"}, "--target-size and --embedding cannot be combined"),
         ({"target_bpw": 4.5, "recipe": "r.toml"}, "--recipe and --target-bpw cannot be combined"),
-        ({"target_bpw": 1.5}, "a target of 1.500 bits per weight cannot be reached: the lowest possible is 2."),
+        ({"target_bpw": 1.5}, "a target of 1.500 bits per weight cannot be reached: the least possible is 2."),
         ({"target_size": "60kB"}, r"a file of 60000 bytes is too small: tokenizer, norms and index alone take \d+"),
         ({"target_bpw": 4.5, "keep": ["nothing=f16"]}, "--keep nothing=f16: no tensor's name matches"),
     ],

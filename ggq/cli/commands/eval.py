@@ -33,7 +33,11 @@ def eval(
     ] = None,
     stride: Annotated[
         int | None,
-        typer.Option(metavar="N", help="Tokens from window to window; the context without it.", show_default=False),
+        typer.Option(metavar="N", help="Tokens from window to window, for our own rule or hf.", show_default=False),
+    ] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="llama.cpp (the default) or hf (transformers).", show_default=False),
     ] = None,
     tokens: Annotated[
         int | None, typer.Option(metavar="N", help="Only the text's first tokens.", show_default=False)
@@ -47,10 +51,11 @@ def eval(
 ) -> None:
     """Score a file on a text: perplexity, divergence from a reference.
 
-    The text is cut into windows, one every --stride tokens, and of each the last tokens are scored: half a window, or
-    --stride if that is less. So by default windows lie side by side and their second halves count, as in
-    llama-perplexity; with half the context as stride every token counts. Figures compare only at one context, stride,
-    tokenizer and text; digests of text and tokens are in --json.
+    The text is cut into windows that lie side by side, and the second half of each is scored, as llama-perplexity does
+    it (--recipe llama.cpp, the default). With --stride a window begins every so many tokens, and its last tokens are
+    scored, half a window or the stride if that is less: with half the context every token counts. --recipe hf is the
+    loop of transformers' documentation, with half the context as stride by default. Figures compare only at one
+    context, stride, recipe, tokenizer and text; digests of text and tokens are in --json.
 
     A reference is the same model in full precision (`ggq convert --scheme f32`), or what --save-logits kept of it: the
     likeliest tokens of each place and what the rest has together. From such a file the KL divergence is a lower bound.
@@ -72,6 +77,7 @@ def eval(
             top=top,
             context=context,
             stride=stride,
+            recipe=recipe,
             tokens=tokens,
             windows=windows,
             threads=threads,
@@ -107,7 +113,8 @@ def _print(found: dict[str, Any]) -> None:
             ("", f"median {found['kld_median']:.5f}, 99 % {found['kld_p99']:.5f}, largest {found['kld_max']:.4f}"),
             ("same top token", f"{found['same_top']:.2%}"),
         ]
-    windows = f"{found['windows']} windows of {found['context']}, stride {found['stride']}"
+    recipe = f", recipe {found['recipe']}" if found["recipe"] else ""
+    windows = f"{found['windows']} windows of {found['context']}, stride {found['stride']}{recipe}"
     rows.append(("scored", f"{found['tokens']} tokens in {windows}, in {found['seconds']:.1f} s"))
     rows.append(("text digest", found["text_digest"]))
     pairs(rows)

@@ -150,7 +150,7 @@ def mix(
     if chosen is None:
         least = sum(min(option.cost for option in each) for each in options) + budget - left
         raise UsageError(
-            f"a target of {budget / planned.weights:.3f} bits per weight cannot be reached: the lowest possible is "
+            f"a target of {budget / planned.weights:.3f} bits per weight cannot be reached: the least possible is "
             f"{least / planned.weights:.3f}",
             fix="raise the target",
         )
