@@ -140,7 +140,12 @@ def changed(model: str, **changes: Any) -> tuple[ModelSpec, tuple[str, ...]]:
             "a list of 0 found, 1 to 4096",
         ),
         ("phi3", {"rope_scaling": {"type": "longrope", "short_factor": 2}}, ModelError, "2 found, a list of numbers"),
-        ("ministral3", {"rope_parameters": None}, ModelError, "rope_parameters: missing"),
+        (
+            "ministral3",
+            {"rope_parameters": {"rope_type": "yarn", "factor": 2.0, "llama_4_scaling_beta": -1}},
+            ModelError,
+            "llama_4_scaling_beta: -1 found, 0, or a number above 0",
+        ),
         ("phi3", {"rope_scaling": {"rope_type": "yarn", "factor": 2}}, UnsupportedError, "default, longrope, su$"),
         ("phi3", {"partial_rotary_factor": 0.1}, ModelError, "rotated: 1 found, 2 to"),
         ("stablelm", {"qk_layernorm": True}, UnsupportedError, "qk_layernorm: true is not supported; supported: false"),

@@ -7,9 +7,10 @@ from dataclasses import replace
 from functools import partial
 
 from ggq.models import decoder
-from ggq.models.config import Config, Keys, OrNull
+from ggq.models.config import Config, Inner, Keys, OrNull
 from ggq.models.config_rope import original_context, read_rope, rope_source
 from ggq.models.family import Family
+from ggq.models.fields import Fields
 from ggq.models.parts import ModelSpec
 
 KEYS: Keys = {
@@ -21,12 +22,15 @@ KEYS: Keys = {
     "sliding_window": OrNull(),
 }
 
+USUAL = {"rope_type": "yarn", "rope_theta": 1e6, "factor": 16.0, "original_max_position_embeddings": 16384}
+USUAL |= {"beta_fast": 32.0, "beta_slow": 1.0, "mscale": 1.0, "mscale_all_dim": 1.0, "llama_4_scaling_beta": 0.1}
+"""What transformers takes where nothing is said."""
+
 
 def parts(config: Config) -> ModelSpec:
     """The model of a config.json."""
     source = rope_source(config)
-    if not source.values:
-        raise config.error("rope_parameters", "missing")
+    source = source if source.values else Inner(Fields(USUAL, config.path, "rope_parameters."))
     grows = source.number("llama_4_scaling_beta", (0.0, 1e6), 0.0, zero=True) > 0
     source.get("max_position_embeddings", 0)  # the same as outside
     spec = decoder.read_decoder(config, rope=partial(read_rope, inner=source))
