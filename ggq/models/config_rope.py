@@ -162,6 +162,8 @@ def _attention_factor(factor: float, weight: float) -> float:
 def original_context(config: Config, inner: Inner, context: int) -> int:
     """The context before stretching (S-4)."""
     place = config if ORIGINAL in config else inner
+    if inner.values.get(ORIGINAL) == config.values.get(ORIGINAL):
+        inner.get(ORIGINAL, 0)  # said twice
     known = config.keys[ORIGINAL]
     usual = known.default if isinstance(known, OrNull) and isinstance(known.default, int) else context
     found: int = _read(place, ORIGINAL, Llama3, "original_context_length") if ORIGINAL in place else usual

@@ -196,6 +196,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "falcon": {
         **FALCON,
         "num_attention_heads": 5,
+        "num_kv_heads": 5,
         "ffn_hidden_size": 52,
     },
     "falcon_new": {

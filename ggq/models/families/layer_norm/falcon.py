@@ -34,10 +34,10 @@ def parts(config: Config) -> ModelSpec:
     new, width = config.flag("new_decoder_architecture"), config.maybe("ffn_hidden_size", Mlp, "width")
     activation = decoder.ACTIVATIONS[config.choice("activation", tuple(decoder.ACTIVATIONS))]
     inner = Mlp(width or 4 * config.integer("hidden_size", (1, 1 << 20)), activation, gated=False, bias=bias)
-    shared = 1 if config.flag("multi_query") and not new else config.maybe("num_kv_heads", Attention, "kv_heads")
+    shared, alone = config.maybe("num_kv_heads", Attention, "kv_heads"), config.flag("multi_query") and not new
     biases = dict.fromkeys(("query_bias", "key_bias", "value_bias", "output_bias"), bias)
     spec = decoder.read_decoder(config, norm, feed_forward=inner)
-    spec = decoder.with_mixers(spec, kv_heads=shared or spec.layers[0].attention.heads, **biases)
+    spec = decoder.with_mixers(spec, kv_heads=1 if alone else shared or spec.layers[0].attention.heads, **biases)
     one = config.get("num_ln_in_parallel_attn") is not None and config.integer("num_ln_in_parallel_attn", (1, 2)) == 1
     beside = config.flag("parallel_attn") or new
     return decoder.with_layers(spec, feed_forward_norm=None if beside and (one or not new) else norm, parallel=beside)
