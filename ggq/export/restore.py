@@ -19,6 +19,7 @@ from ggq.models.names import (
     Stack,
     Taps,
     Tensor,
+    Times,
     Transposed,
     Unary,
 )
@@ -67,6 +68,9 @@ def _solved(
     """What an expression's parts are equal to."""
     if isinstance(expression, Plus):
         return [(expression.expression, numbers - np.float32(expression.amount))]
+    if isinstance(expression, Times):
+        column = expression.column()
+        return [(expression.expression, numbers / (column[:, 0] if numbers.ndim == 1 else column))]
     if isinstance(expression, Transposed):
         return [(expression.expression, np.ascontiguousarray(np.swapaxes(numbers, -1, -2)))]
     if isinstance(expression, Taps) and expression.taps:

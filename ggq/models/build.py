@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from ggq.models.mixers import recurrent
 from ggq.models.parts import (
@@ -12,6 +12,7 @@ from ggq.models.parts import (
     GatedAttention,
     GatedDelta,
     Head,
+    Hybrid,
     Layer,
     Mamba2,
     Mlp,
@@ -157,17 +158,17 @@ def _layer(build: Builder, number: int, layer: Layer, hidden: Buffer, *, last: b
     """Append a layer; the buffer of its results, of the wanted rows alone behind the last one."""
     role, mixer, feed_forward = f"layers.{number}", layer.mixer.role, layer.feed_forward
     normed = build.norm(layer.mixer_norm, f"{role}.{mixer}_norm", hidden, Buffer("normed", hidden.width))
-    mixed = MIXERS[type(layer.mixer)](build, f"{role}.{mixer}", layer.mixer, normed)
+    branches = _branches(build, role, layer.mixer, normed)
     shared = layer.parallel and layer.feed_forward_norm is None
     if last:
         same = normed is hidden
-        hidden, mixed = build.wanted(hidden), build.wanted(mixed)
+        hidden = build.wanted(hidden)
+        branches = [branch._replace(source=build.wanted(branch.source)) for branch in branches]
         if shared:
             normed = hidden if same else build.wanted(normed)
-    output, bias = f"{role}.{mixer}.o", layer.mixer.output_bias
 
     def add_mixed() -> None:
-        _add(build, layer, mixed, hidden, output, bias, layer.mixer_post_norm, f"{role}.{mixer}_post_norm")
+        _add(build, layer, branches, hidden, layer.mixer_post_norm, f"{role}.{mixer}_post_norm")
 
     if feed_forward is None or not layer.parallel:
         add_mixed()
@@ -180,28 +181,45 @@ def _layer(build: Builder, number: int, layer: Layer, hidden: Buffer, *, last: b
     between = _mlp(build, f"{role}.{inner}", feed_forward, normed)
     if layer.parallel:
         add_mixed()
-    down, bias = f"{role}.{inner}.down", feed_forward.bias
-    _add(build, layer, between, hidden, down, bias, layer.feed_forward_post_norm, f"{role}.{inner}_post_norm")
+    down = Branch(between, f"{role}.{inner}.down", feed_forward.bias)
+    _add(build, layer, [down], hidden, layer.feed_forward_post_norm, f"{role}.{inner}_post_norm")
     return hidden
 
 
+class Branch(NamedTuple):
+    """What a last matrix meets.
+
+    Args:
+        source: The buffer.
+        matrix: The role of the matrix, without "weight".
+        bias: Whether it has a bias.
+    """
+
+    source: Buffer
+    matrix: str
+    bias: bool
+
+
+def _branches(build: Builder, role: str, mixer: Any, source: Buffer) -> list[Branch]:
+    """Append a mixer, or those that are beside each other, up to their last matrices."""
+    parts: list[Any] = [mixer.attention, mixer.scan] if isinstance(mixer, Hybrid) else [mixer]
+    found = []
+    for part in parts:
+        place = f"{role}.{part.role}"
+        found.append(Branch(MIXERS[type(part)](build, place, part, source), f"{place}.o", part.output_bias))
+    return found
+
+
 def _add(
-    build: Builder,
-    layer: Layer,
-    source: Buffer,
-    hidden: Buffer,
-    matrix: str,
-    bias: bool,
-    post_norm: Norm | None,
-    norm_role: str,
+    build: Builder, layer: Layer, branches: list[Branch], hidden: Buffer, post_norm: Norm | None, norm_role: str
 ) -> None:
-    """Append the product with a last matrix, its norm, and their addition to the row."""
-    biased, before = {matrix} if bias else set(), None if build.normed_sums else post_norm
-    if before is None and layer.residual_scale == 1:
-        build.linear(source, {matrix: hidden}, biased, add=True)
-    else:
-        out = Buffer("added" + _suffix(hidden), hidden.width, hidden.rows)
-        build.linear(source, {matrix: out}, biased)
+    """Append the products with last matrices, the norm of their sum, and their addition to the row."""
+    before = None if build.normed_sums else post_norm
+    plain = before is None and layer.residual_scale == 1
+    out = hidden if plain else Buffer("added" + _suffix(hidden), hidden.width, hidden.rows)
+    for number, (source, matrix, bias) in enumerate(branches):
+        build.linear(source, {matrix: out}, {matrix} if bias else set(), add=plain or number > 0)
+    if not plain:
         build.norm(before, norm_role, out, out)
         build.ops.append(tape.Add(out, hidden, layer.residual_scale))
     if build.normed_sums:

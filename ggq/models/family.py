@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from ggq.models.build import role_shapes
 from ggq.models.config import COMMON, ROPE, Config, Keys
 from ggq.models.fields import Fields
-from ggq.models.names import Expression
+from ggq.models.names import Expression, Times
 from ggq.models.parts import Stack, check
 
 TIED = "tie_word_embeddings"
@@ -61,6 +61,7 @@ class Family:
         parts: The model of a config.json, not yet checked.
         expression: What the tensor of a role is made of, in a checkpoint of a model.
         constants: Tensors that checkpoints may carry for nothing.
+        scaled: Factors of the rows of a role's tensor, of a config.json that was read: see `Times`; empty for none.
         text: The object of config.json that describes the text model, where there is more than that.
         beside: What the names of tensors begin with that belong to something else than the text model.
     """
@@ -71,6 +72,7 @@ class Family:
     parts: Callable[[Config], Stack]
     expression: Callable[[str, Any], Expression]
     constants: Callable[[Any], list[TensorSpec]] = lambda spec: []
+    scaled: Callable[[Mapping[str, Any], str, Any], tuple[tuple[int, float], ...]] | None = None
     text: str = ""
     beside: tuple[str, ...] = ()
 
@@ -92,6 +94,18 @@ class Family:
         config.prefix = f"{self.text}." if self.text else ""
         spec = check(self.parts(config), path)
         return Reading(spec, tuple(config.prefix + key for key in config.unread()))
+
+    def of(self, hf: Mapping[str, Any]) -> Family:
+        """The family with the factors of a config.json, which go into its tensors."""
+        if self.scaled is None:
+            return self
+        scaled, plain = self.scaled, self.expression
+
+        def expression(role: str, spec: Any) -> Expression:
+            factors = scaled(hf, role, spec)
+            return Times(plain(role, spec), factors) if factors else plain(role, spec)
+
+        return replace(self, expression=expression)
 
     def config(self, hf: Mapping[str, object], path: str | os.PathLike[str] | None = None) -> Any:
         """The model alone; see `read`."""

@@ -285,6 +285,31 @@ class Plus(Unary):
 
 
 @dataclass(frozen=True)
+class Times(Unary):
+    """Every row, or every number of a tensor of one dimension, times a factor, rounded to float32.
+
+    Args:
+        factors: The factor of all rows before each number, ascending: ((24, 0.5), (30, 2.0)) for 30 rows.
+    """
+
+    factors: tuple[tuple[int, float], ...]
+
+    def __str__(self) -> str:
+        return f"{' or '.join(f'{factor:.9g}' for _, factor in self.factors)} * {_inner(self.expression)}"
+
+    def column(self) -> Floats:
+        """The factor of each row, (rows, 1)."""
+        ends = [0, *(stop for stop, _ in self.factors)]
+        counts = np.diff(ends)
+        return np.repeat(np.array([factor for _, factor in self.factors], np.float32), counts)[:, None]
+
+    def fill(self, source: Source, start: int, out: Floats) -> None:
+        self.expression.fill(source, start, out)
+        column = self.column()
+        out *= column.T if len(self.expression.shape(source.shape)) == 1 else column[start : start + len(out)]
+
+
+@dataclass(frozen=True)
 class Sum(Expression):
     """Two expressions of one shape added, rounded to float32, such as a matrix and the product of a LoRA adapter."""
 
@@ -406,6 +431,7 @@ __all__ = [
     "Sum",
     "Taps",
     "Tensor",
+    "Times",
     "Transposed",
     "Use",
     "matrices",

@@ -138,14 +138,10 @@ class Mamba2:
     least_step: Annotated[float, Number(0.0, 1e30, "steps are at least this", zero=True)]
     most_step: Annotated[float, Number(0.0, 1e30, "steps are at most this; 0: no bound", zero=True)]
     taps_bias: Annotated[bool, Flag("the convolution has a bias")]
-    bias: Annotated[bool, Flag("the matrices have biases")]
+    bias: Annotated[bool, Flag("the first matrices have biases")]
+    output_bias: Annotated[bool, Flag("o has a bias")]
     norm: Annotated[Norm | None, Part("norm of the result, each group on its own, with weights for the whole row")]
     norm_first: Annotated[bool, Flag("true: the gate comes behind the norm; false: before it")]
-
-    @property
-    def output_bias(self) -> bool:
-        """Whether the last matrix has a bias."""
-        return self.bias
 
     def problem(self) -> str | None:
         """What contradicts itself, if anything."""
@@ -154,6 +150,16 @@ class Mamba2:
         if self.most_step and self.most_step < self.least_step:
             return f"steps of at least {self.least_step:g} and at most {self.most_step:g} cannot be"
         return None
+
+
+@dataclass(frozen=True)
+class Hybrid:
+    """Attention and a scan beside each other, which take the same row; both results are added to it."""
+
+    kind: ClassVar[str] = "hybrid"
+    role: ClassVar[str] = "hybrid"
+    attention: Annotated[Attention, Part("the attention")]
+    scan: Annotated[Mamba2, Part("the scan")]
 
 
 @dataclass(frozen=True)
@@ -179,7 +185,7 @@ class Layer:
     """A mixer and a feed-forward, whose results are added to the row: x + scale * post_norm(mixer(norm(x)))."""
 
     mixer: Annotated[
-        Attention | GatedAttention | ShortConv | GatedDelta | Mamba2, Part("what exchanges between tokens")
+        Attention | GatedAttention | ShortConv | GatedDelta | Mamba2 | Hybrid, Part("what exchanges between tokens")
     ]
     feed_forward: Annotated[Mlp | None, Part("what is computed for each token")]
     mixer_norm: Annotated[Norm | None, Part("norm of the mixer's input")]
@@ -198,8 +204,16 @@ class Layer:
     @property
     def attention(self) -> Attention:
         """Its mixer, which is attention: whoever asks knows the family."""
-        assert isinstance(self.mixer, Attention)
-        return self.mixer
+        found = self.mixer.attention if isinstance(self.mixer, Hybrid) else self.mixer
+        assert isinstance(found, Attention)
+        return found
+
+    @property
+    def scan(self) -> Mamba2:
+        """Its scan of Mamba-2, alone or beside attention: whoever asks knows the family."""
+        found = self.mixer.scan if isinstance(self.mixer, Hybrid) else self.mixer
+        assert isinstance(found, Mamba2)
+        return found
 
     @property
     def mlp(self) -> Mlp:

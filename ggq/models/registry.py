@@ -30,6 +30,7 @@ from ggq.models.families.olmo2 import OLMO2
 from ggq.models.families.phi3 import PHI3
 from ggq.models.families.qwen2 import QWEN2
 from ggq.models.families.qwen3 import QWEN3
+from ggq.models.families.recurrent.falcon_h1 import FALCON_H1
 from ggq.models.families.recurrent.granite_hybrid import GRANITE_HYBRID
 from ggq.models.families.recurrent.lfm2 import LFM2
 from ggq.models.families.recurrent.mamba2 import MAMBA2
@@ -76,6 +77,7 @@ FAMILIES: tuple[Family, ...] = (
     QWEN3_5_IMAGES,
     MAMBA2,
     GRANITE_HYBRID,
+    FALCON_H1,
 )
 """Every supported family. To add one, write its file in `families` and list it here."""
 
@@ -107,7 +109,7 @@ def find_architecture(hf: Mapping[str, object], path: str | os.PathLike[str] | N
     if len(found) > 1:
         names = ", ".join([*([] if typed is None else [f"model_type {shown(model_type)}"]), *map(shown, listed)])
         raise ModelError(f"{names} name different models", path=path, where="architectures")
-    return found[0]
+    return found[0].of(hf)
 
 
 def _named(name: str, path: str | os.PathLike[str] | None) -> Family:

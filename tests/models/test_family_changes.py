@@ -12,6 +12,7 @@ import pytest
 from ggq.models.decoder import with_layers, with_mixers
 from ggq.models.names import Plus, Taps
 from ggq.models.parts import Attention, GatedAttention, GatedDelta, Mamba2, ModelSpec, Norm, ShortConv
+from ggq.models.registry import find_architecture
 from ggq.models.rope import Factors, Rope
 from ggq.tape import ops as tape
 from tests.kit.family_models import (
@@ -79,6 +80,20 @@ def with_kind(spec: ModelSpec, kind: type, **changes: Any) -> ModelSpec:
         for each in spec.layers
     )
     return replace(spec, layers=tuple(layers))
+
+
+def with_scan(spec: ModelSpec, **changes: Any) -> ModelSpec:
+    """Other values of fields of the scans beside attention."""
+    return with_mixers_of(spec, lambda mixer: replace(mixer, scan=replace(mixer.scan, **changes)))
+
+
+def with_beside(spec: ModelSpec, **changes: Any) -> ModelSpec:
+    """Other values of fields of the attention beside scans."""
+    return with_mixers_of(spec, lambda mixer: replace(mixer, attention=replace(mixer.attention, **changes)))
+
+
+def with_mixers_of(spec: ModelSpec, change: Callable[[Any], Any]) -> ModelSpec:
+    return replace(spec, layers=tuple(replace(layer, mixer=change(layer.mixer)) for layer in spec.layers))
 
 
 def without_gate(spec: ModelSpec) -> ModelSpec:
@@ -400,6 +415,7 @@ CHANGES: dict[str, dict[str, Callable[[ModelSpec], ModelSpec]]] = {
     },
     "mamba2": {
         "no biases": lambda spec: with_kind(spec, Mamba2, bias=False),
+        "no bias of the output": lambda spec: with_kind(spec, Mamba2, output_bias=False),
         "no bias of the convolution": lambda spec: with_kind(spec, Mamba2, taps_bias=False),
         "no least step": lambda spec: with_kind(spec, Mamba2, least_step=0.0),
         "no greatest step": lambda spec: with_kind(spec, Mamba2, most_step=0.0),
@@ -419,6 +435,19 @@ CHANGES: dict[str, dict[str, Callable[[ModelSpec], ModelSpec]]] = {
         "no RoPE": lambda spec: with_layer(spec, 1, rope=None),
         "no bias of the output": lambda spec: with_layer(spec, 1, output_bias=False),
         "no biases of the scan": lambda spec: with_kind(spec, Mamba2, bias=False),
+    },
+    "falcon_h1": {
+        "no norm of the scan": lambda spec: with_scan(spec, norm=None),
+        "the gate before the norm": lambda spec: with_scan(spec, norm_first=False),
+        "no biases of the scan": lambda spec: with_scan(spec, bias=False),
+        "no biases of queries": lambda spec: with_beside(spec, query_bias=False),
+        "no RoPE": lambda spec: with_beside(spec, rope=None),
+        "no scale of the embedding": lambda spec: replace(spec, embedding=replace(spec.embedding, scale=1.0)),
+        "no scale of logits": head(scale=1.0),
+    },
+    "falcon_h1_plain": {
+        "no bias of the scan's output": lambda spec: with_scan(spec, output_bias=False),
+        "no bias of the convolution": lambda spec: with_scan(spec, taps_bias=False),
     },
     "lfm2_biased": {
         "no biases": lambda spec: with_kind(spec, ShortConv, bias=False),
@@ -514,6 +543,21 @@ class OneNorm(tape.Norm):
 
     def oracle(self, run: Any) -> None:
         tape.Norm(**{**vars(self), "heads": 1 if self.own else self.heads}).oracle(run)
+
+
+MULTIPLIERS = [(f"{name}_multiplier", -1) for name in ("key", "attention_in", "attention_out", "ssm_in", "ssm_out")]
+MULTIPLIERS += [("mlp_multipliers", place) for place in range(2)] + [("ssm_multipliers", place) for place in range(5)]
+
+
+@pytest.mark.parametrize(("key", "place"), MULTIPLIERS)
+def test_a_multiplier_that_is_left_out_is_noticed(key: str, place: int) -> None:
+    hf, spec = dict(CONFIGS["falcon_h1"]), spec_of("falcon_h1")[1]
+    if place < 0:
+        del hf[key]
+    else:
+        hf[key] = [1.0 if i == place else each for i, each in enumerate(hf[key])]
+    found = last_logits(reference(spec, "falcon_h1", find_architecture(hf).expression), "falcon_h1")
+    assert error(found, "falcon_h1") > 100 * TOLERANCE
 
 
 @pytest.mark.parametrize("wrong", [WithoutSkip, OneNorm])

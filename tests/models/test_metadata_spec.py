@@ -131,7 +131,7 @@ def test_the_roles_of_other_mixers_are_those_of_the_specification() -> None:
     """With biases; without, those alone are missing."""
     norm = Norm("rms", 1e-5, weight=True, bias=False)
     kinds = {"conv": ShortConv(width=24, reach=3, bias=True), "delta": GatedDelta(6, 3, 5, 7, 3, norm)}
-    scan = Mamba2(6, 3, 5, 7, 3, 0.0, 0.0, taps_bias=True, bias=True, norm=norm, norm_first=False)
+    scan = Mamba2(6, 3, 5, 7, 3, 0.0, 0.0, taps_bias=True, bias=True, output_bias=True, norm=norm, norm_first=False)
     kinds["mamba2"] = scan  # type: ignore[assignment]
     base = demo()
     for kind, mixer in kinds.items():

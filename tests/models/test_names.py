@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from ggq.errors import ConvertError
+from ggq.export.restore import restored
 from ggq.models import names
 from ggq.models.names import (
     Expression,
@@ -22,6 +23,7 @@ from ggq.models.names import (
     Stack,
     Sum,
     Tensor,
+    Times,
     Transposed,
     matrices,
 )
@@ -270,3 +272,19 @@ def test_sources_that_do_not_fit_are_refused_by_name(expression: Expression, mes
     arrays["one"] = np.zeros((), np.float32)
     with pytest.raises(ConvertError, match=message):
         expression.shape(Arrays(arrays).shape)
+
+
+def test_rows_are_multiplied_with_their_factors_and_divided_by_them_again() -> None:
+    """Of a matrix and of numbers, from any row on."""
+    random = np.random.default_rng(0)
+    arrays = {"m": random.standard_normal((7, 3), dtype=np.float32), "v": random.standard_normal(7, dtype=np.float32)}
+    factors = np.array([0.5] * 2 + [3.0] * 4 + [1.0], np.float32)
+    for name, expected in {"m": arrays["m"] * factors[:, None], "v": arrays["v"] * factors}.items():
+        times = Times(Tensor(name), ((2, 0.5), (6, 3.0), (7, 1.0)))
+        assert str(times) == f"0.5 or 3 or 1 * {name}" and times.whole() == name
+        found = times.rows(Arrays(arrays), 0, 7 if name == "m" else 1)
+        np.testing.assert_array_equal(found, expected if name == "m" else expected[None])
+        back = restored([(times, expected)], {})
+        np.testing.assert_allclose(back[name], arrays[name], rtol=1e-7)
+    part = Times(Tensor("m"), ((2, 0.5), (6, 3.0), (7, 1.0))).rows(Arrays(arrays), 1, 4)
+    np.testing.assert_array_equal(part, (arrays["m"] * factors[:, None])[1:4])

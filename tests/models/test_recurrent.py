@@ -31,7 +31,7 @@ from tests.kit.small_families import FAMILIES as CONFIGS
 from tests.kit.small_models import write_ggq
 from tests.models.test_families import errors_of
 
-RECURRENT = ("lfm2", "lfm2_biased", "qwen3_5", "mamba2", "granite_hybrid")
+RECURRENT = ("lfm2", "lfm2_biased", "qwen3_5", "mamba2", "granite_hybrid", "falcon_h1")
 INTERPRETERS = ["numpy", pytest.param("numba", marks=pytest.mark.kernels)]
 
 

@@ -84,6 +84,7 @@ def scan(config: Config, spec: ModelSpec) -> Mamba2:
         most_step=most,
         taps_bias=config.flag("mamba_conv_bias"),
         bias=config.flag("mamba_proj_bias"),
+        output_bias=config.flag("mamba_proj_bias"),
         norm=decoder.rms_norm(config),
         norm_first=False,
     )

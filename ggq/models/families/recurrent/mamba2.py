@@ -64,6 +64,7 @@ def parts(config: Config) -> ModelSpec:
         most_step=most,
         taps_bias=config.flag("use_conv_bias"),
         bias=config.flag("use_bias"),
+        output_bias=config.flag("use_bias"),
         norm=norm,
         norm_first=False,
     )
@@ -96,8 +97,7 @@ def expression(
     _, number, _, name = role.split(".", 3)
     if name in SCALARS:
         return Tensor(f"{layers}.{number}.{scan}.{SCALARS[name]}")
-    mixer, (name, kind) = decoder.layer_of(role, spec).mixer, name.split(".")
-    assert isinstance(mixer, Mamba2)
+    mixer, (name, kind) = decoder.layer_of(role, spec).scan, name.split(".")
     inner, shared = mixer.heads * mixer.head_dim, mixer.groups * mixer.state_size
     ends = {"gate": (0, inner), "mixed": (inner, 2 * (inner + shared))}
     ends["step"] = 2 * (inner + shared), 2 * (inner + shared) + mixer.heads
