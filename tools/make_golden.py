@@ -11,12 +11,14 @@ import json
 import platform
 import re
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import transformers
+from safetensors.numpy import load_file, save_file
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -30,6 +32,9 @@ TOKENS = 80
 
 SAVED = {"gpt_neox": {"lm_head.weight": "embed_out.weight"}}
 """Names that transformers' tensors have in the files that it saves, where they are others, by "model_type"."""
+
+SPLIT = ("mixtral", "olmoe", "qwen2_moe", "qwen3_moe")
+"""Values of "model_type" of models whose experts transformers stacks when it reads a checkpoint."""
 
 STORY = "Once upon a time, there was"
 
@@ -87,6 +92,8 @@ def random_family(name: str) -> tuple[Any, dict[str, list[int]]]:
     """A model with the random tensors of `family_checkpoint`, and their shapes by name."""
     config = transformers.AutoConfig.for_model(**FAMILIES[name])
     model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").double().eval()
+    if config.model_type in SPLIT:
+        return split_family(name, model)
     saved = SAVED.get(config.model_type, {})
     shapes = {saved.get(key, key): list(value.shape) for key, value in model.state_dict().items()}
     if config.tie_word_embeddings:
@@ -98,6 +105,18 @@ def random_family(name: str) -> tuple[Any, dict[str, list[int]]]:
     )
     assert set(found.missing_keys) <= {"lm_head.weight"} and not found.unexpected_keys, found
     return model, shapes
+
+
+def split_family(name: str, model: Any) -> tuple[Any, dict[str, list[int]]]:
+    """The same by way of a checkpoint, which has a tensor for each expert."""
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        file = Path(folder) / "model.safetensors"
+        shapes = {key: list(value.shape) for key, value in load_file(file).items()}
+        save_file(family_checkpoint(name, shapes), file)
+        forms = {"attn_implementation": "eager", "experts_implementation": "eager"}
+        read = type(model).from_pretrained(folder, dtype=torch.float64, **forms)
+    return read.eval(), shapes
 
 
 def keys(config: Any) -> dict[str, Any]:

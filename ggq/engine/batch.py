@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ggq.tape.ops.route import MOST_EXPERTS
 from ggq.tape.rotation import Rotation
 
 RUN_WORDS = 5
@@ -23,6 +24,7 @@ class Batch:
     def __init__(self, rows: int) -> None:
         self.counts = np.zeros(3, np.int64)  # tokens, wanted rows, runs
         self.ids, self.positions, self.types, self.wanted = (np.zeros(rows, np.int64) for _ in range(4))
+        self.expert_counts = np.zeros(MOST_EXPERTS + 1, np.int64)  # rows that go through each
         self.tables: dict[int, np.ndarray] = {}  # by group of caches
         self.runs: dict[tuple[int, int, int], np.ndarray] = {}  # by group, heads and kv_heads of attention
         self.states = np.zeros((rows, STATE_WORDS), np.int64)
@@ -33,5 +35,8 @@ class Batch:
         return int({"token": self.ids, "position": self.positions, "type": self.types}[by].ctypes.data)
 
     def count(self, which: str) -> int:
-        """Address of a count: "tokens", "wanted" or "runs"."""
+        """Address of a count: "tokens", "wanted", "runs", or of the rows that go through an expert: "tokens.3"."""
+        which, _, expert = which.partition(".")
+        if expert:
+            return int(self.expert_counts.ctypes.data) + 8 * int(expert)
         return int(self.counts.ctypes.data) + 8 * ("tokens", "wanted", "runs").index(which)

@@ -80,9 +80,15 @@ def batch_rows(program: Program, most: int, file_bytes: int) -> int:
 
 def form_of(buffer: Buffer, width: int) -> Form:
     """What buffers must have in common to take the same memory, the one after the other."""
+    rows = rows_of(buffer)
     if isinstance(buffer, Rounded):
-        return buffer.rows, buffer.columns, buffer.group, buffer.halves
-    return buffer.rows, buffer.width, width
+        return rows, buffer.columns, buffer.group, buffer.halves
+    return rows, buffer.width, width
+
+
+def rows_of(buffer: Buffer) -> str:
+    """What a buffer has at most a row for: "tokens" or "wanted", also where it has those that go through an expert."""
+    return buffer.rows.partition(".")[0]
 
 
 def plan(program: Program, form: Callable[[Buffer], Form]) -> list[dict[Buffer, int]]:

@@ -92,8 +92,9 @@ def shares(steps: Sequence[Step], seconds: np.ndarray, tokens: int, limits: Limi
         time = float(seconds[places].sum())
         read = sum(steps[i].weight_bytes for i in places) / time / 1e9
         rows = {"tokens": tokens, "wanted": 1}
-        peak = limits.peak(max(rows[steps[i].rows] for i in places))
-        rate = sum(steps[i].operations * rows[steps[i].rows] for i in places) / time / 1e9
+        counts = [rows[steps[i].rows.partition(".")[0]] for i in places]  # also of experts, which have fewer
+        rate = sum(steps[i].operations * count for i, count in zip(places, counts)) / time / 1e9
+        peak = limits.peak(max(counts))
         share = time / float(seconds.sum())
         found.append(Share(name, len(places), time, share, read, read / limits.read_gb_s, rate, rate / peak))
     return sorted(found, key=lambda share: -share.seconds)

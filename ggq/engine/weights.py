@@ -43,6 +43,10 @@ class Weights:
         """Sizes of a tensor, as given and as stored."""
         return self.scheme(role).geometry(self._container.tensors[self._names[role]].shape)
 
+    def shape(self, role: str) -> tuple[int, ...]:
+        """Dimensions of a tensor."""
+        return tuple(self._container.tensors[self._names[role]].shape)
+
     def matrix(self, role: str) -> Packed:
         """A matrix as the kernels see it.
 

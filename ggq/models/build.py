@@ -6,9 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from ggq.models.mixers import recurrent
+from ggq.models.mixers import experts, recurrent
 from ggq.models.parts import (
     Attention,
+    Experts,
     GatedAttention,
     GatedDelta,
     Head,
@@ -178,6 +179,13 @@ def _layer(build: Builder, number: int, layer: Layer, hidden: Buffer, *, last: b
     if not shared:
         out = Buffer("normed" + _suffix(hidden), hidden.width, hidden.rows)
         normed = build.norm(layer.feed_forward_norm, f"{role}.{inner}_norm", hidden, out)
+    if isinstance(feed_forward, Experts):
+        result = experts.mixture(build, f"{role}.{inner}", feed_forward, normed)
+        if layer.parallel:
+            add_mixed()
+        build.norm(layer.feed_forward_post_norm, f"{role}.{inner}_post_norm", result, result)
+        build.ops.append(tape.Add(result, hidden, layer.residual_scale))
+        return hidden
     between = _mlp(build, f"{role}.{inner}", feed_forward, normed)
     if layer.parallel:
         add_mixed()

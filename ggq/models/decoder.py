@@ -12,7 +12,7 @@ from ggq.models.config_rope import read_rope
 from ggq.models.family import TensorSpec, checkpoint_name
 from ggq.models.fields import shown
 from ggq.models.names import Expression, Tensor
-from ggq.models.parts import MOST_LAYERS, Attention, Embedding, Head, Layer, Mlp, ModelSpec, Norm
+from ggq.models.parts import MOST_LAYERS, Attention, Embedding, Experts, Head, Layer, Mlp, ModelSpec, Norm
 from ggq.models.rope import Rope
 
 BASE: Keys = {
@@ -144,6 +144,33 @@ def mlp(config: Config) -> Mlp:
         gated=True,
         bias="mlp_bias" in config.keys and config.flag("mlp_bias"),
     )
+
+
+def experts(config: Config) -> Experts:
+    """Experts that a softmax chooses, none of them for all tokens."""
+    width = "moe_intermediate_size" if "moe_intermediate_size" in config.keys else "intermediate_size"
+    count = "num_experts" if "num_experts" in config.keys else "num_local_experts"
+    return Experts(
+        count=config.take(count, Experts, "count"),
+        chosen=config.take("num_experts_per_tok", Experts, "chosen"),
+        width=config.take(width, Experts, "width"),
+        activation=ACTIVATIONS[config.choice("hidden_act", tuple(ACTIVATIONS))],
+        renormalised="norm_topk_prob" not in config.keys or config.flag("norm_topk_prob"),
+        scale=1.0,
+        shared_width=0,
+        shared_gate=False,
+    )
+
+
+def with_experts(spec: ModelSpec, config: Config, mixture: Experts) -> ModelSpec:
+    """The model with experts in every layer whose number is a multiple of "decoder_sparse_step", counted from 1, and
+    not in "mlp_only_layers"."""
+    step, dense = config.integer("decoder_sparse_step", (1, MOST_LAYERS)), config.get("mlp_only_layers") or []
+    if not isinstance(dense, list) or not all(type(number) is int for number in dense):
+        raise config.error("mlp_only_layers", f"{shown(dense)} found, a list of layers' numbers expected")
+    chosen = ((number + 1) % step == 0 and number not in dense for number in range(len(spec.layers)))
+    layers = (replace(each, feed_forward=mixture) if has else each for each, has in zip(spec.layers, chosen))
+    return replace(spec, layers=tuple(layers))
 
 
 def layer_kinds(config: Config, kinds: Sequence[str], usual: Callable[[int], str]) -> list[str]:

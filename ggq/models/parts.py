@@ -18,6 +18,7 @@ from ggq.models.fields import Fields
 from ggq.models.rope import Rope
 from ggq.tape.ops.activations import WITHOUT_GATE
 from ggq.tape.ops.norm import KINDS
+from ggq.tape.ops.route import MOST_EXPERTS
 
 MOST_LAYERS = 4096
 
@@ -152,6 +153,13 @@ class Mamba2:
         return None
 
 
+ACTIVATION = Word(
+    WITHOUT_GATE,
+    "`silu`: x / (1 + exp(-x)); `gelu_tanh`: 0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))); "
+    "`gelu`: x (1 + erf(x / sqrt(2))) / 2; `relu`: max(x, 0); `relu2`: max(x, 0)^2",
+)
+
+
 @dataclass(frozen=True)
 class Hybrid:
     """Attention and a scan beside each other, which take the same row; both results are added to it."""
@@ -170,14 +178,35 @@ class Mlp:
     width: Annotated[int, Integer(1, 1 << 22, "numbers between the matrices")]
     activation: Annotated[
         str,
-        Word(
-            WITHOUT_GATE,
-            "`silu`: x / (1 + exp(-x)); `gelu_tanh`: 0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))); "
-            "`gelu`: x (1 + erf(x / sqrt(2))) / 2; `relu`: max(x, 0); `relu2`: max(x, 0)^2",
-        ),
+        ACTIVATION,
     ]
     gated: Annotated[bool, Flag("true: down(activation(gate(x)) * up(x)); false: down(activation(up(x)))")]
     bias: Annotated[bool, Flag("all of its matrices have biases")]
+
+
+@dataclass(frozen=True)
+class Experts:
+    """Feed-forwards, down(activation(gate(x)) * up(x)), of which a router chooses a few for each token."""
+
+    kind: ClassVar[str] = "experts"
+    count: Annotated[int, Integer(1, MOST_EXPERTS, "experts")]
+    chosen: Annotated[int, Integer(1, MOST_EXPERTS, "experts of a token; at most `count`")]
+    width: Annotated[int, Integer(1, 1 << 22, "numbers between the matrices of an expert")]
+    activation: Annotated[str, ACTIVATION]
+    renormalised: Annotated[bool, Flag("shares are a softmax of the router's chosen logits; false: of all")]
+    scale: Annotated[float, Number(0.0, 1e6, "shares are multiplied with it")]
+    shared_width: Annotated[
+        int, Integer(0, 1 << 22, "numbers between the matrices of an expert that all tokens go through; 0: none")
+    ]
+    shared_gate: Annotated[bool, Flag("its share is the sigmoid of a product with one row; false: 1")]
+
+    def problem(self) -> str | None:
+        """What contradicts itself, if anything."""
+        if self.chosen > self.count:
+            return f"a token cannot go through {self.chosen} of {self.count} experts"
+        if self.shared_gate and not self.shared_width:
+            return "a gate of a shared expert, and no shared expert"
+        return None
 
 
 @dataclass(frozen=True)
@@ -187,7 +216,7 @@ class Layer:
     mixer: Annotated[
         Attention | GatedAttention | ShortConv | GatedDelta | Mamba2 | Hybrid, Part("what exchanges between tokens")
     ]
-    feed_forward: Annotated[Mlp | None, Part("what is computed for each token")]
+    feed_forward: Annotated[Mlp | Experts | None, Part("what is computed for each token")]
     mixer_norm: Annotated[Norm | None, Part("norm of the mixer's input")]
     mixer_post_norm: Annotated[Norm | None, Part("norm of the mixer's result")]
     feed_forward_norm: Annotated[Norm | None, Part("norm of the feed-forward's input")]

@@ -12,6 +12,10 @@ from ggq.models.families.encoders.modernbert import MODERNBERT
 from ggq.models.families.encoders.roberta import ROBERTA
 from ggq.models.families.encoders.xlm_roberta import XLM_ROBERTA
 from ggq.models.families.ernie4_5 import ERNIE4_5
+from ggq.models.families.experts.mixtral import MIXTRAL
+from ggq.models.families.experts.olmoe import OLMOE
+from ggq.models.families.experts.qwen2_moe import QWEN2_MOE
+from ggq.models.families.experts.qwen3_moe import QWEN3_MOE
 from ggq.models.families.gemma2 import GEMMA2
 from ggq.models.families.gemma3 import GEMMA3
 from ggq.models.families.glm4 import GLM4
@@ -78,6 +82,10 @@ FAMILIES: tuple[Family, ...] = (
     MAMBA2,
     GRANITE_HYBRID,
     FALCON_H1,
+    MIXTRAL,
+    QWEN3_MOE,
+    QWEN2_MOE,
+    OLMOE,
 )
 """Every supported family. To add one, write its file in `families` and list it here."""
 

@@ -66,12 +66,12 @@ def warmup(progress: Callable[[int, int, str], None] | None = None) -> float:
     from ggq_kernels.code import compiled, store, together
     from ggq_kernels.product import embed, linear
     from ggq_kernels.quantize import encode_rows, lloyd, search_rows, shift_rows
-    from ggq_kernels.row import elementwise, gate, gather, norm, rope, rounding
+    from ggq_kernels.row import elementwise, experts, gate, gather, norm, rope, rounding
     from ggq_kernels.run import calls, guard, team
     from ggq_kernels.scan import conv, scan
 
     modules = [attention, conv, elementwise, embed, encode_rows, gate, gather, linear, lloyd, norm, rope, rounding]
-    modules += [scan, search_rows, shift_rows, team]
+    modules += [experts, scan, search_rows, shift_rows, team]
     if guard.WATCHED:
         from ggq_kernels.run import fault
 

@@ -9,9 +9,9 @@ from ggq.tape.buffers import Buffer
 from ggq.tape.ops import Add, SoftCap
 from ggq_kernels.attend.operands import ATTENTION, STORE
 from ggq_kernels.product.operands import EMBED
-from ggq_kernels.row.operands import ELEMENTS, GATE, NORM, PIECE, ROPE, ROUND, SELECT, TRANSFORM
+from ggq_kernels.row.operands import ASSIGN, ELEMENTS, GATE, NORM, PIECE, ROPE, ROUND, ROUTE, SELECT, SHARE, TRANSFORM
 from ggq_kernels.run import calls
-from ggq_kernels.run.rows import MANY, operands
+from ggq_kernels.run.rows import MAY_BE_EMPTY, operands
 from tests.kit.kernel_support import UNTOUCHED, Floats, address, count, gamma, output, run
 from tests.kit.row_oracle import meaning
 
@@ -65,9 +65,12 @@ def test_operations_follow_each_other() -> None:
     np.testing.assert_array_equal(b.values, x[::-1])
 
 
+ROWS = (ASSIGN, ELEMENTS, GATE, NORM, ROPE, ROUND, ROUTE, SELECT, SHARE, TRANSFORM)
+
+
 def test_a_row_is_made_of_all_operands_of_its_record() -> None:
     """Offsets of all records are words of a row of their own, and the number of rows comes first."""
-    for record in (ELEMENTS, GATE, NORM, ROPE, ROUND, SELECT, TRANSFORM, STORE, ATTENTION, EMBED):
-        assert sorted(record) == list(range(8, 8 + 8 * len(record), 8)) and record[-1] < MANY
+    for record in (*ROWS, STORE, ATTENTION, EMBED):
+        assert sorted(record) == list(range(8, 8 + 8 * len(record), 8)) and record[-1] < MAY_BE_EMPTY
     with pytest.raises(TypeError, match="SelectRow: operands missing or unknown: column, rows"):
         operands(SELECT, **dict.fromkeys(SELECT._fields[:-1], 0), column=1)

@@ -97,11 +97,13 @@ def opened(path: Path, interpreter: str, **options: str) -> Iterator[Any]:
         model.close()
 
 
-def write_checkpoint(folder: Path, name: str, vocabulary: int = VOCABULARY) -> Path:
-    """A checkpoint as transformers saves it, without a tokenizer."""
+def write_checkpoint(
+    folder: Path, name: str, vocabulary: int = VOCABULARY, config: dict[str, Any] | None = None
+) -> Path:
+    """A checkpoint as transformers saves it, without a tokenizer; with another config.json where that is given."""
     shapes = {key: [vocabulary if rows == VOCABULARY else rows, *columns] for key, (rows, *columns) in tensors_of(name)}
     folder.mkdir(exist_ok=True)
-    (folder / "config.json").write_text(json.dumps({**CONFIGS[name], "vocab_size": vocabulary}))
+    (folder / "config.json").write_text(json.dumps({**(config or CONFIGS[name]), "vocab_size": vocabulary}))
     header: dict[str, Any] = {}
     data = b""
     for tensor, values in family_checkpoint(name, shapes).items():

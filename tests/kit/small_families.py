@@ -437,6 +437,55 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "tie_embedding": False,
         "layer_types": ["full_attention", "conv", "conv"],
     },
+    "mixtral": {
+        **SIZES,
+        "architectures": ["MixtralForCausalLM"],
+        "model_type": "mixtral",
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 36,
+        "num_local_experts": 5,
+        "num_experts_per_tok": 2,
+        "sliding_window": 33,
+        "rope_theta": 700.0,
+    },
+    "qwen3_moe": {
+        **SIZES,
+        "architectures": ["Qwen3MoeForCausalLM"],
+        "model_type": "qwen3_moe",
+        "num_attention_heads": 4,
+        "head_dim": 12,
+        "moe_intermediate_size": 22,
+        "num_experts": 7,
+        "num_experts_per_tok": 3,
+        "norm_topk_prob": True,
+        "decoder_sparse_step": 2,
+        "use_sliding_window": True,
+        "sliding_window": 27,
+    },
+    "qwen2_moe": {
+        **SIZES,
+        "architectures": ["Qwen2MoeForCausalLM"],
+        "model_type": "qwen2_moe",
+        "num_attention_heads": 4,
+        "moe_intermediate_size": 22,
+        "shared_expert_intermediate_size": 41,
+        "num_experts": 6,
+        "num_experts_per_tok": 2,
+        "mlp_only_layers": [1],
+        "use_sliding_window": True,
+        "sliding_window": 31,
+    },
+    "olmoe": {
+        **SIZES,
+        "architectures": ["OlmoeForCausalLM"],
+        "model_type": "olmoe",
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 26,
+        "num_experts": 6,
+        "num_experts_per_tok": 3,
+    },
 }
 """config.json by name."""
 
@@ -466,3 +515,11 @@ def family_checkpoint(name: str, shapes: Mapping[str, Sequence[int]], seed: int 
             scale = 0.4 if len(shape) == 1 else np.sqrt(3 / shape[-1])
             tensors[tensor] = values * np.float32(scale)
     return {tensor: values.astype(np.float32) for tensor, values in tensors.items()}
+
+
+def through_all_experts(name: str) -> dict[str, Any]:
+    """The configuration of a family, every token of which goes through every expert: which are chosen jumps where two
+    are nearly as good, as nothing else does."""
+    config = FAMILIES[name]
+    count = config.get("num_experts", config.get("num_local_experts"))
+    return {**config, "num_experts_per_tok": count} if count else config

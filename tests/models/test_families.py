@@ -32,7 +32,7 @@ from tests.kit.family_models import (
     write_checkpoint,
 )
 from tests.kit.small_families import FAMILIES as CONFIGS
-from tests.kit.small_families import LAST
+from tests.kit.small_families import LAST, through_all_experts
 from tests.kit.small_models import made, write_ggq
 from tests.kit.support import ROOT
 
@@ -102,7 +102,7 @@ def test_transforms_that_are_folded_keep_the_model(name: str, tmp_path: Path) ->
     """Scales and orders of columns go into norms, values and feed-forwards, also those between norms: in 8 bits they
     leave about the error of 8 bits without. Calibration runs the model layer by layer on windows of a text."""
     tiny(tmp_path / "m")  # for its tokenizer
-    folder, tokens = write_checkpoint(tmp_path / "m", name, 320), list(range(5, 60))
+    folder, tokens = write_checkpoint(tmp_path / "m", name, 320, through_all_experts(name)), list(range(5, 60))
     (tmp_path / "text.txt").write_text(TEXT)
     calibration = {"calibration": tmp_path / "text.txt", "calibration_tokens": 600}
     found = {}
@@ -131,7 +131,7 @@ def test_int8_activations_differ_as_much_as_their_rounding(name: str, interprete
     what norms, soft caps and attention make of it; `errors_of` counts those of other mixers. That the weights are
     quantized is in both results.
     """
-    path = write_ggq(tmp_path / "m.ggq", CONFIGS[name], checkpoint(name), "q8-g32")
+    path = write_ggq(tmp_path / "m.ggq", through_all_experts(name), checkpoint(name), "q8-g32")
     with opened(path, "numpy", cache="f32", activations="float32") as executor:
         exact = last_logits(executor, name)
     with opened(path, interpreter, cache="f32", activations="int8") as executor:

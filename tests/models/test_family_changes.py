@@ -11,7 +11,7 @@ import pytest
 
 from ggq.models.decoder import with_layers, with_mixers
 from ggq.models.names import Plus, Taps
-from ggq.models.parts import Attention, GatedAttention, GatedDelta, Mamba2, ModelSpec, Norm, ShortConv
+from ggq.models.parts import Attention, Experts, GatedAttention, GatedDelta, Mamba2, ModelSpec, Norm, ShortConv
 from ggq.models.registry import find_architecture
 from ggq.models.rope import Factors, Rope
 from ggq.tape import ops as tape
@@ -152,6 +152,21 @@ def rope_as_full_layers(spec: ModelSpec) -> ModelSpec:
     """That of the layers without windows in all."""
     ropes = [layer.attention.rope for layer in spec.layers if not layer.attention.window]
     return with_mixers(spec, rope=ropes[0])
+
+
+def experts(**changes: Any) -> Callable[[ModelSpec], ModelSpec]:
+    """Other values of fields of every layer's experts."""
+
+    def changed(spec: ModelSpec) -> ModelSpec:
+        layers = (
+            replace(each, feed_forward=replace(each.feed_forward, **changes))
+            if isinstance(each.feed_forward, Experts)
+            else each
+            for each in spec.layers
+        )
+        return replace(spec, layers=tuple(layers))
+
+    return changed
 
 
 def neighbours(spec: ModelSpec) -> ModelSpec:
@@ -394,6 +409,38 @@ CHANGES: dict[str, dict[str, Callable[[ModelSpec], ModelSpec]]] = {
     "arcee": {
         "ReLU": lambda spec: with_layers(spec, feed_forward=replace(spec.layers[0].feed_forward, activation="relu")),
         "no biases": lambda spec: with_layers(spec, feed_forward=replace(spec.layers[0].feed_forward, bias=False)),
+    },
+    "mixtral": {
+        "no window": without("window", 0),
+        "a larger window": window_plus(1),
+        "one expert": experts(chosen=1),
+        "three experts": experts(chosen=3),
+        "shares of all experts": experts(renormalised=False),
+        "half shares": experts(scale=0.5),
+        "GELU": experts(activation="gelu"),
+    },
+    "qwen3_moe": {
+        "no norm of queries": without("query_norm", None),
+        "no norm of keys": without("key_norm", None),
+        "no window": without("window", 0),
+        "two experts": experts(chosen=2),
+        "shares of all experts": experts(renormalised=False),
+    },
+    "qwen2_moe": {
+        "no bias of queries": without("query_bias", False),
+        "no bias of keys": without("key_bias", False),
+        "no bias of values": without("value_bias", False),
+        "windows everywhere": every_layer_slides,
+        "no windows": without("window", 0),
+        "shares that are renormalised": experts(renormalised=True),
+        "no shared expert": experts(shared_width=0, shared_gate=False),
+        "no gate of the shared expert": experts(shared_gate=False),
+    },
+    "olmoe": {
+        "no norm of queries": without("query_norm", None),
+        "no norm of keys": without("key_norm", None),
+        "shares that are renormalised": experts(renormalised=True),
+        "four experts": experts(chosen=4),
     },
     "lfm2": {
         "no norm of queries": lambda spec: with_layer(spec, 1, query_norm=None),

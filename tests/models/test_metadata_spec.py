@@ -11,7 +11,7 @@ import pytest
 from ggq.models.build import role_shapes
 from ggq.models.field import Part, Parts, Word, declared
 from ggq.models.metadata import KINDS, to_metadata
-from ggq.models.parts import GatedAttention, GatedDelta, Mamba2, ModelSpec, Norm, ShortConv
+from ggq.models.parts import Experts, GatedAttention, GatedDelta, Mamba2, ModelSpec, Norm, ShortConv
 from ggq.models.registry import find_architecture
 from ggq.models.text.parts import Dense, TextEmbedding, TextSpec, VectorHead
 from tests.kit.support import DEMO, ROOT
@@ -107,7 +107,7 @@ def test_the_roles_of_tensors_are_those_of_the_specification(there: bool, rows: 
     sizes = {"vocabulary": spec.vocabulary_size, "width": spec.hidden_size, "heads": mixer.heads}
     sizes |= {"kv_heads": mixer.kv_heads, "head_dim": mixer.head_dim, "inner": feed_forward.width}
     expected = {}
-    own = SPEC.split("\n| role of a `")[0]  # the tables of other mixers follow
+    own = SPEC.split("\n| role of a")[0]  # the tables of experts and of other mixers follow
     table = re.findall(r"^\| ([a-zN][\w.]*\.(?:weight|bias|sinks)) \| (.*?) \| (.*?) \|$", own, re.MULTILINE)
     for role, shape, when in table:
         if when == "always" or there:
@@ -150,6 +150,26 @@ def test_the_roles_of_other_mixers_are_those_of_the_specification() -> None:
         if kind == "conv":
             plain = role_shapes(replace(spec, layers=(replace(spec.layers[0], mixer=replace(mixer, bias=False)),)))
             assert expected.keys() - plain.keys() == {name for name in expected if name.endswith(".bias")}
+
+
+@pytest.mark.parametrize(("shared", "gated"), [(0, False), (7, False), (7, True)])
+def test_the_roles_of_experts_are_those_of_the_specification(shared: int, gated: bool) -> None:
+    base = demo()
+    part = Experts(3, 2, 5, "silu", renormalised=True, scale=1.0, shared_width=shared, shared_gate=gated)
+    spec = replace(base, layers=(replace(base.layers[0], feed_forward=part),))
+    sizes = {"count": 3, "inner": 5, "shared": shared, "width": base.hidden_size, "1": 1}
+    (section,) = re.findall(r"^\| role of an `experts` feed-forward.*\n((?:\|.*\n)*)", SPEC, re.MULTILINE)
+    expected = {}
+    for line in section.splitlines()[1:]:
+        names, shape, when = (cell.strip() for cell in line.strip("|").split(" | "))
+        if {"always": True, "with shared_width": shared > 0, "with shared_gate": gated}[when]:
+            first, *others = names.split(", ")
+            for name in (first, *(first.rsplit(".", 2)[0] + other for other in others)):
+                for expert in range(3):
+                    role = name.replace(".N.", ".0.").replace(".E.", f".{expert}.")
+                    expected[role] = tuple(sizes[each] for each in shape.split(", "))
+    assert {role: shape for role, shape in role_shapes(spec).items() if ".experts." in role} == expected
+    assert "layers.0.experts_norm.weight" in role_shapes(spec)
 
 
 def test_gated_attention_has_a_gate_of_the_shape_of_the_queries() -> None:

@@ -22,6 +22,7 @@ from ggq.tape.ops import (
     Add,
     Attention,
     Embed,
+    Experts,
     Gate,
     GatedDelta,
     Linear,
@@ -29,6 +30,7 @@ from ggq.tape.ops import (
     Norm,
     Operation,
     Rope,
+    Route,
     Select,
     ShortConv,
     SoftCap,
@@ -47,6 +49,7 @@ WINDOWS, CONTEXT, VOCABULARY = 2, 7, 9
 A, B, C, WIDE = Buffer("a", 12), Buffer("b", 12), Buffer("c", 12), Buffer("wide", 24)
 KEYS, VALUES = Buffer("k", 12), Buffer("v", 12)
 FOUR, OTHER = Buffer("four", 4), Buffer("other", 4)
+TWO, ONE, FIVE = Buffer("two", 2), Buffer("one", 1), Buffer("five", 5)
 TURN = Rotation((1.0, 0.3), "half", 1.2)
 
 SAMPLES: list[Operation] = [
@@ -60,6 +63,7 @@ SAMPLES: list[Operation] = [
     Embed("table", A, 2.5),
     Embed("table", A, by="position"),
     Embed("table", A, 1.5, by="type"),
+    Experts(A, TWO, ("wide", "gate"), ("up", "other_up"), ("down", "other_down"), B, "silu"),
     *(Gate(A, B, C, name) for name in ACTIVATIONS),
     GatedDelta(0, WIDE, FOUR, OTHER, B, "speed", "shift", 4, 2, 3, 3),
     Linear(A, ("square", "wide"), ("bias", None), (B, WIDE)),
@@ -73,6 +77,8 @@ SAMPLES: list[Operation] = [
     Norm(A, "scale", B, 1e-2, "layer", "bias", heads=3, own=True),
     Rope(A, 2, TURN),
     Rope(A, 3, Rotation((1.0, 0.3), "pairs")),
+    Route(FOUR, None, OTHER, 2, renormalised=True, scale=1.5),
+    Route(FOUR, ONE, FIVE, 3, renormalised=False),
     Select(A, B),
     ShortConv(0, A, B, "taps", 3, C, KEYS, "bias", "silu"),
     ShortConv(0, A, A, "taps", 3),
@@ -92,8 +98,10 @@ WEIGHTS = {
     "taps": (3 * 12,),
     "speed": (4,),
     "shift": (4,),
+    **dict.fromkeys(("gate", "up", "other_up"), (24, 12)),
+    **dict.fromkeys(("down", "other_down"), (12, 24)),
 }
-BUFFERS = (A, B, C, WIDE, KEYS, VALUES, FOUR, OTHER)
+BUFFERS = (A, B, C, WIDE, KEYS, VALUES, FOUR, OTHER, TWO, ONE)
 
 
 @pytest.fixture(autouse=True)

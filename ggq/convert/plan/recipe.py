@@ -25,6 +25,9 @@ EMBEDDING_ROLES = ("embedding.weight", "output.weight")
 F16, TABLE_ROLES = parse_scheme("f16"), ("positions.weight", "types.weight")
 """Tables that are added to every token's row stay f16: they are small, and an error in them is in every product."""
 
+ROUTER_ROLES = (".experts.router.weight", ".experts.shared_share.weight")
+"""Ends of the roles of matrices that choose among experts; they stay f32: a small error sends a token elsewhere."""
+
 
 @dataclass(frozen=True)
 class Rule:
@@ -81,6 +84,8 @@ class Recipe:
             scheme, method = rule.scheme, rule.method
         elif spec.role in TABLE_ROLES:
             return F32 if self.scheme == F32 else F16, None
+        elif spec.role.endswith(ROUTER_ROLES):
+            return F32, None
         elif spec.role in EMBEDDING_ROLES:
             scheme, method = self.embedding, self.embedding_method
         else:

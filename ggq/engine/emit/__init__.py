@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from ggq.engine.emit import attention, linear, recurrent, rounding, rows
+from ggq.engine.emit import attention, experts, linear, recurrent, rounding, rows
 from ggq.engine.emit.context import Context, Step
-from ggq.engine.lower.ops import Halve, Multiply, Rearrange, Round, RoundGate
+from ggq.engine.lower.ops import AddShares, Assign, Gather, Halve, Multiply, Rearrange, Round, RoundGate
 from ggq.errors import UnsupportedError
 from ggq.tape.ops import (
     Activate,
@@ -22,6 +22,7 @@ from ggq.tape.ops import (
     Norm,
     Operation,
     Rope,
+    Route,
     Select,
     ShortConv,
     SoftCap,
@@ -31,9 +32,12 @@ from ggq.tape.ops import (
 EMITTERS: dict[type[Operation], Callable[[Any, Context], tuple[Step, np.ndarray]]] = {
     Activate: rows.activate,
     Add: rows.add,
+    AddShares: experts.add_shares,
+    Assign: experts.assign,
     Attention: attention.attention,
     Embed: linear.embed,
     Gate: rows.gate,
+    Gather: experts.gather,
     GatedDelta: recurrent.gated_delta,
     Halve: rounding.halve,
     Mamba2: recurrent.mamba2,
@@ -43,6 +47,7 @@ EMITTERS: dict[type[Operation], Callable[[Any, Context], tuple[Step, np.ndarray]
     Rope: rows.rope,
     Round: rounding.quantize,
     RoundGate: rounding.quantize_gate,
+    Route: experts.route,
     Select: rows.select,
     ShortConv: recurrent.short_conv,
     SoftCap: rows.softcap,
@@ -61,4 +66,6 @@ def emit(op: Operation, at: Context) -> tuple[Step, np.ndarray]:
     """
     if type(op) not in EMITTERS:
         raise UnsupportedError(f"no kernel computes the operation {type(op).__name__}")
-    return EMITTERS[type(op)](op, at)
+    step, row = EMITTERS[type(op)](op, at)
+    row[at.calls.MAY_BE_EMPTY // 8] = "." in step.rows  # of an expert
+    return step, row

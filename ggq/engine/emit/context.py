@@ -11,6 +11,7 @@ import numpy as np
 
 from ggq.engine.batch import Batch
 from ggq.engine.lower.ops import Rounded
+from ggq.engine.memory import rows_of
 from ggq.engine.weights import Weights
 from ggq.tape.caches import CacheGroup, CacheSpec, groups, state_numbers
 from ggq.tape.program import Buffer
@@ -68,6 +69,7 @@ class Context:
     kept: list[np.ndarray] = field(default_factory=list)
     arrays: dict[int, np.ndarray] = field(default_factory=dict)
     _places: dict[int, Rows | Int8Rows] = field(default_factory=dict)
+    _lists: dict[int, int] = field(default_factory=dict)
 
     def floats(self, buffer: Buffer) -> Rows:
         """The memory of a buffer of floats."""
@@ -100,7 +102,7 @@ class Context:
         """Address of the bf16 form of many tokens."""
         number = self.memory[buffer]
         if number not in self._places:
-            size = self.calls.bf16_bytes(self.capacity[buffer.rows], buffer.columns)
+            size = self.calls.bf16_bytes(self.capacity[rows_of(buffer)], buffer.columns)
             self._places[number] = self.calls.Rows(self.allocate(size), 0, buffer.columns)
         place: Rows = self._places[number]  # type: ignore[assignment]
         return place.address
@@ -120,6 +122,14 @@ class Context:
     def tokens(self, buffer: Buffer) -> int:
         """Address of the number of a buffer's rows in use."""
         return self.batch.count(buffer.rows)
+
+    def rows_of_experts(self, experts: int) -> tuple[int, int]:
+        """Address of the numbers of the rows that go through each of so many experts, and the bytes of an expert; one
+        layer uses it after the other."""
+        size = 8 * max(self.capacity.values())
+        if experts not in self._lists:
+            self._lists[experts] = self.allocate(size * experts)
+        return self._lists[experts], size
 
     def group_of(self, cache: int) -> int:
         """The group that a cache belongs to."""
@@ -145,7 +155,7 @@ class Context:
         return found
 
     def _rows(self, buffer: Buffer) -> int:
-        return int(self.capacity[buffer.rows] + self.calls.MOST_ROWS)
+        return int(self.capacity[rows_of(buffer)] + self.calls.MOST_ROWS)
 
     def _columns(self, buffer: Buffer) -> int:
         return buffer.columns if isinstance(buffer, Rounded) else self.widths[buffer.name]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from ggq.engine.lower.experts import spread_experts
 from ggq.engine.lower.rules import Target, join_gates, round_inputs, split_kinds
 from ggq.tape.program import Program
 
-RULES: tuple[Callable[[Program, Target], Program], ...] = (split_kinds, round_inputs, join_gates)
+RULES: tuple[Callable[[Program, Target], Program], ...] = (spread_experts, split_kinds, round_inputs, join_gates)
 """Every rule, in the order in which they are applied."""
 
 __all__ = ["RULES", "Target", "lower"]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 from ggq.tape.buffers import Buffer
-from ggq.tape.ops.operation import WEIGHT, WRITE, WRITE_OR_ADD, Operation, Read
+from ggq.tape.ops.operation import WEIGHT, WRITE, WRITE_OR_ADD, Operation, Read, Update, Write
 
 
 @dataclass(frozen=True)
@@ -89,3 +89,32 @@ class Multiply(Operation):
     biases: Annotated[tuple[str | None, ...], WEIGHT]
     outs: Annotated[tuple[Buffer, ...], WRITE_OR_ADD]
     add: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Assign(Operation):
+    """Note which rows go through each expert, a column of the shares; and out = 0."""
+
+    name: ClassVar[str] = "assign"
+    shares: Read
+    out: Write
+
+
+@dataclass(frozen=True, eq=False)
+class Gather(Operation):
+    """out = the rows of source that go through an expert, whose number ends the `rows` of out."""
+
+    name: ClassVar[str] = "gather"
+    source: Read
+    shares: Read
+    out: Write
+
+
+@dataclass(frozen=True, eq=False)
+class AddShares(Operation):
+    """total += source times the share of its expert, in the rows that go through this."""
+
+    name: ClassVar[str] = "add shares"
+    source: Read
+    shares: Read
+    total: Update

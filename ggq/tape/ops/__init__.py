@@ -6,6 +6,7 @@ from ggq.tape.ops.activate import Activate
 from ggq.tape.ops.add import Add
 from ggq.tape.ops.attention import Attention, StoreKV
 from ggq.tape.ops.embed import Embed
+from ggq.tape.ops.experts import Experts
 from ggq.tape.ops.gate import Gate
 from ggq.tape.ops.linear import Linear
 from ggq.tape.ops.norm import Norm
@@ -14,6 +15,7 @@ from ggq.tape.ops.recurrent.gated_delta import GatedDelta
 from ggq.tape.ops.recurrent.mamba2 import Mamba2
 from ggq.tape.ops.recurrent.short_conv import ShortConv
 from ggq.tape.ops.rope import Rope
+from ggq.tape.ops.route import Route
 from ggq.tape.ops.select import Select
 from ggq.tape.ops.softcap import SoftCap
 
@@ -22,12 +24,14 @@ OPS: tuple[type[Operation], ...] = (
     Add,
     Attention,
     Embed,
+    Experts,
     Gate,
     GatedDelta,
     Linear,
     Mamba2,
     Norm,
     Rope,
+    Route,
     Select,
     ShortConv,
     SoftCap,
@@ -41,6 +45,7 @@ __all__ = [
     "Add",
     "Attention",
     "Embed",
+    "Experts",
     "Gate",
     "GatedDelta",
     "Linear",
@@ -49,6 +54,7 @@ __all__ = [
     "Operation",
     "Product",
     "Rope",
+    "Route",
     "Select",
     "ShortConv",
     "SoftCap",

@@ -56,6 +56,12 @@ def _encode_rows() -> ModuleType:
     return encode_rows
 
 
+def _experts() -> ModuleType:
+    from ggq_kernels.row import experts
+
+    return experts
+
+
 def _fault() -> ModuleType:
     from ggq_kernels.run import fault
 
@@ -154,6 +160,7 @@ MODULES: dict[str, Callable[[], ModuleType]] = {
     "elementwise": _elementwise,
     "embed": _embed,
     "encode_rows": _encode_rows,
+    "experts": _experts,
     "fault": _fault,
     "gate": _gate,
     "gather": _gather,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ggq_kernels.code import ready
-from ggq_kernels.row.operands import ELEMENTS, GATE, NORM, ROPE, ROUND, SELECT, TRANSFORM
+from ggq_kernels.row.operands import ASSIGN, ELEMENTS, GATE, NORM, ROPE, ROUND, ROUTE, SELECT, SHARE, TRANSFORM
 from ggq_kernels.run.rows import BF16_TOKENS, SMALL, HasAddress, Int8Rows, Rows, operands, row
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 # Not imported: that would import Numba, which a process with saved kernels does without.
 norm, rope, gate, elementwise = (ready.module(name) for name in ("norm", "rope", "gate", "elementwise"))
-gather, rounding, bf16 = (ready.module(name) for name in ("gather", "rounding", "bf16"))
+gather, rounding, bf16, experts = (ready.module(name) for name in ("gather", "rounding", "bf16", "experts"))
 
 ACTIVATIONS = ("silu", "gelu_tanh", "gelu", "relu", "relu2")
 """Activations that have kernels."""
@@ -149,6 +149,64 @@ def select_row(tokens: int, source: Rows, out: Rows, rows: int) -> np.ndarray:
         rows=rows,
     )
     return row(gather.select, given, alone=1)
+
+
+def route_row(
+    tokens: int, logits: Rows, gate: Rows | None, out: Rows, chosen: int, renormalised: bool, scale: float
+) -> np.ndarray:
+    """out = a softmax of the `chosen` largest logits of a row, of these alone or of all, times `scale`, 0 elsewhere;
+    behind it the sigmoid of the gate where there is one."""
+    given = operands(
+        ROUTE,
+        tokens=tokens,
+        logits=logits.address,
+        logits_stride=logits.stride,
+        width=logits.width,
+        gate=gate.address if gate else 0,
+        gate_stride=gate.stride if gate else 0,
+        out=out.address,
+        out_stride=out.stride,
+        chosen=chosen,
+        renormalised=int(renormalised),
+        scale=float(scale),
+    )
+    return row(experts.route, given, alone=1)
+
+
+def assign_row(tokens: int, shares: Rows, out: Rows, lists: int, size: int, counts: int) -> np.ndarray:
+    """For each column of the shares the numbers of the rows where it is not 0, int64 at `lists`, `size` bytes from one
+    column to the next, and how many they are at `counts`; out = 0."""
+    given = operands(
+        ASSIGN,
+        tokens=tokens,
+        shares=shares.address,
+        shares_stride=shares.stride,
+        width=shares.width,
+        lists=lists,
+        size=size,
+        counts=counts,
+        out=out.address,
+        out_stride=out.stride,
+        columns=out.width,
+    )
+    return row(experts.assign, given, alone=1)
+
+
+def share_row(tokens: int, source: Rows, shares: Rows, column: int, rows: int, out: Rows) -> np.ndarray:
+    """out[rows[i]] += source[i] * shares[rows[i], column]; `tokens` is the address of how many rows there are."""
+    given = operands(
+        SHARE,
+        tokens=tokens,
+        source=source.address,
+        source_stride=source.stride,
+        width=source.width,
+        shares=shares.address + 4 * column,
+        shares_stride=shares.stride,
+        out=out.address,
+        out_stride=out.stride,
+        rows=rows,
+    )
+    return row(experts.add_shares, given, alone=1 if source.width <= SMALL else 0)
 
 
 def transform_row(tokens: int, source: Rows, out: Rows, matrix: Packed) -> np.ndarray:

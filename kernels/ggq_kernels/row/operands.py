@@ -119,5 +119,52 @@ class RoundRow(NamedTuple):
     up: int = 120
 
 
+class RouteRow(NamedTuple):
+    """`gate`: 0 for none; `chosen`: how many of the `width` logits; `renormalised`: 0 or 1; floats: `scale`."""
+
+    tokens: int = 8
+    logits: int = 16
+    logits_stride: int = 24
+    width: int = 32
+    gate: int = 40
+    gate_stride: int = 48
+    out: int = 56
+    out_stride: int = 64
+    chosen: int = 72
+    renormalised: int = 80
+    scale: int = 88
+
+
+class AssignRow(NamedTuple):
+    """`width`: experts; `lists`: int64 row numbers, `size` bytes for each expert; `counts`: an int64 for each; `out`:
+    rows of `columns` that become zeros."""
+
+    tokens: int = 8
+    shares: int = 16
+    shares_stride: int = 24
+    width: int = 32
+    lists: int = 40
+    size: int = 48
+    counts: int = 56
+    out: int = 64
+    out_stride: int = 72
+    columns: int = 80
+
+
+class ShareRow(NamedTuple):
+    """`tokens`: of the expert; `rows`: the address of their int64 row numbers; `shares`: of the expert in row 0."""
+
+    tokens: int = 8
+    source: int = 16
+    source_stride: int = 24
+    width: int = 32
+    shares: int = 40
+    shares_stride: int = 48
+    out: int = 56
+    out_stride: int = 64
+    rows: int = 72
+
+
+ROUTE, ASSIGN, SHARE = RouteRow(), AssignRow(), ShareRow()
 NORM, ROPE, GATE, ELEMENTS, SELECT = NormRow(), RopeRow(), GateRow(), ElementsRow(), SelectRow()
 TRANSFORM, ROUND = TransformRow(), RoundRow()

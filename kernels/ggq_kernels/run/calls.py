@@ -26,22 +26,26 @@ from ggq_kernels.product.widths import PLANES
 from ggq_kernels.row.calls import (
     activate_row,
     add_row,
+    assign_row,
     gate_row,
     norm_row,
     quantize_row,
     rope_row,
     round_row,
+    route_row,
     select_row,
+    share_row,
     softcap_row,
     transform_row,
 )
-from ggq_kernels.run.rows import BF16_TOKENS, Int8Rows, Rows, addresses_later, link, operands, row
+from ggq_kernels.run.rows import BF16_TOKENS, MAY_BE_EMPTY, Int8Rows, Rows, addresses_later, link, operands, row
 from ggq_kernels.scan.calls import LANES, ScanSizes, StateRuns, conv_row, delta_row, ssm_row
 
 __all__ = [
     "BF16_TOKENS",
     "EVERY",
     "LANES",
+    "MAY_BE_EMPTY",
     "MOST_ROWS",
     "PAGE",
     "Heads",
@@ -53,6 +57,7 @@ __all__ = [
     "activate_row",
     "add_row",
     "addresses_later",
+    "assign_row",
     "attention_jobs",
     "attention_row",
     "bf16_bytes",
@@ -69,8 +74,10 @@ __all__ = [
     "quantize_row",
     "rope_row",
     "round_row",
+    "route_row",
     "row",
     "select_row",
+    "share_row",
     "softcap_row",
     "ssm_row",
     "store_kv_row",

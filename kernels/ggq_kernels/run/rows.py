@@ -19,6 +19,7 @@ from ggq_kernels.run.guard import WATCHED
 
 team = ready.module("team")
 ROW_BYTES, ALONE, MANY, MANY_KERNEL = team.ROW_BYTES, team.ALONE, team.MANY, team.MANY_KERNEL
+MAY_BE_EMPTY = team.MAY_BE_EMPTY
 
 SMALL = 2048
 """Columns of one token that a thread is done with sooner than another has joined."""

@@ -30,13 +30,17 @@ LEADER = 256  # 1 while the leader sleeps on ACTIVE
 ROW = 320  # address of the open operation's row, 0 to end
 STATE_BYTES = 384
 ROW_BYTES = 256
-"""Bytes of a tape row: the kernel's address, then up to 28 operands, MANY, MANY_KERNEL and ALONE, all int64."""
+"""Bytes of a tape row: the kernel's address, then up to 27 operands, MAY_BE_EMPTY, MANY, MANY_KERNEL and ALONE, all
+int64."""
 COUNT = 8
 """Where a row holds the address of the number of tokens."""
 ALONE = ROW_BYTES - 8
 """Where a row holds up to how many tokens the leader computes it alone: opening it to others would take longer."""
 MANY_KERNEL, MANY = ROW_BYTES - 16, ROW_BYTES - 24
 """Where a row holds the address of another kernel, 0 for none, and from how many tokens on it is called instead."""
+
+MAY_BE_EMPTY = ROW_BYTES - 32
+"""Where a row holds 1 if it is passed over where there are no tokens, such as those of an expert that none chose."""
 
 _SPINS = 20000  # about 0.4 ms: longer than an operation without work for all, or than choosing a token
 _FUTEX_NUMBER = {"x86_64": 202, "aarch64": 98}
@@ -183,6 +187,8 @@ def lead(tape: int, first: int, last: int, team: int, threads: int) -> None:
     """Run rows first .. last - 1 of a tape with the helpers; a tape of 0 ends them."""
     for i in range(first, last):
         row = tape + i * ROW_BYTES if tape != 0 else 0
+        if row != 0 and read_i64(row + MAY_BE_EMPTY) != 0 and read_i64(read_i64(row + COUNT)) == 0:
+            continue
         atomic_write(team + NEXT, 0)
         atomic_write(team + ROW, row)
         shared = threads > 1

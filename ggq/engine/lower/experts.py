@@ -1,0 +1,36 @@
+"""Experts become products of the rows that go through each: gathered, multiplied, added to the sum."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from ggq.engine.lower.ops import AddShares, Assign, Gather
+from ggq.engine.lower.rules import Target
+from ggq.engine.weights import Weights
+from ggq.tape.ops import Experts, Gate, Linear, Operation
+from ggq.tape.program import Buffer, Program
+
+
+def spread_experts(program: Program, target: Target) -> Program:
+    """Each expert is a feed-forward of its own, of as many rows as go through it; with none it costs nothing."""
+    ops = [each for op in program.ops for each in (_spread(op, target.weights) if isinstance(op, Experts) else [op])]
+    return replace(program, ops=tuple(ops))
+
+
+def _spread(op: Experts, weights: Weights) -> Iterator[Operation]:
+    yield Assign(op.shares, op.out)
+    for expert, (gate, up, down) in enumerate(zip(op.gates, op.ups, op.downs, strict=True)):
+        rows, width = f"{op.source.rows}.{expert}", weights.shape(gate)[0]
+
+        def buffer(name: str, width: int, rows: str = rows) -> Buffer:
+            return Buffer(f"expert_{name}_{width}", width, rows)
+
+        mine = buffer("source", op.source.width)
+        yield Gather(op.source, op.shares, mine)
+        first, second, between = (buffer(name, width) for name in ("gate", "up", "gated"))
+        yield Linear(mine, (gate, up), (None, None), (first, second))
+        yield Gate(first, second, between, op.activation)
+        result = buffer("result", op.out.width)
+        yield Linear(between, (down,), (None,), (result,))
+        yield AddShares(result, op.shares, op.out)
