@@ -26,7 +26,7 @@ import os, signal, sys
 from ggq.convert.write import pipeline
 from ggq.cli.main import main
 real, moment, sent, left = pipeline._write, sys.argv[1], getattr(signal, sys.argv[2]), int(sys.argv[3])
-def write(writer, job, error):
+def write(writer, job, *others):
     global left
     left -= 1
     if left == 0 and moment == "before":
@@ -37,7 +37,7 @@ def write(writer, job, error):
             append(buffer)
             os.kill(os.getpid(), sent)
         writer._append = broken
-    real(writer, job, error)
+    real(writer, job, *others)
     if left == 0 and moment == "after":
         writer._journal.flush()
         os.kill(os.getpid(), sent)
