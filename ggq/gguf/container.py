@@ -279,7 +279,12 @@ class GGUFModel:
         if not self._permuted or not role.endswith(("attention.q.weight", "attention.k.weight")):
             return None
         heads = int(self.config["num_attention_heads" if ".q." in role else "num_key_value_heads"])
-        return np.arange(rows).reshape(heads, -1, 2).swapaxes(1, 2).reshape(-1)
+        return pair_order(rows, heads)
+
+
+def pair_order(rows: int, heads: int) -> NDArray[np.int64]:
+    """Which rows of queries or keys a file has that keeps the halves of each head in turns, in our order."""
+    return np.arange(rows).reshape(heads, -1, 2).swapaxes(1, 2).reshape(-1)
 
 
 def _aligned(data: NDArray[np.uint8]) -> NDArray[np.uint8]:

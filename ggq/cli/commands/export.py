@@ -13,16 +13,34 @@ from ggq.errors import UsageError
 
 def export(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A .ggq file.", show_default=False)],
-    out: Annotated[Path, typer.Argument(metavar="OUT_DIR", help="A new folder.", show_default=False)],
+    out: Annotated[
+        Path,
+        typer.Argument(metavar="OUT", help="A new folder, or a file whose name ends in .gguf.", show_default=False),
+    ],
     form: Annotated[
-        str, typer.Option("--format", metavar="FORMAT", help="safetensors: a checkpoint that transformers loads.")
-    ] = "safetensors",
+        str | None,
+        typer.Option(
+            "--format",
+            metavar="FORMAT",
+            help="safetensors: a checkpoint that transformers loads; gguf: a file that llama.cpp loads. "
+            "Told by OUT's name where it is not given.",
+        ),
+    ] = None,
     dtype: Annotated[
         str, typer.Option(metavar="TYPE", help="Of what is dequantized: f32 (exact), f16 or bf16 (rounded).")
     ] = "f32",
+    type: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TYPE",
+            help="Of matrices in a GGUF file: f32, f16, bf16, q4_0, q4_1, q5_0, q5_1, q8_0, q4_k or q5_k; without it "
+            "each is kept in the type that expresses its scheme, and others become q8_0.",
+        ),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing GGUF file.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
-    """Write the tensors and the assets of a file as a checkpoint of safetensors files.
+    """Write the tensors and the assets of a file as a checkpoint of safetensors files, or as a GGUF file.
 
     Tensors that the file keeps as floats come back bit for bit, others dequantized; what a method has folded into its
     neighbours is undone. The folder appears under its name when it is whole.
@@ -30,12 +48,19 @@ def export(
     Example:
         ggq export model.ggq ./model-dequantized
         ggq export model.ggq ./model-dequantized --dtype bf16
+        ggq export model.ggq model.gguf --type q8_0
     """
     from ggq.export.export import FORMATS
     from ggq.export.export import export as export_file
 
+    form = ("gguf" if out.suffix == ".gguf" else "safetensors") if form is None else form
+    if form == "gguf":
+        _export_gguf(file, out, type, force, as_json)
+        return
+    if type is not None or force:
+        raise UsageError("--type and --force are for GGUF files; a checkpoint has --dtype")
     if form not in FORMATS:
-        raise UsageError(f"--format is {form!r}, allowed are {', '.join(FORMATS)}")
+        raise UsageError(f"--format is {form!r}, allowed are {', '.join((*FORMATS, 'gguf'))}")
     with progress("exporting") as advance:
         done = export_file(file, out, dtype=dtype, progress=advance)
     if as_json:
@@ -48,5 +73,23 @@ def export(
             ("files", shown),
             ("size", size(done.bytes)),
             ("tensors", f"{done.exact} bit for bit as in the checkpoint, {done.dequantized} dequantized"),
+        ]
+    )
+
+
+def _export_gguf(file: Path, out: Path, type: str | None, force: bool, as_json: bool) -> None:
+    from ggq.export.gguf import export_gguf
+
+    with progress("exporting") as advance:
+        done = export_gguf(file, out, type=type, force=force, progress=advance)
+    if as_json:
+        print_json({**vars(done), "path": str(done.path)})
+        return
+    pairs(
+        [
+            ("file", printable(str(done.path))),
+            ("size", size(done.bytes)),
+            ("types", ", ".join(f"{count} {name}" for name, count in done.types.items())),
+            ("matrices", f"{done.exact} number for number as in the file, {done.encoded} encoded anew"),
         ]
     )

@@ -1,0 +1,127 @@
+"""The parts of a model as the keys of a GGUF file, read back before they are believed.
+
+An architecture that other programs know says less than our parts do. What it cannot say is refused: the keys are read
+as any file's are, and what comes out must be the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ggq.errors import UnsupportedError
+from ggq.gguf.config import ARCHITECTURES, read_config
+from ggq.gguf.container import FACTORS, tensor_name
+from ggq.models.build import role_shapes
+from ggq.models.metadata import to_metadata
+from ggq.models.parts import Attention, Mlp, ModelSpec
+from ggq.models.registry import find_architecture
+from ggq.models.rope import Linear, Llama3, Rope, Yarn
+
+
+def architecture_of(model: str, path: str) -> str:
+    """The architecture of GGUF files by the name of a class of transformers.
+
+    Raises:
+        UnsupportedError: There is none.
+    """
+    for name, each in ARCHITECTURES.items():
+        if each.name == model:
+            return name
+    known = ", ".join(each.name for each in ARCHITECTURES.values())
+    raise UnsupportedError(f"{model} is not written as a GGUF file; supported: {known}", path=path)
+
+
+def model_keys(spec: ModelSpec, model: str, path: str) -> tuple[dict[str, Any], np.ndarray | None]:
+    """The keys of a model, and the factors of its frequencies where it has some (the tensor "rope_freqs.weight").
+
+    Args:
+        spec: The model.
+        model: Its class of transformers.
+        path: The file that it is from, for messages.
+
+    Raises:
+        UnsupportedError: The keys of its architecture do not say all of it.
+    """
+    name = architecture_of(model, path)
+    found, factors = _keys(spec, path)
+    keys = {"general.architecture": name, **{f"{name}.{key}": value for key, value in found.items()}}
+    _check(spec, model, keys, factors, path)
+    return keys, factors
+
+
+def _keys(spec: ModelSpec, path: str) -> tuple[dict[str, Any], np.ndarray | None]:
+    first, mixers = spec.layers[0], [layer.mixer for layer in spec.layers]
+    attention, norm = first.mixer, spec.head.norm
+    if not isinstance(attention, Attention) or not isinstance(first.feed_forward, Mlp) or norm is None:
+        raise UnsupportedError("a model without attention or norms is not written as a GGUF file", path=path)
+    found: dict[str, Any] = {
+        "context_length": spec.context_length,
+        "embedding_length": spec.embedding.width,
+        "block_count": len(spec.layers),
+        "feed_forward_length": first.feed_forward.width,
+        "attention.head_count": attention.heads,
+        "attention.head_count_kv": attention.kv_heads,
+        "attention.key_length": attention.head_dim,
+        "attention.value_length": attention.head_dim,
+        "vocab_size": spec.embedding.vocabulary_size,
+        "attention.layer_norm_rms_epsilon": float(norm.epsilon),
+    }
+    ropes = [m.rope for m in mixers if isinstance(m, Attention) and m.rope is not None]
+    factors = None
+    if ropes:
+        slow = max(ropes, key=lambda rope: rope.theta)
+        found["rope.freq_base"], found["rope.dimension_count"] = float(slow.theta), slow.rotated
+        if len({rope.theta for rope in ropes}) > 1:
+            found["rope.freq_base_swa"] = float(min(rope.theta for rope in ropes))
+        scaling, factors = _scaling(slow)
+        found |= scaling
+    windows = {m.window for m in mixers if isinstance(m, Attention)}
+    if max(windows):
+        found["attention.sliding_window"] = max(windows)
+    if attention.softcap:
+        found["attn_logit_softcapping"] = float(attention.softcap)
+    if spec.head.softcap:
+        found["final_logit_softcapping"] = float(spec.head.softcap)
+    return found, factors
+
+
+def _scaling(rope: Rope) -> tuple[dict[str, Any], np.ndarray | None]:
+    """How frequencies were changed: keys, and the factors by which they are divided."""
+    scaling = rope.scaling
+    if isinstance(scaling, Llama3):
+        plain = rope.theta ** (-np.arange(0, rope.rotated, 2) / rope.rotated)
+        original = {"rope.scaling.original_context_length": scaling.original_context_length}
+        return original, (plain / scaling.stretched(plain, rope.theta)).astype(np.float32)
+    if isinstance(scaling, Linear):
+        return {"rope.scaling.type": "linear", "rope.scaling.factor": float(scaling.factor)}, None
+    if isinstance(scaling, Yarn):
+        return {
+            "rope.scaling.type": "yarn",
+            "rope.scaling.factor": float(scaling.factor),
+            "rope.scaling.original_context_length": scaling.original_context_length,
+        }, None
+    return {}, None
+
+
+def _check(spec: ModelSpec, model: str, keys: Mapping[str, Any], factors: np.ndarray | None, path: str) -> None:
+    shapes = {tensor_name(role): shape for role, shape in role_shapes(spec).items()}
+    if factors is not None:
+        shapes[FACTORS] = factors.shape
+    config = read_config(keys, shapes, factors, path)
+    again = find_architecture(config, Path(path)).config(config, Path(path))
+    said, meant = to_metadata(again, model), to_metadata(spec, model)
+    for key in dict.fromkeys([*meant, *said]):
+        if not _same(said.get(key), meant.get(key)):
+            problem = f"{meant.get(key)!r:.60} cannot be said in a GGUF file of this architecture"
+            raise UnsupportedError(problem, path=path, where=key)
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Equal, numbers up to the float32 that a file holds."""
+    if isinstance(one, float) and isinstance(other, float):
+        return bool(np.isclose(one, other, rtol=1e-6, atol=0))
+    return bool(one == other)
