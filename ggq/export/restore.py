@@ -13,6 +13,7 @@ from ggq.models.names import (
     Expression,
     Flattened,
     Interleaved,
+    Matrix,
     Picked,
     Plus,
     Rows,
@@ -41,14 +42,18 @@ def restored(pieces: Iterable[tuple[Expression, Numbers]], shapes: Mapping[str, 
     left = list(pieces)
     while deepest := max((_depth(expression) for expression, _ in left), default=0):
         parts: dict[Expression, list[tuple[Picked, Numbers]]] = {}
+        stacks: dict[Expression, dict[int, Numbers]] = {}
         inner: list[tuple[Expression, Numbers]] = []
         for expression, numbers in left:
             if _depth(expression) < deepest:  # others may be parts of the same source
                 inner.append((expression, numbers))
             elif isinstance(expression, Picked):
                 parts.setdefault(expression.expression, []).append((expression, numbers))
+            elif isinstance(expression, Matrix):
+                stacks.setdefault(expression.expression, {})[expression.index] = numbers
             else:
                 inner += _solved(expression, numbers, shapes)
+        inner += ((whole, np.stack([found[i] for i in sorted(found)])) for whole, found in stacks.items())
         left = [*inner, *((expression, _joined(picks)) for expression, picks in parts.items())]
     return {expression.names()[0]: numbers for expression, numbers in left}
 

@@ -36,11 +36,13 @@ class Use(NamedTuple):
         name: Of the source tensor.
         rows: bool (rows of a matrix,); (1,) for a tensor of one dimension.
         columns: bool (columns,).
+        matrix: The one matrix of a tensor of three dimensions; None for every one.
     """
 
     name: str
     rows: Mask
     columns: Mask
+    matrix: int | None = None
 
 
 class Expression(ABC):

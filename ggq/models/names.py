@@ -148,6 +148,32 @@ class Interleaved(Picked):
 
 
 @dataclass(frozen=True)
+class Matrix(Unary):
+    """One matrix of a source tensor of three dimensions, such as an expert of a stack."""
+
+    expression: Tensor
+    index: int
+
+    def __str__(self) -> str:
+        return f"{self.expression}[{self.index}]"
+
+    def whole(self) -> str | None:
+        return None
+
+    def shape(self, shapes: Shapes) -> Shape:
+        inner = self.expression.shape(shapes)
+        if len(inner) != 3 or not 0 <= self.index < inner[0]:
+            raise _misfit(self, f"shape {list(inner)} found, {self.index + 1} matrices or more expected")
+        return inner[1:]
+
+    def fill(self, source: Source, start: int, out: Floats) -> None:
+        self.expression.fill(source, self.index * self.shape(source.shape)[0] + start, out)
+
+    def reach(self, shapes: Shapes, rows: Mask, columns: Mask) -> Iterator[Use]:
+        return (use._replace(matrix=self.index) for use in self.expression.reach(shapes, rows, columns))
+
+
+@dataclass(frozen=True)
 class Transposed(Unary):
     """Rows and columns exchanged, as GPT-2's Conv1D has them; in a tensor of more dimensions those of each matrix.
 
@@ -423,6 +449,7 @@ def _listed(texts: list[str]) -> str:
 __all__ = [
     "Expression",
     "Interleaved",
+    "Matrix",
     "Plus",
     "Product",
     "Rows",

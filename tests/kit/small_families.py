@@ -486,6 +486,20 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "num_experts": 6,
         "num_experts_per_tok": 3,
     },
+    "granite_moe": {
+        **SIZES,
+        "architectures": ["GraniteMoeForCausalLM"],
+        "model_type": "granitemoe",
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 26,
+        "num_local_experts": 5,
+        "num_experts_per_tok": 3,
+        "embedding_multiplier": 3.0,
+        "attention_multiplier": 0.5,
+        "residual_multiplier": 0.4,
+        "logits_scaling": 2.5,
+    },
 }
 """config.json by name."""
 

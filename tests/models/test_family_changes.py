@@ -410,6 +410,14 @@ CHANGES: dict[str, dict[str, Callable[[ModelSpec], ModelSpec]]] = {
         "ReLU": lambda spec: with_layers(spec, feed_forward=replace(spec.layers[0].feed_forward, activation="relu")),
         "no biases": lambda spec: with_layers(spec, feed_forward=replace(spec.layers[0].feed_forward, bias=False)),
     },
+    "granite_moe": {
+        "shares of all experts": experts(renormalised=False),
+        "two experts": experts(chosen=2),
+        "the usual scale of scores": without("scale", 10**-0.5),
+        "no scale of what is added": lambda spec: with_layers(spec, residual_scale=1.0),
+        "no scale of the embedding": lambda spec: replace(spec, embedding=replace(spec.embedding, scale=1.0)),
+        "no scale of logits": head(scale=1.0),
+    },
     "mixtral": {
         "no window": without("window", 0),
         "a larger window": window_plus(1),

@@ -17,6 +17,7 @@ from ggq.models import names
 from ggq.models.names import (
     Expression,
     Interleaved,
+    Matrix,
     Plus,
     Product,
     Rows,
@@ -288,3 +289,20 @@ def test_rows_are_multiplied_with_their_factors_and_divided_by_them_again() -> N
         np.testing.assert_allclose(back[name], arrays[name], rtol=1e-7)
     part = Times(Tensor("m"), ((2, 0.5), (6, 3.0), (7, 1.0))).rows(Arrays(arrays), 1, 4)
     np.testing.assert_array_equal(part, (arrays["m"] * factors[:, None])[1:4])
+
+
+def test_one_matrix_of_a_stack() -> None:
+    """Its rows alone are read, and it is a use of nothing else."""
+    stack = np.random.default_rng(1).standard_normal((3, 6, 4), dtype=np.float32)
+    source = Arrays({"t": stack})
+    for index in range(3):
+        whole, part = Matrix(Tensor("t"), index), Rows(Matrix(Tensor("t"), index), 2, 5)
+        assert whole.shape(source.shape) == (6, 4) and part.shape(source.shape) == (3, 4)
+        np.testing.assert_array_equal(whole.rows(source, 1, 4), stack[index, 1:4])
+        np.testing.assert_array_equal(part.rows(source, 0, 3), stack[index, 2:5])
+        (use,) = part.uses(source.shape)
+        assert use.matrix == index and use.rows.tolist() == [False, False, True, True, True, False]
+        assert use.columns.all() and whole.whole() is None and str(whole) == f"t[{index}]"
+    assert source.largest <= 12
+    with pytest.raises(ConvertError, match="shape \\[3, 6, 4\\] found, 4 matrices or more expected"):
+        Matrix(Tensor("t"), 3).shape(source.shape)

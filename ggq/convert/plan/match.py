@@ -108,11 +108,14 @@ def _check_parts(name: str, uses: list[tuple[str, Use]], checkpoint: Checkpoint)
     """Refuse a source tensor whose uses overlap or leave something out."""
     tensor, where = checkpoint.tensors[name], f"tensor {shown(name)}"
     for (one, first), (other, second) in combinations(uses, 2):
+        if first.matrix != second.matrix and None not in (first.matrix, second.matrix):
+            continue
         if (first.rows & second.rows).any() and (first.columns & second.columns).any():
             who = f"both {one} and {other}" if one != other else f"{one} twice"
             raise ConvertError(f"some of its numbers would become part of {who}", path=tensor.file, where=where)
-    _, rows, columns = matrices(tensor.shape)
-    if sum(int(use.rows.sum()) * int(use.columns.sum()) for _, use in uses) == rows * columns:
+    count, rows, columns = matrices(tensor.shape)
+    sizes = (int(use.rows.sum()) * int(use.columns.sum()) * (count if use.matrix is None else 1) for _, use in uses)
+    if sum(sizes) == count * rows * columns:
         return
     used_rows = np.any([use.rows for _, use in uses], axis=0)
     used_columns = np.any([use.columns for _, use in uses], axis=0)
