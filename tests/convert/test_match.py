@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,12 +21,14 @@ from ggq.cli.commands import compare as compare_command
 from ggq.cli.main import main
 from ggq.convert.convert import plan
 from ggq.convert.plan.fingerprint import fingerprint
+from ggq.convert.plan.match import match_tensors
 from ggq.convert.plan.plan import plan_document
 from ggq.errors import ConvertError
 from ggq.format import open_reader, verify
 from ggq.models import registry
 from ggq.models.families.llama import LLAMA
-from ggq.models.names import Expression, Interleaved, Plus, Product, Rows, Sum, Tensor, Transposed
+from ggq.models.family import TensorSpec
+from ggq.models.names import Expression, Interleaved, Matrix, Plus, Product, Rows, Sum, Tensor, Transposed
 from tests.kit.checkpoints import edit_json, numbers, replace_tensors, tiny
 
 LAYERS, HIDDEN, HEADS, KEYS, HEAD, INNER = 2, 32, 4, 2, 8, 44
@@ -243,3 +246,22 @@ def test_numbers_that_two_tensors_are_made_of_are_refused_by_name(
     )
     with pytest.raises(ConvertError, match=r"shape \[16, 44\] of transposed\(blocks.1.down\)\[0:1 of every 2\] found"):
         plan(folders[1])
+
+
+def test_matrices_of_a_stack_are_uses_of_their_own() -> None:
+    """Each of them once: one that is used twice is refused, and one that is left out."""
+    whole = Tensor("experts")
+    specs = [TensorSpec(f"e{index}", (6, 4), Matrix(whole, index)) for index in range(3)]
+    source: Any = SimpleNamespace(
+        tensors={"experts": SimpleNamespace(name="experts", shape=(3, 6, 4), dtype="F32", file="m.safetensors")},
+        folder=SimpleNamespace(path="m"),
+        shape=lambda name: (3, 6, 4),
+    )
+    assert [spec.role for spec in match_tensors(specs, source).specs] == ["e0", "e1", "e2"]
+    halves = [TensorSpec(f"h{place}", (3, 4), Rows(Matrix(whole, 2), place, place + 3)) for place in (0, 3)]
+    assert len(match_tensors([*specs[:2], *halves], source).specs) == 4
+    with pytest.raises(ConvertError, match="some of its numbers would become part of both e2 and h0"):
+        match_tensors([*specs, halves[0]], source)
+    for left in (specs[:2], [*specs[:2], halves[0]]):
+        with pytest.raises(ConvertError, match=r"'experts': shape \[3, 6, 4\] found, of which .* used by no tensor"):
+            match_tensors(left, source)
