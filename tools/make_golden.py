@@ -33,7 +33,7 @@ TOKENS = 80
 SAVED = {"gpt_neox": {"lm_head.weight": "embed_out.weight"}}
 """Names that transformers' tensors have in the files that it saves, where they are others, by "model_type"."""
 
-SPLIT = ("granitemoe", "mixtral", "olmoe", "qwen2_moe", "qwen3_moe")
+SPLIT = ("granitemoe", "granitemoeshared", "mixtral", "olmoe", "qwen2_moe", "qwen3_moe")
 """Values of "model_type" of models whose experts transformers stacks when it reads a checkpoint."""
 
 STORY = "Once upon a time, there was"

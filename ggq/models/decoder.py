@@ -70,7 +70,7 @@ def read_decoder(
     norm: Norm | None = None,
     layout: str = "half",
     rope: Callable[..., Rope] = read_rope,
-    feed_forward: Mlp | None = None,
+    feed_forward: Mlp | Experts | None = None,
 ) -> ModelSpec:
     """The model of a config.json with Llama's keys, as far as the family has them, and its own defaults.
 

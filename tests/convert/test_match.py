@@ -26,10 +26,13 @@ from ggq.convert.plan.plan import plan_document
 from ggq.errors import ConvertError
 from ggq.format import open_reader, verify
 from ggq.models import registry
+from ggq.models.families.experts.granite_moe import GRANITE_MOE
 from ggq.models.families.llama import LLAMA
 from ggq.models.family import TensorSpec
 from ggq.models.names import Expression, Interleaved, Matrix, Plus, Product, Rows, Sum, Tensor, Transposed
+from ggq.models.parts import ModelSpec
 from tests.kit.checkpoints import edit_json, numbers, replace_tensors, tiny
+from tests.kit.family_models import write_checkpoint
 
 LAYERS, HIDDEN, HEADS, KEYS, HEAD, INNER = 2, 32, 4, 2, 8, 44
 
@@ -265,3 +268,29 @@ def test_matrices_of_a_stack_are_uses_of_their_own() -> None:
     for left in (specs[:2], [*specs[:2], halves[0]]):
         with pytest.raises(ConvertError, match=r"'experts': shape \[3, 6, 4\] found, of which .* used by no tensor"):
             match_tensors(left, source)
+
+
+@pytest.mark.parametrize(
+    ("count", "message"),
+    [
+        (6, r"output_linear.weight': shape \[6, 40, 26\] found, of which matrix 5 is used by no tensor"),
+        (8, r"output_linear.weight': shape \[8, 40, 26\] found, of which matrices 5 to 7 are used by no tensor"),
+        (4, r"output_linear.weight: shape \[4, 40, 26\] found, 5 matrices or more expected"),
+    ],
+)
+def test_another_number_of_experts_is_refused_by_name(count: int, message: str, tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path / "m", "granite_moe", 320)
+    name = "model.layers.1.block_sparse_moe.output_linear.weight"
+    replace_tensors(folder / "model.safetensors", {name: np.zeros((count, 40, 26), np.float32)})
+    with pytest.raises(ConvertError, match=message):
+        plan(folder)
+
+
+def test_an_expert_that_two_tensors_are_made_of_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def twice(role: str, spec: ModelSpec) -> Expression:
+        return GRANITE_MOE.expression(role.replace(".experts.3.", ".experts.2."), spec)
+
+    other = replace(GRANITE_MOE, expression=twice)
+    monkeypatch.setattr(registry, "FAMILIES", (other,))
+    with pytest.raises(ConvertError, match=r"both layers.0.experts.2.gate.weight and layers.0.experts.3.gate.weight"):
+        plan(write_checkpoint(tmp_path / "m", "granite_moe", 320))

@@ -17,7 +17,7 @@ from ggq.errors import GGQError, UsageError
 from ggq.export.export import export
 from ggq.export.restore import restored
 from ggq.format import open_reader
-from ggq.models.names import Interleaved, Plus, Product, Rows, Stack, Sum, Tensor, Transposed
+from ggq.models.names import Interleaved, Matrix, Plus, Product, Rows, Stack, Sum, Tensor, Transposed
 from ggq.quant.floats import STORAGE, to_float32
 from ggq.quant.stored import decoded
 from tests.kit.checkpoints import edit_json, replace_tensors, tiny
@@ -154,12 +154,16 @@ def test_expressions_are_solved_for_their_sources() -> None:
         (Rows(Tensor("a"), 6, 12), a[6:]),
         (Plus(Transposed(Tensor("b")), 2.0), b.T + 2),
         (Stack((Tensor("c"), Transposed(Tensor("d")))), np.stack([a, a + 1])),
+        (Rows(Matrix(Tensor("e"), 1), 0, 7), a[:7] + 2),
+        (Matrix(Tensor("e"), 0), a + 3),
+        (Rows(Matrix(Tensor("e"), 1), 7, 12), a[7:] + 2),
     ]
     found = restored(pieces, {})
     np.testing.assert_array_equal(found["a"], a)
     np.testing.assert_allclose(found["b"], b, atol=1e-6)
     np.testing.assert_array_equal(found["c"], a)
     np.testing.assert_array_equal(found["d"], (a + 1).T)
+    np.testing.assert_array_equal(found["e"], np.stack([a + 3, a + 2]))
     for hopeless in (Sum(Tensor("a"), Tensor("b")), Product(Tensor("a"), Tensor("b"))):
         with pytest.raises(GGQError, match="cannot be told from it"):
             restored([(hopeless, a)], {})

@@ -410,6 +410,12 @@ CHANGES: dict[str, dict[str, Callable[[ModelSpec], ModelSpec]]] = {
         "ReLU": lambda spec: with_layers(spec, feed_forward=replace(spec.layers[0].feed_forward, activation="relu")),
         "no biases": lambda spec: with_layers(spec, feed_forward=replace(spec.layers[0].feed_forward, bias=False)),
     },
+    "granite_moe_shared": {
+        "no shared expert": experts(shared_width=0),
+        "one expert": experts(chosen=1),
+        "shares of all experts": experts(renormalised=False),
+        "no scale of what is added": lambda spec: with_layers(spec, residual_scale=1.0),
+    },
     "granite_moe": {
         "shares of all experts": experts(renormalised=False),
         "two experts": experts(chosen=2),

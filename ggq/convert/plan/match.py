@@ -119,7 +119,9 @@ def _check_parts(name: str, uses: list[tuple[str, Use]], checkpoint: Checkpoint)
         return
     used_rows = np.any([use.rows for _, use in uses], axis=0)
     used_columns = np.any([use.columns for _, use in uses], axis=0)
-    left = _left_out("row", used_rows) or _left_out("column", used_columns) or "some numbers are"
+    used_matrices = np.any([(use.matrix is None) | (np.arange(count) == use.matrix) for _, use in uses], axis=0)
+    left = _left_out("matrix", "matrices", used_matrices) or _left_out("row", "rows", used_rows)
+    left = left or _left_out("column", "columns", used_columns) or "some numbers are"
     raise ConvertError(
         f"shape {list(tensor.shape)} found, of which {left} used by no tensor of the model",
         path=tensor.file,
@@ -128,14 +130,14 @@ def _check_parts(name: str, uses: list[tuple[str, Use]], checkpoint: Checkpoint)
     )
 
 
-def _left_out(what: str, used: NDArray[np.bool_]) -> str:
-    """The first run of rows or columns that is not used, in words."""
+def _left_out(one: str, several: str, used: NDArray[np.bool_]) -> str:
+    """The first run of matrices, rows or columns that is not used, in words."""
     left = np.flatnonzero(~used)
     if not len(left):
         return ""
     first = int(left[0])
     last = first + int(np.argmax(np.append(np.diff(left) != 1, True)))
-    return f"{what} {first} is" if first == last else f"{what}s {first} to {last} are"
+    return f"{one} {first} is" if first == last else f"{several} {first} to {last} are"
 
 
 def _some(names: list[str]) -> str:

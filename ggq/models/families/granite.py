@@ -22,8 +22,12 @@ KEYS: Keys = {
 
 def parts(config: Config) -> ModelSpec:
     """The model of a config.json."""
-    scale = config.take("attention_multiplier", Attention, "scale")
-    spec = decoder.with_mixers(decoder.read_decoder(config), scale=scale)
+    return multiplied(decoder.read_decoder(config), config)
+
+
+def multiplied(spec: ModelSpec, config: Config) -> ModelSpec:
+    """The model with Granite's multipliers."""
+    spec = decoder.with_mixers(spec, scale=config.take("attention_multiplier", Attention, "scale"))
     spec = decoder.with_layers(spec, residual_scale=config.take("residual_multiplier", Layer, "residual_scale"))
     embedding = replace(spec.embedding, scale=config.take("embedding_multiplier", Embedding, "scale"))
     head = replace(spec.head, scale=1 / config.number("logits_scaling", (1e-6, 1e6)))

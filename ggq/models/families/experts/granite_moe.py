@@ -1,6 +1,8 @@
-"""Granite MoE: Granite 3 (Llama with multipliers) with experts, whose matrices a checkpoint keeps in stacks."""
+"""Granite MoE: Granite 3 (Llama with multipliers) with stacks of experts, and one more for all tokens or none."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from ggq.models import decoder
 from ggq.models.config import ANY, Config, Keys
@@ -16,10 +18,15 @@ KEYS: Keys = {
     "num_experts_per_tok": 2,
 }
 
+SHARED = {**KEYS, "shared_intermediate_size": 0}
+
 
 def parts(config: Config) -> ModelSpec:
     """The model of a config.json."""
-    return decoder.with_layers(granite.parts(config), feed_forward=decoder.experts(config))
+    mixture = decoder.experts(config)
+    if "shared_intermediate_size" in config.keys:
+        mixture = replace(mixture, shared_width=config.take("shared_intermediate_size", Experts, "shared_width"))
+    return granite.multiplied(decoder.read_decoder(config, feed_forward=mixture), config)
 
 
 def expression(role: str, spec: ModelSpec) -> Expression:
@@ -28,13 +35,18 @@ def expression(role: str, spec: ModelSpec) -> Expression:
         return decoder.expression(role.replace(".experts_norm.", ".mlp_norm."), spec)
     _, layer, _, expert, *matrix, _ = role.split(".")
     names = {"gate": "input_linear", "up": "input_linear", "down": "output_linear"}
-    whole = Tensor(f"model.layers.{layer}.block_sparse_moe.{names[matrix[0]] if matrix else 'router.layer'}.weight")
+    module, shared = names[matrix[0]] if matrix else "router.layer", expert == "shared"
+    whole = Tensor(f"model.layers.{layer}.{'shared_mlp' if shared else 'block_sparse_moe'}.{module}.weight")
     if not matrix:
         return whole
-    mine, part = Matrix(whole, int(expert)), decoder.layer_of(role, spec).feed_forward
+    mine, part = whole if shared else Matrix(whole, int(expert)), decoder.layer_of(role, spec).feed_forward
     assert isinstance(part, Experts)
-    places = {"gate": (0, part.width), "up": (part.width, 2 * part.width)}
+    width = part.shared_width if shared else part.width
+    places = {"gate": (0, width), "up": (width, 2 * width)}
     return Rows(mine, *places[matrix[0]]) if matrix[0] in places else mine
 
 
 GRANITE_MOE = Family(("GraniteMoeForCausalLM",), ("granitemoe",), KEYS, parts, expression, decoder.constants)
+GRANITE_MOE_SHARED = Family(
+    ("GraniteMoeSharedForCausalLM",), ("granitemoeshared",), SHARED, parts, expression, decoder.constants
+)
