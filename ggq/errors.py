@@ -47,6 +47,10 @@ class ModelError(GGQError):
     """A file whose model cannot be run: sizes that contradict each other, tensors missing or misshapen."""
 
 
+class NotFiniteError(ModelError):
+    """A model that computes NaN or infinity."""
+
+
 class UsageError(GGQError):
     """An argument that is out of range or contradicts another."""
 

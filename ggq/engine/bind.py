@@ -39,6 +39,15 @@ class Bound:
         found = [place[buffer] for place in self.places if buffer in place]
         return self.context.arrays[found[-1]][:, : buffer.width]
 
+    def finite(self, step: int, buffer: Buffer) -> bool:
+        """Whether a buffer that a step has just filled holds finite numbers alone; rounded ones are not looked at."""
+        array = self.context.arrays.get(self.places[step].get(buffer, -1))
+        if array is None:
+            return True
+        tokens, wanted = (int(count) for count in self.context.batch.counts[:2])
+        rows = tokens if buffer.rows == "tokens" else wanted
+        return bool(np.isfinite(array[:rows, : buffer.width]).all())
+
 
 def bind(
     program: Program,

@@ -205,6 +205,29 @@ class NumbaExecutor:
             self._check_file()
             return seconds
 
+    def first_not_finite(self, tokens: Sequence[int]) -> tuple[str, str] | None:
+        """The first operation whose result is not finite for a text, as its kind and what it is of; None where all is
+        finite.
+
+        Args:
+            tokens: From the beginning of the text; they are computed step by step in a sequence of their own.
+        """
+        sequence = self.open_sequence()
+        with self._lock:
+            try:
+                for start in range(0, len(tokens), self._together):
+                    part = np.asarray(tokens[start : start + self._together], np.int32)
+                    run = Run(sequence, part, "last")
+                    self._describe([run])
+                    for i, op in enumerate(self._bound.program.ops):
+                        self._team.run(self._bound.rows, i, i + 1)
+                        if not all(self._bound.finite(i, buffer) for buffer in op.writes()):
+                            return self.steps[i].kind, self.steps[i].label
+                    self._appended([run])
+            finally:
+                self.close_sequence(sequence)
+        return None
+
     def close(self) -> None:
         """End the threads and release the memory; the file's map is referenced no more."""
         with self._lock:

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from ggq.errors import ModelError, UnsupportedError, UsageError
+from ggq.errors import NotFiniteError, UnsupportedError, UsageError
 from ggq.evaluate.text_windows import Part, Windows, parts
+from ggq.generate.finite import located
 from ggq.generate.model import Model
 from ggq.models.text.parts import LogitsHead, TextSpec
 from ggq.tape.program import Run
@@ -44,7 +45,12 @@ def log_probabilities(model: Model, windows: Windows) -> Iterator[tuple[Part, ND
                     executor.forward([Run(s, row[: first - 1], "none") for s, row in zip(open_now, ids)])
             columns = slice(first - 1 + part.scored.start, first - 1 + part.scored.stop)
             logits = executor.forward([Run(s, row[columns], "all") for s, row in zip(open_now, ids)])
-            yield part, log_softmax(logits, str(model.reader.path))
+            try:
+                log_probs = log_softmax(logits, str(model.reader.path))
+            except NotFiniteError as error:
+                odd = int(np.argmin(np.isfinite(logits).all(axis=1))) // (len(logits) // len(ids))
+                raise located(error, executor, ids[odd][: columns.stop].tolist()) from None
+            yield part, log_probs
     finally:
         while open_now:
             executor.close_sequence(open_now.pop())
@@ -79,7 +85,7 @@ def check_fit(model: Model, windows: Windows) -> None:
 def log_softmax(logits: NDArray[np.float32], path: str) -> NDArray[np.float64]:
     """Logarithms of the probabilities that logits stand for, row by row, in float64."""
     if not np.isfinite(logits).all():
-        raise ModelError("the model computes NaN or infinity", path=path, fix="`ggq verify FILE` checks the file")
+        raise NotFiniteError("the model computes NaN or infinity", path=path, fix="`ggq verify FILE` checks the file")
     rows = logits.astype(np.float64)
     rows -= rows.max(axis=1, keepdims=True)
     rows -= np.log(np.exp(rows).sum(axis=1, keepdims=True))

@@ -8,6 +8,7 @@ from threading import Condition
 import numpy as np
 
 from ggq.errors import GGQError
+from ggq.generate.finite import check_finite
 from ggq.generate.generation import Answer, Memory, Piece, Timing, as_tokens
 from ggq.tape.program import Run
 
@@ -160,6 +161,7 @@ class Scoring(Request):
     def receive(self, rows: np.ndarray, tokens: int, seconds: float) -> None:
         """See `Request`."""
         if len(rows):
+            check_finite(rows)
             self._rows.append(rows)
             self._received += len(rows)
 

@@ -11,7 +11,8 @@ from typing import cast
 
 import numpy as np
 
-from ggq.errors import ModelError, UsageError
+from ggq.errors import NotFiniteError, UsageError
+from ggq.generate.finite import WEIGHTS, refusal
 
 CHANCE = ("temperature", "top_k", "top_p", "min_p", "seed")
 """The fields that matter only where chance decides."""
@@ -128,18 +129,14 @@ class Sampler:
             seen: Token ids that occurred.
 
         Raises:
-            ModelError: The logits hold NaN.
+            NotFiniteError: The logits hold NaN.
         """
         how = self.sampling
         if how.repetition_penalty != 1 and seen:
             logits = penalized(logits, np.fromiter(seen, dtype=np.int64), how.repetition_penalty)
         best = int(np.argmax(logits))  # NaN counts as the largest
         if not math.isfinite(logits[best]):
-            raise ModelError(
-                f"the model computed {logits[best]} where finite numbers are expected",
-                fix="its weights are damaged (`ggq verify FILE` checks the file), or its keys and values do not fit "
-                "into f16: load it with cache='f32'",
-            )
+            raise NotFiniteError(refusal(float(logits[best])), fix=WEIGHTS)
         if how.temperature == 0:
             return best
         ids = np.arange(len(logits)) if not how.top_k else top_k(logits, how.top_k)

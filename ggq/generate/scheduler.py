@@ -15,7 +15,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ggq.errors import UsageError
+from ggq.errors import NotFiniteError, UsageError
+from ggq.generate.finite import located
 from ggq.generate.generation import Memory
 from ggq.generate.request import Interrupted, Request, shared_tokens
 from ggq.tape.executor import Executor, wanted_count
@@ -188,6 +189,8 @@ class Scheduler:
     def _receive(self, request: Request, rows: np.ndarray, tokens: int, seconds: float) -> None:
         try:
             request.receive(rows, tokens, seconds)
+        except NotFiniteError as error:
+            request.error = located(error, self._executor, request.tokens[: request.computed])
         except Exception as error:
             request.error = error
         except BaseException:

@@ -198,6 +198,22 @@ class NumpyExecutor:
             self._sequences[run.sequence].length += len(run.tokens)
         return batch[self.program.result]
 
+    def first_not_finite(self, tokens: Sequence[int]) -> tuple[str, str] | None:
+        """See `ggq.engine.numba_executor.NumbaExecutor.first_not_finite`."""
+        sequence = self.open_sequence()
+        with self._lock, np.errstate(all="ignore"):
+            try:
+                runs = [Run(sequence, np.asarray(tokens, np.int32), "last")]
+                batch = Batch(runs, self._sequences, self.stored, self.activations, self.bf16_from)
+                for op in self.program.ops:
+                    op.oracle(batch)
+                    if not all(np.isfinite(batch[buffer]).all() for buffer in op.writes()):
+                        caches = [f"layer {cache}" for cache in op.caches_read()]
+                        return op.name, " ".join([*op.weights_read(), *caches]) or op.writes()[0].name
+            finally:
+                self.close_sequence(sequence)
+        return None
+
     def stored(self, role: str) -> StoredWeight:
         """A tensor as it is stored."""
         if role not in self._weights:

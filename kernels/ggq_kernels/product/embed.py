@@ -35,6 +35,13 @@ def field(plane: int, width: int, lane: int, column: int) -> int:
     return (int64(byte) >> (quad % run * width)) & ((1 << width) - 1)
 
 
+@inlined
+def clear_padding(out: int, columns: int, stride: int) -> None:
+    """Zeros behind a row: what an earlier pass that was not finite left there would spread to every later one."""
+    for c in range(columns, stride // 4):
+        write_f32(out + 4 * c, float32(0.0))
+
+
 @op
 def embed_codes(row: int, team: int) -> None:
     """out[i] = row ids[i] of a quantized matrix, rounded as the reference rounds it; put in the column and times the
@@ -78,6 +85,7 @@ def embed_codes(row: int, team: int) -> None:
             if order != 0:
                 place = int64(read_i32(order + 4 * c))
             write_f32(out + t * stride + 4 * place, value)
+        clear_padding(out + t * stride, columns, stride)
 
 
 @inlined
@@ -94,6 +102,7 @@ def embed_values(kind: Any, row: int, team: int) -> None:
         source = plane + (token // 16 * columns * 16 + token % 16) * step
         for c in range(columns):
             write_f32(out + t * stride + 4 * c, read_value(kind, source + c * 16 * step) * scale)
+        clear_padding(out + t * stride, columns, stride)
 
 
 @op
