@@ -38,6 +38,14 @@ LARK = Annotated[
 ]
 THREADS = Annotated[int | None, typer.Option(help="Threads; one for each core without it.", min=1)]
 ACTIVATIONS = Annotated[str, typer.Option(help="int8 (fast) or float32 (exact).")]
+CACHE = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TYPE",
+        help="Floats of keys and values: f16, or f32 where they do not fit into f16; chosen by the model without it.",
+        show_default=False,
+    ),
+]
 INTERPRETER = Annotated[str, typer.Option(hidden=True)]
 
 LARGEST_GRAMMAR = 4 << 20

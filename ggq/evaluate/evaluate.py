@@ -81,6 +81,7 @@ def evaluate(
     windows: int | None = None,
     threads: int | None = None,
     activations: str = "int8",
+    cache: str | None = None,
     interpreter: str = "numba",
     force: bool = False,
     progress: Progress | None = None,
@@ -103,6 +104,7 @@ def evaluate(
         tokens: Only the first so many tokens of the text.
         windows: At most so many windows.
         threads, activations, interpreter: See `load`; of no account for loaded models.
+        cache: See `load`; a reference that is a file keeps its own, but for "f32", which holds for both.
         force: Replace an existing file of logits.
         progress: Called with the tokens scored and those in all.
 
@@ -121,10 +123,11 @@ def evaluate(
         raise UsageError(f"the recipe {HF} gives a perplexity alone, so it cannot be combined with a reference")
     options: dict[str, Any] = {"threads": threads, "interpreter": interpreter}
     with ExitStack() as opened:
-        against = open_reference(reference, options, opened)
+        exact = cache if cache == "f32" else None
+        against = open_reference(reference, {**options, "cache": exact}, opened)
         model = file
         if not isinstance(model, Model):
-            model = opened.enter_context(open_model(model, activations=activations, **options))
+            model = opened.enter_context(open_model(model, activations=activations, cache=cache, **options))
         cut: Windows | StridedText
         if recipe == HF:
             cut = fitting_strided(model, text, context, stride, tokens, windows, text_name)
@@ -149,6 +152,7 @@ def evaluate(
             "bits_per_weight": summarize(model.reader).bits_per_weight,
             **reference_notes(against),
             "activations": None if isinstance(file, Model) else activations,
+            "cache": None if isinstance(file, Model) else cache,
             "text_digest": digest,
             "seconds": time.perf_counter() - start,
         }

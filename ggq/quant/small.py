@@ -1,4 +1,4 @@
-"""Weights so small that f16 scales cannot say how small: below 2^-14 their spacing is 2^-24, whatever their size."""
+"""Weights so small that f16 numbers cannot say how small: below 2^-14 their spacing is 2^-24, whatever their size."""
 
 from __future__ import annotations
 
@@ -35,6 +35,9 @@ def scale_error(scheme: Scheme, sums: ErrorSum, count: int) -> float:
 
 
 def too_small(scheme: Scheme, sums: ErrorSum, count: int) -> bool:
-    """Whether a tensor's weights lose more by the rounding of their scales than by that of their codes."""
+    """Whether a tensor's weights lose more by the rounding of their scales than by that of their codes; in f16 itself,
+    whether they lose what only numbers below 2^-14 can lose there."""
+    if scheme.kind == "float":
+        return scheme.value == "f16" and sums.error().relative_rmse > LEAST
     own = 1.28 * 2.0**-scheme.bits
     return scale_error(scheme, sums, count) > max(LEAST, SHARE * own)

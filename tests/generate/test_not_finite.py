@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import ggq
 from ggq.convert.convert import convert
 from ggq.errors import ModelError
 from tests.kit.checkpoints import edit_json, numbers, replace_tensors
+from tests.kit.support import run_ggq
 
 IDS = [7, 3, 9, 100, 200, 300, 7, 12]
 
@@ -42,6 +44,23 @@ def test_keys_beyond_float16_are_kept_in_float32_or_told(loud: Path) -> None:
         for compute in (lambda: model.logits(IDS), lambda: model.generate(IDS, max_tokens=2)):
             with pytest.raises(ModelError, match="the model computed nan .*, first in attention of .*\n.*cache='f32'"):
                 compute()
+
+
+def test_the_command_line_chooses_the_type_of_keys_and_values(loud: Path) -> None:
+    out, text = loud.parent / "loud.ggq", loud.parent / "text.txt"
+    text.write_text("the cat sat on the mat " * 30)
+    convert(loud, out, scheme="bf16", embedding="bf16")
+    how = ("--text", text, "--context", "16", "--windows", "2", "--interpreter", "numpy", "--activations", "float32")
+    found = {cache: run_ggq("eval", out, *how, "--json", "--cache", cache) for cache in ("f16", "f32")}
+    assert found["f16"].returncode == 2 and "error:" in found["f16"].stderr and "NaN" in found["f16"].stderr
+    document = json.loads(found["f32"].stdout)
+    assert document["cache"] == "f32" and np.isfinite(document["perplexity"])
+    said = run_ggq("run", out, "-p", "the cat", "-n", "2", "--interpreter", "numpy", "--cache", "f16")
+    assert said.returncode == 2 and "the model computed nan" in said.stderr and "cache='f32'" in said.stderr
+    assert run_ggq("run", out, "-p", "the cat", "-n", "2", "--interpreter", "numpy", "--cache", "f32").returncode == 0
+    for command in (("run", out, "-p", "x"), ("eval", out, "--text", text), ("bench", out), ("profile", out)):
+        done = run_ggq(*command, "--cache", "f8")
+        assert done.returncode == 2 and "error: cache is 'f8', allowed are f16, f32" in done.stderr
 
 
 @pytest.mark.parametrize("activations", ["int8", "float32"])

@@ -15,7 +15,7 @@ import numpy as np
 import typer
 
 from ggq.cli.compiling import announce_compiling
-from ggq.cli.generation import ACTIVATIONS, FILE, INTERPRETER, THREADS
+from ggq.cli.generation import ACTIVATIONS, CACHE, FILE, INTERPRETER, THREADS
 from ggq.cli.output import one_line, pairs, print_json, size
 from ggq.engine.footprint import memory_beside
 from ggq.errors import UsageError
@@ -47,6 +47,7 @@ def bench(
     repeat: Annotated[int, typer.Option(metavar="N", help="Times each is measured; the median counts.", min=1)] = 3,
     threads: THREADS = None,
     activations: ACTIVATIONS = "int8",
+    cache: CACHE = None,
     interpreter: INTERPRETER = "numba",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
@@ -62,7 +63,7 @@ def bench(
     """
     announce_compiling(interpreter)
     start = time.perf_counter()
-    with load(file, threads=threads, activations=activations, interpreter=interpreter) as model:
+    with load(file, threads=threads, activations=activations, cache=cache, interpreter=interpreter) as model:
         load_s = time.perf_counter() - start
         prompt, generate = (
             min(usual, model.config.context_length) if wished is None else wished

@@ -11,6 +11,7 @@ from ggq.cli import generation as cli
 from ggq.cli.compiling import announce_compiling
 from ggq.cli.generation import (
     ACTIVATIONS,
+    CACHE,
     FILE,
     GREEDY,
     INTERPRETER,
@@ -53,6 +54,7 @@ def chat(
     lark: LARK = None,
     threads: THREADS = None,
     activations: ACTIVATIONS = "int8",
+    cache: CACHE = None,
     interpreter: INTERPRETER = "numba",
 ) -> None:
     """Talk with a model that has a chat template.
@@ -66,7 +68,7 @@ def chat(
         max_tokens, greedy, temperature, top_k, top_p, min_p, repetition_penalty, seed, stop, schema, regex, lark
     )
     announce_compiling(interpreter)
-    with load(file, threads=threads, activations=activations, interpreter=interpreter) as model:
+    with load(file, threads=threads, activations=activations, cache=cache, interpreter=interpreter) as model:
         model.chat_template  # noqa: B018  refuse a model without one before anything is typed
         Conversation(model, system if system is None else cli.text(system), options).talk()
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from ggq.cli.compiling import announce_compiling
-from ggq.cli.generation import ACTIVATIONS, FILE, INTERPRETER, THREADS
+from ggq.cli.generation import ACTIVATIONS, CACHE, FILE, INTERPRETER, THREADS
 from ggq.cli.output import one_line, pairs, print_json, printable, progress
 from ggq.evaluate.evaluate import evaluate
 from ggq.evaluate.saved import TOP
@@ -45,6 +45,7 @@ def eval(
     windows: Annotated[int | None, typer.Option(metavar="N", help="Only the first ones.", show_default=False)] = None,
     threads: THREADS = None,
     activations: ACTIVATIONS = "int8",
+    cache: CACHE = None,
     interpreter: INTERPRETER = "numba",
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file of logits.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
@@ -82,6 +83,7 @@ def eval(
             windows=windows,
             threads=threads,
             activations=activations,
+            cache=cache,
             interpreter=interpreter,
             force=force,
             progress=advance,

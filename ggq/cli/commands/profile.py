@@ -9,7 +9,7 @@ import numpy as np
 import typer
 
 from ggq.cli.compiling import announce_compiling
-from ggq.cli.generation import ACTIVATIONS, FILE, THREADS
+from ggq.cli.generation import ACTIVATIONS, CACHE, FILE, THREADS
 from ggq.cli.output import print_json, table
 from ggq.errors import UsageError
 from ggq.generate.loading import load
@@ -47,6 +47,7 @@ def profile(
     repeat: Annotated[int, typer.Option(metavar="N", help="Passes; medians count.", min=1)] = 5,
     threads: THREADS = None,
     activations: ACTIVATIONS = "int8",
+    cache: CACHE = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Show where the time of a prompt and of one token goes.
@@ -64,7 +65,7 @@ def profile(
     from ggq.engine.profile import shares, time_prompt, time_token
 
     announce_compiling()
-    with load(file, threads=threads, activations=activations) as model:
+    with load(file, threads=threads, activations=activations, cache=cache) as model:
         executor = model.executor
         assert isinstance(executor, NumbaExecutor)  # what `load` gives unless it is asked for the reference
         room = model.config.context_length

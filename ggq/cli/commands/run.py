@@ -12,6 +12,7 @@ from ggq.cli import generation as cli
 from ggq.cli.compiling import announce_compiling
 from ggq.cli.generation import (
     ACTIVATIONS,
+    CACHE,
     FILE,
     GREEDY,
     INTERPRETER,
@@ -55,6 +56,7 @@ def run(
     echo: Annotated[bool, typer.Option("--echo", help="Print the prompt first.")] = False,
     threads: THREADS = None,
     activations: ACTIVATIONS = "int8",
+    cache: CACHE = None,
     interpreter: INTERPRETER = "numba",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document when the text is done.")] = False,
 ) -> None:
@@ -73,7 +75,7 @@ def run(
     text = read_prompt() if prompt == "-" else cli.text(prompt)
     start = time.perf_counter()
     announce_compiling(interpreter)
-    with load(file, threads=threads, activations=activations, interpreter=interpreter) as model:
+    with load(file, threads=threads, activations=activations, cache=cache, interpreter=interpreter) as model:
         loaded = time.perf_counter() - start
         stream = model.stream(text, **options)
         if echo and not as_json:

@@ -191,11 +191,12 @@ def _write(writer: Writer, job: TensorJob, sums: ErrorSum, whole: Plan) -> None:
 
 
 def refuse_small(scheme: Scheme, sums: ErrorSum, count: int, name: str, path: str | os.PathLike[str]) -> None:
-    """Refuse weights that are too small for the f16 scales of a scheme."""
+    """Refuse weights that are too small for the f16 scales of a scheme, or for f16."""
     if too_small(scheme, sums, count):
         size = (sums.signal / count) ** 0.5
+        kept = "f16" if scheme.kind == "float" else f"the f16 scales of {scheme_name(scheme)}"
         raise ConvertError(
-            f"weights of {size:.2g} (root mean square) are too small for the f16 scales of {scheme_name(scheme)}",
+            f"weights of {size:.2g} (root mean square) are too small for {kept}",
             path=path,
             where=f"tensor {name}",
             fix=f"keep them as floats: --keep '{re.escape(name)}=bf16'",
