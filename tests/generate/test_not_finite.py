@@ -56,7 +56,7 @@ def test_the_command_line_chooses_the_type_of_keys_and_values(loud: Path) -> Non
     document = json.loads(found["f32"].stdout)
     assert document["cache"] == "f32" and np.isfinite(document["perplexity"])
     said = run_ggq("run", out, "-p", "the cat", "-n", "2", "--interpreter", "numpy", "--cache", "f16")
-    assert said.returncode == 2 and "the model computed nan" in said.stderr and "cache='f32'" in said.stderr
+    assert said.returncode == 2 and "the model computed nan" in said.stderr
     assert run_ggq("run", out, "-p", "the cat", "-n", "2", "--interpreter", "numpy", "--cache", "f32").returncode == 0
     for command in (("run", out, "-p", "x"), ("eval", out, "--text", text), ("bench", out), ("profile", out)):
         done = run_ggq(*command, "--cache", "f8")
