@@ -12,7 +12,8 @@ from ggq.models.families.encoders.modernbert import MODERNBERT
 from ggq.models.families.encoders.roberta import ROBERTA
 from ggq.models.families.encoders.xlm_roberta import XLM_ROBERTA
 from ggq.models.families.ernie4_5 import ERNIE4_5
-from ggq.models.families.experts.granite_moe import GRANITE_MOE, GRANITE_MOE_SHARED
+from ggq.models.families.experts.granite_moe import GRANITE_MOE
+from ggq.models.families.experts.granite_moe_shared import GRANITE_MOE_SHARED
 from ggq.models.families.experts.mixtral import MIXTRAL
 from ggq.models.families.experts.olmoe import OLMOE
 from ggq.models.families.experts.qwen2_moe import QWEN2_MOE

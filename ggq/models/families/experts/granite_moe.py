@@ -1,4 +1,4 @@
-"""Granite MoE: Granite 3 (Llama with multipliers) with stacks of experts, and one more for all tokens or none."""
+"""Granite MoE: Granite 3 (Llama with multipliers) with stacks of experts."""
 
 from __future__ import annotations
 
@@ -17,8 +17,6 @@ KEYS: Keys = {
     "num_local_experts": 8,
     "num_experts_per_tok": 2,
 }
-
-SHARED = {**KEYS, "shared_intermediate_size": 0}
 
 
 def parts(config: Config) -> ModelSpec:
@@ -47,6 +45,3 @@ def expression(role: str, spec: ModelSpec) -> Expression:
 
 
 GRANITE_MOE = Family(("GraniteMoeForCausalLM",), ("granitemoe",), KEYS, parts, expression, decoder.constants)
-GRANITE_MOE_SHARED = Family(
-    ("GraniteMoeSharedForCausalLM",), ("granitemoeshared",), SHARED, parts, expression, decoder.constants
-)
