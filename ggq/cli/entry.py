@@ -13,7 +13,7 @@ def main() -> int:
     """
     import gc
 
-    gc.set_threshold(20_000)  # from 700: imports make objects that stay, and looking at them takes 20 ms of a start
+    gc.set_threshold(200_000)  # from 700: imports make objects that stay, and looking at them takes 40 ms of a start
     try:
         import signal
 

@@ -28,7 +28,7 @@ from ggq.convert.write.resumed import check_resumed, done, may_be_done
 from ggq.engine.footprint import peak_memory
 from ggq.errors import ConvertError
 from ggq.format import Writer
-from ggq.format.gguf.reader import is_gguf
+from ggq.format.gguf.kind import is_gguf
 from ggq.format.native.values import Value
 from ggq.format.paths import check_not_input
 from ggq.models.metadata import to_metadata

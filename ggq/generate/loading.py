@@ -101,7 +101,7 @@ def open_container(path: str | os.PathLike[str]) -> Container:
     Raises:
         GGQError: It is neither, breaks a rule of its format, or holds what this version does not know.
     """
-    from ggq.format.gguf.reader import is_gguf
+    from ggq.format.gguf.kind import is_gguf
 
     if is_gguf(path):
         from ggq.gguf.container import GGUFModel

@@ -17,7 +17,8 @@ from ggq.errors import FormatError, GGQError, UnsupportedError, UsageError
 from ggq.format.digests import digest_of
 from ggq.format.gguf import reader as gguf_reader
 from ggq.format.gguf.header import Header
-from ggq.format.gguf.reader import GGUFReader, is_gguf
+from ggq.format.gguf.kind import is_gguf
+from ggq.format.gguf.reader import GGUFReader
 from tests.kit.gguf_files import Raw, gguf, string, write_gguf
 from tests.kit.support import run_ggq, shared
 

@@ -16,7 +16,7 @@ from ggq.cli.options import command_options
 from ggq.cli.output import pairs, print_json, printable, quantity, size, table
 from ggq.convert.options import Options, Progress
 from ggq.errors import UsageError
-from ggq.format.gguf.reader import is_gguf
+from ggq.format.gguf.kind import is_gguf
 
 if TYPE_CHECKING:
     from ggq.convert.calibrate.calibration import Calibration

@@ -12,7 +12,7 @@ from ggq.cli.foreign import inspect_gguf
 from ggq.cli.output import LONG_LIST, one_line, pairs, print_json, printable, quantity, size, table
 from ggq.errors import UsageError
 from ggq.format import Reader, TensorEntry, open_reader
-from ggq.format.gguf.reader import is_gguf
+from ggq.format.gguf.kind import is_gguf
 from ggq.format.native.summary import Summary, scheme_label, summarize
 
 RECIPE = "quantization.recipe"

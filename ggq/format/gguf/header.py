@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ggq.errors import FormatError, UnsupportedError
+from ggq.format.gguf.kind import MAGIC
 from ggq.format.gguf.types import TYPES, type_name
 
-MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 
 MOST_TENSORS, MOST_KEYS = 1 << 20, 1 << 16

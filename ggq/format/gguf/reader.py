@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ggq.errors import FormatError, UnsupportedError, UsageError
 from ggq.format.digests import hasher
-from ggq.format.gguf.header import MAGIC, Header, Listed, More
+from ggq.format.gguf.header import Header, Listed, More
 from ggq.format.paths import open_regular, os_error
 
 _SPLIT = re.compile(r"(?P<start>.*)-(?P<number>[0-9]{5})-of-(?P<count>[0-9]{5})\.gguf", re.DOTALL)
@@ -22,15 +22,6 @@ MOST_FILES = 1024
 HEADER_BYTES = (1 << 24, 1 << 27, 1 << 30)
 """Bytes of a file that are read to find its header in; one with a vocabulary of 256,000 tokens has about 10 million."""
 CHUNK = 1 << 24
-
-
-def is_gguf(path: str | os.PathLike[str]) -> bool:
-    """Whether a regular file begins as a GGUF file does; False for one that cannot be read."""
-    try:
-        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))) as file:
-            return file.read(len(MAGIC)) == MAGIC
-    except (OSError, ValueError):
-        return False
 
 
 class GGUFMetadata(Mapping[str, Any]):

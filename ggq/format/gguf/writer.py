@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ggq.errors import UsageError
-from ggq.format.gguf.header import DEFAULT_ALIGNMENT, LONGEST_NAME, MAGIC, NUMBERS, STRING
+from ggq.format.gguf.header import DEFAULT_ALIGNMENT, LONGEST_NAME, NUMBERS, STRING
+from ggq.format.gguf.kind import MAGIC
 from ggq.format.gguf.types import TYPES
 from ggq.format.paths import check_place, os_error
 from ggq.format.unfinished import replacing
