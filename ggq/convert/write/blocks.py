@@ -5,16 +5,18 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ggq.convert.calibrate.changes import read_changed
 from ggq.convert.plan.plan import TensorPlan
+from ggq.convert.source.checkpoint import FLOATS, Checkpoint
 from ggq.convert.write.stages import Work
 from ggq.errors import ConvertError
 from ggq.format.scheme import TILE_ROWS
-from ggq.models.names import Source
+from ggq.models.names import Source, Tensor
 from ggq.quant import ErrorSum, Method, decode_tensor, encode_tensor
 from ggq.quant.matrix import geometry
 from ggq.quant.methods import Learner, block_weights, prepared, sample_rows
@@ -110,10 +112,12 @@ class TensorJob:
         """
         matrix, start, stop = block
         first, scheme = matrix * self.sizes.rows, self.plan.scheme
+        if self.compiled and (total := self._encode_stored(first + start, first + stop, matrix)) is not None:
+            return total
         if self.work.change.nothing:
             out = _memory.take((stop - start, self.sizes.columns))
             weights = self.plan.expression.rows(self.source, first + start, first + stop, out)
-            if self.compiled and (total := self._encode(weights, matrix, start // TILE_ROWS)) is not None:
+            if self.compiled and (total := self._encode(weights, "f32", matrix, start // TILE_ROWS)) is not None:
                 return total
         else:
             weights = self._changed(range(first + start, first + stop))
@@ -157,7 +161,19 @@ class TensorJob:
         """Rows of the tensor as transforms change them."""
         return read_changed(self.source, self.plan.expression, self.work.change, rows)
 
-    def _encode(self, weights: NDArray[np.float32], matrix: int, tile: int) -> ErrorSum | None:
+    def _encode_stored(self, start: int, stop: int, matrix: int) -> ErrorSum | None:
+        """Encode rows of a source tensor as the checkpoint stores them, without widening them first: a sixth less time.
+
+        Returns:
+            The error; None where the tensor is no source tensor as it is, or the reference has to say what is wrong.
+        """
+        if not isinstance(self.plan.expression, Tensor) or not isinstance(self.source, Checkpoint):
+            return None
+        tensor = self.source.tensors[self.plan.expression.name]
+        raw = self.source.read_rows(tensor, start, stop, reuse=True)
+        return self._encode(raw, FLOATS[tensor.dtype], matrix, (start - matrix * self.sizes.rows) // TILE_ROWS)
+
+    def _encode(self, weights: NDArray[Any], kind: str, matrix: int, tile: int) -> ErrorSum | None:
         """Encode a block where it lies in the tensor's segments; None where the reference has to say what is wrong."""
         from ggq_kernels.quantize.encode import encode
 
@@ -166,7 +182,7 @@ class TensorJob:
         tiles = slice(tile, tile + -(-len(weights) // TILE_ROWS))
         planes = tuple(plane[tiles] for plane in view.planes)
         zeros = None if view.zeros is None else view.zeros[tiles]
-        sums = encode(weights, "f32", sizes.padded_columns, sizes.group, scheme.bits, planes, view.scales[tiles], zeros)
+        sums = encode(weights, kind, sizes.padded_columns, sizes.group, scheme.bits, planes, view.scales[tiles], zeros)
         return None if sums is None else ErrorSum(*sums)
 
     def _place(self, segments: Segments, shape: tuple[int, ...], matrix: int, tile: int) -> None:
