@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,13 +20,14 @@ from ggq.evaluate.compare import FileTensors
 from ggq.export.restore import restored
 from ggq.export.safetensors_output import DTYPES, INDEX, Output, file_names, float_output, index_text, write_file
 from ggq.format import Reader, open_reader
+from ggq.format.names import KEPT
 from ggq.format.paths import os_error
 from ggq.models.names import Expression, Tensor
 from ggq.models.registry import find_architecture
 from ggq.quant.floats import STORAGE, finite, from_float32, to_float32
 from ggq.quant.stored import undecodable
 
-CONFIG, KEPT, TIED = "config.json", "kept.safetensors", "tie_word_embeddings"
+CONFIG, TIED = "config.json", "tie_word_embeddings"
 
 T = TypeVar("T")
 
@@ -132,7 +133,7 @@ class _Contents:
 
     def _expressions(self) -> tuple[dict[str, Expression], dict[str, str]]:
         """What each role's tensor is made of, and its name in the file."""
-        config = self._parsed_config()
+        config = self._parsed_config
         roles = {str(entry.attributes.get("role", "")): name for name, entry in self.reader.tensors.items()}
         if config.get(TIED) is not False and "output.weight" in roles:
             config = {**config, TIED: False}
@@ -162,11 +163,12 @@ class _Contents:
         entries = [self.reader.tensors[roles[role]] for role in expressions]
         exact = all(entry.scheme is not None and entry.scheme.kind == "float" for entry in entries)
         pieces = [(expression, self._numbers(roles[role])) for role, expression in expressions.items()]
-        for name, numbers in restored(pieces, {}).items():
-            kind = next((each for each in self._source_types(entries) if _holds(numbers, each)), "f32")
+        for name, numbers in restored(pieces).items():
+            kind = self.dtype
+            if exact:
+                kind = next((each for each in self._source_types(entries) if _holds(numbers, each)), "f32")
             self.exact += exact
             self.dequantized += not exact
-            kind = kind if exact else self.dtype
             yield float_output(name, kind, numbers.shape, _pieces(partial(_once, numbers), kind, name))
 
     def _whole(self, name: str, source: str) -> Output:
@@ -209,6 +211,7 @@ class _Contents:
             self.exact += 1
             yield Output(name, tensor["dtype"], tuple(tensor["shape"]), len(data), partial(_once, memoryview(data)))
 
+    @cached_property
     def _parsed_config(self) -> dict[str, Any]:
         if CONFIG not in self.assets:
             raise UnsupportedError(
@@ -224,7 +227,7 @@ class _Contents:
 
     def _config(self) -> bytes:
         """config.json, changed where the checkpoint is no longer what it says."""
-        config = self._parsed_config()
+        config = self._parsed_config
         changed = {key: value for key, value in config.items() if key != "quantization_config"}
         if any(tensor.name == "lm_head.weight" for tensor in self.tensors) and changed.get(TIED):
             changed[TIED] = False

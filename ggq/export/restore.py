@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from ggq.errors import UnsupportedError
 from ggq.models.names import (
     Expression,
-    Flattened,
     Interleaved,
     Matrix,
     Picked,
@@ -28,13 +27,12 @@ from ggq.models.names import (
 Numbers = NDArray[np.float32]
 
 
-def restored(pieces: Iterable[tuple[Expression, Numbers]], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Numbers]:
+def restored(pieces: Iterable[tuple[Expression, Numbers]]) -> dict[str, Numbers]:
     """The source tensors that some expressions are made of.
 
     Args:
         pieces: Expressions with what they are equal to, float32 in its shape; together they use every number of their
             sources, and none twice.
-        shapes: Dimensions of source tensors that expressions alone do not tell, by name.
 
     Raises:
         UnsupportedError: An expression that cannot be solved, such as a sum.
@@ -52,7 +50,7 @@ def restored(pieces: Iterable[tuple[Expression, Numbers]], shapes: Mapping[str, 
             elif isinstance(expression, Matrix):
                 stacks.setdefault(expression.expression, {})[expression.index] = numbers
             else:
-                inner += _solved(expression, numbers, shapes)
+                inner += _solved(expression, numbers)
         inner += ((whole, np.stack([found[i] for i in sorted(found)])) for whole, found in stacks.items())
         left = [*inner, *((expression, _joined(picks)) for expression, picks in parts.items())]
     return {expression.names()[0]: numbers for expression, numbers in left}
@@ -67,9 +65,7 @@ def _depth(expression: Expression) -> int:
     return int(not isinstance(expression, Tensor))
 
 
-def _solved(
-    expression: Expression, numbers: Numbers, shapes: Mapping[str, tuple[int, ...]]
-) -> list[tuple[Expression, Numbers]]:
+def _solved(expression: Expression, numbers: Numbers) -> list[tuple[Expression, Numbers]]:
     """What an expression's parts are equal to."""
     if isinstance(expression, Plus):
         return [(expression.expression, numbers - np.float32(expression.amount))]
@@ -82,8 +78,6 @@ def _solved(
         return [(expression.expression, np.ascontiguousarray(numbers.reshape(expression.taps, -1).T)[:, None])]
     if isinstance(expression, Stack):
         return [(part, numbers[i]) for i, part in enumerate(expression.parts)]
-    if isinstance(expression, Flattened) and (name := expression.whole()) in shapes:
-        return [(expression.expression, numbers.reshape(shapes[str(name)]))]
     raise UnsupportedError(f"what {expression} is made of cannot be told from it")
 
 

@@ -8,6 +8,9 @@ from collections.abc import Sequence
 from ggq.format.native.cursor import refuse
 from ggq.format.native.layout import MAX_KEY_BYTES, MAX_NAME_BYTES
 
+KEPT = "kept.safetensors"
+"""The asset with the tensors that no scheme holds: whole numbers, float64, single numbers, empty ones."""
+
 _KEY = re.compile(r"[A-Za-z0-9_.-]+\Z")
 _NAME = re.compile(r"[!-\[\]-~]+\Z")  # printable ASCII without space and backslash
 

@@ -122,18 +122,13 @@ class Vocabulary:
             "normalizer": {"type": "Sequence", "normalizers": steps},
             "pre_tokenizer": None,
             "decoder": {"type": "Sequence", "decoders": [back, {"type": "ByteFallback"}, {"type": "Fuse"}, *strip]},
-            "model": {
-                "type": "BPE",
-                "dropout": None,
-                "unk_token": None if unknown is None else self.tokens[unknown],
-                "continuing_subword_prefix": None,
-                "end_of_word_suffix": None,
-                "fuse_unk": True,
-                "byte_fallback": True,
-                "ignore_merges": False,
-                "vocab": vocabulary,
-                "merges": merges_of(self.tokens, scores, self.types, vocabulary),
-            },
+            "model": _bpe(
+                vocabulary,
+                merges_of(self.tokens, scores, self.types, vocabulary),
+                unk_token=None if unknown is None else self.tokens[unknown],
+                fuse_unk=True,
+                byte_fallback=True,
+            ),
         }
 
     def _byte_level(self) -> dict[str, Any]:
@@ -155,18 +150,7 @@ class Vocabulary:
             "normalizer": {"type": "NFC"} if self.cut == "qwen2" else None,
             "pre_tokenizer": {"type": "Sequence", "pretokenizers": [*steps, level]},
             "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
-            "model": {
-                "type": "BPE",
-                "dropout": None,
-                "unk_token": None,
-                "continuing_subword_prefix": None,
-                "end_of_word_suffix": None,
-                "fuse_unk": False,
-                "byte_fallback": False,
-                "ignore_merges": self.cut in BEGINS,
-                "vocab": self._vocabulary(),
-                "merges": merges,
-            },
+            "model": _bpe(self._vocabulary(), merges, ignore_merges=self.cut in BEGINS),
         }
 
     def _token(self, name: str) -> int | None:
@@ -181,6 +165,21 @@ class Vocabulary:
 
     def _refuse(self, problem: str, where: str) -> ModelError:
         return ModelError(problem, path=self._path, where=where)
+
+
+def _bpe(vocabulary: Mapping[str, int], merges: Sequence[Any], **settings: Any) -> dict[str, Any]:
+    """The model of a tokenizer.json that merges pairs; `settings` differ from what is usual."""
+    usual = {
+        "type": "BPE",
+        "dropout": None,
+        "unk_token": None,
+        "continuing_subword_prefix": None,
+        "end_of_word_suffix": None,
+        "fuse_unk": False,
+        "byte_fallback": False,
+        "ignore_merges": False,
+    }
+    return {**usual, **settings, "vocab": vocabulary, "merges": merges}
 
 
 def merges_of(

@@ -115,12 +115,18 @@ def attention(config: Config, context: int, layout: str, rope: Callable[..., Rop
         raise config.error("num_attention_heads", f"{heads} heads do not divide the hidden size {hidden}")
     head_dim = head_dim or hidden // heads
     bias = "attention_bias" in config.keys and config.flag("attention_bias")
+    kv_heads = config.maybe("num_key_value_heads", Attention, "kv_heads") or heads
+    return plain_attention(heads, kv_heads, head_dim, rope(config, head_dim, context, layout), bias)
+
+
+def plain_attention(heads: int, kv_heads: int, head_dim: int, rope: Rope | None, bias: bool) -> Attention:
+    """Attention over all positions, with biases everywhere or nowhere, and nothing else."""
     return Attention(
         heads=heads,
-        kv_heads=config.maybe("num_key_value_heads", Attention, "kv_heads") or heads,
+        kv_heads=kv_heads,
         head_dim=head_dim,
         scale=1 / math.sqrt(head_dim),
-        rope=rope(config, head_dim, context, layout),
+        rope=rope,
         window=0,
         softcap=0.0,
         sinks=False,

@@ -158,7 +158,7 @@ def test_expressions_are_solved_for_their_sources() -> None:
         (Matrix(Tensor("e"), 0), a + 3),
         (Rows(Matrix(Tensor("e"), 1), 7, 12), a[7:] + 2),
     ]
-    found = restored(pieces, {})
+    found = restored(pieces)
     np.testing.assert_array_equal(found["a"], a)
     np.testing.assert_allclose(found["b"], b, atol=1e-6)
     np.testing.assert_array_equal(found["c"], a)
@@ -166,7 +166,7 @@ def test_expressions_are_solved_for_their_sources() -> None:
     np.testing.assert_array_equal(found["e"], np.stack([a + 3, a + 2]))
     for hopeless in (Sum(Tensor("a"), Tensor("b")), Product(Tensor("a"), Tensor("b"))):
         with pytest.raises(GGQError, match="cannot be told from it"):
-            restored([(hopeless, a)], {})
+            restored([(hopeless, a)])
 
 
 def test_the_command(tmp_path: Path) -> None:

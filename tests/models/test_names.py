@@ -285,7 +285,7 @@ def test_rows_are_multiplied_with_their_factors_and_divided_by_them_again() -> N
         assert str(times) == f"0.5 or 3 or 1 * {name}" and times.whole() == name
         found = times.rows(Arrays(arrays), 0, 7 if name == "m" else 1)
         np.testing.assert_array_equal(found, expected if name == "m" else expected[None])
-        back = restored([(times, expected)], {})
+        back = restored([(times, expected)])
         np.testing.assert_allclose(back[name], arrays[name], rtol=1e-7)
     part = Times(Tensor("m"), ((2, 0.5), (6, 3.0), (7, 1.0))).rows(Arrays(arrays), 1, 4)
     np.testing.assert_array_equal(part, (arrays["m"] * factors[:, None])[1:4])

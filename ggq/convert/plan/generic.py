@@ -17,15 +17,12 @@ from ggq.convert.source.hub import Source
 from ggq.convert.source.safetensors_header import SourceTensor
 from ggq.convert.source.tokens import Tokens
 from ggq.errors import ConvertError, FormatError, UnsupportedError
-from ggq.format.names import check_name
+from ggq.format.names import KEPT, check_name
 from ggq.format.scheme import COLUMN_STEP, TILE_ROWS, round_up
 from ggq.models.family import TensorSpec
 from ggq.models.names import Expression, Flattened, Tensor
 from ggq.quant import parse_scheme
 from ggq.quant.matrix import geometry
-
-KEPT = "kept.safetensors"
-"""The asset with the tensors that no scheme holds: whole numbers, float64, single numbers, empty ones."""
 
 MOST_KEPT = 256 << 20
 """Bytes of them: assets are held in memory."""

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 from ggq.models.config import ANY, REQUIRED, Config, Keys, Only, OrNull
-from ggq.models.decoder import ACTIVATIONS
+from ggq.models.decoder import ACTIVATIONS, plain_attention
 from ggq.models.family import checkpoint_name
 from ggq.models.names import Expression, Tensor
 from ggq.models.parts import MOST_LAYERS, Attention, Embedding, Layer, Mlp, ModelSpec, Norm
@@ -102,23 +101,7 @@ def attention(config: Config, width: int, *, bias: bool) -> Attention:
     heads: int = config.take("num_attention_heads", Attention, "heads")
     if width % heads:
         raise config.error("num_attention_heads", f"{heads} heads do not divide the hidden size {width}")
-    return Attention(
-        heads=heads,
-        kv_heads=heads,
-        head_dim=width // heads,
-        scale=1 / math.sqrt(width // heads),
-        rope=None,
-        window=0,
-        softcap=0.0,
-        sinks=False,
-        query_bias=bias,
-        key_bias=bias,
-        value_bias=bias,
-        output_bias=bias,
-        query_norm=None,
-        key_norm=None,
-        normed="head",
-    )
+    return plain_attention(heads, heads, width // heads, None, bias)
 
 
 def vector_head(config: Config, norm: Norm | None = None, pool: str = "first") -> VectorHead:
