@@ -18,11 +18,12 @@ from ggq.errors import UsageError
 from ggq.format import Writer
 from ggq.format.paths import check_place
 from ggq.format.scheme import Scheme
-from ggq.gguf.container import Entry, GGUFModel
+from ggq.gguf.container import SPARE, Entry, GGUFModel
 from ggq.models.family import TensorSpec
 from ggq.models.names import Tensor
 from ggq.quant import Error, ErrorSum, Method, decode_tensor, encode_tensor, scheme_name
 from ggq.quant.matrix import geometry
+from ggq.quant.small import refuse_small
 
 ALLOWED = {"force", "progress", "report", "scheme", "method", "embedding", "keep", "workers"}
 """Options that mean something for a file that is quantized already."""
@@ -89,6 +90,7 @@ def _write(model: GGUFModel, writer: Writer, recipe: Recipe | None, options: Opt
             decoded = decode_tensor(scheme, entry.shape, segments)
             columns = entry.shape[-1]
             total_error.add(numbers.reshape(-1, columns), decoded.reshape(-1, columns))
+            refuse_small(scheme, total_error, numbers.size, name, model.path, "" if recipe else f"--scheme {SPARE} ")
             error = total_error.error()
         figures = {key: float(f"{value:.4g}") for key, value in error._asdict().items()}
         kept = {key: value for key, value in entry.attributes.items() if key != "requantized" or recipe is None}

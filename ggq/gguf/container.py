@@ -24,9 +24,10 @@ from ggq.gguf.vocabulary import Vocabulary
 from ggq.models.build import role_shapes
 from ggq.models.metadata import to_metadata
 from ggq.models.registry import find_architecture
-from ggq.quant import encode_tensor, parse_scheme
+from ggq.quant import ErrorSum, encode_tensor, parse_scheme
 from ggq.quant.floats import from_float32
 from ggq.quant.matrix import geometry
+from ggq.quant.small import refuse_small
 from ggq.quant.tiles import empty_segments, pack_rows, view_matrix
 
 STEMS = {
@@ -253,6 +254,10 @@ class GGUFModel:
         assert scheme is not None
         if scheme.kind == "float" or "requantized" in entry.attributes:
             found = self.numbers(entry.name)
+            if scheme.kind != "float":
+                sums = ErrorSum()
+                sums.add(found, found)
+                refuse_small(scheme, sums, found.size, entry.name, self.path, f"convert it with --scheme {SPARE} ")
             weights: Any = found if scheme.kind != "float" else from_float32(found, scheme.value)
             made = encode_tensor(weights, scheme, where=entry.name)
             return {part: _aligned(data) for part, data in made.items()}

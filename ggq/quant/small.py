@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import re
 from math import sqrt
 
+from ggq.errors import ConvertError
 from ggq.format.scheme import Scheme
+from ggq.format.scheme_names import scheme_name
 from ggq.quant.error import ErrorSum
 
 SPACING = 2.0**-24
@@ -41,3 +45,30 @@ def too_small(scheme: Scheme, sums: ErrorSum, count: int) -> bool:
         return scheme.value == "f16" and sums.error().relative_rmse > LEAST
     own = 1.28 * 2.0**-scheme.bits
     return scale_error(scheme, sums, count) > max(LEAST, SHARE * own)
+
+
+def refuse_small(
+    scheme: Scheme, sums: ErrorSum, count: int, name: str, path: str | os.PathLike[str], options: str = ""
+) -> None:
+    """Refuse weights that are too small for the f16 scales of a scheme, or for f16.
+
+    Args:
+        scheme: Of the tensor.
+        sums: Of its weights.
+        count: How many there are.
+        name: Of the tensor.
+        path: Of its file.
+        options: Those that the one to keep it as floats needs beside it.
+
+    Raises:
+        ConvertError: They are.
+    """
+    if too_small(scheme, sums, count):
+        size = sqrt(sums.signal / count)
+        kept = "f16" if scheme.kind == "float" else f"the f16 scales of {scheme_name(scheme)}"
+        raise ConvertError(
+            f"weights of {size:.2g} (root mean square) are too small for {kept}",
+            path=path,
+            where=f"tensor {name}",
+            fix=f"keep them as floats: {options}--keep '{re.escape(name)}=bf16'",
+        )

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import ggq
-from ggq.errors import FormatError, GGQError, ModelError, UnsupportedError
+from ggq.errors import ConvertError, FormatError, GGQError, ModelError, UnsupportedError
 from ggq.gguf import container
 from ggq.gguf.blocks import numbers, rows_of
 from ggq.gguf.container import GGUFModel, tensor_name
@@ -174,6 +174,28 @@ def test_other_types_are_encoded_in_eight_bits_and_that_is_told(kind: str, tmp_p
         entry = model.tensors["blk.0.attn_v.weight"]
         assert entry.scheme is not None and entry.scheme.group == 16 and "requantized" not in entry.attributes
         model.close()
+
+
+def test_weights_too_small_for_the_scales_of_another_scheme_are_refused_by_name(tmp_path: Path) -> None:
+    tensors, name = quantized(llama(WIDE), "IQ4_NL"), "blk.1.ffn_down.weight"
+    raw = np.frombuffer(tensors[name][2], np.uint8).reshape(-1, 18).copy()
+    raw[:, :2] = np.frombuffer(np.float16(1e-7).tobytes(), np.uint8)
+    tensors[name] = ("IQ4_NL", tensors[name][1], raw.tobytes())
+    path, out = write_gguf(tmp_path / "m.gguf", keys_of(WIDE, "llama"), tensors), tmp_path / "m.ggq"
+    small = rf"m.gguf: tensor {name}: weights of .*e-06 \(root mean square\) are too small for the f16 scales of q8-g32"
+    with pytest.raises(ConvertError, match=small):
+        logits(path, [1, 2])
+    with pytest.raises(ConvertError, match=small) as told:
+        ggq.convert(path, out)
+    assert not out.exists()
+    advice = str(told.value).rsplit("--scheme ", 1)[1]
+    scheme, keep = advice.removesuffix("'").split(" --keep '")
+    with pytest.raises(ConvertError, match="are too small for the f16 scales of q8-g32") as told:
+        ggq.convert(path, out, scheme="q8-g32")
+    assert str(told.value).endswith(f"keep them as floats: --keep '{keep}'") and not out.exists()
+    report = ggq.convert(path, out, scheme=scheme, keep=[keep])
+    assert next(each for each in report.tensors if each.name == name).relative_rmse < 0.01
+    assert np.isfinite(logits(out, [1, 2])).all()
 
 
 def test_another_scheme_on_request(plain: Path, tmp_path: Path) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import re
 from collections import deque
 from concurrent.futures import Executor, Future
 from contextlib import closing
@@ -16,13 +14,12 @@ from ggq.convert.plan.plan import Plan, TensorPlan
 from ggq.convert.pool import start_pool
 from ggq.convert.write.blocks import Block, TensorJob
 from ggq.convert.write.stages import Work, stages
-from ggq.errors import ConvertError
 from ggq.format import Writer
-from ggq.format.scheme import Geometry, Scheme
+from ggq.format.scheme import Geometry
 from ggq.models.names import Flattened
-from ggq.quant import ErrorSum, scheme_name
+from ggq.quant import ErrorSum
 from ggq.quant.matrix import geometry
-from ggq.quant.small import too_small
+from ggq.quant.small import refuse_small
 from ggq.quant.tiles import Segments, empty_segments
 
 LOOK_AHEAD_BYTES = 64 << 20
@@ -188,19 +185,6 @@ def _write(writer: Writer, job: TensorJob, sums: ErrorSum, whole: Plan) -> None:
             "max_error": _rounded(error.max_error),
         },
     )
-
-
-def refuse_small(scheme: Scheme, sums: ErrorSum, count: int, name: str, path: str | os.PathLike[str]) -> None:
-    """Refuse weights that are too small for the f16 scales of a scheme, or for f16."""
-    if too_small(scheme, sums, count):
-        size = (sums.signal / count) ** 0.5
-        kept = "f16" if scheme.kind == "float" else f"the f16 scales of {scheme_name(scheme)}"
-        raise ConvertError(
-            f"weights of {size:.2g} (root mean square) are too small for {kept}",
-            path=path,
-            where=f"tensor {name}",
-            fix=f"keep them as floats: --keep '{re.escape(name)}=bf16'",
-        )
 
 
 def _rounded(number: float) -> float:
