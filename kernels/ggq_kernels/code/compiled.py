@@ -1,23 +1,17 @@
-"""Compiling: how a Python function becomes machine code, and how a kernel gets an address.
-
-Numba types a function and brings it into LLVM's language; the machine code is made from that, saved (store.py), and
-loaded as every later process loads it.
-"""
+"""Kernels: a Python function gets an address, by code that is saved (store.py) or else compiled (object_code.py)."""
 
 from __future__ import annotations
 
 import functools
-import re
 import time
 from collections.abc import Callable
 from typing import Any
 
-import llvmlite.binding as llvm
 import numba
 from numba import types
-from numba.core.registry import cpu_target
 
 from ggq_kernels.code import settings, store
+from ggq_kernels.code.object_code import object_code
 
 settings.never_read_file()
 
@@ -73,32 +67,15 @@ class Op:
         for listener in store.listeners:
             listener(self.name)
         start = time.perf_counter()
-        self._made = numba.cfunc(self.signature, nopython=True, error_model="numpy")(self.function)
-        address = int(self._made.address)
+        made = object_code(self.function, self.signature)
         if self.key:
-            module = llvm.parse_assembly(_aligned(self._made.inspect_llvm()))
-            named = [item for items in (module.functions, module.global_variables) for item in items]
-            needed = [item.name for item in named if item.is_declaration and not item.name.startswith("llvm.")]
-            store.save_code(self.key, self._made.native_name, needed, _machine().emit_object(module))
-            address = store.load_code(self.key) or address
+            store.save_code(self.key, made)
+        address = store.link(made)
+        if address is None:  # this process lacks what the code names, and Numba can bring it
+            self._made = numba.cfunc(self.signature, nopython=True, error_model="numpy")(self.function)
+            address = int(self._made.address)
         store.compile_log.append((self.name, time.perf_counter() - start))
         return address
-
-
-def _aligned(text: str) -> str:
-    """LLVM's language with the stack of all functions at multiples of 64: vectors that registers have no room for would
-    cross cache lines there (q6-g32, 64 tokens: 158 to 187 GOP/s of one core by chance)."""
-    return re.sub(r"^(define .*) \{$", r'\1 alignstack(64) "stackrealign" {', text, flags=re.MULTILINE)
-
-
-@functools.cache
-def _machine() -> Any:
-    """LLVM's description of the target, as Numba makes it."""
-    _, cpu, features = cpu_target.target_context.codegen().magic_tuple()
-    target = llvm.Target.from_default_triple()
-    place = "static" if target.name.startswith("x86") else "default"
-    options = {"cpu": cpu, "features": features, "opt": 3, "reloc": place, "codemodel": "jitdefault", "jit": True}
-    return target.create_target_machine(**options)
 
 
 def op(function: Callable[..., Any]) -> Op:

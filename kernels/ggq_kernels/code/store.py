@@ -23,13 +23,28 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from blake3 import blake3
 from platformdirs import user_cache_dir
 
 from ggq_kernels.code.settings import FILE, own_settings
 from ggq_kernels.code.trust import make_folder, read_own, untrusted
+
+
+class ObjectCode(NamedTuple):
+    """Machine code of one kernel.
+
+    Args:
+        symbol: What its entry is called in the code.
+        needed: Names that the code refers to and does not define.
+        code: An object file.
+    """
+
+    symbol: str
+    needed: list[str]
+    code: bytes
+
 
 compile_log: list[tuple[str, float]] = []
 """Name and seconds of each kernel that this process had to compile rather than load."""
@@ -163,19 +178,9 @@ def read(name: str) -> tuple[dict[str, Any], bytes] | None:
     return found, body
 
 
-def save_code(kernel: str, symbol: str, needed: list[str], code: bytes) -> None:
-    """Save a kernel.
-
-    Args:
-        kernel: "module.function".
-        symbol: What its entry is called in the code.
-        needed: Names that the code refers to and does not define.
-        code: An object file.
-    """
-    write(f"{kernel}.kernel", {"symbol": symbol, "needed": needed}, code)
-
-
-_engines: list[Any] = []  # the code lives as long as its engine
+def save_code(kernel: str, made: ObjectCode) -> None:
+    """Save a kernel under "module.function"."""
+    write(f"{kernel}.kernel", {"symbol": made.symbol, "needed": made.needed}, made.code)
 
 
 def load_code(kernel: str) -> int | None:
@@ -184,17 +189,25 @@ def load_code(kernel: str) -> int | None:
     if found is None:
         return None
     head, code = found
+    return link(ObjectCode(head["symbol"], head["needed"], code))
+
+
+_engines: list[Any] = []  # the code lives as long as its engine
+
+
+def link(made: ObjectCode) -> int | None:
+    """The address of a kernel's code; None when it cannot be linked into this process."""
     llvm = _llvm()
     machine = llvm.Target.from_default_triple().create_target_machine(codemodel="jitdefault", jit=True)
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)  # the first one opens the process's symbols
-    missing = [name for name in head["needed"] if llvm.address_of_symbol(name) is None]
+    missing = [name for name in made.needed if llvm.address_of_symbol(name) is None]
     if not set(missing) <= set(UNREACHED):
         return None
     for name in missing:
         llvm.add_symbol(name, _abort())
-    engine.add_object_file(llvm.ObjectFileRef.from_data(code))
+    engine.add_object_file(llvm.ObjectFileRef.from_data(made.code))
     engine.finalize_object()
-    address = int(engine.get_function_address(head["symbol"]))
+    address = int(engine.get_function_address(made.symbol))
     if not address:
         return None
     _engines.append(engine)
