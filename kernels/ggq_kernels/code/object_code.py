@@ -1,4 +1,4 @@
-"""From a function to an object file: Numba types it and brings it into LLVM's language, LLVM makes machine code of that.
+"""From a function to an object file: Numba types it and brings it into LLVM's language, LLVM makes machine code of it.
 
 Numba by itself would make machine code of every function that becomes part of a kernel, of the kernel as it is, and we
 once more of what is saved. `_Codegen` leaves the first two out, which are a fifth of the time of compiling.
@@ -46,7 +46,7 @@ def target_machine() -> Any:
     return target.create_target_machine(**options)
 
 
-class _Library(AOTCodeLibrary):  # type: ignore[misc]
+class _Library(AOTCodeLibrary):
     """Numba's record of one function, which gets no machine code."""
 
     def get_pointer_to_function(self, name: str) -> int:
@@ -55,7 +55,7 @@ class _Library(AOTCodeLibrary):  # type: ignore[misc]
         return 0
 
 
-class _Codegen(JITCPUCodegen):  # type: ignore[misc]
+class _Codegen(JITCPUCodegen):
     """Numba's way to machine code for this process, up to the optimized module."""
 
     _library_class = _Library
