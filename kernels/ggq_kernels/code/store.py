@@ -20,7 +20,7 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -247,6 +247,13 @@ def wait_for(kernel: str) -> None:
             if claimed:  # nobody compiles it
                 return
         time.sleep(0.02)
+
+
+def forget_locks(kernels: Iterable[str]) -> None:
+    """Delete what a process that was ended has left of its claims on kernels that are saved."""
+    for kernel in filter(is_saved, kernels):
+        with suppress(OSError):
+            os.unlink(own_folder() / f"{kernel}.lock")
 
 
 def _lock(kernel: str) -> int | None:

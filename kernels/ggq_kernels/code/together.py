@@ -38,6 +38,7 @@ def compile_missing(keys: Sequence[str]) -> None:
         if helper is not None:
             helper.kill()
             helper.wait()
+            store.forget_locks(missing)
 
 
 def compile_all(keys: Sequence[str]) -> None:
