@@ -19,6 +19,11 @@ class StoredAsset(Protocol):
         """BLAKE3 of its bytes."""
         ...
 
+    @property
+    def identity(self) -> bytes:
+        """32 bytes that no other asset has, known without its bytes: of what it is made of, where it is made."""
+        ...
+
     def read(self) -> bytes:
         """Its bytes."""
         ...

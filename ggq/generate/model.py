@@ -25,14 +25,14 @@ from ggq.models.text.parts import VectorHead, head_of
 from ggq.tape.executor import Executor
 from ggq.text.template import ChatTemplate, Message, find_template, read_json
 from ggq.text.tokenizer import TOKENIZER, load_tokenizer, set_up
-from ggq.text.trial import library_errors, try_tokenizer
+from ggq.text.trial import library_errors
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from typing_extensions import Unpack
 
     from ggq.generate.grammar import Constraint, Grammar
-    from ggq.text.quick_tokenizer import QuickTokenizer
+    from ggq.text.quick.tokenizer import QuickTokenizer
 
 
 class Model:
@@ -409,15 +409,10 @@ class Model:
 
     @cached_property
     def _quick(self) -> QuickTokenizer | None:
-        from ggq.text.quick_tokenizer import read
+        from ggq.text.quick.tokenizer import read
 
-        if TOKENIZER not in self.reader.assets:
-            return None
-        data = self.reader.assets[TOKENIZER].read()
-        found = read(data)
-        if found is not None:
-            try_tokenizer(data, self.reader.path)
-        return found
+        assets = self.reader.assets
+        return read(assets[TOKENIZER], self.reader.path) if TOKENIZER in assets else None
 
     @property
     def _whole(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pkgutil
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -90,6 +91,12 @@ class Text:
     """A file that is made when it is asked for; see `ggq.format.container.StoredAsset`."""
 
     make: Callable[[], bytes]
+    made_of: Callable[[], bytes] | None = None
+
+    @property
+    def identity(self) -> bytes:
+        """See `ggq.format.container.StoredAsset`."""
+        return self.digest if self.made_of is None else self.made_of()
 
     @property
     def digest(self) -> bytes:
@@ -194,7 +201,7 @@ class GGUFModel:
         """config.json, and tokenizer.json with its config where there is a vocabulary."""
         found = {"config.json": Text(lambda: (json.dumps(self.config, indent=2) + "\n").encode())}
         if self._vocabulary is not None:
-            found["tokenizer.json"] = Text(lambda: self._tokenizer)
+            found["tokenizer.json"] = Text(lambda: self._tokenizer, self._tokenizer_source)
             found["tokenizer_config.json"] = Text(self._tokenizer_config)
         return found
 
@@ -208,6 +215,11 @@ class GGUFModel:
     def _tokenizer(self) -> bytes:
         assert self._vocabulary is not None
         return self._vocabulary.document().encode()
+
+    def _tokenizer_source(self) -> bytes:
+        """A digest of what tokenizer.json is made of, and by: the header, and the source of what turns it over."""
+        program = pkgutil.get_data("ggq.gguf", "vocabulary.py") or b""
+        return digest_of(self.reader.header_digest() + program)
 
     def _tokenizer_config(self) -> bytes:
         vocabulary = self._vocabulary

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -54,8 +54,8 @@ class Vocabulary:
         self._metadata, self._path = metadata, path
         self.kind = str(metadata["tokenizer.ggml.model"])
         self.cut = str(metadata.get("tokenizer.ggml.pre", "default"))
-        self.tokens: list[str] = metadata["tokenizer.ggml.tokens"]
-        if not isinstance(self.tokens, list) or not self.tokens:
+        self.tokens: Sequence[str] = metadata["tokenizer.ggml.tokens"]
+        if not _is_list(self.tokens) or not self.tokens:
             raise self._refuse("no list of tokens", "tokenizer.ggml.tokens")
         types = metadata.get("tokenizer.ggml.token_type")
         self.types = np.ones(len(self.tokens), np.int64) if types is None else np.asarray(types, np.int64)
@@ -94,8 +94,8 @@ class Vocabulary:
     def _added(self) -> list[dict[str, Any]]:
         flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
         return [
-            {"id": int(i), "content": self.tokens[i], "special": bool(self.types[i] != USER_DEFINED), **flags}
-            for i in np.flatnonzero(np.isin(self.types, (UNKNOWN, CONTROL, USER_DEFINED)))
+            {"id": i, "content": self.tokens[i], "special": bool(self.types[i] != USER_DEFINED), **flags}
+            for i in np.flatnonzero(np.isin(self.types, (UNKNOWN, CONTROL, USER_DEFINED))).tolist()
             if self.tokens[i]
         ]
 
@@ -137,7 +137,7 @@ class Vocabulary:
             problem = f"texts are cut in the way {shown(self.cut)}, which is not known; known: {known}"
             raise UnsupportedError(problem, path=self._path, where="tokenizer.ggml.pre")
         merges = self._metadata.get("tokenizer.ggml.merges")
-        if not isinstance(merges, list):
+        if not _is_list(merges):
             raise self._refuse("missing", "tokenizer.ggml.merges")
         steps = [
             {"type": "Split", "pattern": {"Regex": step}, "behavior": "Isolated", "invert": False}
@@ -167,6 +167,11 @@ class Vocabulary:
         return ModelError(problem, path=self._path, where=where)
 
 
+def _is_list(found: object) -> TypeGuard[Sequence[Any]]:
+    """Whether a value is an array of strings."""
+    return isinstance(found, Sequence) and not isinstance(found, str)
+
+
 def _bpe(vocabulary: Mapping[str, int], merges: Sequence[Any], **settings: Any) -> dict[str, Any]:
     """The model of a tokenizer.json that merges pairs; `settings` differ from what is usual."""
     usual = {
@@ -179,7 +184,7 @@ def _bpe(vocabulary: Mapping[str, int], merges: Sequence[Any], **settings: Any) 
         "byte_fallback": False,
         "ignore_merges": False,
     }
-    return {**usual, **settings, "vocab": vocabulary, "merges": merges}
+    return {**usual, **settings, "vocab": vocabulary, "merges": list(merges)}
 
 
 def merges_of(

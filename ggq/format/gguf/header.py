@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import re
 import struct
+from collections.abc import Iterator, Sequence
+from functools import cached_property
 from math import prod
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 
 from ggq.errors import FormatError, UnsupportedError
+from ggq.format.digests import digest_of
 from ggq.format.gguf.kind import MAGIC
 from ggq.format.gguf.types import TYPES, type_name
 
@@ -118,26 +121,23 @@ class Header:
             if tensor.name in self.tensors:
                 raise self._refuse("the name comes twice", f"tensor {_shown(tensor.name)}")
             self.tensors[tensor.name] = tensor
+        self._end = self._at
         self.data_start = -(-self._at // self.alignment) * self.alignment
         self._check_places()
         if self._size != len(data):
             self._data = memoryview(bytes(data[: self._at]))  # what lies behind is the tensors'
 
     def value(self, key: str) -> Any:
-        """A value: a number, a bool, a str, a NumPy array or, of strings, a list.
+        """A value: a number, a bool, a str, a NumPy array or, of strings, `Strings`.
 
         Raises:
-            FormatError: A string is no UTF-8, or a bool neither 0 nor 1.
+            FormatError: A string is no UTF-8, or a bool neither 0 nor 1; of an array, when its strings are asked for.
         """
         value = self.values[key]
         if value.kind == STRING:
             if value.length is None:
                 return self._text(value.start, key)[0]
-            texts, at = [], value.start
-            for _ in range(value.length):
-                text, at = self._text(at, key)
-                texts.append(text)
-            return texts
+            return Strings(self, key)
         kind = NUMBERS[value.kind][1]
         found = np.frombuffer(self._data, kind, 1 if value.length is None else value.length, value.start)
         if value.kind == BOOL:
@@ -145,6 +145,23 @@ class Header:
                 raise self._refuse(f"a bool of {found.max()}, 0 or 1 expected", f"key {_shown(key)}")
             found = found.astype(np.bool_)
         return found.copy() if value.length is not None else found[0].item()
+
+    def strings(self, key: str) -> list[str]:
+        """The elements of an array of strings.
+
+        Raises:
+            FormatError: One is no UTF-8.
+        """
+        value = self.values[key]
+        texts, at = [], value.start
+        for _ in range(value.length or 0):
+            text, at = self._text(at, key)
+            texts.append(text)
+        return texts
+
+    def digest(self) -> bytes:
+        """BLAKE3 of the header's bytes."""
+        return digest_of(self._data[: self._end])
 
     def kind(self, key: str) -> str:
         """The name of a value's type, such as "u32" or "array of string"."""
@@ -299,6 +316,45 @@ class Header:
 
     def _refuse(self, problem: str, where: str | None = None, fix: str | None = None) -> FormatError:
         return FormatError(problem, path=self._path, where=where, fix=fix)
+
+
+class Strings(Sequence[str]):
+    """An array of strings: how many there are is known, all are decoded when the first is asked for.
+
+    Args:
+        header: Where they stand.
+        key: Theirs.
+    """
+
+    def __init__(self, header: Header, key: str) -> None:
+        self._header, self._key = header, key
+
+    @cached_property
+    def _texts(self) -> list[str]:
+        return self._header.strings(self._key)
+
+    def __len__(self) -> int:
+        return self._header.values[self._key].length or 0
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        return self._texts[index]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._texts)
+
+    def tolist(self) -> list[str]:
+        """All of them, as of a NumPy array."""
+        return list(self._texts)
+
+    def __repr__(self) -> str:
+        return repr(self._texts)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and self._texts == list(other)
 
 
 def _shown(text: str) -> str:

@@ -150,6 +150,10 @@ class GGUFReader:
                 state.update(piece.data)
         return state.digest()
 
+    def header_digest(self) -> bytes:
+        """BLAKE3 of the header of the first file: of its metadata and its list of tensors."""
+        return self._files[0].header.digest()
+
     def kind(self, key: str) -> str:
         """The name of a metadata value's type."""
         return self._files[0].header.kind(key)

@@ -70,6 +70,11 @@ class Asset:
         self._reader, self.name = reader, name
         self.offset, self.size, self.digest = segment
 
+    @property
+    def identity(self) -> bytes:
+        """See `ggq.format.container.StoredAsset`."""
+        return self.digest
+
     def read(self) -> bytes:
         """The asset's bytes; raises FormatError when they do not fit their digest."""
         data = self._reader.read_at(self.offset, self.size)
