@@ -62,33 +62,17 @@ def warmup(progress: Callable[[int, int, str], None] | None = None) -> float:
     Returns:
         Seconds spent compiling; 0 when all were there.
     """
-    from ggq_kernels.attend import attention
-    from ggq_kernels.code import compiled, store, together
-    from ggq_kernels.product import embed, linear
-    from ggq_kernels.quantize import encode_rows, lloyd, search_rows, shift_rows
-    from ggq_kernels.row import elementwise, experts, gate, gather, norm, rope, rounding
-    from ggq_kernels.run import calls, guard, team
-    from ggq_kernels.scan import conv, scan
+    from ggq_kernels.code import ready, store, together
+    from ggq_kernels.run import calls
 
-    modules = [attention, conv, elementwise, embed, encode_rows, gate, gather, linear, lloyd, norm, rope, rounding]
-    modules += [experts, scan, search_rows, shift_rows, team]
-    if guard.WATCHED:
-        from ggq_kernels.run import fault
-
-        modules.append(fault)
-    if calls.bf16_from() < calls.EVERY:
-        from ggq_kernels.product import amx
-        from ggq_kernels.row import bf16
-
-        modules += [amx, bf16]
-    ops = [op for module in modules for op in vars(module).values() if isinstance(op, compiled.Op)]
-    ops = [op for op in ops if not op.name.endswith("_float32")]
-    missing, start = [op.key for op in ops if not store.is_saved(op.key)], time.perf_counter()
+    left_out = ready.NEED_TILES if calls.bf16_from() == calls.EVERY else ()
+    keys = [key for key in ready.all_keys() if not key.endswith("_float32") and key.split(".")[0] not in left_out]
+    missing, start = [key for key in keys if not store.is_saved(key)], time.perf_counter()
     if progress:
-        store.listeners.append(lambda name: progress(sum(store.is_saved(op.key) for op in ops), len(ops), name))
+        store.listeners.append(lambda name: progress(sum(map(store.is_saved, keys)), len(keys), name))
     together.compile_missing(missing)
-    for op in ops:
-        assert op.address
+    for module, name in (key.split(".") for key in keys):
+        assert getattr(ready.module(module), name).address
     return time.perf_counter() - start if missing else 0.0
 
 

@@ -223,7 +223,7 @@ class Ready:
 
     @functools.cached_property
     def _saved(self) -> dict[str, Any]:
-        found = store.read(f"{self._name}.module")
+        found = store.find(f"{self._name}.module")
         if found is None:
             whole = _describe(MODULES[self._name]())
             store.write(f"{self._name}.module", whole)
@@ -231,6 +231,10 @@ class Ready:
             whole = found[0]
         kernels = {name: Kernel(self._name, name, *form) for name, form in whole["kernels"].items()}
         return {**whole["constants"], **kernels}
+
+    def kernel_keys(self) -> list[str]:
+        """Its kernels, "module.name" each."""
+        return [value.key for value in self._saved.values() if isinstance(value, Kernel)]
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -247,6 +251,18 @@ def _describe(module: ModuleType) -> dict[str, dict[str, Any]]:
     names = vars(module).items()
     constants = {name: value for name, value in names if name.isupper() and isinstance(value, int | str)}
     return {"constants": constants, "kernels": {name: op.form for name, op in names if isinstance(op, Op)}}
+
+
+NEED_TILES = ("amx", "bf16")
+"""Modules whose kernels are compiled for processors with tiles of bf16 alone; LLVM ends the process elsewhere."""
+
+
+def all_keys() -> list[str]:
+    """Every kernel of MODULES that this system and processor can have, "module.name" each."""
+    from ggq_kernels.run.guard import WATCHED
+
+    left_out = (() if module("isa").AMX else NEED_TILES) + (() if WATCHED else ("fault",))
+    return [key for name in MODULES if name not in left_out for key in module(name).kernel_keys()]
 
 
 @functools.cache

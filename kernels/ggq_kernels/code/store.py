@@ -14,10 +14,8 @@ import functools
 import importlib.util
 import json
 import os
-import platform
 import re
 import shutil
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -28,7 +26,8 @@ from typing import Any, NamedTuple
 from blake3 import blake3
 from platformdirs import user_cache_dir
 
-from ggq_kernels.code.settings import FILE, own_settings
+from ggq_kernels.code import precompiled
+from ggq_kernels.code.key import key
 from ggq_kernels.code.trust import make_folder, read_own, untrusted
 
 
@@ -57,9 +56,6 @@ write_failures: list[str] = []
 LOCK = threading.RLock()
 """Held while a kernel is loaded or compiled."""
 
-HARMLESS = ("NUMBA_CACHE_DIR", "NUMBA_NUM_THREADS", "NUMBA_THREADING_LAYER", "NUMBA_THREADING_LAYER_PRIORITY")
-"""Settings of Numba that do not change machine code."""
-
 UNREACHED = (
     "NRT_Free",
     "numba_do_raise",
@@ -78,40 +74,13 @@ _DIGEST_BYTES = 16
 _DAY = 86400.0
 
 
-def _key() -> str:
-    import llvmlite
-    import llvmlite.binding as llvm
-
-    state = blake3()
-    package = Path(__file__).parents[1]
-    for path in sorted(package.rglob("*.py")):
-        state.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
-    settings = [f"{k}={v}" for k, v in sorted(os.environ.items()) if k.startswith("NUMBA_") and k not in HARMLESS]
-    own = Path(FILE)
-    if own_settings and own.is_file():  # whoever imported Numba before has it read that
-        settings.append(own.read_text(encoding="utf-8", errors="replace"))
-    features = llvm.get_host_cpu_features().flatten()
-    python = f"{sys.implementation.name} {sys.version} {sys.platform} {platform.machine()}"
-    versions = python, _numba_version(), llvmlite.__version__, str(llvm.llvm_version_info)
-    for part in (*versions, llvm.get_host_cpu_name(), features, *settings):
-        state.update(part.encode(errors="surrogateescape") + b"\0")
-    return state.hexdigest(length=10)
-
-
-def _numba_version() -> str:
-    """What Numba's own file says, without importing Numba (0.3 s) or importlib.metadata (20 ms)."""
-    found = importlib.util.find_spec("numba")
-    folder = Path(found.origin).parent if found and found.origin else Path()
-    return (folder / "_version.py").read_text(encoding="utf-8")
-
-
 def cache_folder() -> Path:
     """Where this version's machine code lies: in NUMBA_CACHE_DIR where that is set, else in the user's cache folder."""
     try:
         above = os.environ.get("NUMBA_CACHE_DIR") or user_cache_dir("ggq")
     except RuntimeError:  # a user without a home
         above = os.devnull
-    return Path(above).absolute() / f"kernels-{_key()}"
+    return Path(above).absolute() / f"kernels-{key()}"
 
 
 @functools.cache
@@ -178,6 +147,11 @@ def read(name: str) -> tuple[dict[str, Any], bytes] | None:
     return found, body
 
 
+def find(name: str) -> tuple[dict[str, Any], bytes] | None:
+    """What is saved under a name, in the installed wheel or by `write`; None when there is nothing."""
+    return precompiled.read(name) or read(name)
+
+
 def save_code(kernel: str, made: ObjectCode) -> None:
     """Save a kernel under "module.function"."""
     write(f"{kernel}.kernel", {"symbol": made.symbol, "needed": made.needed}, made.code)
@@ -185,7 +159,7 @@ def save_code(kernel: str, made: ObjectCode) -> None:
 
 def load_code(kernel: str) -> int | None:
     """The address of a saved kernel; None when it is not there or cannot be linked into this process."""
-    found = read(f"{kernel}.kernel")
+    found = find(f"{kernel}.kernel")
     if found is None:
         return None
     head, code = found
@@ -216,6 +190,8 @@ def link(made: ObjectCode) -> int | None:
 
 def is_saved(kernel: str) -> bool:
     """Whether there is code of this name, whole or not, where code is loaded from."""
+    if precompiled.read(f"{kernel}.kernel") is not None:
+        return True
     return not distrust() and (own_folder() / f"{kernel}.kernel").exists()
 
 

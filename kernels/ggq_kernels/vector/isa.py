@@ -15,6 +15,7 @@ from numba import types
 from numba.core import cgutils
 from numba.core.registry import cpu_target
 
+from ggq_kernels.code.targets import form_of, usable
 from ggq_kernels.vector.simd import (
     FLOAT,
     HALF,
@@ -38,31 +39,16 @@ from ggq_kernels.vector.simd import (
 )
 from ggq_kernels.vector.simd import call as call_named
 
-BEFORE_AVX512 = ("haswell", "broadwell", "skylake", "alderlake", "znver1", "znver2", "znver3", "x86-64-v3")
-"""Processor names that ask for AVX2; Numba lends them the host's features where NUMBA_CPU_FEATURES is not set."""
-
-
-BEFORE_AMX = (
-    *("cascadelake", "cooperlake", "icelake-client", "icelake-server", "rocketlake", "tigerlake"),
-    *("znver4", "znver5", "x86-64-v4"),
-)
-"""The same of names that ask for AVX-512 without AMX: NUMBA_CPU_NAME=icelake-server turns AMX off."""
-
 
 def _target() -> tuple[str, frozenset[str]]:
     _, cpu, listed = cpu_target.target_context.codegen().magic_tuple()
     features = {f[1:] for f in listed.split(",") if f.startswith("+")}
-    if cpu in BEFORE_AVX512:
-        features = {f for f in features if not f.startswith(("avx512", "amx"))}
-    if cpu in BEFORE_AMX:
-        features = {f for f in features if not f.startswith("amx")}
-    return cpu, frozenset(features)
+    return cpu, usable(cpu, features)
 
 
 llvm.initialize_native_asmparser()
 CPU, FEATURES = _target()
-ISA = "avx512-vnni" if "avx512vnni" in FEATURES else "avx2" if "avx2" in FEATURES else "generic"
-AMX = ISA == "avx512-vnni" and {"amx-tile", "amx-bf16", "avx512bf16"} <= FEATURES
+ISA, AMX = form_of(FEATURES)
 """Whether the processor has tiles of bf16; the system must allow them too (code/permission.py)."""
 HAS_F16C = "f16c" in FEATURES or "fullfp16" in FEATURES or "avx512f" in FEATURES
 
