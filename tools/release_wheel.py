@@ -2,11 +2,11 @@
 
     python tools/release_wheel.py OUT_DIR
 
-The kernels are those of ggq_kernels/code/ready.py, the processors those of ggq_kernels/code/targets.py: Numba compiles for
-a processor that it does not run on. The files are put into a copy of the tree, and the wheel is built of that. Compiled
-kernels are kept in the folder given by --cache: a second wheel of the same kernels takes seconds. Making it takes Linux
-on x86-64, with one target some five minutes of two cores; the wheel can be installed everywhere, and its kernels are used
-where they were made for.
+The kernels are those of ggq_kernels/code/ready.py, the processors those of ggq_kernels/code/targets.py: Numba compiles
+for a processor that it does not run on. The files are put into a copy of the tree, and the wheel is built of that.
+Compiled kernels are kept in the folder given by --cache: a second wheel of the same kernels takes seconds. Making it
+takes Linux on x86-64, and some minutes of two cores for each target; the wheel can be installed everywhere, and its
+kernels are used where they were made for.
 """
 
 from __future__ import annotations

@@ -65,8 +65,8 @@ def warmup(progress: Callable[[int, int, str], None] | None = None) -> float:
     from ggq_kernels.code import ready, store, together
     from ggq_kernels.run import calls
 
-    left_out = ready.NEED_TILES if calls.bf16_from() == calls.EVERY else ()
-    keys = [key for key in ready.all_keys() if not key.endswith("_float32") and key.split(".")[0] not in left_out]
+    left_out = ("peaks.", *(ready.NEED_TILES if calls.bf16_from() == calls.EVERY else ()))
+    keys = [key for key in ready.all_keys() if not key.endswith("_float32") and not key.startswith(left_out)]
     missing, start = [key for key in keys if not store.is_saved(key)], time.perf_counter()
     if progress:
         store.listeners.append(lambda name: progress(sum(map(store.is_saved, keys)), len(keys), name))

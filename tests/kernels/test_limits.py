@@ -7,7 +7,7 @@ import pytest
 
 import ggq_kernels
 from ggq_kernels.code import store
-from ggq_kernels.run import limits
+from ggq_kernels.run import limits, peaks
 from ggq_kernels.run.calls import row
 from ggq_kernels.vector.isa import ISA, TOKENS
 from tests.kit.kernel_support import address, aligned, run
@@ -17,10 +17,10 @@ pytestmark = pytest.mark.kernels
 
 def test_reading_reads_every_piece() -> None:
     """The last piece's sum is what is left in the output; a piece of ones more or less would show."""
-    words = aligned(np.ones(limits.PIECE // 4, np.float32))
+    words = aligned(np.ones(peaks.PIECE // 4, np.float32))
     words[17] = 1001
     out = np.zeros(16, np.float32)
-    run(row(limits.read_memory, {limits.SOURCE: address(words), limits.SIZE: words.nbytes, limits.OUT: address(out)}))
+    run(row(peaks.read_memory, {peaks.SOURCE: address(words), peaks.SIZE: words.nbytes, peaks.OUT: address(out)}))
     assert out[0] == len(words) + 1000
 
 
@@ -47,9 +47,9 @@ def test_listeners_are_not_told_of_what_is_ready() -> None:
     told: list[str] = []
     ggq_kernels.on_compile(told.append)
     try:
-        assert limits.read_memory.address == limits.read_memory.address != 0
+        assert peaks.read_memory.address == peaks.read_memory.address != 0
         assert told in ([], ["read_memory"])  # "read_memory" when the cache was empty and no test ran before
         before = len(store.compile_log)
-        assert limits.read_memory.address and len(told) < 2 and len(store.compile_log) == before
+        assert peaks.read_memory.address and len(told) < 2 and len(store.compile_log) == before
     finally:
         store.listeners.remove(told.append)

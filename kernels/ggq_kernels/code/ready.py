@@ -104,6 +104,12 @@ def _norm() -> ModuleType:
     return norm
 
 
+def _peaks() -> ModuleType:
+    from ggq_kernels.run import peaks
+
+    return peaks
+
+
 def _products() -> ModuleType:
     from ggq_kernels.product import products
 
@@ -168,6 +174,7 @@ MODULES: dict[str, Callable[[], ModuleType]] = {
     "linear": _linear,
     "lloyd": _lloyd,
     "norm": _norm,
+    "peaks": _peaks,
     "products": _products,
     "rope": _rope,
     "rounding": _rounding,
@@ -253,16 +260,16 @@ def _describe(module: ModuleType) -> dict[str, dict[str, Any]]:
     return {"constants": constants, "kernels": {name: op.form for name, op in names if isinstance(op, Op)}}
 
 
-NEED_TILES = ("amx", "bf16")
-"""Modules whose kernels are compiled for processors with tiles of bf16 alone; LLVM ends the process elsewhere."""
+NEED_TILES = ("amx.", "bf16.", "peaks.multiply_tiles")
+"""Beginnings of kernels that are compiled for processors with tiles of bf16 alone; LLVM ends the process elsewhere."""
 
 
 def all_keys() -> list[str]:
     """Every kernel of MODULES that this system and processor can have, "module.name" each."""
     from ggq_kernels.run.guard import WATCHED
 
-    left_out = (() if module("isa").AMX else NEED_TILES) + (() if WATCHED else ("fault",))
-    return [key for name in MODULES if name not in left_out for key in module(name).kernel_keys()]
+    left_out = (() if module("isa").AMX else NEED_TILES) + (() if WATCHED else ("fault.",))
+    return [key for name in MODULES for key in module(name).kernel_keys() if not key.startswith(left_out)]
 
 
 @functools.cache
