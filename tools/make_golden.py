@@ -1,7 +1,8 @@
 """Writes tests/golden: what transformers computes in float64 for small models, which the engine's tests compare with.
 
 Run it from the repository's root in an environment with torch, transformers and what ggq needs:
-`python tools/make_golden.py [FOLDER of stories260k]`.
+`python tools/make_golden.py [FOLDER of stories260k]`, or, for some families beside those that are there,
+`python tools/make_golden.py --families NAME ...`.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from safetensors.numpy import load_file, save_file
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from tests.kit.small_families import FAMILIES, LAST, PROMPTS, family_checkpoint  # noqa: E402
+from tests.kit.small_families import FAMILIES, LAST, PROMPTS, experts_of, family_checkpoint  # noqa: E402
 from tests.kit.small_models import CONFIGS, checkpoint, prompt  # noqa: E402
 
 GOLDEN = ROOT / "tests" / "golden"
@@ -33,16 +34,22 @@ TOKENS = 80
 SAVED = {"gpt_neox": {"lm_head.weight": "embed_out.weight"}}
 """Names that transformers' tensors have in the files that it saves, where they are others, by "model_type"."""
 
-SPLIT = ("granitemoe", "granitemoeshared", "mixtral", "olmoe", "qwen2_moe", "qwen3_moe")
-"""Values of "model_type" of models whose experts transformers stacks when it reads a checkpoint."""
+WHOLE = ("gpt_oss",)
+"""Values of "model_type" of models whose experts are stacked in a checkpoint too; others are when it is read."""
+
+FORMS = {"attn_implementation": "eager", "experts_implementation": "eager"}
+"""Plain PyTorch, in any type."""
 
 STORY = "Once upon a time, there was"
 
 
 def main() -> None:
-    """Compute and write everything."""
+    """Compute and write everything, or some families."""
     torch.manual_seed(0)
     torch.set_num_threads(1)
+    if sys.argv[1:2] == ["--families"]:
+        families(sys.argv[2:])
+        return
     logits: dict[str, np.ndarray] = {}
     facts: dict[str, Any] = {
         "made_by": "tools/make_golden.py",
@@ -66,12 +73,17 @@ def main() -> None:
     families()
 
 
-def families() -> None:
-    """Compute and write what the families' tests compare with."""
+def families(names: list[str] | None = None) -> None:
+    """Compute and write what the families' tests compare with: of all, or of some beside what is there."""
     logits: dict[str, np.ndarray] = {}
     facts: dict[str, Any] = {"made_by": "tools/make_golden.py", "transformers": transformers.__version__}
     facts |= {"models": {}, "keys": {}, "rope": rotations()}
+    if names is not None:
+        logits = dict(np.load(GOLDEN / "families.npz"))
+        facts["models"] = json.loads((GOLDEN / "families.json").read_text())["models"]
     for name, config in FAMILIES.items():
+        if names is not None and name not in names:
+            continue
         model, shapes = random_family(name)
         prompts = [prompt(config, count, seed) for seed, count in enumerate(PROMPTS)]
         for number, (tokens, last) in enumerate(zip(prompts, LAST, strict=True)):
@@ -79,6 +91,8 @@ def families() -> None:
         facts["models"][name] = {"tensors": shapes, "prompts": prompts}
     for model_type in sorted({config["model_type"] for config in [*FAMILIES.values(), *CONFIGS.values()]}):
         facts["keys"][model_type] = keys(type(transformers.AutoConfig.for_model(model_type)))
+    facts["models"] = {name: facts["models"][name] for name in FAMILIES if name in facts["models"]}
+    logits = {f"{name}.{number}": logits[f"{name}.{number}"] for name in facts["models"] for number in range(len(LAST))}
     np.savez_compressed(GOLDEN / "families.npz", **logits)  # type: ignore[arg-type]
     text = json.dumps(facts, indent=1)
     (GOLDEN / "families.json").write_text(re.sub(r"\[\s+([-\d][^\[\]{}]*?)\s+\]", _on_one_line, text) + "\n")
@@ -91,8 +105,8 @@ def _on_one_line(found: re.Match[str]) -> str:
 def random_family(name: str) -> tuple[Any, dict[str, list[int]]]:
     """A model with the random tensors of `family_checkpoint`, and their shapes by name."""
     config = transformers.AutoConfig.for_model(**FAMILIES[name])
-    model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").double().eval()
-    if config.model_type in SPLIT:
+    model = transformers.AutoModelForCausalLM.from_config(config, **FORMS).double().eval()
+    if experts_of(FAMILIES[name]) and config.model_type not in WHOLE:
         return split_family(name, model)
     saved = SAVED.get(config.model_type, {})
     shapes = {saved.get(key, key): list(value.shape) for key, value in model.state_dict().items()}
@@ -114,8 +128,7 @@ def split_family(name: str, model: Any) -> tuple[Any, dict[str, list[int]]]:
         file = Path(folder) / "model.safetensors"
         shapes = {key: list(value.shape) for key, value in load_file(file).items()}
         save_file(family_checkpoint(name, shapes), file)
-        forms = {"attn_implementation": "eager", "experts_implementation": "eager"}
-        read = type(model).from_pretrained(folder, dtype=torch.float64, **forms)
+        read = type(model).from_pretrained(folder, dtype=torch.float64, **FORMS)
     return read.eval(), shapes
 
 

@@ -12,9 +12,11 @@ from ggq.errors import UnsupportedError
 from ggq.models.names import (
     Expression,
     Interleaved,
+    Joined,
     Matrix,
     Picked,
     Plus,
+    Row,
     Rows,
     Stack,
     Taps,
@@ -47,7 +49,7 @@ def restored(pieces: Iterable[tuple[Expression, Numbers]]) -> dict[str, Numbers]
                 inner.append((expression, numbers))
             elif isinstance(expression, Picked):
                 parts.setdefault(expression.expression, []).append((expression, numbers))
-            elif isinstance(expression, Matrix):
+            elif isinstance(expression, Matrix | Row):
                 stacks.setdefault(expression.expression, {})[expression.index] = numbers
             else:
                 inner += _solved(expression, numbers)
@@ -60,7 +62,7 @@ def _depth(expression: Expression) -> int:
     """How many expressions are around its innermost tensor."""
     if isinstance(expression, Unary):
         return 1 + _depth(expression.expression)
-    if isinstance(expression, Stack):
+    if isinstance(expression, Stack | Joined):
         return 1 + max(map(_depth, expression.parts))
     return int(not isinstance(expression, Tensor))
 
@@ -76,6 +78,9 @@ def _solved(expression: Expression, numbers: Numbers) -> list[tuple[Expression, 
         return [(expression.expression, np.ascontiguousarray(np.swapaxes(numbers, -1, -2)))]
     if isinstance(expression, Taps) and expression.taps:
         return [(expression.expression, np.ascontiguousarray(numbers.reshape(expression.taps, -1).T)[:, None])]
+    if isinstance(expression, Joined):
+        ends = np.cumsum(expression.heights)[:-1]
+        return list(zip(expression.parts, np.split(numbers, ends), strict=True))
     if isinstance(expression, Stack):
         return [(part, numbers[i]) for i, part in enumerate(expression.parts)]
     raise UnsupportedError(f"what {expression} is made of cannot be told from it")

@@ -12,7 +12,7 @@ from ggq.models.config_rope import read_rope
 from ggq.models.family import TensorSpec, checkpoint_name
 from ggq.models.fields import shown
 from ggq.models.names import Expression, Tensor
-from ggq.models.parts import MOST_LAYERS, Attention, Embedding, Experts, Head, Layer, Mlp, ModelSpec, Norm
+from ggq.models.parts import MOST_LAYERS, PLAIN, Attention, Embedding, Experts, Head, Layer, Mlp, ModelSpec, Norm
 from ggq.models.rope import Rope
 
 BASE: Keys = {
@@ -161,6 +161,9 @@ def experts(config: Config) -> Experts:
         chosen=config.take("num_experts_per_tok", Experts, "chosen"),
         width=config.take(width, Experts, "width"),
         activation=ACTIVATIONS[config.choice("hidden_act", tuple(ACTIVATIONS))],
+        gated=True,
+        bias=False,
+        router=PLAIN,
         renormalised="norm_topk_prob" not in config.keys or config.flag("norm_topk_prob"),
         scale=1.0,
         shared_width=0,

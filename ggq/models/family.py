@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -64,6 +64,7 @@ class Family:
         scaled: Factors of the rows of a role's tensor, of a config.json that was read: see `Times`; empty for none.
         text: The object of config.json that describes the text model, where there is more than that.
         beside: What the names of tensors begin with that belong to something else than the text model.
+        others: The same as `expression` in other layouts of a checkpoint; the first whose tensors are there is taken.
     """
 
     names: tuple[str, ...]
@@ -75,6 +76,7 @@ class Family:
     scaled: Callable[[Mapping[str, Any], str, Any], tuple[tuple[int, float], ...]] | None = None
     text: str = ""
     beside: tuple[str, ...] = ()
+    others: tuple[Callable[[str, Any], Expression], ...] = ()
 
     def read(self, hf: Mapping[str, object], path: str | os.PathLike[str] | None = None) -> Reading:
         """The model of a config.json; what it leaves out has transformers' default, except for the sizes.
@@ -106,6 +108,13 @@ class Family:
             return Times(plain(role, spec), factors) if factors else plain(role, spec)
 
         return replace(self, expression=expression)
+
+    def laid_out(self, spec: Stack, names: Collection[str]) -> Family:
+        """The family with the layout of a checkpoint whose tensors have these names: its own unless another fits."""
+        for other in self.others:
+            if all(name in names for role in role_shapes(spec) for name in other(role, spec).names()):
+                return replace(self, expression=other)
+        return self
 
     def config(self, hf: Mapping[str, object], path: str | os.PathLike[str] | None = None) -> Any:
         """The model alone; see `read`."""

@@ -174,6 +174,34 @@ class Matrix(Unary):
 
 
 @dataclass(frozen=True)
+class Row(Unary):
+    """One row of a matrix as a tensor of one dimension, such as the bias of an expert of a stack."""
+
+    expression: Tensor
+    index: int
+
+    def __str__(self) -> str:
+        return f"{self.expression}[{self.index}]"
+
+    def whole(self) -> str | None:
+        return None
+
+    def shape(self, shapes: Shapes) -> Shape:
+        inner = self.expression.shape(shapes)
+        if len(inner) != 2 or not 0 <= self.index < inner[0]:
+            raise _misfit(self, f"shape {list(inner)} found, {self.index + 1} rows or more expected")
+        return inner[1:]
+
+    def fill(self, source: Source, start: int, out: Floats) -> None:
+        self.expression.fill(source, self.index, out)
+
+    def reach(self, shapes: Shapes, rows: Mask, columns: Mask) -> Iterator[Use]:
+        mine = np.zeros(self.expression.shape(shapes)[0], np.bool_)
+        mine[self.index] = True
+        return self.expression.reach(shapes, mine, columns)
+
+
+@dataclass(frozen=True)
 class Transposed(Unary):
     """Rows and columns exchanged, as GPT-2's Conv1D has them; in a tensor of more dimensions those of each matrix.
 
@@ -294,6 +322,43 @@ class Stack(Expression):
         flat = len(self.parts[0].shape(shapes)) == 1  # each of them is a row of the stack
         for number, part in enumerate(self.parts):
             yield from part.reach(shapes, rows[number : number + 1] if flat else rows, columns)
+
+
+@dataclass(frozen=True)
+class Joined(Expression):
+    """Matrices of so many rows each below each other."""
+
+    parts: tuple[Expression, ...]
+    heights: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return f"joined({', '.join(map(str, self.parts))})"
+
+    def names(self) -> tuple[str, ...]:
+        return tuple(name for part in self.parts for name in part.names())
+
+    def shape(self, shapes: Shapes) -> Shape:
+        columns = self.parts[0].shape(shapes)[-1]
+        for part, height in zip(self.parts, self.heights, strict=True):
+            if (found := part.shape(shapes)) != (height, columns):
+                raise _misfit(part, f"shape {list(found)} found, {[height, columns]} expected")
+        return (sum(self.heights), columns)
+
+    def fill(self, source: Source, start: int, out: Floats) -> None:
+        done = first = 0
+        for part, height in zip(self.parts, self.heights, strict=True):
+            begin = max(start + done - first, 0)
+            if done < len(out) and begin < height:
+                count = min(height - begin, len(out) - done)
+                part.fill(source, begin, out[done : done + count])
+                done += count
+            first += height
+
+    def reach(self, shapes: Shapes, rows: Mask, columns: Mask) -> Iterator[Use]:
+        first = 0
+        for part, height in zip(self.parts, self.heights, strict=True):
+            yield from part.reach(shapes, rows[first : first + height], columns)
+            first += height
 
 
 @dataclass(frozen=True)
@@ -449,9 +514,11 @@ def _listed(texts: list[str]) -> str:
 __all__ = [
     "Expression",
     "Interleaved",
+    "Joined",
     "Matrix",
     "Plus",
     "Product",
+    "Row",
     "Rows",
     "Source",
     "Stack",

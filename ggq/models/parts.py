@@ -16,9 +16,9 @@ from ggq.errors import ModelError
 from ggq.models.field import Flag, Integer, Number, Part, Parts, Word, declared
 from ggq.models.fields import Fields
 from ggq.models.rope import Rope
-from ggq.tape.ops.activations import WITHOUT_GATE
+from ggq.tape.ops.activations import CLAMPED, WITHOUT_GATE
 from ggq.tape.ops.norm import KINDS
-from ggq.tape.ops.route import MOST_EXPERTS
+from ggq.tape.ops.route import MOST_EXPERTS, MOST_GROUPS, SCORES
 
 MOST_LAYERS = 4096
 
@@ -185,6 +185,24 @@ class Mlp:
 
 
 @dataclass(frozen=True)
+class Router:
+    """Which experts a token goes through, and how much of each it takes: their scores."""
+
+    score: Annotated[str, Word(SCORES, "what logits become: a softmax over all experts, or the sigmoid of each")]
+    bias: Annotated[bool, Flag("the router's matrix has a bias")]
+    correction: Annotated[bool, Flag("to choose, each expert's number is added to its score")]
+    groups: Annotated[int, Integer(1, MOST_GROUPS, "groups of consecutive experts, of equal size; divides `count`")]
+    chosen_groups: Annotated[int, Integer(1, MOST_GROUPS, "groups from which experts are chosen; at most `groups`")]
+    best: Annotated[int, Integer(1, 2, "groups are chosen by the sum of so many of their best")]
+    least: Annotated[float, Number(0.0, 1.0, "added to the sum of chosen scores that they are divided by", zero=True)]
+    factors: Annotated[bool, Flag("shares are multiplied with a number of each expert")]
+
+
+PLAIN = Router("softmax", False, False, 1, 1, 1, 0.0, False)
+"""A softmax of logits without a bias."""
+
+
+@dataclass(frozen=True)
 class Experts:
     """Feed-forwards, down(activation(gate(x)) * up(x)), of which a router chooses a few for each token."""
 
@@ -192,8 +210,18 @@ class Experts:
     count: Annotated[int, Integer(1, MOST_EXPERTS, "experts")]
     chosen: Annotated[int, Integer(1, MOST_EXPERTS, "experts of a token; at most `count`")]
     width: Annotated[int, Integer(1, 1 << 22, "numbers between the matrices of an expert")]
-    activation: Annotated[str, ACTIVATION]
-    renormalised: Annotated[bool, Flag("shares are a softmax of the router's chosen logits; false: of all")]
+    activation: Annotated[
+        str,
+        Word(
+            (*WITHOUT_GATE, CLAMPED),
+            "as an Mlp's; `clamped_swiglu`: with g = min(gate(x), 7) and u = up(x) held within -7 and 7, "
+            "(u + 1) g / (1 + exp(-1.702 g))",
+        ),
+    ]
+    gated: Annotated[bool, Flag("false: down(activation(up(x)))")]
+    bias: Annotated[bool, Flag("all matrices of the experts have biases")]
+    router: Annotated[Router, Part("what chooses")]
+    renormalised: Annotated[bool, Flag("shares are divided by the sum of those of the chosen experts")]
     scale: Annotated[float, Number(0.0, 1e6, "shares are multiplied with it")]
     shared_width: Annotated[
         int, Integer(0, 1 << 22, "numbers between the matrices of an expert that all tokens go through; 0: none")
@@ -206,6 +234,15 @@ class Experts:
             return f"a token cannot go through {self.chosen} of {self.count} experts"
         if self.shared_gate and not self.shared_width:
             return "a gate of a shared expert, and no shared expert"
+        if self.shared_gate and (self.bias or not self.gated):
+            return "a shared expert with a gate is gated and without biases as all others are"
+        if self.activation == CLAMPED and not self.gated:
+            return f"{CLAMPED} needs gates"
+        size, odd = divmod(self.count, self.router.groups)
+        if odd or self.router.best > size:
+            return f"{self.count} experts are not {self.router.groups} groups of {self.router.best} or more"
+        if not self.router.chosen_groups <= self.router.groups or self.chosen > size * self.router.chosen_groups:
+            return f"{self.chosen} experts cannot be chosen from {self.router.chosen_groups} groups of {size}"
         return None
 
 

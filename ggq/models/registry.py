@@ -12,6 +12,7 @@ from ggq.models.families.encoders.modernbert import MODERNBERT
 from ggq.models.families.encoders.roberta import ROBERTA
 from ggq.models.families.encoders.xlm_roberta import XLM_ROBERTA
 from ggq.models.families.ernie4_5 import ERNIE4_5
+from ggq.models.families.experts.gpt_oss import GPT_OSS
 from ggq.models.families.experts.granite_moe import GRANITE_MOE
 from ggq.models.families.experts.granite_moe_shared import GRANITE_MOE_SHARED
 from ggq.models.families.experts.mixtral import MIXTRAL
@@ -42,6 +43,9 @@ from ggq.models.families.recurrent.lfm2 import LFM2
 from ggq.models.families.recurrent.mamba2 import MAMBA2
 from ggq.models.families.recurrent.qwen3_5 import QWEN3_5
 from ggq.models.families.recurrent.qwen3_5_images import QWEN3_5_IMAGES
+from ggq.models.families.recurrent.qwen3_5_moe import QWEN3_5_MOE
+from ggq.models.families.recurrent.qwen3_5_moe_images import QWEN3_5_MOE_IMAGES
+from ggq.models.families.recurrent.qwen3_next import QWEN3_NEXT
 from ggq.models.families.smollm3 import SMOLLM3
 from ggq.models.families.windowed.exaone4 import EXAONE4
 from ggq.models.families.windowed.ministral3 import MINISTRAL3
@@ -81,6 +85,9 @@ FAMILIES: tuple[Family, ...] = (
     LFM2,
     QWEN3_5,
     QWEN3_5_IMAGES,
+    QWEN3_NEXT,
+    QWEN3_5_MOE,
+    QWEN3_5_MOE_IMAGES,
     MAMBA2,
     GRANITE_HYBRID,
     FALCON_H1,
@@ -90,6 +97,7 @@ FAMILIES: tuple[Family, ...] = (
     OLMOE,
     GRANITE_MOE,
     GRANITE_MOE_SHARED,
+    GPT_OSS,
 )
 """Every supported family. To add one, write its file in `families` and list it here."""
 

@@ -85,3 +85,69 @@ def test_rows_are_gathered_for_each_expert_and_results_added(threads: int) -> No
             threads=threads,
         )
     np.testing.assert_allclose(total.values[:rows, :width], want, rtol=1e-5, atol=1e-6)
+
+
+def scored(op: Route, logits: np.ndarray, weights: dict[str, np.ndarray], gate: np.ndarray | None = None) -> np.ndarray:
+    """What the kernel makes of an operation."""
+    width, columns = op.out.width, -(-op.out.width // 16) * 16
+    source, tokens = Floats(logits, columns), count(len(logits))
+    out, beside = Floats(np.zeros((len(logits), width), np.float32), columns), None
+    if gate is not None:
+        beside = Floats(gate, 16)
+    kept = {role: np.pad(each, (0, columns - len(each))).astype(np.float32) for role, each in weights.items()}
+    correction, factors = (0 if role is None else address(kept[role]) for role in (op.correction, op.factors))
+    row = calls.scored_row(
+        address(tokens),
+        source.rows,
+        beside.rows if beside else None,
+        out.rows,
+        chosen=op.chosen,
+        renormalised=op.renormalised,
+        scale=op.scale,
+        sigmoid=op.score == "sigmoid",
+        correction=correction,
+        groups=(op.groups, op.chosen_groups, op.best),
+        least=op.least,
+        factors=factors,
+    )
+    run(row, threads=2)
+    return out.values[: len(logits), :width].copy()
+
+
+@pytest.mark.parametrize("renormalised", [False, True])
+@pytest.mark.parametrize("score", ["softmax", "sigmoid"])
+@pytest.mark.parametrize(
+    ("experts", "chosen", "groups", "more"),
+    [
+        (5, 2, (1, 1, 1), {}),
+        (5, 2, (1, 1, 1), {"correction": "correction", "least": 0.1}),
+        (12, 3, (4, 2, 2), {"correction": "correction"}),
+        (12, 4, (3, 2, 1), {"factors": "factors"}),
+        (256, 8, (8, 4, 2), {"correction": "correction", "factors": "factors"}),
+    ],
+)
+def test_scores_choose_as_in_float64(
+    experts: int, chosen: int, groups: tuple[int, int, int], more: dict[str, object], score: str, renormalised: bool
+) -> None:
+    """Scores, each within 3e-7 of itself, a sum and three roundings."""
+    random = np.random.default_rng(experts + chosen)
+    logits = (random.standard_normal((9, experts)) * 2).astype(np.float32)
+    weights = {name: random.standard_normal(experts).astype(np.float32) for name in ("correction", "factors")}
+    gate = random.standard_normal((9, 1)).astype(np.float32)
+    a, b, c = Buffer("logits", experts), Buffer("gate", 1), Buffer("out", experts + 1)
+    sizes = dict(zip(("groups", "chosen_groups", "best"), groups, strict=True))
+    op = Route(a, b, c, chosen, renormalised, 1.3, score, **sizes, **more)  # type: ignore[arg-type]
+    want = meaning(op, c, {a: logits, b: gate}, weights)
+    found = scored(op, logits, weights, gate)
+    np.testing.assert_allclose(found, want, rtol=5e-6, atol=1e-12)
+    assert ((found != 0).sum(axis=1) == chosen + 1).all()
+
+
+@pytest.mark.parametrize("score", ["softmax", "sigmoid"])
+@pytest.mark.parametrize("odd", [np.nan, np.inf])
+def test_a_score_that_is_no_number_is_noticed(odd: float, score: str) -> None:
+    logits = np.random.default_rng(1).standard_normal((3, 8)).astype(np.float32)
+    logits[1, 4] = odd
+    op = Route(Buffer("x", 8), None, Buffer("y", 8), 2, True, 1.0, score, groups=2)
+    found = scored(op, logits, {})
+    assert np.isnan(found[1]).any() and np.isfinite(found[[0, 2]]).all()

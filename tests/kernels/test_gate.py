@@ -9,8 +9,8 @@ import pytest
 
 from ggq.tape.buffers import Buffer
 from ggq.tape.ops import Activate, Gate
-from ggq.tape.ops.activations import ACTIVATIONS as MEANINGS
-from ggq.tape.ops.activations import WITHOUT_GATE
+from ggq.tape.ops.activations import CLAMPED, WITHOUT_GATE
+from ggq.tape.ops.activations import GATES as MEANINGS
 from ggq_kernels.code.compiled import Op, op
 from ggq_kernels.row.calls import ACTIVATIONS, GATES
 from ggq_kernels.row.operands import PIECE
@@ -156,3 +156,21 @@ def test_activations(activation: str, width: int) -> None:
 
 def test_every_activation_of_the_operations_has_kernels() -> None:
     assert set(GATES) == set(MEANINGS) and set(ACTIVATIONS) == set(WITHOUT_GATE)
+
+
+@pytest.mark.parametrize("width", [172, PIECE + 40])
+def test_a_clamped_swiglu_is_within_float32_rounding(width: int) -> None:
+    """e**-t: its argument has three roundings, 3e-7 is exp2's own, and eight more follow; past the bounds too."""
+    rng = np.random.default_rng(width)
+    gate, up = (rng.uniform(-12, 12, (3, width)).astype(np.float32) for _ in range(2))
+    gate[0, :4], up[0, :4] = (7, 7.5, -90, 3e38), (7, -7, -3e38, 3e38)
+    source, other, result = (Buffer(name, width) for name in ("source", "other", "result"))
+    want = meaning(Gate(source, other, result, CLAMPED), result, {source: gate, other: up})
+    tokens, a, b, c = count(3), *(Floats(v) for v in (gate, up, np.full_like(up, 5)))
+    run(calls.gate_row(address(tokens), a.rows, b.rows, c.rows, CLAMPED), threads=2)
+    held = np.clip(gate.astype(np.float64), None, 7)
+    relative = 3e-7 + gamma(8) + gamma(3) * 1.702 * np.abs(held)
+    one = np.abs(np.clip(up, -7, 7)) + 1  # u + 1 cancels
+    share = np.abs(held) / (1 + np.exp(-1.702 * held))
+    assert (np.abs(c.values - want) <= relative * one * share + one * np.abs(held) * 2.0**-125).all()
+    assert (c.whole[:3, width:] == 0).all()

@@ -513,6 +513,63 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "residual_multiplier": 0.4,
         "logits_scaling": 2.5,
     },
+    "qwen3_next": {
+        **SIZES,
+        "architectures": ["Qwen3NextForCausalLM"],
+        "model_type": "qwen3_next",
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "head_dim": 12,
+        "partial_rotary_factor": 0.5,
+        "linear_key_head_dim": 14,
+        "linear_value_head_dim": 10,
+        "linear_num_key_heads": 2,
+        "linear_num_value_heads": 4,
+        "full_attention_interval": 3,
+        "moe_intermediate_size": 22,
+        "shared_expert_intermediate_size": 29,
+        "num_experts": 6,
+        "num_experts_per_tok": 2,
+        "mlp_only_layers": [1],
+    },
+    "qwen3_5_moe": {
+        **{key: value for key, value in SIZES.items() if key != "intermediate_size"},
+        "architectures": ["Qwen3_5MoeForCausalLM"],
+        "model_type": "qwen3_5_moe_text",
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "head_dim": 12,
+        "partial_rotary_factor": 0.5,
+        "linear_key_head_dim": 6,
+        "linear_value_head_dim": 10,
+        "linear_num_key_heads": 2,
+        "linear_num_value_heads": 4,
+        "full_attention_interval": 2,
+        "moe_intermediate_size": 22,
+        "shared_expert_intermediate_size": 29,
+        "num_experts": 6,
+        "num_experts_per_tok": 3,
+    },
+    "gpt_oss": {
+        **SIZES,
+        "architectures": ["GptOssForCausalLM"],
+        "model_type": "gpt_oss",
+        "num_hidden_layers": 2,
+        "head_dim": 6,
+        "intermediate_size": 26,
+        "num_local_experts": 5,
+        "num_experts_per_tok": 3,
+        "sliding_window": 23,
+        "rope_parameters": {
+            "rope_type": "yarn",
+            "rope_theta": 900.0,
+            "factor": 8.0,
+            "beta_fast": 4.0,
+            "beta_slow": 1.0,
+            "truncate": False,
+            "original_max_position_embeddings": 16,
+        },
+    },
 }
 """config.json by name."""
 
@@ -530,7 +587,7 @@ def family_checkpoint(name: str, shapes: Mapping[str, Sequence[int]], seed: int 
         name: Of a config in FAMILIES.
         shapes: Of the tensors, by their names in the checkpoint.
     """
-    less_one = FAMILIES[name]["model_type"].startswith(("gemma", "qwen3_5"))
+    less_one = FAMILIES[name]["model_type"].startswith(("gemma", "qwen3_5", "qwen3_next"))
     tensors = {}
     for index, (tensor, shape) in enumerate(shapes.items()):
         values = numbers(int(np.prod(shape)), seed * 1000 + index).reshape(shape)
@@ -540,13 +597,20 @@ def family_checkpoint(name: str, shapes: Mapping[str, Sequence[int]], seed: int 
             tensors[tensor] = values * 2 - 2  # states that last, some for a hundred tokens
         else:
             scale = 0.4 if len(shape) == 1 else np.sqrt(3 / shape[-1])
+            scale *= 3 if name == "gpt_oss" and "gate_up_proj" in tensor else 1  # past the bounds of its SwiGLU
             tensors[tensor] = values * np.float32(scale)
     return {tensor: values.astype(np.float32) for tensor, values in tensors.items()}
+
+
+def experts_of(config: Mapping[str, Any]) -> int:
+    """How many experts a layer has; 0 for none."""
+    found = (config[key] for key in ("num_experts", "num_local_experts", "n_routed_experts") if key in config)
+    return int(next(found, 0))
 
 
 def through_all_experts(name: str) -> dict[str, Any]:
     """The configuration of a family, every token of which goes through every expert: which are chosen jumps where two
     are nearly as good, as nothing else does."""
     config = FAMILIES[name]
-    count = config.get("num_experts", config.get("num_local_experts"))
+    count = experts_of(config)
     return {**config, "num_experts_per_tok": count} if count else config

@@ -96,6 +96,10 @@ def with_mixers_of(spec: ModelSpec, change: Callable[[Any], Any]) -> ModelSpec:
     return replace(spec, layers=tuple(replace(layer, mixer=change(layer.mixer)) for layer in spec.layers))
 
 
+def no_norm_of_deltas(spec: ModelSpec) -> ModelSpec:
+    return with_kind(spec, GatedDelta, norm=replace(spec.layers[0].mixer.norm, weight=False))  # type: ignore[union-attr]
+
+
 def without_gate(spec: ModelSpec) -> ModelSpec:
     """Attention as Llama has it in place of gated attention."""
     plain = [Attention(**vars(each.mixer)) if isinstance(each.mixer, GatedAttention) else None for each in spec.layers]
@@ -164,6 +168,18 @@ def experts(**changes: Any) -> Callable[[ModelSpec], ModelSpec]:
             else each
             for each in spec.layers
         )
+        return replace(spec, layers=tuple(layers))
+
+    return changed
+
+
+def router(**changes: Any) -> Callable[[ModelSpec], ModelSpec]:
+    """Other values of fields of every router."""
+
+    def changed(spec: ModelSpec) -> ModelSpec:
+        found = (layer.feed_forward for layer in spec.layers)
+        parts = (replace(x, router=replace(x.router, **changes)) if isinstance(x, Experts) else x for x in found)
+        layers = (replace(layer, feed_forward=part) for layer, part in zip(spec.layers, parts))
         return replace(spec, layers=tuple(layers))
 
     return changed
@@ -456,6 +472,45 @@ CHANGES: dict[str, dict[str, Callable[[ModelSpec], ModelSpec]]] = {
         "shares that are renormalised": experts(renormalised=True),
         "four experts": experts(chosen=4),
     },
+    "qwen3_next": {
+        "no gate of attention": without_gate,
+        "RoPE of whole heads": lambda spec: with_layer(spec, 2, rope=replace(rope_of(spec, 2), rotated=12)),
+        "no norm of queries": lambda spec: with_layer(spec, 2, query_norm=None),
+        "no norm of keys": lambda spec: with_layer(spec, 2, key_norm=None),
+        "shares of all experts": experts(renormalised=False),
+        "no shared expert": experts(shared_width=0, shared_gate=False),
+        "no gate of the shared expert": experts(shared_gate=False),
+        "three experts": experts(chosen=3),
+        "no norm of heads": no_norm_of_deltas,
+    },
+    "qwen3_5_moe": {
+        "no gate of attention": without_gate,
+        "RoPE of whole heads": lambda spec: with_layer(spec, 1, rope=replace(rope_of(spec, 1), rotated=12)),
+        "no norm of queries": lambda spec: with_layer(spec, 1, query_norm=None),
+        "no norm of keys": lambda spec: with_layer(spec, 1, key_norm=None),
+        "shares of all experts": experts(renormalised=False),
+        "no shared expert": experts(shared_width=0, shared_gate=False),
+        "no gate of the shared expert": experts(shared_gate=False),
+        "two experts": experts(chosen=2),
+        "no norm of heads": no_norm_of_deltas,
+    },
+    "gpt_oss": {
+        "no sinks": without("sinks", False),
+        "no windows": without("window", 0),
+        "windows in the other layers": windows_in_other_layers,
+        "a larger window": window_plus(1),
+        "no bias of queries": without("query_bias", False),
+        "no bias of keys": without("key_bias", False),
+        "no bias of values": without("value_bias", False),
+        "no bias of the output": without("output_bias", False),
+        "no biases of experts": experts(bias=False),
+        "no bias of the router": router(bias=False),
+        "a plain SwiGLU": experts(activation="silu"),
+        "shares of all experts": experts(renormalised=False),
+        "four experts": experts(chosen=4),
+        "no YaRN": no_scaling,
+        "no attention factor": no_attention_factor,
+    },
     "lfm2": {
         "no norm of queries": lambda spec: with_layer(spec, 1, query_norm=None),
         "no norm of keys": lambda spec: with_layer(spec, 1, key_norm=None),
@@ -468,11 +523,7 @@ CHANGES: dict[str, dict[str, Callable[[ModelSpec], ModelSpec]]] = {
         "no norm of keys": lambda spec: with_layer(spec, 3, key_norm=None),
         "no bias of the output": lambda spec: with_layer(spec, 3, output_bias=False),
         "no biases": lambda spec: with_layer(spec, 3, query_bias=False),
-        "no norm of heads": lambda spec: with_kind(
-            spec,
-            GatedDelta,
-            norm=replace(spec.layers[0].mixer.norm, weight=False),  # type: ignore[union-attr]
-        ),
+        "no norm of heads": no_norm_of_deltas,
     },
     "mamba2": {
         "no biases": lambda spec: with_kind(spec, Mamba2, bias=False),

@@ -36,7 +36,7 @@ from ggq.tape.ops import (
     SoftCap,
     StoreKV,
 )
-from ggq.tape.ops.activations import ACTIVATIONS, WITHOUT_GATE
+from ggq.tape.ops.activations import CLAMPED, GATES, WITHOUT_GATE
 from ggq.tape.ops.recurrent import chunks
 from ggq.tape.program import Buffer, Inputs, Program, Run
 from ggq.tape.reference import Batch, Kept, NumpyExecutor
@@ -51,6 +51,7 @@ KEYS, VALUES = Buffer("k", 12), Buffer("v", 12)
 FOUR, OTHER = Buffer("four", 4), Buffer("other", 4)
 TWO, ONE, FIVE = Buffer("two", 2), Buffer("one", 1), Buffer("five", 5)
 TURN = Rotation((1.0, 0.3), "half", 1.2)
+BIASES = ("bias_0", "bias_1", "bias_2", "bias_3")
 
 SAMPLES: list[Operation] = [
     *(Activate(A, B, name) for name in WITHOUT_GATE),
@@ -64,7 +65,9 @@ SAMPLES: list[Operation] = [
     Embed("table", A, by="position"),
     Embed("table", A, 1.5, by="type"),
     Experts(A, TWO, ("wide", "gate"), ("up", "other_up"), ("down", "other_down"), B, "silu"),
-    *(Gate(A, B, C, name) for name in ACTIVATIONS),
+    Experts(A, TWO, (), ("up", "other_up"), ("down", "other_down"), B, "relu2", (), BIASES[:2], ("bias", "scale")),
+    Experts(A, TWO, ("wide", "gate"), ("up", "other_up"), ("down", "other_down"), B, CLAMPED, BIASES[:2], BIASES[2:]),
+    *(Gate(A, B, C, name) for name in GATES),
     GatedDelta(0, WIDE, FOUR, OTHER, B, "speed", "shift", 4, 2, 3, 3),
     Linear(A, ("square", "wide"), ("bias", None), (B, WIDE)),
     Linear(A, ("square",), ("bias",), (B,), add=True),
@@ -79,6 +82,9 @@ SAMPLES: list[Operation] = [
     Rope(A, 3, Rotation((1.0, 0.3), "pairs")),
     Route(FOUR, None, OTHER, 2, renormalised=True, scale=1.5),
     Route(FOUR, ONE, FIVE, 3, renormalised=False),
+    Route(FOUR, ONE, FIVE, 2, True, 1.5, "sigmoid", "sinks", least=1e-2),
+    Route(FOUR, None, OTHER, 1, False, 1.5, "sigmoid", groups=2, best=2, factors="speed"),
+    Route(FOUR, None, OTHER, 2, True, 1.5, groups=2, factors="speed"),
     Select(A, B),
     ShortConv(0, A, B, "taps", 3, C, KEYS, "bias", "silu"),
     ShortConv(0, A, A, "taps", 3),
@@ -92,6 +98,7 @@ WEIGHTS = {
     "square": (12, 12),
     "wide": (24, 12),
     "bias": (12,),
+    **dict.fromkeys(BIASES, (24,)),
     "scale": (12,),
     "table": (VOCABULARY, 12),
     "sinks": (4,),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,20 +30,23 @@ class Described(NamedTuple):
     beside: tuple[str, ...]
 
 
-def describe(config: Mapping[str, object], path: Path, pooling: Pooling | None = None) -> Described:
+def describe(
+    config: Mapping[str, object], path: Path, pooling: Pooling | None = None, names: Collection[str] = ()
+) -> Described:
     """The model of a config.json.
 
     Args:
         config: The parsed file.
         path: That file, for messages.
         pooling: How rows become the vector of a text, where that is said beside config.json.
+        names: Of the checkpoint's tensors, which tell the layout where a family has several.
 
     Raises:
         GGQError: The architecture or something in it is not supported, or the file contradicts itself.
     """
     family = find_architecture(config, path)
     model, unread = family.read(config, path)
-    specs = tuple(family.tensors(model))
+    specs = tuple(family.laid_out(model, names).tensors(model))
     if pooling is not None:
         model = check(with_pooling(model, pooling), path)
         specs = pooled_tensors(specs, model)

@@ -54,11 +54,11 @@ def settle(
         UsageError: A regular expression is none, or no name matches it.
     """
     path = checkpoint.folder.path / CONFIG
-    described = describe(checkpoint.config, path, pooling)
+    described = describe(checkpoint.config, path, pooling, checkpoint.tensors)
     if check_not_quantized(checkpoint):
         checkpoint.notes.append(f"{CONFIG} has a quantization_config, but all weights are floats: converted as such")
     left = leave_out_ignored(checkpoint, ignore) + leave_out_beside(checkpoint, described.beside)
-    untied = describe({**checkpoint.config, TIED: False}, path, pooling)
+    untied = describe({**checkpoint.config, TIED: False}, path, pooling, checkpoint.tensors)
     whole = source_names([*described.specs, *untied.specs])
     rename(checkpoint, whole)
     described = settle_output(checkpoint, described, untied)

@@ -14,7 +14,24 @@ def route(op: Route, at: Context) -> tuple[Step, np.ndarray]:
     """The shares of experts."""
     gate = None if op.gate is None else at.floats(op.gate)
     logits, out = at.floats(op.logits), at.floats(op.out)
-    row = at.calls.route_row(at.tokens(op.out), logits, gate, out, op.chosen, op.renormalised, op.scale)
+    if op.plain:
+        row = at.calls.route_row(at.tokens(op.out), logits, gate, out, op.chosen, op.renormalised, op.scale)
+    else:
+        correction, factors = (0 if role is None else at.weights.vector(role) for role in (op.correction, op.factors))
+        row = at.calls.scored_row(
+            at.tokens(op.out),
+            logits,
+            gate,
+            out,
+            chosen=op.chosen,
+            renormalised=op.renormalised,
+            scale=op.scale,
+            sigmoid=op.score == "sigmoid",
+            correction=correction,
+            groups=(op.groups, op.chosen_groups, op.best),
+            least=op.least,
+            factors=factors,
+        )
     return Step(op.name, op.out.name, op.out.rows), row
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from ggq.engine.lower.ops import AddShares, Assign, Gather
 from ggq.engine.lower.rules import Target
 from ggq.engine.weights import Weights
-from ggq.tape.ops import Experts, Gate, Linear, Operation
+from ggq.tape.ops import Activate, Experts, Gate, Linear, Operation
 from ggq.tape.program import Buffer, Program
 
 
@@ -20,8 +20,9 @@ def spread_experts(program: Program, target: Target) -> Program:
 
 def _spread(op: Experts, weights: Weights) -> Iterator[Operation]:
     yield Assign(op.shares, op.out)
-    for expert, (gate, up, down) in enumerate(zip(op.gates, op.ups, op.downs, strict=True)):
-        rows, width = f"{op.source.rows}.{expert}", weights.shape(gate)[0]
+    for expert, (up, down) in enumerate(zip(op.ups, op.downs, strict=True)):
+        rows, width = f"{op.source.rows}.{expert}", weights.shape(up)[0]
+        biases = [each[expert] if each else None for each in (op.gate_biases, op.up_biases, op.down_biases)]
 
         def buffer(name: str, width: int, rows: str = rows) -> Buffer:
             return Buffer(f"expert_{name}_{width}", width, rows)
@@ -29,8 +30,12 @@ def _spread(op: Experts, weights: Weights) -> Iterator[Operation]:
         mine = buffer("source", op.source.width)
         yield Gather(op.source, op.shares, mine)
         first, second, between = (buffer(name, width) for name in ("gate", "up", "gated"))
-        yield Linear(mine, (gate, up), (None, None), (first, second))
-        yield Gate(first, second, between, op.activation)
+        if op.gates:
+            yield Linear(mine, (op.gates[expert], up), tuple(biases[:2]), (first, second))
+            yield Gate(first, second, between, op.activation)
+        else:
+            yield Linear(mine, (up,), (biases[1],), (second,))
+            yield Activate(second, between, op.activation)
         result = buffer("result", op.out.width)
-        yield Linear(between, (down,), (None,), (result,))
+        yield Linear(between, (down,), (biases[2],), (result,))
         yield AddShares(result, op.shares, op.out)

@@ -108,6 +108,45 @@ WITHOUT_GATE = tuple(name for name in ACTIVATIONS if name != "sigmoid")
 """Those that need no gate: what they make of 0 is 0, as kernels expect of padding."""
 
 
+class GateFunction(NamedTuple):
+    """A function of a gate and what it gates, and its derivatives by both, on arrays of a namespace."""
+
+    value: Callable[[Any, Array, Array], Array]
+    slopes: Callable[[Any, Array, Array], tuple[Array, Array]]
+
+
+CLAMP_LIMIT, CLAMP_SLOPE = 7.0, 1.702
+"""Of the clamped SwiGLU of gpt-oss."""
+
+
+def _clamped(xp: Any, gate: Array, up: Array) -> Array:
+    held = xp.clip(gate, None, CLAMP_LIMIT)
+    return (xp.clip(up, -CLAMP_LIMIT, CLAMP_LIMIT) + 1) * held * _sigmoid(xp, CLAMP_SLOPE * held)
+
+
+def _clamped_slopes(xp: Any, gate: Array, up: Array) -> tuple[Array, Array]:
+    held, zero = xp.clip(gate, None, CLAMP_LIMIT), xp.zeros_like(gate)
+    share = _sigmoid(xp, CLAMP_SLOPE * held)
+    to_gate = (xp.clip(up, -CLAMP_LIMIT, CLAMP_LIMIT) + 1) * share * (1 + CLAMP_SLOPE * held * (1 - share))
+    return xp.where(gate < CLAMP_LIMIT, to_gate, zero), xp.where(abs(up) < CLAMP_LIMIT, held * share, zero)
+
+
+CLAMPED = "clamped_swiglu"
+GATES = (*ACTIVATIONS, CLAMPED)
+"""What may gate: activation(gate) * up for the activations; `clamped_swiglu` takes both in a way of its own."""
+
+
+def gate_function(name: str) -> GateFunction:
+    """The function of a gate by its name, one of GATES."""
+    if name == CLAMPED:
+        return GateFunction(_clamped, _clamped_slopes)
+    value, slope = ACTIVATIONS[name]
+    return GateFunction(
+        lambda xp, gate, up: value(xp, gate) * up,
+        lambda xp, gate, up: (up * slope(xp, gate), value(xp, gate)),
+    )
+
+
 def check_activation(name: str, known: Collection[str] = ACTIVATIONS) -> None:
     """Refuse an activation function that is not supported."""
     if name not in known:

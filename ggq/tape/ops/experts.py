@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 import numpy as np
 
-from ggq.tape.ops.activations import ACTIVATIONS, check_activation
+from ggq.tape.ops.activations import ACTIVATIONS, GATES, WITHOUT_GATE, check_activation, gate_function
 from ggq.tape.ops.operation import WEIGHT, Operation, Read, Write
 from ggq.tape.passes import Array, Backward, Forward, Oracle, Values
 
 
 @dataclass(frozen=True, eq=False)
 class Experts(Operation):
-    """out = sum over experts e of shares[e] * downs[e](activation(gates[e](source)) * ups[e](source)).
+    """out = sum over experts e of shares[e] * downs[e](gate(gates[e](source), ups[e](source))).
 
     A row goes through the experts whose share is not 0, in their order; the matrices of the others are not read for it.
+
+    Args:
+        source, out: A row before and behind.
+        shares: Of each expert.
+        gates, ups, downs: Matrices, expert by expert; without gates it is downs[e](activation(ups[e](source))).
+        activation: What gates, or one of WITHOUT_GATE.
+        gate_biases, up_biases, down_biases: Biases, expert by expert, or none.
     """
 
     name: ClassVar[str] = "experts"
@@ -27,56 +35,82 @@ class Experts(Operation):
     downs: Annotated[tuple[str, ...], WEIGHT]
     out: Write
     activation: str
+    gate_biases: Annotated[tuple[str, ...], WEIGHT] = ()
+    up_biases: Annotated[tuple[str, ...], WEIGHT] = ()
+    down_biases: Annotated[tuple[str, ...], WEIGHT] = ()
 
     def __post_init__(self) -> None:
-        check_activation(self.activation)
+        check_activation(self.activation, GATES if self.gates else WITHOUT_GATE)
 
     def forward(self, run: Forward) -> None:
         """See `Operation`."""
-        source, act = run[self.source], ACTIVATIONS[self.activation].value
-        flat, total = source.reshape(-1, source.shape[-1]), None
-        for expert, rows in self._rows(run):
-            x = flat[rows]
-            inner = act(run.xp, x @ run.weight(self.gates[expert]).T) * (x @ run.weight(self.ups[expert]).T)
-            total = self._added(run, total, expert, rows, inner @ run.weight(self.downs[expert]).T)
-        run[self.out] = self._result(run, total)
+        source = run[self.source]
+        self._sum(run, source.reshape(-1, source.shape[-1]), lambda role, x: x @ run.weight(role).T)
 
     def backward(self, run: Backward) -> None:
         """See `Operation`."""
-        source, function = run[self.source], ACTIVATIONS[self.activation]
+        source = run[self.source]
         flat, slope = source.reshape(-1, source.shape[-1]), run.take(self.out)
         slope = slope.reshape(-1, slope.shape[-1])
         to_source, to_shares = run.xp.zeros_like(flat), run.xp.zeros_like(self._shares(run))
+        product = lambda role, x: x @ run.weight(role).T  # noqa: E731
         for expert, rows in self._rows(run):
-            roles = self.gates[expert], self.ups[expert], self.downs[expert]
-            gate, up, down = map(run.weight, roles)
             x, share = flat[rows], self._shares(run)[rows, expert][:, None]
-            g, u = x @ gate.T, x @ up.T
-            inner = function.value(run.xp, g) * u
-            to_shares[rows, expert] = (slope[rows] * (inner @ down.T)).sum(-1)
+            first = self._first(run, expert, x, product)
+            inner = self._inner(run, first)
+            made = self._biased(run, self.down_biases, expert, product(self.downs[expert], inner))
+            to_shares[rows, expert] = (slope[rows] * made).sum(-1)
             scaled = slope[rows] * share
-            back = scaled @ down
-            slopes = back * u * function.slope(run.xp, g), back * function.value(run.xp, g), scaled
-            for role, inputs, result in zip(roles, (x, x, inner), slopes, strict=True):
-                run.meet(role, inputs, result)
-            to_source[rows] = to_source[rows] + slopes[0] @ gate + slopes[1] @ up
+            run.meet(self.downs[expert], inner, scaled)
+            back = scaled @ run.weight(self.downs[expert])
+            for role, each in zip(self._roles(expert), self._slopes(run, first), strict=True):
+                run.meet(role, x, back * each)
+                to_source[rows] = to_source[rows] + (back * each) @ run.weight(role)
         run.add(self.source, to_source.reshape(source.shape))
         run.add(self.shares, to_shares.reshape(run[self.shares].shape))
 
     def oracle(self, run: Oracle) -> None:
         """Each matrix meets the rows of its expert alone, transformed and rounded as it asks for."""
-        source, total = run[self.source], None
-        act = ACTIVATIONS[self.activation].value
 
         def product(role: str, x: Array) -> Array:
             x, numbers = run.rounded(run.stored(role), x)
             return x @ numbers.astype(np.float64).T
 
+        self._sum(run, run[self.source], product)
+
+    def _sum(self, run: Forward, source: Array, product: Callable[[str, Array], Array]) -> None:
+        """Write the sum of the experts' results, given how a matrix meets rows."""
+        total = None
         for expert, rows in self._rows(run):
-            x = source[rows]
-            inner = act(run.xp, product(self.gates[expert], x)) * product(self.ups[expert], x)
-            total = self._added(run, total, expert, rows, product(self.downs[expert], inner))
+            inner = self._inner(run, self._first(run, expert, source[rows], product))
+            made = self._biased(run, self.down_biases, expert, product(self.downs[expert], inner))
+            total = self._added(run, total, expert, rows, made)
         run[self.out] = self._result(run, total)
+
+    def _roles(self, expert: int) -> tuple[str, ...]:
+        """The matrices that meet the source: gate and up, or up alone."""
+        return (self.gates[expert], self.ups[expert]) if self.gates else (self.ups[expert],)
+
+    def _first(self, run: Values, expert: int, x: Array, product: Callable[[str, Array], Array]) -> list[Array]:
+        """What these matrices make of rows."""
+        biases = (self.gate_biases, self.up_biases) if self.gates else (self.up_biases,)
+        found = zip(self._roles(expert), biases, strict=True)
+        return [self._biased(run, each, expert, product(role, x)) for role, each in found]
+
+    def _inner(self, run: Values, first: list[Array]) -> Array:
+        """What the last matrix meets."""
+        if not self.gates:
+            return ACTIVATIONS[self.activation].value(run.xp, first[0])
+        return gate_function(self.activation).value(run.xp, *first)
+
+    def _slopes(self, run: Values, first: list[Array]) -> tuple[Array, ...]:
+        """Its derivatives by what these matrices made."""
+        if not self.gates:
+            return (ACTIVATIONS[self.activation].slope(run.xp, first[0]),)
+        return gate_function(self.activation).slopes(run.xp, *first)
+
+    def _biased(self, run: Values, biases: tuple[str, ...], expert: int, x: Array) -> Array:
+        return x + run.weight(biases[expert]) if biases else x
 
     def _shares(self, run: Values) -> Array:
         shares = run[self.shares]
@@ -85,7 +119,7 @@ class Experts(Operation):
     def _rows(self, run: Values) -> list[tuple[int, Array]]:
         """The experts that some rows go through, and these rows."""
         chosen = self._shares(run) != 0
-        found = ((expert, run.xp.nonzero(chosen[:, expert])[0]) for expert in range(len(self.gates)))
+        found = ((expert, run.xp.nonzero(chosen[:, expert])[0]) for expert in range(len(self.downs)))
         return [(expert, rows) for expert, rows in found if len(rows)]
 
     def _added(self, run: Values, total: Array | None, expert: int, rows: Array, result: Array) -> Array:

@@ -9,7 +9,7 @@ from ggq_kernels.row.gate import gate_columns
 from ggq_kernels.row.gather import transform_columns
 from ggq_kernels.row.operands import PIECE, ROUND
 from ggq_kernels.run.team import allocate, release, take
-from ggq_kernels.vector.functions import GELU, GELU_TANH, RELU, RELU2, SIGMOID, SILU
+from ggq_kernels.vector.functions import CLAMPED, GELU, GELU_TANH, RELU, RELU2, SIGMOID, SILU
 from ggq_kernels.vector.simd import load_f32, read_i64
 from ggq_kernels.vector.tile_registers import COLUMNS, TILE, TILE_BYTES, store_bf16
 
@@ -80,6 +80,12 @@ def round_bf16_relu2(row: int, team: int) -> None:
 def round_bf16_sigmoid(row: int, team: int) -> None:
     """Round what a sigmoid gates."""
     round_rows_bf16(SIGMOID, row, team)
+
+
+@op
+def round_bf16_clamped_swiglu(row: int, team: int) -> None:
+    """Round what a clamped SwiGLU makes."""
+    round_rows_bf16(CLAMPED, row, team)
 
 
 @op

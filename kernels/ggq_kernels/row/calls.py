@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ggq_kernels.code import ready
-from ggq_kernels.row.operands import ASSIGN, ELEMENTS, GATE, NORM, ROPE, ROUND, ROUTE, SELECT, SHARE, TRANSFORM
+from ggq_kernels.row.operands import ASSIGN, ELEMENTS, GATE, NORM, ROPE, ROUND, ROUTE, SCORED, SELECT, SHARE, TRANSFORM
 from ggq_kernels.run.rows import BF16_TOKENS, SMALL, HasAddress, Int8Rows, Rows, operands, row
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ gather, rounding, bf16, experts = (ready.module(name) for name in ("gather", "ro
 
 ACTIVATIONS = ("silu", "gelu_tanh", "gelu", "relu", "relu2")
 """Activations that have kernels."""
-GATES = (*ACTIVATIONS, "sigmoid")
+GATES = (*ACTIVATIONS, "sigmoid", "clamped_swiglu")
 """Those of gates."""
 
 
@@ -171,6 +171,55 @@ def route_row(
         scale=float(scale),
     )
     return row(experts.route, given, alone=1)
+
+
+def scored_row(
+    tokens: int,
+    logits: Rows,
+    gate: Rows | None,
+    out: Rows,
+    *,
+    chosen: int,
+    renormalised: bool,
+    scale: float,
+    sigmoid: bool,
+    correction: int,
+    groups: tuple[int, int, int],
+    least: float,
+    factors: int,
+) -> np.ndarray:
+    """Shares by scores that are no plain softmax.
+
+    Args:
+        logits, gate, out, chosen, renormalised, scale: As of `route_row`.
+        sigmoid: Whether scores are sigmoids; else a softmax.
+        correction: Address of what is added to scores to choose, float32 (width,); 0 for none.
+        groups: How many there are, how many are chosen, and how many of its best experts each is measured by.
+        least: Added to the sum of the chosen scores.
+        factors: Address of factors of the shares, float32 (width,); 0 for none.
+    """
+    given = operands(
+        SCORED,
+        tokens=tokens,
+        logits=logits.address,
+        logits_stride=logits.stride,
+        width=logits.width,
+        gate=gate.address if gate else 0,
+        gate_stride=gate.stride if gate else 0,
+        out=out.address,
+        out_stride=out.stride,
+        chosen=chosen,
+        renormalised=int(renormalised),
+        scale=float(scale),
+        sigmoid=int(sigmoid),
+        correction=correction,
+        groups=groups[0],
+        chosen_groups=groups[1],
+        best=groups[2],
+        least=float(least),
+        factors=factors,
+    )
+    return row(experts.route_scored, given, alone=1)
 
 
 def assign_row(tokens: int, shares: Rows, out: Rows, lists: int, size: int, counts: int) -> np.ndarray:

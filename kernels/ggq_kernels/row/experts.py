@@ -11,9 +11,9 @@ import math
 from numba import float32, float64
 
 from ggq_kernels.code.compiled import inlined, op
-from ggq_kernels.row.operands import ASSIGN, PIECE, ROUTE, SHARE
+from ggq_kernels.row.operands import ASSIGN, PIECE, ROUTE, SCORED, SHARE
 from ggq_kernels.run.team import take
-from ggq_kernels.vector.functions import exp2_minus
+from ggq_kernels.vector.functions import SIGMOID, activated, exp2_minus
 from ggq_kernels.vector.simd import (
     fma,
     load_f32,
@@ -86,6 +86,119 @@ def route(row: int, team: int) -> None:
             return
         y = out + t * out_stride
         shares_of(logits + t * stride, y, width, chosen, renormalised, scale)
+        if gate != 0:
+            x = float64(read_f32(gate + t * gate_stride))
+            write_f32(y + 4 * width, float32(1.0 / (1.0 + math.exp(-x))))
+
+
+@inlined
+def wish(y: int, correction: int, c: int) -> float:
+    """What an expert is chosen by."""
+    v = read_f32(y + 4 * c)
+    return v if correction == 0 else float32(v + read_f32(correction + 4 * c))
+
+
+@inlined
+def next_wish(y: int, correction: int, start: int, stop: int, most: float, place: int) -> int:
+    """As `next_largest`, of the wishes of the experts from `start` to before `stop`; `stop` where there is none."""
+    found, best = stop, float32(0.0)
+    for c in range(start, stop):
+        v = wish(y, correction, c)
+        if v < most or (v == most and c > place):
+            if found == stop or v > best:
+                found, best = c, v
+    return found
+
+
+@inlined
+def group_wish(y: int, correction: int, start: int, stop: int, count: int) -> float:
+    """The sum of the largest wishes of a group."""
+    total, edge, place = float32(0.0), float32(math.inf), -1
+    for _ in range(count):
+        place = next_wish(y, correction, start, stop, edge, place)
+        if place < stop:
+            edge = wish(y, correction, place)
+            total += edge
+    return total
+
+
+@inlined
+def allowed_groups(y: int, correction: int, size: int, groups: int, chosen: int, best: int) -> int:
+    """The groups that are chosen, a bit for each."""
+    mask = 0
+    for _ in range(chosen):
+        found, most = groups, float32(0.0)
+        for g in range(groups):
+            if mask >> g & 1 == 0:
+                v = group_wish(y, correction, g * size, (g + 1) * size, best)
+                if found == groups or v > most:
+                    found, most = g, v
+        mask |= 1 << found
+    return mask
+
+
+@inlined
+def scores_of(x: int, y: int, width: int, sigmoid: int) -> bool:
+    """The scores of one row; whether all of them are numbers."""
+    if sigmoid != 0:
+        for c in range(0, width * 4, 64):
+            store_f32(y + c, activated(SIGMOID, load_f32(x + c)))
+    else:
+        place = next_largest(x, width, float32(math.inf), -1)
+        most = float32((read_f32(x + 4 * place) if place < width else float32(0.0)) * float32(LOG2_E))
+        for c in range(0, width * 4, 64):
+            store_f32(y + c, exp2_minus(mul(load_f32(x + c), splat_f32(float32(LOG2_E))), most))
+    total = float64(0.0)
+    for c in range(width):
+        total += read_f32(y + 4 * c)
+    if sigmoid == 0:
+        for c in range(width):
+            write_f32(y + 4 * c, float32(read_f32(y + 4 * c) / total))
+    return total - total == 0.0
+
+
+@op
+def route_scored(row: int, team: int) -> None:
+    """out = the scores of the experts that are wished most in the groups that are, 0 elsewhere; see `SCORED`."""
+    n, logits = read_i64(read_i64(row + SCORED.tokens)), read_i64(row + SCORED.logits)
+    stride, width = read_i64(row + SCORED.logits_stride), read_i64(row + SCORED.width)
+    out, out_stride, scale = read_i64(row + SCORED.out), read_i64(row + SCORED.out_stride), read_f64(row + SCORED.scale)
+    gate, gate_stride = read_i64(row + SCORED.gate), read_i64(row + SCORED.gate_stride)
+    chosen, renormalised = read_i64(row + SCORED.chosen), read_i64(row + SCORED.renormalised)
+    sigmoid, correction = read_i64(row + SCORED.sigmoid), read_i64(row + SCORED.correction)
+    groups, factors = read_i64(row + SCORED.groups), read_i64(row + SCORED.factors)
+    wanted, best, least = (
+        read_i64(row + SCORED.chosen_groups),
+        read_i64(row + SCORED.best),
+        read_f64(row + SCORED.least),
+    )
+    size = width // groups
+    while True:
+        t = take(team, 1)
+        if t >= n:
+            return
+        y = out + t * out_stride
+        whole = scores_of(logits + t * stride, y, width, sigmoid)
+        mask = allowed_groups(y, correction, size, groups, wanted, best) if groups > 1 else 1
+        edge, last, total = float32(math.inf), -1, float64(0.0)
+        for _ in range(chosen):
+            found, most = width, float32(0.0)
+            for g in range(groups):
+                if mask >> g & 1 == 1:
+                    c = next_wish(y, correction, g * size, (g + 1) * size, edge, last)
+                    if c < (g + 1) * size and (found == width or wish(y, correction, c) > most):
+                        found, most = c, wish(y, correction, c)
+            if found < width:
+                edge, last = most, found
+                total += read_f32(y + 4 * found)
+        factor = float32(scale / (total + least) if renormalised != 0 else scale)
+        for c in range(width):
+            v, share = wish(y, correction, c), read_f32(y + 4 * c) * factor
+            taken = mask >> (c // size) & 1 == 1 and (v > edge or (v == edge and c <= last))
+            share = share * read_f32(factors + 4 * c) if factors != 0 else share
+            if not whole:  # a NaN or an infinity: the result shall be NaN
+                share, taken = float32(math.nan), c < chosen
+            write_f32(y + 4 * c, share if taken else float32(0.0))
         if gate != 0:
             x = float64(read_f32(gate + t * gate_stride))
             write_f32(y + 4 * width, float32(1.0 / (1.0 + math.exp(-x))))

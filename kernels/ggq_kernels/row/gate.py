@@ -7,15 +7,15 @@ from typing import Any
 from ggq_kernels.code.compiled import inlined, op
 from ggq_kernels.row.operands import ELEMENTS, GATE, PIECE
 from ggq_kernels.run.team import take
-from ggq_kernels.vector.functions import GELU, GELU_TANH, RELU, RELU2, SIGMOID, SILU, activated
-from ggq_kernels.vector.simd import load_f32, mul, read_i64, store_f32
+from ggq_kernels.vector.functions import CLAMPED, GELU, GELU_TANH, RELU, RELU2, SIGMOID, SILU, activated, gated
+from ggq_kernels.vector.simd import load_f32, read_i64, store_f32
 
 
 @inlined
 def gate_columns(kind: Any, gate: int, up: int, columns: int, out: int) -> None:
     """out = activation(gate) * up, for columns in whole vectors of 16."""
     for c in range(0, columns * 4, 64):
-        store_f32(out + c, mul(activated(kind, load_f32(gate + c)), load_f32(up + c)))
+        store_f32(out + c, gated(kind, load_f32(gate + c), load_f32(up + c)))
 
 
 @inlined
@@ -85,6 +85,12 @@ def gate_relu2(row: int, team: int) -> None:
 def gate_sigmoid(row: int, team: int) -> None:
     """out = sigmoid(gate) * up"""
     gate_rows(SIGMOID, row, team)
+
+
+@op
+def gate_clamped_swiglu(row: int, team: int) -> None:
+    """out = (up + 1) * gate * sigmoid(1.702 gate), both held within 7."""
+    gate_rows(CLAMPED, row, team)
 
 
 @op

@@ -135,6 +135,31 @@ class RouteRow(NamedTuple):
     scale: int = 88
 
 
+class ScoredRow(NamedTuple):
+    """As a RouteRow; `sigmoid`: 0 for a softmax; `correction`, `factors`: addresses of float32 (width,), 0 for none;
+    `groups` of equal size, of which `chosen_groups` are chosen by the sum of their `best` best; floats: `scale`,
+    `least`, which is added to the sum of the chosen scores."""
+
+    tokens: int = 8
+    logits: int = 16
+    logits_stride: int = 24
+    width: int = 32
+    gate: int = 40
+    gate_stride: int = 48
+    out: int = 56
+    out_stride: int = 64
+    chosen: int = 72
+    renormalised: int = 80
+    scale: int = 88
+    sigmoid: int = 96
+    correction: int = 104
+    groups: int = 112
+    chosen_groups: int = 120
+    best: int = 128
+    least: int = 136
+    factors: int = 144
+
+
 class AssignRow(NamedTuple):
     """`width`: experts; `lists`: int64 row numbers, `size` bytes for each expert; `counts`: an int64 for each; `out`:
     rows of `columns` that become zeros."""
@@ -165,6 +190,6 @@ class ShareRow(NamedTuple):
     rows: int = 72
 
 
-ROUTE, ASSIGN, SHARE = RouteRow(), AssignRow(), ShareRow()
+ROUTE, SCORED, ASSIGN, SHARE = RouteRow(), ScoredRow(), AssignRow(), ShareRow()
 NORM, ROPE, GATE, ELEMENTS, SELECT = NormRow(), RopeRow(), GateRow(), ElementsRow(), SelectRow()
 TRANSFORM, ROUND = TransformRow(), RoundRow()

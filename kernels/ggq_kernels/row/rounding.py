@@ -11,7 +11,7 @@ from ggq_kernels.row.gate import gate_columns
 from ggq_kernels.row.gather import transform_columns
 from ggq_kernels.row.operands import PIECE, ROUND
 from ggq_kernels.run.team import allocate, release, take
-from ggq_kernels.vector.functions import GELU, GELU_TANH, RELU, RELU2, SIGMOID, SILU
+from ggq_kernels.vector.functions import CLAMPED, GELU, GELU_TANH, RELU, RELU2, SIGMOID, SILU
 from ggq_kernels.vector.isa import TOKENS
 from ggq_kernels.vector.simd import (
     absolute,
@@ -157,3 +157,9 @@ def quantize_relu2(row: int, team: int) -> None:
 def quantize_sigmoid(row: int, team: int) -> None:
     """Round what a sigmoid gates."""
     round_rows(SIGMOID, row, team)
+
+
+@op
+def quantize_clamped_swiglu(row: int, team: int) -> None:
+    """Round what a clamped SwiGLU makes."""
+    round_rows(CLAMPED, row, team)

@@ -195,3 +195,20 @@ SILU, GELU_TANH, GELU, RELU, RELU2, SIGMOID = (Tag("activation", name) for name 
 def activated(b: Any, kind: TagType, _: Any, x: Any) -> Any:
     """The tag's activation of each lane; not finite where x is not."""
     return _ACTIVATIONS[kind.values[0]](b, x)
+
+
+CLAMPED = Tag("activation", "clamped_swiglu")
+"""The tag of the gate that takes both of its numbers in a way of its own."""
+
+
+@primitive(F32x16, None, F32x16, F32x16)
+def gated(b: Any, kind: TagType, _: Any, x: Any, up: Any) -> Any:
+    """The tag's activation of each lane of x, times up; `clamped_swiglu`: (u + 1) * g / (1 + e**(-1.702 g)) with g = x
+    and u = up held at 7 and within +-7."""
+    if kind.values[0] != "clamped_swiglu":
+        return b.fmul(_ACTIVATIONS[kind.values[0]](b, x), up)
+    high, low, one = (constant(F32x16.ir, value) for value in (7.0, -7.0, 1.0))
+    g = seen_again(b, x, b.select(b.fcmp_ordered("<", x, high), x, high))
+    u = greater(b, up, low)
+    u = seen_again(b, up, b.select(b.fcmp_ordered("<", u, high), u, high))
+    return b.fmul(b.fadd(u, one), b.fmul(g, logistic(b, b.fmul(g, constant(F32x16.ir, 1.702)))))

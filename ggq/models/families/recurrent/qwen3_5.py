@@ -12,7 +12,7 @@ from ggq.models.config import Config, Keys, OrNull
 from ggq.models.config_rope import read_rope, rope_source
 from ggq.models.family import Family, checkpoint_name
 from ggq.models.names import Expression, Interleaved, Plus, Taps, Tensor
-from ggq.models.parts import GatedAttention, GatedDelta, ModelSpec
+from ggq.models.parts import Experts, GatedAttention, GatedDelta, ModelSpec
 from ggq.models.rope import Rope
 
 KEYS: Keys = {
@@ -46,10 +46,12 @@ MODULES = decoder.MODULES | {
 SCALARS = {"delta.speed": "linear_attn.A_log", "delta.shift": "linear_attn.dt_bias"}
 
 
-def parts(config: Config) -> ModelSpec:
-    """The model of a config.json."""
+def parts(config: Config, feed_forward: Experts | None = None) -> ModelSpec:
+    """The model of a config.json, in which layers have this feed-forward or the one that it says."""
     norm = decoder.rms_norm(config)
-    spec = decoder.with_mixers(decoder.read_decoder(config, rope=rope), query_norm=norm, key_norm=norm)
+    spec = decoder.with_mixers(
+        decoder.read_decoder(config, rope=rope, feed_forward=feed_forward), query_norm=norm, key_norm=norm
+    )
     delta = GatedDelta(
         heads=config.take("linear_num_value_heads", GatedDelta, "heads"),
         key_heads=config.take("linear_num_key_heads", GatedDelta, "key_heads"),
