@@ -153,11 +153,11 @@ class Mamba2:
         return None
 
 
-ACTIVATION = Word(
-    WITHOUT_GATE,
+MEANINGS = (
     "`silu`: x / (1 + exp(-x)); `gelu_tanh`: 0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))); "
-    "`gelu`: x (1 + erf(x / sqrt(2))) / 2; `relu`: max(x, 0); `relu2`: max(x, 0)^2",
+    "`gelu`: x (1 + erf(x / sqrt(2))) / 2; `relu`: max(x, 0); `relu2`: max(x, 0)^2"
 )
+ACTIVATION = Word(WITHOUT_GATE, MEANINGS)
 
 
 @dataclass(frozen=True)
@@ -188,7 +188,9 @@ class Mlp:
 class Router:
     """Which experts a token goes through, and how much of each it takes: their scores."""
 
-    score: Annotated[str, Word(SCORES, "what logits become: a softmax over all experts, or the sigmoid of each")]
+    score: Annotated[
+        str, Word(SCORES, "what logits become; `softmax`: one over all experts; `sigmoid`: the sigmoid of each")
+    ]
     bias: Annotated[bool, Flag("the router's matrix has a bias")]
     correction: Annotated[bool, Flag("to choose, each expert's number is added to its score")]
     groups: Annotated[int, Integer(1, MOST_GROUPS, "groups of consecutive experts, of equal size; divides `count`")]
@@ -214,7 +216,7 @@ class Experts:
         str,
         Word(
             (*WITHOUT_GATE, CLAMPED),
-            "as an Mlp's; `clamped_swiglu`: with g = min(gate(x), 7) and u = up(x) held within -7 and 7, "
+            f"{MEANINGS}; `clamped_swiglu`: with g = min(gate(x), 7) and u = up(x) held within -7 and 7, "
             "(u + 1) g / (1 + exp(-1.702 g))",
         ),
     ]

@@ -11,7 +11,7 @@ import pytest
 from ggq.models.build import role_shapes
 from ggq.models.field import Part, Parts, Word, declared
 from ggq.models.metadata import KINDS, to_metadata
-from ggq.models.parts import Experts, GatedAttention, GatedDelta, Mamba2, ModelSpec, Norm, ShortConv
+from ggq.models.parts import PLAIN, Experts, GatedAttention, GatedDelta, Mamba2, ModelSpec, Norm, ShortConv
 from ggq.models.registry import find_architecture
 from ggq.models.text.parts import Dense, TextEmbedding, TextSpec, VectorHead
 from tests.kit.support import DEMO, ROOT
@@ -152,17 +152,25 @@ def test_the_roles_of_other_mixers_are_those_of_the_specification() -> None:
             assert expected.keys() - plain.keys() == {name for name in expected if name.endswith(".bias")}
 
 
-@pytest.mark.parametrize(("shared", "gated"), [(0, False), (7, False), (7, True)])
-def test_the_roles_of_experts_are_those_of_the_specification(shared: int, gated: bool) -> None:
+@pytest.mark.parametrize(
+    ("shared", "share", "gated", "bias"),
+    [(0, False, True, False), (7, False, True, True), (7, True, True, False), (7, False, False, True)],
+)
+def test_the_roles_of_experts_are_those_of_the_specification(shared: int, share: bool, gated: bool, bias: bool) -> None:
     base = demo()
-    part = Experts(3, 2, 5, "silu", renormalised=True, scale=1.0, shared_width=shared, shared_gate=gated)
+    router = replace(PLAIN, score="sigmoid", bias=bias, correction=bias, factors=bias)
+    sizes_of = {"count": 3, "chosen": 2, "width": 5, "shared_width": shared}
+    how = {"gated": gated, "bias": bias, "router": router, "renormalised": True, "shared_gate": share}
+    part = Experts(**sizes_of, **how, activation="silu", scale=1.0)
     spec = replace(base, layers=(replace(base.layers[0], feed_forward=part),))
     sizes = {"count": 3, "inner": 5, "shared": shared, "width": base.hidden_size, "1": 1}
     (section,) = re.findall(r"^\| role of an `experts` feed-forward.*\n((?:\|.*\n)*)", SPEC, re.MULTILINE)
     expected = {}
     for line in section.splitlines()[1:]:
         names, shape, when = (cell.strip() for cell in line.strip("|").split(" | "))
-        if {"always": True, "with shared_width": shared > 0, "with shared_gate": gated}[when]:
+        there = {"gated": gated, "shared_width": shared > 0, "shared_gate": share, "bias": bias}
+        there |= dict.fromkeys(("router.bias", "router.correction", "router.factors"), bias)
+        if when == "always" or all(there[each] for each in re.findall(r"[a-z_.]+", when) if each in there):
             first, *others = names.split(", ")
             for name in (first, *(first.rsplit(".", 2)[0] + other for other in others)):
                 for expert in range(3):
