@@ -23,7 +23,7 @@ ALLOWED: dict[str, set[str]] = {
     "generate": {"errors", "format", "quant", "tape", "models", "engine", "text", "gguf"},
     "convert": {"errors", "threads", "format", "quant", "tape", "models", "engine", "text", "generate", "gguf"},
     "evaluate": {"errors", "format", "quant", "tape", "models", "engine", "text", "generate"},
-    "export": {"errors", "format", "quant", "models", "evaluate", "gguf"},
+    "export": {"errors", "format", "quant", "models", "convert", "evaluate", "gguf"},
     "cli": {"errors", "format", "quant", "tape", "models", "engine", "text", "generate", "convert", "evaluate"}
     | {"export", "threads"},
 }

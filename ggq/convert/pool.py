@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
-from ggq.threads import startable
+from ggq.threads import cores, startable
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 class Alone(Executor):
@@ -31,3 +35,24 @@ def start_pool(threads: int, name: str = "ggq-convert") -> Executor:
     """
     started = startable(threads)
     return ThreadPoolExecutor(started, thread_name_prefix=name) if started else Alone()
+
+
+def in_order(function: Callable[[T], R], items: Iterable[T], threads: int | None = None) -> Iterator[R]:
+    """What a function makes of items, in their order, by several threads; a few items are taken ahead.
+
+    Args:
+        function: Releases the GIL most of the time.
+        items: Taken by the calling thread.
+        threads: One for each processor by default.
+    """
+    count = threads or cores()
+    pool, flying = start_pool(count), deque[Future[R]]()
+    try:
+        for item in items:
+            flying.append(pool.submit(function, item))
+            if len(flying) > count:
+                yield flying.popleft().result()
+        while flying:
+            yield flying.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)

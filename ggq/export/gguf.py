@@ -13,23 +13,26 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ggq.errors import ModelError, UnsupportedError, UsageError
+from ggq.convert.pool import in_order
+from ggq.errors import ConvertError, ModelError, UnsupportedError, UsageError
 from ggq.evaluate.compare import FileTensors
+from ggq.export.gguf_types import FILE_TYPES, FLOATS, PURE, Q8_0, TYPE_NAMES, fitting, outer_type
 from ggq.format import Reader, open_reader
 from ggq.format.container import StoredTensor
 from ggq.format.gguf.types import TYPES
 from ggq.format.gguf.writer import GGUFTensor, write_gguf
 from ggq.format.paths import check_not_input
 from ggq.format.scheme import TILE_ROWS
-from ggq.gguf.blocks import SCHEMES
+from ggq.gguf.blocks import SCHEMES, numbers, rows_of
 from ggq.gguf.config import ARCHITECTURES
 from ggq.gguf.container import FACTORS, pair_order, tensor_name
+from ggq.gguf.encode.encoders import ENCODERS, encoded
 from ggq.gguf.keys import model_keys
 from ggq.gguf.packing import PACKERS, packed
 from ggq.gguf.vocabulary_keys import special_keys, vocabulary_keys
 from ggq.models.metadata import from_metadata
 from ggq.models.parts import ModelSpec
-from ggq.quant import parse_scheme, scheme_name
+from ggq.quant import ErrorSum, parse_scheme, scheme_name
 from ggq.quant.change import read_change
 from ggq.quant.floats import finite, from_float32
 from ggq.quant.matrix import QuantizedMatrix
@@ -38,18 +41,14 @@ from ggq.quant.stored import segments_of
 from ggq.quant.tensors import row_blocks
 from ggq.quant.tiles import unpack_rows, view_matrix
 
-FLOATS = {"f32": 0, "f16": 1, "bf16": 30}
-QUANTIZED = {"q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7, "q8_0": 8, "q4_k": 12, "q5_k": 13}
-TYPE_NAMES = (*FLOATS, *QUANTIZED)
-"""What `--type` can be."""
-
-FILE_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q8_0": 7, "q5_0": 8, "q5_1": 9, "q4_k": 14, "q5_k": 16}
-FILE_TYPES["bf16"] = 32
-"""Numbers of "general.file_type"."""
-
-Q8_0 = QUANTIZED["q8_0"]
 OUTER = ("token_embd.weight", "output.weight")
-"""Matrices that have eight bits where the others have fewer."""
+"""Matrices that have more bits where the others have few."""
+
+MOST_LOST = 0.75
+"""The relative error beyond which a tensor is refused: ternary codes make .4 or less of what any model has."""
+
+PIECE_WEIGHTS = 1 << 20
+"""Weights that a thread encodes at once, about."""
 
 Blocks = Callable[[], Iterator[NDArray[np.uint8]]]
 
@@ -64,6 +63,7 @@ class ExportedGGUF:
         types: How many tensors have each type.
         exact: Matrices whose numbers are those of the file.
         encoded: Matrices that were rounded anew.
+        worst: The largest relative error (root mean square) that made.
     """
 
     path: Path
@@ -71,6 +71,7 @@ class ExportedGGUF:
     types: dict[str, int]
     exact: int
     encoded: int
+    worst: float
 
 
 def export_gguf(
@@ -86,8 +87,8 @@ def export_gguf(
     Args:
         file: A .ggq file.
         out: The file to write.
-        type: Of matrices, one of TYPE_NAMES; the embedding and the output have eight bits where it has fewer. None
-            keeps each matrix in the type that expresses its scheme, and encodes others as q8_0.
+        type: Of matrices, one of TYPE_NAMES; the embedding and the output have q6_k or q8_0 where it has fewer bits.
+            None keeps each matrix in the type that expresses its scheme, and encodes others as q8_0.
         force: Replace an existing file.
         progress: Called now and then with the bytes written and those in all.
 
@@ -96,6 +97,7 @@ def export_gguf(
         ModelError: It holds no model.
         UnsupportedError: An architecture, a tokenizer or a scheme that a GGUF file cannot have.
         UsageError: An option is none, the place is taken, or a number is too large for f16.
+        ConvertError: Weights are too small or too large for the scales of a type.
     """
     if type is not None and type not in TYPE_NAMES:
         raise UsageError(f"type must be one of {', '.join(TYPE_NAMES)}, not {type!r}")
@@ -113,7 +115,8 @@ def export_gguf(
         size = write_gguf(out, made.keys, made.tensors, force=force, advance=advance)
         names = [TYPES[tensor.type].name for tensor in made.tensors]
         types = {name: names.count(name) for name in dict.fromkeys(names)}
-        return ExportedGGUF(Path(out), size, types, made.exact, made.encoded)
+        worst = max(made.errors.values(), default=0.0)
+        return ExportedGGUF(Path(out), size, types, made.exact, made.encoded, worst)
 
 
 class _Model:
@@ -132,6 +135,7 @@ class _Model:
             raise UnsupportedError(f"{model} is not written as a GGUF file", path=reader.path)
         self.reader, self.type, self.spec = reader, type, spec
         self.decoded, self.exact, self.encoded = FileTensors(reader), 0, 0
+        self.errors: dict[str, float] = {}
         keys, factors = model_keys(spec, model, reader.path)
         self.permuted = ARCHITECTURES[keys["general.architecture"]].permuted
         general = {"general.name": str(reader.metadata.get("general.name", model)), "general.quantization_version": 2}
@@ -176,19 +180,20 @@ class _Model:
             return None
         name = scheme_name(scheme)
         kind = next((kind for kind, each in SCHEMES.items() if each == name), None)
-        writable = kind in PACKERS or kind in FLOATS.values()
-        return kind if writable and kind is not None and entry.shape[-1] % TYPES[kind].numbers == 0 else None
+        if kind is None or (kind not in PACKERS and kind not in FLOATS.values()):
+            return None
+        block, sizes = TYPES[kind].numbers, scheme.geometry(entry.shape)
+        if entry.shape[-1] % block or (scheme.subscale and sizes.supers * block != entry.shape[-1]):
+            return None  # a super-group that is no block
+        return kind
 
     def _choose(self, name: str, shape: tuple[int, ...], own: int | None) -> int:
-        """The type of a matrix; a row that holds no whole blocks has eight bits or sixteen."""
+        """The type of a matrix; one that a row holds no whole blocks of gives way to another."""
         wanted = Q8_0 if own is None else own
         if self.type is not None:
-            wanted = {**FLOATS, **QUANTIZED}[self.type]
-            wanted = Q8_0 if name in OUTER and self.type in QUANTIZED else wanted
-        for kind in (wanted, Q8_0, 1):
-            if shape[-1] % TYPES[kind].numbers == 0:
-                return kind
-        raise AssertionError
+            wanted = PURE[self.type]
+            wanted = outer_type(wanted) if name in OUTER else wanted
+        return fitting(wanted, shape[-1])
 
     def _order(self, role: str) -> NDArray[np.int64] | None:
         """The rows of queries and keys where a file has the halves of a head in turns."""
@@ -222,10 +227,33 @@ class _Model:
             yield found if order is None else found[order]
 
     def _anew(self, entry: StoredTensor, kind: int, order: NDArray[np.int64] | None) -> Iterator[NDArray[np.uint8]]:
+        pieces = (piece for block in self._ordered(entry, order) for piece in _pieces(block))
+        total = ErrorSum()
+        for data, error in in_order(partial(_encode, kind), pieces):
+            total.merge(error)
+            yield data
+        lost = total.error().relative_rmse
+        if not lost <= MOST_LOST:
+            problem = f"little is left of its weights as {TYPES[kind].name}: a relative error of {lost:.2g}"
+            raise ConvertError(problem, path=self.reader.path, where=f"tensor {entry.name}", fix="give --type bf16")
+        self.errors[entry.name] = lost
+
+
+def _pieces(rows: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
+    count = max(1, PIECE_WEIGHTS // rows.shape[1])
+    return (rows[start : start + count] for start in range(0, len(rows), count))
+
+
+def _encode(kind: int, rows: NDArray[np.float32]) -> tuple[NDArray[np.uint8], ErrorSum]:
+    """The bytes of rows, and how far those are from them."""
+    if kind in ENCODERS:
+        data = encoded(kind, rows)
+    else:
         scheme = parse_scheme(SCHEMES[kind])
-        method = choose_method(scheme, None)
-        for block in self._ordered(entry, order):
-            yield packed(kind, method.quantize(block, scheme))
+        data = packed(kind, choose_method(scheme, None).quantize(rows, scheme))
+    error = ErrorSum()
+    error.add(rows, numbers(kind, rows_of(kind, data, rows.shape)))
+    return data, error
 
 
 def _object(assets: Mapping[str, Any], name: str) -> dict[str, Any]:

@@ -85,11 +85,12 @@ def _export_gguf(file: Path, out: Path, type: str | None, force: bool, as_json: 
     if as_json:
         print_json({**vars(done), "path": str(done.path)})
         return
+    worst = f", with a relative error of up to {done.worst:.2g}" if done.worst else ""
     pairs(
         [
             ("file", printable(str(done.path))),
             ("size", size(done.bytes)),
             ("types", ", ".join(f"{count} {name}" for name, count in done.types.items())),
-            ("matrices", f"{done.exact} number for number as in the file, {done.encoded} encoded anew"),
+            ("matrices", f"{done.exact} number for number as in the file, {done.encoded} encoded anew{worst}"),
         ]
     )

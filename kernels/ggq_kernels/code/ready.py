@@ -152,6 +152,12 @@ def _steps() -> ModuleType:
     return steps
 
 
+def _sum_lanes() -> ModuleType:
+    from ggq_kernels.quantize import sum_lanes
+
+    return sum_lanes
+
+
 def _team() -> ModuleType:
     from ggq_kernels.run import team
 
@@ -182,6 +188,7 @@ MODULES: dict[str, Callable[[], ModuleType]] = {
     "search_rows": _search_rows,
     "shift_rows": _shift_rows,
     "steps": _steps,
+    "sum_lanes": _sum_lanes,
     "team": _team,
 }
 
