@@ -26,6 +26,9 @@ def object_code(function: Callable[..., Any], signature: Any) -> ObjectCode:
     symbol, module = lowered(function, signature)
     named = [item for items in (module.functions, module.global_variables) for item in items]
     needed = [item.name for item in named if item.is_declaration and not item.name.startswith("llvm.")]
+    # LLVM prepares a module in place before it makes code of it, and makes better code of one that it has prepared
+    # before: 3 % of a prompt of q8-g32, for 0.1 to 0.2 s.
+    target_machine().emit_object(module)
     return ObjectCode(symbol, needed, target_machine().emit_object(module))
 
 
