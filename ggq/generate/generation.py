@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from ggq.generate.sampling import Sampler
+from ggq.generate.sampling import Sampler, log_softmax
 from ggq.text.detokenize import Detokenizer, StopStrings
 
 if TYPE_CHECKING:
@@ -45,13 +45,21 @@ class Memory:
     busy: bool = False
 
 
+class Likelihood(NamedTuple):
+    """How likely a token was: the logarithm of its probability, and the likeliest tokens with theirs."""
+
+    logprob: float
+    top: list[tuple[int, float]]
+
+
 class Piece(NamedTuple):
     """What one step adds to an answer: a token (None for one that ends it), the text that became certain, maybe "", and
-    why the answer ended, None while it goes on."""
+    why the answer ended, None while it goes on; and how likely the token was, where that is asked for."""
 
     token: int | None
     text: str
     finish_reason: str | None
+    likelihood: Likelihood | None = None
 
 
 class Answer:
@@ -70,6 +78,7 @@ class Answer:
         ends: Token ids that end it.
         constraint: What it must match, if anything.
         special: Texts of tokens that `decode` passes over; stop strings may be or contain them.
+        logprobs: How many likeliest tokens to tell of each step, besides the chosen one; None tells nothing.
     """
 
     def __init__(
@@ -82,14 +91,16 @@ class Answer:
         ends: Collection[int] = (),
         special: Mapping[int, str] | None = None,
         constraint: Constraint | None = None,
+        logprobs: int | None = None,
     ) -> None:
         self.prompt = list(prompt)
         self.tokens: list[int] = []
         self.finish_reason: str | None = None
         self._limit, self._sampler, self._ends = limit, sampler, frozenset(ends)
-        self._special, self._constraint = special or {}, constraint
+        self._special, self._constraint, self._logprobs = special or {}, constraint, logprobs
         self._detokenizer, self._stops = Detokenizer(decode, prompt), StopStrings(stop)
         self._seen, self._accepted = set(prompt), 0
+        self._written: dict[int, int] = {}
         self._pieces: list[str] = []
 
     @property
@@ -99,19 +110,22 @@ class Answer:
 
     def accept(self, logits: np.ndarray) -> Piece:
         """Choose the next token from float32 (vocabulary,) logits."""
+        raw = logits
         if self._constraint is not None:
             logits = self._constraint.masked(logits)
-        token = self._sampler.choose(logits, self._seen)
+        token = self._sampler.choose(logits, self._seen, self._written)
         if token in self._ends:
             return Piece(None, self._rest(), "stop" if self._stops.found is not None else "end")
         self._accepted += 1
         self._seen.add(token)
+        self._written[token] = self._written.get(token, 0) + 1
+        likelihood = None if self._logprobs is None else likelihoods(raw, [token], self._logprobs)[0]
         over = self._is_over(token)
         text, reason = self._stops.push(self._detokenizer.push(token), self._special.get(token, "")), None
         if self._stops.found is None and (over or self._accepted == self._limit):
             reason = "end" if over else "length"
             text += self._rest()
-        return Piece(token, text, "stop" if self._stops.found is not None else reason)
+        return Piece(token, text, reason if self._stops.found is None else "stop", likelihood)
 
     def _is_over(self, token: int) -> bool:
         """Whether nothing can follow a token in what the answer must match."""
@@ -131,6 +145,23 @@ class Answer:
     def _rest(self) -> str:
         piece = self._stops.push(self._detokenizer.flush())
         return piece + self._stops.flush()
+
+
+def likelihoods(logits: np.ndarray, tokens: Sequence[int], most: int) -> list[Likelihood]:
+    """How likely tokens are.
+
+    Args:
+        logits: float32 (vocabulary,) for one token, or (tokens, vocabulary).
+        tokens: The token of each row.
+        most: How many likeliest ones to tell, likeliest first.
+    """
+    found = []
+    for row, token in zip(logits.reshape(len(tokens), -1), tokens):
+        logs = log_softmax(row)
+        ids = np.argpartition(-logs, min(most, len(logs) - 1))[:most]
+        ids = ids[np.lexsort((ids, -logs[ids]))]
+        found.append(Likelihood(float(logs[token]), [(int(i), float(logs[i])) for i in ids]))
+    return found
 
 
 def as_tokens(ids: Sequence[int]) -> np.ndarray:

@@ -17,7 +17,7 @@ from ggq.generate.generation import Answer, Memory, as_tokens
 from ggq.generate.options import SAMPLING, Options, check_names, default_limit, default_stops, grammar_of
 from ggq.generate.request import Scoring, Writing
 from ggq.generate.sampling import Sampler, resolve, whole
-from ggq.generate.scheduler import Scheduler, closed
+from ggq.generate.scheduler import Policy, Scheduler, closed
 from ggq.generate.stream import Stream
 from ggq.generate.vectors import Text, Vectors
 from ggq.models.parts import Stack
@@ -50,6 +50,8 @@ class Model:
     def __init__(self, reader: Container, config: Stack, bind: Callable[[], Executor]) -> None:
         self.reader, self.config, self._bind = reader, config, bind
         self._lock = threading.RLock()
+        self.policy: Policy | None = None
+        """How the scheduler weighs requests; set before it is first used."""
         self._scheduler: Scheduler | None = None
         self._executor: Executor | None = None
         self._closed = False
@@ -84,7 +86,7 @@ class Model:
                     fix="Model.embed or `ggq embed FILE` gives the vectors",
                 )
             if self._scheduler is None or self._closed:
-                self._scheduler = Scheduler(self.executor)
+                self._scheduler = Scheduler(self.executor, self.policy)
             return self._scheduler
 
     @cached_property
@@ -143,7 +145,7 @@ class Model:
                 vocabulary, or leaves no room in the context.
             ModelError: A text is given and the file has no tokenizer; the model computes NaN.
         """
-        answer = self._answer(self.encode(prompt), options)
+        answer = self.answer(self.encode(prompt), options)
         self._complete([answer])
         return answer.text
 
@@ -156,7 +158,7 @@ class Model:
             An iterator of strings, "" where a token completes no character. Its `.answer.tokens` grow with it, for a
             file without a tokenizer too.
         """
-        return Stream(self.scheduler, self._answer(self.encode(prompt), options))
+        return Stream(self.scheduler, self.answer(self.encode(prompt), options))
 
     def generate_batch(self, prompts: Sequence[str | Sequence[int]], **options: Unpack[Options]) -> list[str]:
         """The texts that continue several prompts, computed together.
@@ -171,7 +173,7 @@ class Model:
         Raises:
             UsageError, ModelError: See `generate`.
         """
-        answers = [self._answer(self.encode(prompt), options, index) for index, prompt in enumerate(prompts)]
+        answers = [self.answer(self.encode(prompt), options, index) for index, prompt in enumerate(prompts)]
         self._complete(answers)
         return [answer.text for answer in answers]
 
@@ -330,7 +332,7 @@ class Model:
         if self._executor is not None:
             self._executor.close()
             self._executor = None
-        for name in ("tokenizer", "chat_template", "generation_config", "ends", "_quick", "vectors"):
+        for name in ("tokenizer", "chat_template", "generation_config", "ends", "_quick", "vectors", "special_texts"):
             self.__dict__.pop(name, None)
         self.reader.close()
         release_freed_memory()
@@ -355,9 +357,26 @@ class Model:
 
     def _chat_answer(self, messages: Sequence[Message], options: Options) -> Answer:
         text = self.chat_template.render(messages)
-        return self._answer(self.encode(text, begin=False), options)  # the template writes the first token itself
+        return self.answer(self.encode(text, begin=False), options)  # the template writes the first token itself
 
-    def _answer(self, prompt: list[int], options: Options, index: int = 0) -> Answer:
+    def answer(
+        self,
+        prompt: list[int],
+        options: Options,
+        index: int = 0,
+        wrap: Callable[[Constraint | None], Constraint | None] = lambda constraint: constraint,
+    ) -> Answer:
+        """An answer that nothing has computed yet; for schedulers.
+
+        Args:
+            prompt: Token ids.
+            options: See `Options`.
+            index: Sets apart the answers that share a seed.
+            wrap: Makes of the constraint that the options ask for another one.
+
+        Raises:
+            UsageError: See `generate`.
+        """
         check_names(options)
         self._tokens(prompt)
         limit = options.get("max_tokens")
@@ -371,8 +390,11 @@ class Model:
         sampler = Sampler(resolve(given, self.generation_config), index)
         stop = options.get("stop")
         stop = default_stops(self.generation_config) if stop is None else stop
-        special = self._special_texts if stop else None
-        return Answer(prompt, limit, sampler, self._decode, stop, self.ends, special, self._constraint(options))
+        special = self.special_texts if stop else None
+        logprobs = options.get("logprobs")
+        logprobs = None if logprobs is None else whole("logprobs", logprobs)
+        constraint = wrap(self._constraint(options))
+        return Answer(prompt, limit, sampler, self.decode, stop, self.ends, special, constraint, logprobs)
 
     def _constraint(self, options: Options) -> Constraint | None:
         """What an answer must match; a grammar is compiled once for answers one after the other."""
@@ -390,7 +412,7 @@ class Model:
             return self._grammar[1].constraint()
 
     @cached_property
-    def _special_texts(self) -> Mapping[int, str]:
+    def special_texts(self) -> Mapping[int, str]:
         """The texts of special tokens, which decode to nothing."""
         if TOKENIZER not in self.reader.assets:
             return {}
@@ -399,7 +421,8 @@ class Model:
         tokens = self.tokenizer.get_added_tokens_decoder().items()
         return {number: token.content for number, token in tokens if token.special}
 
-    def _decode(self, ids: Sequence[int]) -> str:
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of token ids, without special tokens; "" for a file without a tokenizer."""
         if TOKENIZER not in self.reader.assets:
             return ""  # the tokens are there all the same
         if self._whole or self._quick is None:

@@ -20,6 +20,8 @@ class Options(TypedDict, total=False):
             comes first where it is nearer.
         temperature: 0, the most likely token, unless the model or another argument here asks for chance, then 1.
         top_k, top_p, min_p, repetition_penalty, seed: See `ggq.generate.sampling.Sampling`.
+        presence_penalty, frequency_penalty, logit_bias: See there too.
+        logprobs: Give the logarithms of the probabilities of each token and of so many likeliest ones; none by default.
         json_schema: The answer is JSON that fits this schema, an object or JSON text; spaced as by `json.dumps`.
         regex: The answer matches this regular expression as a whole; the syntax is that of Rust's regex crate.
         lark: The answer is a word of this grammar, in llguidance's form of Lark. At most one of the three.
@@ -34,6 +36,10 @@ class Options(TypedDict, total=False):
     min_p: float | None
     repetition_penalty: float | None
     seed: int | None
+    presence_penalty: float | None
+    frequency_penalty: float | None
+    logit_bias: Mapping[int, float] | None
+    logprobs: int | None
     stop: Sequence[str] | None
     json_schema: Mapping[str, Any] | str | None
     regex: str | None
@@ -43,7 +49,10 @@ class Options(TypedDict, total=False):
 GRAMMARS = ("json_schema", "regex", "lark")
 """The options that say what an answer must match."""
 
-SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed")
+SAMPLING = (
+    *("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed"),
+    *("presence_penalty", "frequency_penalty", "logit_bias"),
+)
 """The options that `Sampling` has too."""
 
 

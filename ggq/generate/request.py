@@ -9,9 +9,11 @@ import numpy as np
 
 from ggq.errors import GGQError
 from ggq.generate.finite import check_finite
-from ggq.generate.generation import Answer, Memory, Piece, Timing, as_tokens
+from ggq.generate.generation import Answer, Likelihood, Memory, Piece, Timing, as_tokens, likelihoods
 from ggq.tape.program import Run
 
+SCORED = 64
+"""Tokens of a prompt whose likelihoods are computed in one step: each has a row of logits."""
 AHEAD = 16
 """Pieces of a stream that are computed before they are read, while others are computed anyway: streams of several
 threads stay together in one pass although their readers come at different moments."""
@@ -25,8 +27,15 @@ class Request:
         memory: A conversation to go on with.
     """
 
+    shares_prefix = False
+    """Whether it may begin with what another sequence has computed: it wants no logits of that part."""
+
     def __init__(self, tokens: list[int], memory: Memory | None = None) -> None:
         self.tokens, self.memory = list(tokens), memory
+        self.client = ""
+        """For whom it is: clients get even shares."""
+        self.reused = 0
+        """Tokens that another sequence had computed."""
         self.sequence: int | None = None
         """Its id in the executor; None before it is begun and after it was preempted."""
         self.computed = 0
@@ -47,6 +56,11 @@ class Request:
     def done(self) -> bool:
         """Whether nothing more is wanted of it."""
         raise NotImplementedError
+
+    @property
+    def worth_keeping(self) -> bool:
+        """Whether others may go on from what it has computed."""
+        return False
 
     @property
     def news(self) -> bool:
@@ -86,6 +100,8 @@ class Writing(Request):
         whole: Whether it is read only once it is finished.
     """
 
+    shares_prefix = True
+
     def __init__(self, answer: Answer, memory: Memory | None = None, *, whole: bool = False) -> None:
         super().__init__(answer.prompt, memory)
         self.answer, self.timing, self._whole = answer, Timing(), whole
@@ -97,6 +113,11 @@ class Writing(Request):
     def done(self) -> bool:
         """See `Request`."""
         return self._done
+
+    @property
+    def worth_keeping(self) -> bool:
+        """See `Request`: a prompt that was read to its end."""
+        return self.error is None and self.computed >= len(self.answer.prompt)
 
     @property
     def news(self) -> bool:
@@ -128,6 +149,53 @@ class Writing(Request):
         if piece.token is not None:
             self.tokens.append(piece.token)
         self.pieces.append(piece)
+
+
+class ScoredWriting(Writing):
+    """An answer that tells of each token of the prompt how likely it was.
+
+    Args:
+        answer: A fresh one.
+        most: How many likeliest tokens to tell.
+        only: Whether nothing is written behind the prompt.
+    """
+
+    shares_prefix = False
+
+    def __init__(self, answer: Answer, most: int, *, only: bool = False) -> None:
+        super().__init__(answer, whole=True)
+        self.likelihoods: list[Likelihood] = []
+        """Of the tokens behind the first one."""
+        self._most, self._only = most, only
+
+    def next_run(self, most: int) -> Run:
+        """See `Request`; what was told before it was preempted is not computed again."""
+        prompt = len(self.answer.prompt)
+        if len(self.tokens) > prompt:
+            return super().next_run(most)
+        known = min(len(self.likelihoods), prompt - 1)
+        if self.computed < known:
+            return self._run(min(most, known - self.computed), "none")
+        return self._run(min(most, SCORED), "all")
+
+    def receive(self, rows: np.ndarray, tokens: int, seconds: float) -> None:
+        """See `Request`."""
+        prompt, end = self.answer.prompt, self.computed
+        start = end - len(rows)
+        if len(self.tokens) > len(prompt) or start >= len(prompt) or not len(rows):
+            super().receive(rows, tokens, seconds)
+            return
+        check_finite(rows)
+        following = prompt[start + 1 : end + 1]
+        if following:
+            self.likelihoods += likelihoods(rows[: len(following)], following, self._most)
+        if end < len(prompt):
+            super().receive(rows[:0], tokens, seconds)
+        elif self._only:
+            self._done = True
+            self.pieces.append(Piece(None, "", "length"))
+        else:
+            super().receive(rows[-1:], tokens, seconds)
 
 
 class Scoring(Request):

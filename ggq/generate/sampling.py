@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from numbers import Integral, Real
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 
 from ggq.errors import NotFiniteError, UsageError
 from ggq.generate.finite import WEIGHTS, refusal
+
+NOTHING: Mapping[int, int] = {}
 
 CHANCE = ("temperature", "top_k", "top_p", "min_p", "seed")
 """The fields that matter only where chance decides."""
@@ -20,9 +22,12 @@ CHANCE = ("temperature", "top_k", "top_p", "min_p", "seed")
 
 @dataclass(frozen=True)
 class Sampling:
-    """How to choose a token; the steps are taken in the order of the fields, each on what the one before left.
+    """How to choose a token; the steps are taken in the order told here, each on what the one before left.
 
     Args:
+        logit_bias: Added to the logits of these token ids, -100 to 100 each.
+        presence_penalty: Taken from the logits of tokens that the answer holds, -2 to 2.
+        frequency_penalty: The same, as often as the answer holds them.
         repetition_penalty: Logits of tokens that occurred, in the prompt too, are divided by this when positive and
             multiplied when negative; 1 does nothing.
         temperature: Logits are divided by this; 0 takes the most likely token and skips the rest.
@@ -38,9 +43,15 @@ class Sampling:
     top_p: float = 1.0
     min_p: float = 0.0
     seed: int | None = None
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        checked: dict[str, float | int | None] = {
+        checked: dict[str, Any] = {
+            "presence_penalty": within("presence_penalty", self.presence_penalty, -2, 2),
+            "frequency_penalty": within("frequency_penalty", self.frequency_penalty, -2, 2),
+            "logit_bias": biases(self.logit_bias),
             "repetition_penalty": within("repetition_penalty", self.repetition_penalty, 0.01, 100),
             "temperature": within("temperature", self.temperature, 0, 1000),
             "top_p": within("top_p", self.top_p, 0, 1),
@@ -72,6 +83,17 @@ def whole(name: str, value: object, low: int = 0) -> int:
     if isinstance(value, bool) or not isinstance(value, Integral) or value < low:
         raise UsageError(f"{name} is {value!r}, a whole number from {low} on is allowed")
     return int(value)
+
+
+def biases(value: object) -> dict[int, float]:
+    """What is added to logits, by token id.
+
+    Raises:
+        UsageError: It is no mapping of whole numbers to numbers from -100 to 100.
+    """
+    if not isinstance(value, Mapping):
+        raise UsageError(f"logit_bias is {value!r:.80}, a mapping of token ids to numbers is allowed")
+    return {whole("a token of logit_bias", key): within("logit_bias", each, -100, 100) for key, each in value.items()}
 
 
 def resolve(given: Mapping[str, object], defaults: Mapping[str, object]) -> Sampling:
@@ -121,17 +143,20 @@ class Sampler:
         seed = self.sampling.seed
         return np.random.default_rng(None if seed is None else seed + self._stream)
 
-    def choose(self, logits: np.ndarray, seen: Collection[int]) -> int:
+    def choose(self, logits: np.ndarray, seen: Collection[int], written: Mapping[int, int] = NOTHING) -> int:
         """The next token.
 
         Args:
             logits: float32 (vocabulary,).
             seen: Token ids that occurred.
+            written: How often each token occurred in the answer.
 
         Raises:
             NotFiniteError: The logits hold NaN.
         """
         how = self.sampling
+        if how.logit_bias or (written and (how.presence_penalty or how.frequency_penalty)):
+            logits = shifted(logits, how, written)
         if how.repetition_penalty != 1 and seen:
             logits = penalized(logits, np.fromiter(seen, dtype=np.int64), how.repetition_penalty)
         best = int(np.argmax(logits))  # NaN counts as the largest
@@ -151,6 +176,24 @@ class Sampler:
         sums = np.cumsum(chances)
         place = int(np.searchsorted(sums, self._random.random() * sums[-1], side="right"))
         return int(ids[min(place, len(ids) - 1)])
+
+
+def shifted(logits: np.ndarray, how: Sampling, written: Mapping[int, int]) -> np.ndarray:
+    """A copy of the logits with what is added to some of them."""
+    result = logits.copy()
+    for token, bias in how.logit_bias.items():
+        if token < len(result):
+            result[token] += bias
+    ids = np.fromiter(written, np.int64, len(written))
+    counts = np.fromiter(written.values(), np.float32, len(written))
+    result[ids] -= np.float32(how.presence_penalty) + np.float32(how.frequency_penalty) * counts
+    return result
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    """float64 logarithms of the probabilities of the last axis."""
+    scaled = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
+    return np.asarray(scaled - np.log(np.exp(scaled).sum(axis=-1, keepdims=True)))
 
 
 def penalized(logits: np.ndarray, seen: np.ndarray, penalty: float) -> np.ndarray:

@@ -12,6 +12,7 @@ import threading
 import time
 import weakref
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -19,13 +20,35 @@ from ggq.errors import NotFiniteError, UsageError
 from ggq.generate.finite import located
 from ggq.generate.generation import Memory
 from ggq.generate.request import Interrupted, Request, shared_tokens
+from ggq.generate.serving.pace import BESIDE, Fixed, Pace
+from ggq.generate.serving.prefix import BLOCK, Prefixes
+from ggq.generate.serving.shares import hand_out, in_turn
 from ggq.tape.executor import Executor, wanted_count
 
-BUDGET = 512
-"""Tokens of a step."""
-BESIDE = 64
-"""Tokens of prompts in a step that also computes next tokens, which wait for it meanwhile: about the fewest that are
-multiplied as fast as many."""
+
+@dataclass
+class Policy:
+    """How a scheduler weighs its requests.
+
+    Args:
+        pace: How much of prompts goes beside sequences that decode.
+        prefixes: Whether what ended sequences hold is kept, as long as there is memory, for prompts that begin alike.
+        most_running: Sequences that are computed at once at most.
+    """
+
+    pace: Pace
+    prefixes: bool = False
+    most_running: int = 1 << 30
+
+
+@dataclass
+class Counts:
+    """What a scheduler did since it began, for who watches it."""
+
+    steps: int = 0
+    preempted: int = 0
+    running: int = 0
+    waiting: int = 0
 
 
 class Scheduler:
@@ -33,10 +56,11 @@ class Scheduler:
 
     Args:
         executor: It computes; the sequences that others open in it are left alone.
+        policy: How requests are weighed.
     """
 
-    def __init__(self, executor: Executor) -> None:
-        self._executor = executor
+    def __init__(self, executor: Executor, policy: Policy | None = None) -> None:
+        self._executor, self.policy = executor, policy or Policy(Fixed())
         self._begin()
 
     def _begin(self) -> None:
@@ -44,8 +68,9 @@ class Scheduler:
         self._step_ended = threading.Condition(self._lock)
         self._requests: dict[Request, None] = {}  # in the order in which they came
         self._kept: dict[int, weakref.ref[Memory]] = {}  # sequences of memories, those unused longest first
+        self.prefixes = Prefixes(self._executor) if self.policy.prefixes else None
         self._leading = self._closed = False
-        self._readers = self._steps = 0
+        self._readers, self.counts = 0, Counts()
         self._process = os.getpid()
 
     @property
@@ -121,6 +146,21 @@ class Scheduler:
             if not self._leading:
                 self._sweep()
 
+    def work(self) -> bool:
+        """Compute one step for everybody, in the caller's thread; False where nothing can be computed now."""
+        with self._lock:
+            while self._leading:
+                self._step_ended.wait()
+            return not self._closed and self._lead()
+
+    def forget(self) -> None:
+        """Give up all prefixes that are kept."""
+        with self._lock:
+            while self._leading:
+                self._step_ended.wait()
+            while self.prefixes is not None and self.prefixes.forget_one():
+                pass
+
     def close(self) -> None:
         """Let the step under way end, and refuse what is still wanted and whatever comes later."""
         with self._lock:
@@ -130,9 +170,11 @@ class Scheduler:
             for request in list(self._requests):
                 request.error = request.error or closed()
                 self._finish(request)
+            while self.prefixes is not None and self.prefixes.forget_one():
+                pass
 
-    def _lead(self) -> None:
-        """Compute one step; the lock is held before and after, and free meanwhile."""
+    def _lead(self) -> bool:
+        """Compute one step; the lock is held before and after, and free meanwhile. False where there is nothing."""
         self._leading = True
         batch: list[tuple[Request, int]] = []
         try:
@@ -153,6 +195,7 @@ class Scheduler:
                     request.changed.notify_all()
             self._sweep()
             self._step_ended.notify_all()
+        return bool(batch)
 
     def _appoint(self) -> None:
         """Wake one who waits, to lead."""
@@ -164,16 +207,18 @@ class Scheduler:
 
     def _compute(self, batch: list[tuple[Request, int]]) -> None:
         runs = [request.next_run(count) for request, count in batch]
-        self._steps += 1
+        self.counts.steps += 1
         served = 0
+        decoding = sum(request.pending == 1 for request, _ in batch)
         try:
             start = time.perf_counter()
             logits = self._executor.forward(runs)
             seconds, place = time.perf_counter() - start, 0
+            self.policy.pace.observe(decoding, sum(len(run.tokens) for run in runs) - decoding, seconds)
             for (request, _), run in zip(batch, runs, strict=True):
                 served += 1
                 request.computed += len(run.tokens)
-                request.last_step = self._steps
+                request.last_step = self.counts.steps
                 rows = logits[place : place + wanted_count(run)]
                 place += len(rows)
                 self._receive(request, rows, len(run.tokens), seconds)
@@ -204,22 +249,70 @@ class Scheduler:
         for request in ready:
             if request.sequence is None and request.memory is not None and request.memory.sequence is not None:
                 self._go_on(request, request.memory)
+        ready, counts = in_turn(ready), self.counts
+        counts.running = sum(request.sequence is not None for request in self._requests)
+        counts.waiting = len(self._requests) - counts.running
+        decoding = sum(request.pending == 1 for request in ready)
         batch: list[tuple[Request, int]] = []
         short = False
-        for request, count in zip(ready, hand_out(ready), strict=True):
-            if count and self._seat(request, count, short):
-                batch.append((request, count))
+        for request, count in zip(ready, hand_out(ready, self.policy.pace.beside(decoding)), strict=True):
+            if not count or self._should_follow(request, ready):
+                continue
+            if self._seat(request, count, short):
+                batch.append((request, min(count, request.pending)))
             else:
-                short = short or count > 0
+                short = True
         return batch or self._make_room(ready)
+
+    def _should_follow(self, request: Request, ready: Sequence[Request]) -> bool:
+        """Whether a request that has not begun waits for another one, which is reading the same beginning just now."""
+        if request.sequence is not None or self.prefixes is None or not request.shares_prefix:
+            return False
+        found = self.prefixes.find(request.tokens[:-1])
+        if found is None:
+            return False
+        holder, common, computed = found
+        return common - computed >= BLOCK and any(holder is other for other in ready)
 
     def _seat(self, request: Request, count: int, short: bool) -> bool:
         """Set pages aside for a request, which is begun where that leaves enough to those that run."""
         if request.sequence is None:
-            if short or not self._admits(request):
+            if short or self.counts.running >= self.policy.most_running:
                 return False
+            self._begin_with_prefix(request)
+            if not self._admits(request):
+                self._leave(request)
+                return False
+            self._open(request)
+        assert request.sequence is not None
+        return self._reserve(request.sequence, min(count, request.pending))
+
+    def _begin_with_prefix(self, request: Request) -> None:
+        """Take over what another sequence has computed of the same tokens."""
+        if self.prefixes is None or not request.shares_prefix:
+            return
+        found = self.prefixes.find(request.tokens[:-1])  # the last one's logits are wanted in any case
+        if found is not None:
+            request.sequence, request.computed = self.prefixes.take(found[0], found[2])
+            request.reused = request.computed
+
+    def _open(self, request: Request) -> None:
+        """Begin a request, which others may follow from now on."""
+        if request.sequence is None:
             request.sequence = self._executor.open_sequence()
-        return self._reserve(request.sequence, count)
+        self.counts.running += 1
+        if self.prefixes is not None and request.shares_prefix:
+            self.prefixes.enter(request)
+            self.prefixes.queries += len(request.tokens)
+            self.prefixes.hits += request.computed
+
+    def _leave(self, request: Request) -> None:
+        """Close what a request has in the cache."""
+        if self.prefixes is not None:
+            self.prefixes.leave(request)
+        if request.sequence is not None:
+            self._executor.close_sequence(request.sequence)
+        request.sequence, request.computed = None, 0
 
     def _reserve(self, sequence: int, count: int) -> bool:
         while not self._executor.reserve(sequence, count):
@@ -230,11 +323,12 @@ class Scheduler:
     def _admits(self, request: Request) -> bool:
         """Whether all its tokens fit beside those that the others want, and a page more of each: one that was preempted
         would otherwise be computed anew just to be preempted again."""
-        cost, running = self._executor.cost, [other for other in self._requests if other.sequence is not None]
+        cost = self._executor.cost
+        running = [other for other in self._requests if other.sequence is not None and other is not request]
         if not running:
             return True
         owed = sum(cost(len(other.tokens)) - cost(other.computed) + cost(1) for other in running)
-        needed = cost(len(request.tokens)) + owed
+        needed = cost(len(request.tokens)) - (cost(request.computed) if request.computed else 0) + owed
         while self._executor.room() < needed:
             if not self._forget_one():
                 return False
@@ -245,7 +339,8 @@ class Scheduler:
         for first in ready:
             count = min(first.pending, BESIDE)
             if first.sequence is None:
-                first.sequence = self._executor.open_sequence()
+                self._open(first)
+            assert first.sequence is not None
             while not self._reserve(first.sequence, count):
                 running = [other for other in self._requests if other.sequence is not None and other is not first]
                 if running:
@@ -265,9 +360,8 @@ class Scheduler:
 
     def _preempt(self, request: Request) -> None:
         """Take the pages of a request, which is computed anew when there is room."""
-        assert request.sequence is not None
-        self._executor.close_sequence(request.sequence)
-        request.sequence, request.computed = None, 0
+        self.counts.preempted += 1
+        self._leave(request)
 
     def _go_on(self, request: Request, memory: Memory) -> None:
         """Begin with what a memory has computed of the same tokens; the last one's logits are wanted in any case."""
@@ -278,7 +372,9 @@ class Scheduler:
         request.sequence, memory.sequence = memory.sequence, None
 
     def _forget_one(self) -> bool:
-        """Give up the memory that was not used for longest; False where there is none."""
+        """Give up the prefix, or the memory, that was not used for longest; False where there is none."""
+        if self.prefixes is not None and self.prefixes.forget_one():
+            return True
         for sequence, reference in self._kept.items():
             memory = reference()
             if memory is not None:
@@ -293,12 +389,17 @@ class Scheduler:
         del self._requests[request]
         request.finished = True
         memory, sequence = request.memory, request.sequence
+        if self.prefixes is not None:
+            self.prefixes.leave(request)
         if memory is not None:
             memory.sequence, memory.tokens, memory.busy = sequence, request.tokens[: request.computed], False
             if sequence is not None:
                 self._kept[sequence] = weakref.ref(memory)
         elif sequence is not None:
-            self._executor.close_sequence(sequence)
+            if self.prefixes is not None and request.worth_keeping:
+                self.prefixes.keep(sequence, request.tokens[: request.computed])
+            else:
+                self._executor.close_sequence(sequence)
         request.sequence = None
         if request.readers:
             assert request.changed is not None
@@ -311,24 +412,6 @@ class Scheduler:
         for sequence in [sequence for sequence, memory in self._kept.items() if memory() is None]:
             del self._kept[sequence]
             self._executor.close_sequence(sequence)
-
-
-def hand_out(ready: Sequence[Request]) -> list[int]:
-    """The tokens that each request gets of a step's budget: even shares, of which nobody gets more than is wanted.
-
-    Where somebody wants a single token, prompts share BESIDE tokens, so that it does not wait long. Requests for which
-    the budget leaves nothing come first in the next step.
-    """
-    if len(ready) == 1:
-        return [min(ready[0].pending, BUDGET)]
-    single = sum(request.pending == 1 for request in ready)
-    left = min(BUDGET, single + BESIDE) if single else BUDGET
-    shares = dict.fromkeys(ready, 0)
-    order = sorted(ready, key=lambda request: (request.pending, -request.last_step))
-    for others, request in zip(range(len(order), 0, -1), order):
-        shares[request] = min(request.pending, left // others)
-        left -= shares[request]
-    return [shares[request] for request in ready]
 
 
 def closed() -> UsageError:

@@ -15,7 +15,9 @@ from ggq.errors import GGQError, UsageError
 from ggq.generate.generation import Answer, Memory
 from ggq.generate.request import AHEAD, Scoring, Writing
 from ggq.generate.sampling import Sampler, Sampling
-from ggq.generate.scheduler import BESIDE, BUDGET, Scheduler, hand_out
+from ggq.generate.scheduler import Scheduler
+from ggq.generate.serving.pace import BESIDE
+from ggq.generate.serving.shares import BUDGET, hand_out
 from ggq.generate.stream import Stream
 from tests.kit.toy_executor import PAGE, VOCABULARY, ToyExecutor, continuation, next_token
 
@@ -76,13 +78,15 @@ def test_a_long_prompt_does_not_stall_an_answer() -> None:
         ([7], [7]),
         ([2000], [BUDGET]),
         ([1, 1, 1], [1, 1, 1]),
-        ([300, 300], [256, 256]),
-        ([10, 2000, 2000], [10, 251, 251]),
+        ([300, 300], [300, 212]),
+        ([10, 2000, 2000], [10, 502, 0]),
+        ([2000, 10, 2000], [502, 10, 0]),
+        ([2000, 100, 100, 100, 100], [256, 100, 100, 56, 0]),
         ([1, 2000], [1, BESIDE]),
-        ([2000, 1, 3, 2000], [30, 1, 3, 31]),
+        ([2000, 1, 3, 2000], [61, 1, 3, 0]),
     ],
 )
-def test_a_budget_is_handed_out_evenly(pending: list[int], expected: list[int]) -> None:
+def test_the_oldest_prompt_gets_half_and_the_shortest_the_rest(pending: list[int], expected: list[int]) -> None:
     assert hand_out([Scoring([1] * count) for count in pending]) == expected
 
 
@@ -91,7 +95,7 @@ def test_more_answers_than_a_step_has_tokens_take_turns() -> None:
     given = [[i % VOCABULARY, i // VOCABULARY] for i in range(BUDGET + 100)]
     assert complete(Scheduler(executor), given, 6) == [continuation(prompt, 6) for prompt in given]
     assert max(sum(count for _, count in step) for step in executor.steps) == BUDGET
-    assert len(executor.steps) <= 2 + -(-len(given) * 7 // BUDGET)
+    assert len(executor.steps) <= 2 * -(-len(given) * 7 // BUDGET)
 
 
 def test_streams_in_turns_are_computed_together() -> None:
