@@ -102,12 +102,12 @@ def test_a_chat_turn_goes_on_from_the_one_before(path: Path, model: Model) -> No
         async with await AsyncModel.load(path, activations="float32") as served:
             messages: list[dict[str, str]] = []
             for turn in range(3):
-                messages.append({"role": "user", "content": f"{turn} " + "x = 1\n" * 40})
+                messages.append({"role": "user", "content": f"{turn} " + "x = 1\n" * 25})
                 stream = await served.stream_chat(messages, max_tokens=8, temperature=0)
                 text = "".join([piece async for piece in stream])
                 assert text == model.chat(messages, max_tokens=8, temperature=0)
                 messages.append({"role": "assistant", "content": text})
-                assert stream.request.reused >= 100 * turn
+                assert stream.request.reused >= 75 * turn
 
     asyncio.run(asyncio.wait_for(check(), 60))
 
