@@ -15,9 +15,11 @@ if TYPE_CHECKING:
     from ggq.evaluate.evaluate import evaluate
     from ggq.generate.file import open_file as open
     from ggq.generate.loading import load
+    from ggq.generate.serving.asynchronous import AsyncModel
+    from ggq.serve.serve import asgi, serve
 
 __version__ = "0.1.0"
-__all__ = ["GGQError", "__version__", "convert", "evaluate", "load", "open"]
+__all__ = ["AsyncModel", "GGQError", "__version__", "asgi", "convert", "evaluate", "load", "open", "serve"]
 
 
 class _Package(types.ModuleType):
@@ -50,6 +52,29 @@ class _Package(types.ModuleType):
         from ggq.generate.file import open_file
 
         return open_file
+
+    @property
+    def serve(self) -> Any:
+        """The function, also after the subpackage `ggq.serve` has been imported."""
+        from ggq.serve.serve import serve
+
+        return serve
+
+    @serve.setter
+    def serve(self, subpackage: types.ModuleType) -> None:
+        """As for `convert`."""
+
+    @property
+    def asgi(self) -> Any:
+        from ggq.serve.serve import asgi
+
+        return asgi
+
+    @property
+    def AsyncModel(self) -> Any:
+        from ggq.generate.serving.asynchronous import AsyncModel
+
+        return AsyncModel
 
     @property
     def load(self) -> Any:

@@ -24,12 +24,24 @@ ALLOWED: dict[str, set[str]] = {
     "convert": {"errors", "threads", "format", "quant", "tape", "models", "engine", "text", "generate", "gguf"},
     "evaluate": {"errors", "format", "quant", "tape", "models", "engine", "text", "generate"},
     "export": {"errors", "format", "quant", "models", "convert", "evaluate", "gguf"},
+    "serve": {"errors", "format", "models", "engine", "text", "generate"},
     "cli": {"errors", "format", "quant", "tape", "models", "engine", "text", "generate", "convert", "evaluate"}
-    | {"export", "threads"},
+    | {"export", "serve", "threads"},
 }
 """What each part of ggq may import besides itself."""
 
-HEAVY = ("numba", "llvmlite", "tokenizers", "jinja2", "safetensors", "huggingface_hub", "rich", "ggq_kernels")
+HEAVY = (
+    "numba",
+    "llvmlite",
+    "tokenizers",
+    "jinja2",
+    "safetensors",
+    "huggingface_hub",
+    "rich",
+    "ggq_kernels",
+    "starlette",
+    "uvicorn",
+)
 """Packages that a quick command never loads."""
 
 

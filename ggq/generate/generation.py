@@ -108,6 +108,11 @@ class Answer:
         """The text so far."""
         return "".join(self._pieces)
 
+    @property
+    def stop_string(self) -> str | None:
+        """The stop string that was found, if any."""
+        return self._stops.found
+
     def accept(self, logits: np.ndarray) -> Piece:
         """Choose the next token from float32 (vocabulary,) logits."""
         raw = logits

@@ -50,12 +50,21 @@ class ChatTemplate:
         self.context = context
         self.source, self.variables, self.path = source, dict(variables or {}), path
 
-    def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> str:
+    def render(
+        self,
+        messages: Sequence[Message],
+        *,
+        add_generation_prompt: bool = True,
+        tools: Sequence[Mapping[str, object]] | None = None,
+        variables: Mapping[str, object] | None = None,
+    ) -> str:
         """The prompt for these messages.
 
         Args:
             messages: The conversation so far, oldest first.
             add_generation_prompt: End with what begins an answer.
+            tools: Functions that the model may call: {"type": "function", "function": {...}} each.
+            variables: More of the template's variables, such as "enable_thinking".
 
         Raises:
             UsageError: The template refuses the messages, or they are not mappings with a "role".
@@ -65,14 +74,15 @@ class ChatTemplate:
         for message in messages:
             if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
                 raise UsageError('a message is a mapping such as {"role": "user", "content": "Hello"}')
-        variables = {
-            "tools": None,
+        given = {
             "documents": None,
             **self.variables,
+            **(variables or {}),
+            "tools": None if tools is None else list(tools),
             "messages": [{name: value for name, value in message.items() if value is not None} for message in messages],
             "add_generation_prompt": add_generation_prompt,
         }
-        answer = self._ask({"template": self.source, "variables": variables, "path": sys.path})
+        answer = self._ask({"template": self.source, "variables": given, "path": sys.path})
         if "refused" in answer:
             raise UsageError(f"the chat template refuses: {answer['refused']}", path=self.path)
         if "text" not in answer:

@@ -15,7 +15,7 @@ from ggq.generate.loading import load
 from ggq.generate.model import Model
 from ggq.generate.options import Options
 from ggq.generate.request import Writing
-from ggq.generate.scheduler import Policy
+from ggq.generate.scheduler import Policy, Scheduler
 from ggq.generate.serving.driver import Driver, Watched
 from ggq.generate.serving.pace import Measured
 from ggq.text.template import Message
@@ -115,10 +115,11 @@ class AsyncModel:
     Args:
         model: An open model, which it closes; its scheduler has not been used yet.
         policy: How requests are weighed.
+        cache_limit: Bytes of the cache that the model was loaded with, for who watches it.
     """
 
-    def __init__(self, model: Model, policy: Policy | None = None) -> None:
-        self.model = model
+    def __init__(self, model: Model, policy: Policy | None = None, cache_limit: int = 0) -> None:
+        self.model, self.cache_limit = model, cache_limit
         self._policy = policy or Policy(Measured(), prefixes=True)
         self._driver: Driver | None = None
         self._lock = threading.Lock()
@@ -136,6 +137,11 @@ class AsyncModel:
                 self.model.policy = self._policy
                 self._driver = Driver(self.model.scheduler)
             return self._driver
+
+    @property
+    def scheduler(self) -> Scheduler | None:
+        """Shares the executor among requests; None before the first one."""
+        return None if self._driver is None else self._driver.scheduler
 
     @property
     def unfinished(self) -> int:

@@ -15,12 +15,12 @@ class Watched:
 
     Args:
         request: It is read only by that task.
+        changed: Set whenever a step has computed something of it.
     """
 
-    def __init__(self, request: Request) -> None:
-        self.request = request
+    def __init__(self, request: Request, changed: asyncio.Event) -> None:
+        self.request, self.changed = request, changed
         self.loop = asyncio.get_running_loop()
-        self.changed = asyncio.Event()
         self.seen = 0
         """Tokens of it that were computed when the task was woken last."""
 
@@ -46,12 +46,13 @@ class Driver:
         return len(self._watched)
 
     def submit(self, requests: Sequence[Request]) -> list[Watched]:
-        """Take requests in; called by the task that reads them.
+        """Take requests in; called by the task that reads them, which one event wakes for all.
 
         Raises:
             UsageError: The model is closed.
         """
-        watched = [Watched(request) for request in requests]
+        changed = asyncio.Event()
+        watched = [Watched(request, changed) for request in requests]
         self._watched.update((each.request, each) for each in watched)
         try:
             self.scheduler.submit(requests)

@@ -1,0 +1,59 @@
+"""What a server may be told, with the defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1", "[::1]")
+"""Hosts that are always answered to: this machine."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a server behaves.
+
+    Args:
+        models: Files by the names that requests use.
+        aliases: More names of them.
+        keys: Of these a client must have one; none lets everybody in.
+        hosts: Names besides this machine's own that a request's Host may have; "*" for any.
+        origins: Web pages that may ask from a browser: "https://chat.example", "*" for any without keys.
+        context: Most tokens of a sequence; None for the model's own.
+        cache_memory: Bytes of keys, values and states of a model; None for what the machine has left less a reserve.
+        share: Of their rate that sequences which decode keep while prompts are read, above 0 and at most 1.
+        most_running: Sequences that are computed at once at most.
+        most_waiting: Requests of a model at most, which wait or run; more are refused with 429.
+        most_body: Bytes of a request's body at most.
+        most_choices: Most `n` and `best_of`.
+        timeout: Seconds that a request may take.
+        ping: Seconds of silence in a stream after which a comment is sent.
+        grace: Seconds that running requests have when the server ends.
+        idle: Seconds without a request after which a model is unloaded; 0 keeps it.
+        images: "refuse", or "mention": an image, which no model here sees, becomes words that say so.
+        log_prompts: Whether logs may hold what clients write.
+        web: Whether the pages / and /status are there.
+        load: Passed on to `ggq.load`: threads, activations, cache.
+    """
+
+    models: Mapping[str, Path]
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    keys: Sequence[str] = ()
+    hosts: Sequence[str] = ()
+    origins: Sequence[str] = ()
+    context: int | None = None
+    cache_memory: int | None = None
+    share: float = 0.5
+    most_running: int = 64
+    most_waiting: int = 256
+    most_body: int = 16 << 20
+    most_choices: int = 16
+    timeout: float = 3600.0
+    ping: float = 10.0
+    grace: float = 8.0
+    idle: float = 0.0
+    images: str = "refuse"
+    log_prompts: bool = False
+    web: bool = True
+    load: Mapping[str, object] = field(default_factory=dict)

@@ -1,0 +1,257 @@
+"""Calls of functions in the text of a model: the forms of the families, and one for models that know none.
+
+A form says how a call is written, which gives a grammar that keeps names and arguments to the tools' schemas, and a
+parser. Adding a form is one object in FORMS.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ggq.serve.turn.reasoning import Tags
+from ggq.serve.turn.turn import Call, Tool
+
+COMPACT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+"""JSON in grammars as `json.dumps` writes it."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """How calls are written.
+
+    Args:
+        name: Of the form.
+        marks: A template that contains one of these texts uses the form.
+        begin: Before a call.
+        end: Behind it.
+        between: Before every call but the first.
+        listed: Whether `begin` and `end` enclose a JSON array of all calls.
+        arguments: The key of a call's arguments.
+        written: Writes a call's grammar otherwise than as JSON with a name and arguments: its rule, given the tool and
+            the rule of its arguments' JSON.
+        parsed: Reads what is between `begin` and `end` otherwise than as JSON.
+    """
+
+    name: str
+    marks: tuple[str, ...]
+    begin: str
+    end: str
+    between: str = "\n"
+    listed: bool = False
+    arguments: str = "arguments"
+    written: Callable[[Tool], str] | None = None
+    parsed: Callable[[str], list[Call]] | None = None
+
+    def calls(self, text: str) -> list[Call]:
+        """The calls in what is between `begin` and `end`; none where that is no call."""
+        if self.parsed is not None:
+            return self.parsed(text)
+        try:
+            found = json.loads(text)
+        except (ValueError, RecursionError):
+            return []
+        several = found if isinstance(found, list) else [found]
+        return [call for each in several if (call := json_call(each)) is not None]
+
+
+def json_call(value: Any) -> Call | None:
+    """A call in parsed JSON: an object with a name and arguments, which some write as parameters."""
+    if not isinstance(value, dict) or not isinstance(value.get("name"), str):
+        return None
+    arguments: Any = next((value[key] for key in ("arguments", "parameters") if key in value), {})
+    return Call(value["name"], arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False))
+
+
+def named_json(text: str) -> list[Call]:
+    """name[ARGS]{...}"""
+    name, mark, arguments = text.partition("[ARGS]")
+    return [Call(name.strip(), arguments.strip())] if mark and _is_object(arguments) else []
+
+
+FUNCTION = re.compile(r"<function=([^>]+)>(.*?)</function>", re.DOTALL)
+PARAMETER = re.compile(r"<parameter=([^>]+)>\n?(.*?)\n?</parameter>", re.DOTALL)
+PAIR = re.compile(r"<arg_key>(.*?)</arg_key>\s*<arg_value>(.*?)</arg_value>", re.DOTALL)
+
+
+def tagged(text: str) -> list[Call]:
+    """<function=name><parameter=key>value</parameter></function>"""
+    return [Call(name.strip(), _joined(PARAMETER.findall(body))) for name, body in FUNCTION.findall(text)]
+
+
+def paired(text: str) -> list[Call]:
+    """name, then <arg_key>key</arg_key><arg_value>value</arg_value>"""
+    name = text.split("<arg_key>")[0].strip()
+    return [Call(name, _joined(PAIR.findall(text)))] if name else []
+
+
+def _joined(pairs: Sequence[tuple[str, str]]) -> str:
+    """Arguments whose values are JSON, or else text."""
+    found = {}
+    for key, value in pairs:
+        try:
+            found[key.strip()] = json.loads(value)
+        except ValueError:
+            found[key.strip()] = value
+    return json.dumps(found, ensure_ascii=False)
+
+
+def _is_object(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _named_rule(tool: Tool) -> str:
+    return f"{quoted(tool.name + '[ARGS]')} %json {_schema(tool.parameters)}"
+
+
+def _each_argument(tool: Tool, line: Callable[[str], tuple[str, str]]) -> str:
+    """The arguments of a tool one after the other: those required, and of the others any."""
+    required, parts = tool.parameters.get("required", ()), []
+    for key, schema in tool.parameters.get("properties", {}).items():
+        before, after = line(key)
+        text = schema.get("type") == "string" and "enum" not in schema
+        value = f"/(?s:[^<]*)/ {quoted(after)}" if text else f"%json {_schema(schema)} {quoted(after)}"
+        parts.append(f"({quoted(before)} {value}){'' if key in required else '?'}")
+    return " ".join(parts)
+
+
+def _tagged_rule(tool: Tool) -> str:
+    inside = _each_argument(tool, lambda key: (f"<parameter={key}>\n", "\n</parameter>\n"))
+    return f'{quoted(f"<function={tool.name}>" + chr(10))} {inside} "</function>"'
+
+
+def _paired_rule(tool: Tool) -> str:
+    lines = _each_argument(tool, lambda key: (f"<arg_key>{key}</arg_key>\n<arg_value>", "</arg_value>\n"))
+    return f"{quoted(tool.name + chr(10))} {lines}"
+
+
+GENERIC = Form("generic", (), "<tool_call>\n", "\n</tool_call>")
+"""For templates that know no tools; the system message tells the model of it."""
+
+FORMS = (
+    Form("tagged", ("<function=",), "<tool_call>\n", "\n</tool_call>", written=_tagged_rule, parsed=tagged),
+    Form("paired", ("<arg_key>",), "<tool_call>", "</tool_call>", written=_paired_rule, parsed=paired),
+    Form("named", ("[ARGS]",), "[TOOL_CALLS]", "", "", written=_named_rule, parsed=named_json),
+    Form("list", ("[TOOL_CALLS]",), "[TOOL_CALLS]", "", listed=True),
+    Form("granite", ("<|tool_call|>",), "<|tool_call|>", "", listed=True),
+    Form("tags", ("<tool_call>",), "<tool_call>\n", "\n</tool_call>"),
+    Form("bare", ("<|python_tag|>", '"parameters"'), "", "", arguments="parameters"),
+)
+"""The forms of the families; the first one with a mark in the template is taken."""
+
+INSTRUCTIONS = """You may call functions. They are described by JSON, one a line:
+{tools}
+To call one, write nothing but
+<tool_call>
+{{"name": the function's name, "arguments": an object of its arguments}}
+</tool_call>"""
+
+
+def form_of(template: str) -> Form:
+    """The form that a chat template uses."""
+    if "tools" not in template:
+        return GENERIC
+    return next((form for form in FORMS if any(mark in template for mark in form.marks)), GENERIC)
+
+
+def explained(tools: Sequence[Tool]) -> str:
+    """What the system message says of tools where the template does not."""
+    return INSTRUCTIONS.format(tools="\n".join(json.dumps(tool.document["function"]) for tool in tools))
+
+
+def grammar(
+    form: Form,
+    tools: Sequence[Tool],
+    *,
+    must: bool,
+    parallel: bool,
+    token: Callable[[str], int | None],
+    tags: Tags | None = None,
+    answer: Mapping[str, Any] | None = None,
+) -> str:
+    """A Lark grammar, in llguidance's form, of answers that call tools.
+
+    Args:
+        form: How calls are written.
+        tools: Those that may be called.
+        must: Whether the answer is calls and nothing else; else any text may come before them.
+        parallel: Whether there may be several.
+        token: The id of a text that is one added token, None where it is not.
+        tags: Of thoughts that may come first.
+        answer: The schema of an answer without calls; None for any text.
+    """
+    begin, end, between = (_marked(text, token) for text in (form.begin, form.end, form.between + form.begin))
+    if form.listed:
+        schema: Any = {"type": "array", "minItems": 1, "items": {"anyOf": [_call(form, tool) for tool in tools]}}
+        if not parallel:
+            schema["maxItems"] = 1
+        body, more = f"%json {_schema(schema)}", ""
+    elif form.written is not None:
+        rules = [f"({form.written(tool)})" for tool in tools]
+        body, more = " | ".join(rules), f"({between} call {end})*" if parallel else ""
+    else:
+        body = f"%json {_schema({'anyOf': [_call(form, tool) for tool in tools]})}"
+        more = f"({between} call {end})*" if parallel and form.begin else ""
+    calls = f"{begin} call {end} {more}"
+    rules = [f"call: {body}"]
+    if must or answer is not None:
+        other = "" if must else " | answer"
+        rules += [] if answer is None or must else [f"answer: %json {_schema(answer)}"]
+        return "\n".join([f"start: {calls}{other}", *rules])
+    either, terminals = _text_or(form, calls, end, more, token)
+    return "\n".join([f"start: {_thoughts(tags, token)}({either})", *rules, *terminals])
+
+
+def _text_or(form: Form, calls: str, end: str, more: str, token: Callable[[str], int | None]) -> tuple[str, list[str]]:
+    """Any text, or calls, maybe behind some text: the alternatives and the terminals that they name."""
+    if not form.begin:
+        return f"{calls} | FREE", [r"FREE: /(?s:[^{].*)/"]
+    mark = form.begin.strip()
+    if token(mark) is not None:
+        return f"FREE | FREE? {calls}", [r"FREE: /(?s:.+)/"]
+    escaped, rest = re.escape(mark).replace("/", r"\/"), form.begin[form.begin.index(mark) + len(mark) :]
+    free = rf"/(?s:.*)/ & ~/(?s:.*){escaped}(?s:.*)/"
+    before = rf"/(?s:.*){escaped}/ & ~/(?s:.*){escaped}(?s:.+)/"
+    follow = f"{_marked(rest, token)} " if rest else ""
+    return f"FREE | BEFORE {follow}call {end} {more}", [f"FREE: {free}", f"BEFORE: {before}"]
+
+
+def _thoughts(tags: Tags | None, token: Callable[[str], int | None]) -> str:
+    """Thoughts between tokens of their own, which a text may not contain."""
+    ids = [] if tags is None else [token(tags.begin), token(tags.end)]
+    return "" if not ids or None in ids else f"(<[{ids[0]}]> /(?s:.*)/ <[{ids[1]}]>)? "
+
+
+def _call(form: Form, tool: Tool) -> dict[str, Any]:
+    properties = {"name": {"const": tool.name}, form.arguments: dict(tool.parameters)}
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": ["name", form.arguments],
+        "additionalProperties": False,
+    }
+
+
+def _schema(schema: Mapping[str, Any]) -> str:
+    return json.dumps({**schema, "x-guidance": COMPACT})
+
+
+def quoted(text: str) -> str:
+    """A string of Lark."""
+    return json.dumps(text)
+
+
+def _marked(text: str, token: Callable[[str], int | None]) -> str:
+    """A fixed text in a grammar; added tokens in it by their ids."""
+    mark = text.strip()
+    number = token(mark) if mark else None
+    if number is None:
+        return quoted(text) if text else ""
+    before, after = text.split(mark, 1)
+    return " ".join(filter(None, [quoted(before) if before else "", f"<[{number}]>", quoted(after) if after else ""]))
