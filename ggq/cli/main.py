@@ -36,7 +36,7 @@ COMMANDS = (
     Command("convert", "ggq.cli.commands.convert", "Turn a Hugging Face checkpoint into one quantized file."),
     Command("run", "ggq.cli.commands.run", "Continue a text."),
     Command("chat", "ggq.cli.commands.chat", "Talk with a model that has a chat template."),
-    Command("serve", "ggq.cli.commands.serve", "Answer programs that speak to OpenAI, Anthropic or llama-server."),
+    Command("serve", "ggq.cli.server.serve", "Answer programs that speak to OpenAI, Anthropic or llama-server."),
     Command("embed", "ggq.cli.texts.embed", "Give vectors of texts, or score texts against a query."),
     Command("inspect", "ggq.cli.commands.inspect", "Show what a file holds, without reading its tensors."),
     Command("verify", "ggq.cli.commands.verify", "Check every byte of a file and name what is damaged."),

@@ -1,0 +1,1 @@
+"""The commands about a server: serve, measure one."""
