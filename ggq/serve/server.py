@@ -7,6 +7,7 @@ import logging
 import signal
 import socket
 import sys
+import threading
 from typing import Any
 
 import uvicorn
@@ -86,6 +87,9 @@ def run(
         timeout_keep_alive=75,
         h11_max_incomplete_event_size=64 << 10,
     )
+    if threading.current_thread() is threading.main_thread():
+        for each in (signal.SIGTERM, signal.SIGINT):  # uvicorn raises them again once all is over: that ends well then
+            signal.signal(each, lambda *_: None)
     with listening(host, port) as sock:
         name = f"[{host}]" if ":" in host else host
         log.info("listening on %s://%s:%d", "https" if tls else "http", name, sock.getsockname()[1])
