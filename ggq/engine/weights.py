@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ggq.errors import FormatError, UnsupportedError
+from ggq.errors import FormatError
 from ggq.format.container import Container
-from ggq.format.scheme import TABLE_LIMITS, Geometry, Scheme, round_up
+from ggq.format.scheme import COLUMN_STEP, TABLE_LIMITS, Geometry, Scheme, round_up
 from ggq.quant.matrix import middle, subscale_offset
-from ggq.quant.stored import activation_form, activation_group, segments_of
+from ggq.quant.stored import activation_form, segments_of
 from ggq.quant.transform import checked_order
 
 if TYPE_CHECKING:
@@ -51,7 +51,6 @@ class Weights:
         """A matrix as the kernels see it.
 
         Raises:
-            UnsupportedError: A scheme that no kernel multiplies.
             FormatError: An order of columns that points outside.
         """
         if role not in self._matrices:
@@ -65,11 +64,6 @@ class Weights:
         addresses = {name: self._address(role, name) for name in entry.segments}
         if scheme.kind == "float":
             return Packed(scheme.value, 0, sizes.padded_rows, sizes.columns, 0, addresses["values"])
-        group = activation_group(scheme)
-        if sizes.group % group or group % 32:
-            problem = f"no kernel multiplies groups of {sizes.group} columns"
-            fix = "convert it to groups of 32, 64, 128 or a row"
-            raise UnsupportedError(problem, path=self._container.path, where=f"tensor {entry.name}", fix=fix)
         activations, step = activation_form(self._container, entry)
         if "input_order" in entry.segments:  # kernels read where it says, so its padding is looked at too
             order = self._container.read_segment(entry.name, "input_order").view("<u4")  # a file may change later
@@ -88,7 +82,7 @@ class Weights:
             group=sizes.group,
             codes=addresses["codes"],
             scales=addresses["scales"],
-            middle=middle_number(scheme),
+            middle=middle_number(scheme, self._entries(role) if scheme.kind == "codebook" else None),
             zeros=addresses.get("zeros", 0),
             minimums=addresses.get("minimums", 0),
             sub_bits=scheme.subscale,
@@ -102,13 +96,18 @@ class Weights:
             activation_step=step,
         )
 
+    def _entries(self, role: str) -> np.ndarray:
+        """A codebook, int8."""
+        key = f"{role}/entries"
+        if key not in self._kept:  # once: a file may change later
+            self._kept[key] = self._container.read_segment(self._names[role], "codebook").view(np.int8)
+        return self._kept[key]
+
     def _table(self, role: str) -> int:
-        """Address of a codebook's entries less the least possible one, as 16 unsigned bytes."""
+        """Address of a codebook as the kernels look codes up."""
         key = f"{role}/table"
         if key not in self._kept:  # once: rows of the tape hold the address
-            entries = self._container.read_segment(self._names[role], "codebook").view(np.int8)
-            self._kept[key] = np.zeros(16, np.uint8)
-            self._kept[key][: entries.size] = entries.astype(np.int16) - TABLE_LIMITS[0]
+            self._kept[key] = table_bytes(self.scheme(role), self._entries(role))
         return int(self._kept[key].ctypes.data)
 
     def vector(self, role: str) -> int:
@@ -137,8 +136,22 @@ class Weights:
         return int(view.ctypes.data)
 
 
-def middle_number(scheme: Scheme) -> float:
-    """What is subtracted from the numbers of a scheme without zero-points and minimums (kernels' planes.py)."""
-    if scheme.kind == "codebook":
-        return float(-TABLE_LIMITS[0])
+def middle_number(scheme: Scheme, entries: np.ndarray | None = None) -> float:
+    """What is subtracted from the numbers of a scheme without zero-points and minimums (kernels' planes.py).
+
+    Args:
+        scheme: Of codes.
+        entries: The codebook where it has one: where seven bits hold all entries, less is subtracted.
+    """
+    if entries is not None:
+        least, most = TABLE_LIMITS
+        narrow = scheme.group % COLUMN_STEP == 0 and entries.min() >= least and entries.max() <= most
+        return float(-least) if narrow else 128.0
     return float(middle(scheme)) if scheme.kind == "uniform" else 1.0
+
+
+def table_bytes(scheme: Scheme, entries: np.ndarray) -> np.ndarray:
+    """A codebook as kernels look codes up: 16 unsigned bytes, its entries (int8) plus the scheme's middle number."""
+    table = np.zeros(16, np.uint8)
+    table[: entries.size] = entries.astype(np.int16) + int(middle_number(scheme, entries))
+    return table

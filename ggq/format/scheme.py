@@ -41,7 +41,11 @@ CODEBOOK_BITS = (2, 3, 4)
 """Bits of the codes of a codebook."""
 
 TABLE_LIMITS = (-64, 63)
-"""Least and largest entry of a codebook: seven bits, so that AVX2's product of bytes cannot saturate."""
+"""Least and largest entry of the codebooks that methods make: seven bits, so that AVX2's product of bytes cannot
+saturate and takes the shorter way."""
+
+ENTRY_LIMITS = (-127, 127)
+"""Least and largest entry that a codebook may have."""
 
 TRANSFORMS = ("scale", "order")
 """What may be done to the inputs of a matrix before it is multiplied: the order of columns first, then the scale."""

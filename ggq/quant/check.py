@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ggq.errors import FormatError
-from ggq.format.scheme import COLUMN_STEP, TABLE_LIMITS, TILE_ROWS, UNIT_BYTES, Geometry, Scheme
+from ggq.format.scheme import COLUMN_STEP, ENTRY_LIMITS, TILE_ROWS, UNIT_BYTES, Geometry, Scheme
 from ggq.quant.floats import STORAGE, finite
 from ggq.quant.matrix import largest_code, padding_code
 from ggq.quant.tensors import BLOCK_WEIGHTS
@@ -80,7 +80,7 @@ def _problems(scheme: Scheme, sizes: Geometry, segments: Segments) -> Iterator[s
 
 def _vector_problems(sizes: Geometry, view: MatrixView, index: int) -> Iterator[str]:
     """What is wrong with a codebook, input scales and a column order."""
-    least, most = TABLE_LIMITS
+    least, most = ENTRY_LIMITS
     if view.codebook is not None and ((view.codebook < least) | (view.codebook > most)).any():
         code = int(np.argmax((view.codebook < least) | (view.codebook > most)))
         yield f"codebook entry {code} is {view.codebook[code]}; allowed are {least} to {most} (S4.7)"

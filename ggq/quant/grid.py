@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ggq.format.scheme import SUPER_GROUP, TABLE_LIMITS, Scheme
+from ggq.format.scheme import ENTRY_LIMITS, SUPER_GROUP, Scheme
 from ggq.quant.matrix import QuantizedMatrix, geometry, largest_code, padding_code, subscale_offset
 from ggq.quant.reference import code_levels, level_table, minimum_sizes, step_sizes
 
@@ -238,10 +238,10 @@ def nearest_entries(steps: NDArray[np.float32], table: NDArray[np.float32]) -> N
 
     Args:
         steps: float32, any shape.
-        table: float32 (n,), whole numbers from -64 to 63 in any order; of equal entries the first is taken.
+        table: float32 (n,), whole numbers from -127 to 127 in any order; of equal entries the first is taken.
     """
     # The middles between entries are whole numbers of halves, so it is enough to know each number's upper half.
-    halves = np.arange(2 * TABLE_LIMITS[0], 2 * TABLE_LIMITS[1] + 1)
+    halves = np.arange(2 * ENTRY_LIMITS[0], 2 * ENTRY_LIMITS[1] + 1)
     order = np.argsort(table, kind="stable")
     entries, first = np.unique(table[order], return_index=True)
     codes = order[first].astype(np.uint8)[np.searchsorted((entries[1:] + entries[:-1]) / 2, halves / 2)]
@@ -250,7 +250,7 @@ def nearest_entries(steps: NDArray[np.float32], table: NDArray[np.float32]) -> N
     np.clip(upper, halves[0], halves[-1], out=upper)
     upper -= np.float32(halves[0])
     with np.errstate(invalid="ignore"):  # NaN, under an infinite scale, which `pack` refuses
-        places = upper.astype(np.uint8)
+        places = upper.astype(np.uint16)
     return codes.take(places)
 
 

@@ -17,6 +17,10 @@ GROUP, TOKEN, STATIC = "group", "token", "static"
 """How inputs are rounded to int8: a scale for each group of columns, for each row, or a given one (M-11)."""
 
 
+ACTIVATION_GROUPS = (128, 64, 32, 16)
+"""Columns of an input that share an int8 scale."""
+
+
 class StoredWeight(NamedTuple):
     """A tensor for an interpreter.
 
@@ -106,8 +110,9 @@ def undecodable(container: Container, entry: StoredTensor) -> UnsupportedError:
 def activation_group(scheme: Scheme) -> int:
     """Columns of an activation row that share one int8 scale when they meet such a weight; 0 for float weights.
 
-    It is the weight's own group up to 128, so that one multiplication serves both scales; 32 for a scale per row.
+    It is the largest of ACTIVATION_GROUPS that the weight's own group is a multiple of, so that one multiplication
+    serves both scales; 32 for a scale per row.
     """
     if scheme.kind == "float":
         return 0
-    return 32 if scheme.group == ROW else min(max(scheme.group, 32), 128)
+    return 32 if scheme.group == ROW else next(size for size in ACTIVATION_GROUPS if scheme.group % size == 0)

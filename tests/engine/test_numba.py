@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from ggq.engine.numba_executor import NumbaExecutor
-from ggq.errors import FormatError, UnsupportedError, UsageError
+from ggq.errors import FormatError, UsageError
 from ggq.format import open_reader
 from ggq.format.scheme import FLOAT_BYTES
 from ggq.generate.loading import load, roles_to_names
@@ -222,15 +222,7 @@ def test_gates_are_rounded_at_once_where_nothing_else_reads_them(
     assert (kinds.count("gate"), kinds.count("gate quantize")) == ((0, layers) if fused else (layers, 0))
 
 
-def test_a_group_that_no_kernel_has_is_refused(tmp_path: Path) -> None:
-    """The format has groups of 16 columns; the engine has no kernel for them."""
-    config, path = CONFIGS["grouped"], tmp_path / "m.ggq"
-    write_ggq(path, config, checkpoint(config), "q4-g16")
-    with pytest.raises(UnsupportedError, match="no kernel multiplies groups of 16 columns"):
-        load(path)
-
-
-@pytest.mark.parametrize("name", ["c3-row", "c2-g32+order", "q4-g32-s6+scale+order"])
+@pytest.mark.parametrize("name", ["c3-row", "c2-g32+order", "q4-g32-s6+scale+order", "q6-g16-s8", "q4-g48+order"])
 def test_small_models_of_codebooks_and_transforms(name: str, tmp_path: Path) -> None:
     """A table's memory must live as long as the tape: where little else is allocated, it is used again at once."""
     config, path = CONFIGS["grouped"], tmp_path / "m.ggq"

@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ggq.format.scheme import FLOAT_BYTES, PLANES, SUPER_GROUP, TABLE_LIMITS, Scheme
+from ggq.format.scheme import ENTRY_LIMITS, FLOAT_BYTES, PLANES, SUPER_GROUP, TABLE_LIMITS, Scheme
 from ggq.quant import SCHEMES, encode_tensor, parse_scheme, unpack
 from ggq.quant.reference import level_table, minimum_sizes, step_sizes
 from ggq.quant.stored import activation_group
@@ -29,7 +29,16 @@ pytestmark = pytest.mark.kernels
 
 QUANTIZED = list(dict.fromkeys([*(name for name in SCHEMES if name not in FLOAT_BYTES), *FORMS]))
 WHOLE = ["f32", "f16", "bf16"]
-LEVELS = ("q4m-g32-s6", "q4z-g128-s6", "q4-g256-s6", "q3-g64-s8", "q8m-g64-s8", "ternary-g32-s4", "c3-g64-s6")
+LEVELS = (
+    "q4m-g32-s6",
+    "q4z-g128-s6",
+    "q4-g256-s6",
+    "q3-g64-s8",
+    "q8m-g64-s8",
+    "ternary-g32-s4",
+    "c3-g64-s6",
+    "q6-g16-s8",
+)
 BIT_SIZES = (2, 3, 4, 5, 6, 8)
 
 
@@ -70,8 +79,16 @@ def whole_activations(rng: np.random.Generator, tokens: int, columns: int, group
     return (x * rng.choice([1, 2], (tokens, places[-1] + 1))[:, places]).astype(np.float32)
 
 
-def whole_matrix(rng: np.random.Generator, scheme: Scheme, rows: int, columns: int, form: str) -> Matrix:
-    """Random codes, or all codes as large or as small as can be; steps, zero-points and minimums are small integers."""
+def whole_matrix(
+    rng: np.random.Generator,
+    scheme: Scheme,
+    rows: int,
+    columns: int,
+    form: str,
+    limits: tuple[int, int] = TABLE_LIMITS,
+) -> Matrix:
+    """Random codes, or all codes as large or as small as can be; steps, zero-points and minimums are small integers,
+    entries of a codebook lie between the limits."""
     sizes, top = scheme.geometry((rows, columns)), scheme.codes - 1
     groups = (rows, sizes.groups)
     codes = {
@@ -81,8 +98,8 @@ def whole_matrix(rng: np.random.Generator, scheme: Scheme, rows: int, columns: i
     }[form]
     zeros = {"random": rng.integers(0, top + 1, groups), "largest": np.zeros(groups), "smallest": np.full(groups, top)}
     uppers = rng.choice([1.0, -1.0], (rows, sizes.supers if scheme.subscale else sizes.groups))
-    table = rng.integers(TABLE_LIMITS[0], TABLE_LIMITS[1] + 1, scheme.codes)
-    table[[0, -1]] = TABLE_LIMITS
+    table = rng.integers(limits[0], limits[1] + 1, scheme.codes)
+    table[[0, -1]] = limits
     return coded(scheme, codes, uppers, zeros[form], rng.integers(0, 3, groups), table)
 
 
@@ -112,13 +129,25 @@ def test_whole_numbers_multiply_exactly(name: str, int8: bool) -> None:
 def test_the_largest_sums_do_not_overflow(bits: int, zero: str, codes: str) -> None:
     """The extreme code meets activations of +-127 everywhere: 16-bit sums (AVX2) would saturate or wrap here first."""
     rng = np.random.default_rng(bits)
-    for group, columns in (("g32", 128), ("g128", 128), ("row", 128)):
+    for group, columns in (("g32", 128), ("g128", 128), ("row", 128), ("g16", 128)):
         scheme = parse_scheme(f"q{bits}{zero}-{group}")
         m = whole_matrix(rng, scheme, 16, columns, codes)
         for form in ("up", "down", "pairs"):
             for n in (1, TOKENS):
                 x = whole_activations(rng, n, columns, activation_group(scheme), form)
                 assert_exact([m], x, int8=True)
+
+
+@pytest.mark.parametrize("codes", ["random", "largest", "smallest"])
+@pytest.mark.parametrize("name", ["c2-g32", "c3-g64", "c4-g32", "c4-row", "c4-g16", "c3-g48-s6"])
+def test_entries_that_seven_bits_do_not_hold(name: str, codes: str) -> None:
+    """Entries of the whole of a codebook's range, where 16-bit sums (AVX2) of pairs of products just fit."""
+    scheme, rng = parse_scheme(name), np.random.default_rng(list(name.encode()))
+    m = whole_matrix(rng, scheme, 40, 128, codes, ENTRY_LIMITS)
+    assert m.packed.middle == 128
+    for form, int8 in itertools.product(("random", "up", "down", "pairs"), (True, False)):
+        for n in (1, TOKENS, 2 * TOKENS + 1):
+            assert_exact([m], whole_activations(rng, n, 128, activation_group(scheme), form), int8=int8)
 
 
 @pytest.mark.parametrize("name", ["q4-g32", "q4-g64", "q6-g32-s6"])

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ggq.engine.weights import middle_number
-from ggq.format.scheme import TABLE_LIMITS, Scheme, round_up
+from ggq.engine.weights import middle_number, table_bytes
+from ggq.format.scheme import Scheme, round_up
 from ggq.quant import QuantizedMatrix, decode_tensor, pack
 from ggq.quant.matrix import padding_code, subscale_offset
 from ggq.quant.stored import activation_group
@@ -38,6 +38,9 @@ FORMS = (
     *("q4m-g32", "q5m-row", "q2m-g32-s4", "q4m-g32-s6", "q8m-g64-s8", "q3-g64-s8", "q6-g32-s6", "q8-g32-s4"),
     *("q4-row-s6", "q4z-g128-s6", "ternary-g64", "ternary-g32-s4", "binary-g64", "binary-row"),
     *("c2-g128", "c3-g32-s6", "c4-g32", "c4-row"),
+    *(f"q{bits}-g16" for bits in (2, 3, 4, 5, 6, 8)),
+    *("q6-g16-s8", "q3-g16-s6", "q2m-g16-s4", "q8z-g16", "q4m-g16", "q4-g48", "q5-g96", "q3z-g48-s6", "q4-g160"),
+    *("ternary-g16", "binary-g16", "binary-g48-s4", "c2-g16", "c3-g16-s6", "c4-g16"),
 )
 """Schemes of every form, whether or not they are in the list that is converted to."""
 
@@ -178,9 +181,8 @@ def matrix(scheme: Scheme, shape: tuple[int, int], segments: Mapping[str, Any]) 
     kept = {role: aligned(segment) for role, segment in segments.items()}
     at = {role: address(segment) for role, segment in kept.items()}
     sizes = scheme.geometry(shape)
-    table = np.zeros(16, np.uint8)
-    if scheme.kind == "codebook":
-        table[: 1 << scheme.bits] = segments["codebook"].view(np.int8).astype(np.int16) - TABLE_LIMITS[0]
+    entries = segments["codebook"].view(np.int8) if scheme.kind == "codebook" else None
+    table = np.zeros(16, np.uint8) if entries is None else table_bytes(scheme, entries)
     packed = calls.Packed(
         value=scheme.value,
         bits=0 if scheme.kind == "float" else scheme.bits,
@@ -189,7 +191,7 @@ def matrix(scheme: Scheme, shape: tuple[int, int], segments: Mapping[str, Any]) 
         group=sizes.group,
         codes=at["values"] if scheme.kind == "float" else at["codes"],
         scales=at.get("scales", 0),
-        middle=0.0 if scheme.kind == "float" else middle_number(scheme),
+        middle=0.0 if scheme.kind == "float" else middle_number(scheme, entries),
         zeros=at.get("zeros", 0),
         minimums=at.get("minimums", 0),
         sub_bits=scheme.subscale,

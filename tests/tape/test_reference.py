@@ -151,7 +151,10 @@ def test_tiny_activations_become_zero_and_not_nan() -> None:
     assert not round_activations(x, 32).any()
 
 
-@pytest.mark.parametrize(("group", "shared_columns"), [(32, 32), (64, 64), (128, 128), (256, 128), (16, 32), (ROW, 32)])
+GROUPS = ((32, 32), (64, 64), (128, 128), (256, 128), (96, 32), (160, 32), (16, 16), (48, 16), (ROW, 32))
+
+
+@pytest.mark.parametrize(("group", "shared_columns"), GROUPS)
 def test_the_activation_group_follows_the_weights(group: int, shared_columns: int) -> None:
     assert activation_group(Scheme("uniform", 4, group=group, scale="f16", zero="none")) == shared_columns
 

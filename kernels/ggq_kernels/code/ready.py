@@ -80,6 +80,18 @@ def _gather() -> ModuleType:
     return gather
 
 
+def _half_blocks() -> ModuleType:
+    from ggq_kernels.product import half_blocks
+
+    return half_blocks
+
+
+def _half_tiles() -> ModuleType:
+    from ggq_kernels.product import half_tiles
+
+    return half_tiles
+
+
 def _isa() -> ModuleType:
     from ggq_kernels.vector import isa
 
@@ -176,6 +188,8 @@ MODULES: dict[str, Callable[[], ModuleType]] = {
     "fault": _fault,
     "gate": _gate,
     "gather": _gather,
+    "half_blocks": _half_blocks,
+    "half_tiles": _half_tiles,
     "isa": _isa,
     "linear": _linear,
     "lloyd": _lloyd,

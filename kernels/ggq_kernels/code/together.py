@@ -14,7 +14,16 @@ from ggq_kernels.code import store
 from ggq_kernels.code.ready import module
 from ggq_kernels.run.cores import physical_cores
 
-SECONDS = {"linear_": 5.0, "attention_": 2.5, "tiles_": 2.0, "encode_": 2.0, "search_": 2.0, "quantize": 1.2}
+SECONDS = {
+    "linear_": 5.0,
+    "half_blocks_": 4.0,
+    "attention_": 2.5,
+    "half_tiles_": 2.0,
+    "tiles_": 2.0,
+    "encode_": 2.0,
+    "search_": 2.0,
+    "quantize": 1.2,
+}
 """About what kernels take, by the beginning of their names; others take OTHERS."""
 OTHERS = 0.5
 START = 1.0

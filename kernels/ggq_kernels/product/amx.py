@@ -49,7 +49,15 @@ from ggq_kernels.product.linear import (
     X_BF16,
     aligned_scratch,
 )
-from ggq_kernels.product.planes import BLOCK, BlockNumbers, plane0_bytes, plane1_bytes
+from ggq_kernels.product.planes import (
+    BLOCK,
+    HALF_BLOCK,
+    BlockNumbers,
+    piece_columns,
+    plane0_bytes,
+    plane1_bytes,
+    step_and_negative,
+)
 from ggq_kernels.product.products import ADD, COLUMNS, M_BIAS, M_OUT, M_STRIDE
 from ggq_kernels.product.steps import M_PLANE0, M_PLANE1, M_TABLE, expand_steps
 from ggq_kernels.run.team import release, seen, take
@@ -98,21 +106,22 @@ TOKEN_TILES = 32
 sums, which with 256 KiB of activations and 128 KiB of weights stay in a second-level cache of 2 MiB."""
 SUMS = ROWS * TILE_BYTES
 """Bytes of the sums of a tile of tokens and ROWS of rows."""
-STEPS = 2 * PANEL * 64
+STEPS = 2 * PANEL * (BLOCK // HALF_BLOCK) * 64
 """Bytes of the steps and the offsets of a tile's panel."""
 HEAD = CONFIGURATION + STEPS
 """Bytes of a thread's memory before its panels."""
 
 
-@primitive(types.void, None, F32x16, F32x16, *[types.int64] * 4)
+@primitive(types.void, None, *[types.int64] * 6)
 def expand_block(
-    b: Any, codes: TagType, _: Any, step: Any, offset: Any, plane0: Any, plane1: Any, table: Any, out: Any
+    b: Any, codes: TagType, _: Any, steps: Any, offsets: Any, plane0: Any, plane1: Any, table: Any, out: Any
 ) -> None:
     """Write step * number - offset of 16 rows and 32 columns as a tile of bf16 weights: (16 pairs of columns, 16 rows,
     2). A lane of a quad of codes is a row, as it is in a tile, so that no byte changes its lane but to be paired."""
-    block, negative = BlockNumbers(b, codes, (plane0, plane1), table), b.fneg(offset)
+    block = BlockNumbers(b, codes, (plane0, plane1), table)
     for q in range(BLOCK // 4):
         four, weights = b.bitcast(block.quad(q), I32x16.ir), []
+        step, negative = step_and_negative(b, codes, steps, offsets, q)
         for j in range(4):
             number = b.and_(b.lshr(four, constant(I32x16.ir, 8 * j)), constant(I32x16.ir, 255))
             weights.append(multiply_add(b, step, b.sitofp(number, F32x16.ir), negative))
@@ -130,12 +139,13 @@ def store_pair(b: Any, out: Any, even: Any, odd: Any) -> None:
 def expand_codes(codes: Any, m: int, tile: int, columns: int, first: int, count: int, steps: int, out: int) -> None:
     """Write blocks first .. first + count - 1 of a tile of codes as bf16."""
     blocks, table, offsets = columns // BLOCK, read_i64(m + M_TABLE), steps + STEPS // 2
-    expand_steps(m, tile, BLOCK, 0, first, count, steps, offsets)
+    piece = piece_columns(codes)
+    pieces = BLOCK // piece
+    expand_steps(m, tile, piece, 0, first * pieces, count * pieces, steps, offsets)
     plane0 = read_i64(m + M_PLANE0) + (tile * blocks + first) * plane0_bytes(codes)
     plane1 = read_i64(m + M_PLANE1) + (tile * blocks + first) * plane1_bytes(codes)
-    for i in range(count):
-        step, offset = load_f32(steps + i * 64), load_f32(offsets + i * 64)
-        expand_block(codes, step, offset, plane0, plane1, table, out)
+    for at in range(0, count * pieces * 64, pieces * 64):
+        expand_block(codes, steps + at, offsets + at, plane0, plane1, table, out)
         plane0 += plane0_bytes(codes)
         plane1 += plane1_bytes(codes)
         out += TILE_BYTES

@@ -8,7 +8,7 @@ from numba import float32, int64
 
 from ggq_kernels.code.compiled import inlined, op
 from ggq_kernels.product.operands import EMBED
-from ggq_kernels.product.planes import BLOCK
+from ggq_kernels.product.planes import HALF_BLOCK
 from ggq_kernels.product.steps import (
     M_GROUP,
     M_GROUPS,
@@ -63,8 +63,8 @@ def embed_codes(row: int, team: int) -> None:
         low = read_i64(m + M_PLANE0) + tile * padded * 2 * width0
         high = read_i64(m + M_PLANE1) + tile * padded * 2 * width1
         for c in range(columns):
-            if c % BLOCK == 0:
-                expand_steps(m, tile, BLOCK, 0, c // BLOCK, 1, steps, steps + 64)
+            if c % HALF_BLOCK == 0:
+                expand_steps(m, tile, HALF_BLOCK, 0, c // HALF_BLOCK, 1, steps, steps + 64)
                 if zeros != 0:
                     point = float32(read_u8(zeros + (tile * groups + c // group) * 16 + lane))
             number = field(low, width0, lane, c)

@@ -13,7 +13,7 @@ from typing import Any
 from numba.extending import overload
 
 from ggq_kernels.code.compiled import inlined, op
-from ggq_kernels.product.planes import CODES, TABLE_CODES
+from ggq_kernels.product.planes import CODES, TABLE_CODES, WIDE_TABLE_CODES
 from ggq_kernels.product.products import (
     COLUMNS,
     M_BIAS,
@@ -170,9 +170,13 @@ Q8 = CODES[8]
 C2 = TABLE_CODES[2]
 C3 = TABLE_CODES[3]
 C4 = TABLE_CODES[4]
+W2 = WIDE_TABLE_CODES[2]
+W3 = WIDE_TABLE_CODES[3]
+W4 = WIDE_TABLE_CODES[4]
 F32, F16, BF16 = VALUES["f32"], VALUES["f16"], VALUES["bf16"]
 
 # One small function for each kernel: Numba caches functions by name, and only those that a model asks for are compiled.
+# Tables of wide entries (w) differ in int8 products alone.
 
 
 @op
@@ -273,6 +277,21 @@ def linear_c4_int8(row: int, team: int) -> None:
 @op
 def linear_c4_float32(row: int, team: int) -> None:
     linear_float(FLOAT32, C4, row, team)
+
+
+@op
+def linear_w2_int8(row: int, team: int) -> None:
+    linear_int8(W2, TWO, row, team)
+
+
+@op
+def linear_w3_int8(row: int, team: int) -> None:
+    linear_int8(W3, SINGLE, row, team)
+
+
+@op
+def linear_w4_int8(row: int, team: int) -> None:
+    linear_int8(W4, TWO, row, team)
 
 
 @op

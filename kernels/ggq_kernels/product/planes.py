@@ -1,8 +1,8 @@
 """Codes of 1 to 8 bits taken out of their planes, and their product with activations, 32 columns at a time
 (spec/schemes.md).
 
-A code stands for a whole number below 2**SPAN: itself, an entry of a table (less its least, -64), or 0 and 2 for a
-binary code. What is subtracted from it, and the scale, are kept apart (steps.py).
+A code stands for a whole number below 2**span: itself, an entry of a table (less the least possible one), or 0 and 2
+for a binary code. What is subtracted from it, and the scale, are kept apart (steps.py).
 """
 
 from __future__ import annotations
@@ -41,25 +41,33 @@ from ggq_kernels.vector.simd import (
 
 TABLE_BITS = (2, 3, 4)
 """Bits of codes that may stand for entries of a table."""
-ENTRY_BITS = 7
-"""Bits of a table's entries, once the least one (-64) is subtracted."""
-
-CODES = {bits: Tag("codes", bits, False) for bits in PLANES}
-"""The tag of each code width, an argument of the products below."""
-TABLE_CODES = {bits: Tag("codes", bits, True) for bits in TABLE_BITS}
-"""The same for codes that are places in a table."""
+ENTRY_BITS, WIDE_ENTRY_BITS = 7, 8
+"""Bits of a table's entries, once the least one (-64, or -128) is subtracted."""
 
 _BYTES, _WORDS = ir.VectorType(I8, 64), ir.VectorType(I16, 32)
 BLOCK = 32
 """Columns handled at a time: one unit of a 1-bit plane."""
 BLOCK_BYTES = 16 * BLOCK
 """Bytes of a block whose codes have been taken out of their planes."""
+HALF_BLOCK = 16
+"""Columns of a piece where a group ends in the middle of a block (half_blocks.py)."""
+
+CODES = {bits: Tag("codes", bits, 0, BLOCK) for bits in PLANES}
+"""The tag of each code width, an argument of the products below: bits, bits of a table's entries (0 without), and
+columns that surely share a step."""
+TABLE_CODES = {bits: Tag("codes", bits, ENTRY_BITS, BLOCK) for bits in TABLE_BITS}
+"""The same for codes that are places in a table."""
+WIDE_TABLE_CODES = {bits: Tag("codes", bits, WIDE_ENTRY_BITS, BLOCK) for bits in TABLE_BITS}
+"""The same for tables with entries that seven bits do not hold."""
+HALF_CODES = {bits: Tag("codes", bits, 0, HALF_BLOCK) for bits in PLANES}
+HALF_TABLE_CODES = {bits: Tag("codes", bits, WIDE_ENTRY_BITS, HALF_BLOCK) for bits in TABLE_BITS}
+"""The same of groups that end in the middle of a block; tables of any entries."""
 
 
 def span(codes: TagType) -> int:
     """Bits of the numbers that codes stand for."""
-    bits, table = codes.values
-    return ENTRY_BITS if table else max(bits, 2)
+    bits, entry_bits, _ = codes.values
+    return entry_bits or max(bits, 2)
 
 
 class BlockNumbers:
@@ -67,8 +75,9 @@ class BlockNumbers:
 
     def __init__(self, b: Any, codes: TagType, addresses: tuple[Any, Any], table: Any) -> None:
         self.b, self.addresses = b, addresses
-        self.bits, tabled = codes.values
-        self.table = load(b, table, ir.VectorType(I8, 16), 1) if tabled else None
+        self.bits, entry_bits, _ = codes.values
+        self.span = span(codes)
+        self.table = load(b, table, ir.VectorType(I8, 16), 1) if entry_bits else None
         self.units: dict[tuple[int, int], Any] = {}
         self.pairs: dict[int, Any] = {}
 
@@ -111,7 +120,7 @@ class BlockNumbers:
     def signed_quad(self, q: int) -> Any:
         """The same as `Products` wants it: less 128 where this target multiplies signed bytes."""
         value = self.quad(q)
-        return self.b.xor(value, constant(_BYTES, 128)) if self.bits >= SIGNED else value
+        return self.b.xor(value, constant(_BYTES, 128)) if self.span >= SIGNED else value
 
 
 def _sums(codes: TagType, acc: Tile | TagType, *_: Any) -> Tile:
@@ -185,7 +194,7 @@ def _dot_planes(b: Any, codes: TagType, products: Products, planes: Any, table: 
         products.dot(block.signed_quad(q), at, 4 * (first + q) * m)
 
 
-def _prefetch_block(b: Any, codes: TagType, planes: Any, k: Any, ahead: Any) -> None:
+def prefetch_block(b: Any, codes: TagType, planes: Any, k: Any, ahead: Any) -> None:
     """Ask for the codes that lie `ahead` bytes behind those of a block."""
     for plane, width in zip(planes, PLANES[codes.values[0]]):
         later = b.add(_behind(b, plane, k, 64 * width), ahead)
@@ -215,7 +224,7 @@ def dot_block(
 
     def add(products: list[Products], blocks: Blocks) -> None:
         for k in blocks:
-            _prefetch_block(b, codes, (plane0, plane1), k, I64(AHEAD))
+            prefetch_block(b, codes, (plane0, plane1), k, I64(AHEAD))
             _dot_planes(b, codes, products[0], (plane0, plane1), table, x, k)
 
     sums = _over_blocks(b, count, lambda: [_products(b, codes, kind, acc)], add)
@@ -254,7 +263,7 @@ def dot_tiles(
     def add(products: list[Products | Lookups], blocks: Blocks) -> None:
         for each, place in zip(products, places):
             for k in blocks:
-                _prefetch_block(b, codes, place, k, ahead)
+                prefetch_block(b, codes, place, k, ahead)
                 if isinstance(each, Lookups):
                     each.add(_behind(b, place[0], k, 64), x, k * BLOCK * TABLE_BYTES)
                 else:
@@ -284,32 +293,31 @@ def unpack_block(b: Any, codes: TagType, _: Any, plane0: Any, plane1: Any, table
         store(b, block.signed_quad(q), b.add(quads, I64(64 * q)), 64)
 
 
-@primitive(
-    lambda codes, acc, *_: acc,
-    *(None, None, F32x16, F32x16),
-    *(types.int64, types.int64, types.int64, types.int64, types.int64),
-)
+@primitive(lambda codes, acc, *_: acc, None, None, *[types.int64] * 7)
 def outer_block(
     b: Any,
     codes: TagType,
     tile: Tile,
     _: Any,
     acc: Any,
-    step: Any,
-    offset: Any,
+    steps: Any,
+    offsets: Any,
     plane0: Any,
     plane1: Any,
     table: Any,
     x: Any,
     stride: Any,
 ) -> Any:
-    """row i += (step * number - offset of 16 rows and 32 columns) . the float32 activations at x + i * stride bytes."""
+    """row i += (step * number - offset of 16 rows and 32 columns) . the float32 activations at x + i * stride bytes.
+
+    `steps` and `offsets` are addresses of 16 float32 for each piece of the block: one, or two where groups end within.
+    """
     block = BlockNumbers(b, codes, (plane0, plane1), table)
     sums = [b.extract_value(acc, i) for i in range(tile.m)]
     sources = [b.add(x, b.mul(stride, I64(i))) for i in range(tile.m)]
-    negative = b.fneg(offset)
     for q in range(BLOCK // 4):
         four = b.bitcast(block.quad(q), I32x16.ir)
+        step, negative = step_and_negative(b, codes, steps, offsets, q)
         for j in range(4):
             byte = b.lshr(four, constant(I32x16.ir, 8 * j)) if j else four
             number = b.sitofp(b.and_(byte, constant(I32x16.ir, 255)), F32x16.ir)
@@ -318,6 +326,18 @@ def outer_block(
                 value = load(b, sources[i], FLOAT, 4, 4 * (4 * q + j))
                 sums[i] = multiply_add(b, weight, splat(b, F32x16.ir, value), sums[i])
     return rows(b, tile, lambda i: sums[i])
+
+
+def step_and_negative(b: Any, codes: TagType, steps: Any, offsets: Any, quad: int) -> tuple[Any, Any]:
+    """The step of a quad of columns of a block, and its offset with the other sign."""
+    at = 64 * (4 * quad // codes.values[2])
+    return load(b, steps, F32x16.ir, 64, at), b.fneg(load(b, offsets, F32x16.ir, 64, at))
+
+
+@primitive(types.int64, None)
+def piece_columns(b: Any, codes: TagType, _: Any) -> Any:
+    """Columns that surely share a step."""
+    return I64(codes.values[2])
 
 
 @primitive(types.int64, None)

@@ -30,6 +30,7 @@ from ggq_kernels.product.planes import (
     outer_add,
     outer_add_tiles,
     outer_block,
+    piece_columns,
     plane0_bytes,
     plane1_bytes,
     scale_add,
@@ -346,15 +347,14 @@ def multiply_float(codes: Any, many: Any, m: int, tile: int, row: int, token: in
     blocks, table = columns // BLOCK, read_i64(m + M_TABLE)
     plane0 = read_i64(m + M_PLANE0) + tile * blocks * plane0_bytes(codes)
     plane1 = read_i64(m + M_PLANE1) + tile * blocks * plane1_bytes(codes)
-    x = read_i64(row + X) + token * stride
-    steps, offsets = scratch, scratch + PANEL * 2
+    x, piece = read_i64(row + X) + token * stride, piece_columns(codes)
+    steps, offsets = scratch, scratch + PANEL * 4
     total = tile_zeros(many)
     for start in range(0, columns, PANEL):
-        count = min(PANEL, columns - start) // BLOCK
-        expand_steps(m, tile, BLOCK, 0, start // BLOCK, count, steps, offsets)
-        for i in range(count):
-            step, offset = load_f32(steps + i * 64), load_f32(offsets + i * 64)
-            total = outer_block(codes, total, step, offset, plane0, plane1, table, x, stride)
+        count = min(PANEL, columns - start) // piece
+        expand_steps(m, tile, piece, 0, start // piece, count, steps, offsets)
+        for at in range(0, count * 64, BLOCK // piece * 64):
+            total = outer_block(codes, total, steps + at, offsets + at, plane0, plane1, table, x, stride)
             plane0 += plane0_bytes(codes)
             plane1 += plane1_bytes(codes)
             x += BLOCK * 4

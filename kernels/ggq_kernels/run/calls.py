@@ -8,6 +8,7 @@ of the batch.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,7 +40,17 @@ from ggq_kernels.row.calls import (
     softcap_row,
     transform_row,
 )
-from ggq_kernels.run.rows import BF16_TOKENS, MAY_BE_EMPTY, Int8Rows, Rows, addresses_later, link, operands, row
+from ggq_kernels.run.rows import (
+    BF16_TOKENS,
+    MAY_BE_EMPTY,
+    HasAddress,
+    Int8Rows,
+    Rows,
+    addresses_later,
+    link,
+    operands,
+    row,
+)
 from ggq_kernels.scan.calls import LANES, ScanSizes, StateRuns, conv_row, delta_row, ssm_row
 
 __all__ = [
@@ -89,6 +100,7 @@ __all__ = [
 # Not imported: that would import Numba, which a process with saved kernels does without.
 linear, products, steps = (ready.module(name) for name in ("linear", "products", "steps"))
 amx, bf16, embed = (ready.module(name) for name in ("amx", "bf16", "embed"))
+half_blocks, half_tiles = (ready.module(name) for name in ("half_blocks", "half_tiles"))
 FLOAT_ROWS, TOKENS = ready.module("isa").FLOAT_ROWS, ready.module("isa").TOKENS
 AMX = ready.module("isa").AMX
 
@@ -96,6 +108,8 @@ CACHE_BYTES = 192 * 1024
 """Activations of a block of tokens that shall stay in a core's second-level cache while it goes through its rows."""
 CHUNK_BYTES = 128 * 1024
 """Bytes of weights, about, that a thread takes at most where it goes through them again for each block of tokens."""
+WIDE_MIDDLE = 128.0
+"""What is subtracted from the entries of a table that seven bits do not hold."""
 EVERY = 1 << 62
 """More tokens than there are."""
 MOST_ROWS = max(TOKENS, FLOAT_ROWS)
@@ -127,7 +141,7 @@ class Packed:
         zeros, minimums: Addresses of the segments.
         sub_bits: Bits of the sub-scales, 0 for none; `sub_scales` and `sub_minimums` are addresses of the segments,
             `sub_lowest` is what is subtracted from the former.
-        table: Address of 16 bytes, the entries that codes stand for less the least possible one.
+        table: Address of 16 bytes, the entries that codes stand for, plus `middle`.
         order: Address of uint32 (columns,): where stored columns come from.
         column_scale: Address of float32 (columns,): what the activations of stored columns are multiplied with.
         activations: How they are rounded to int8: "group", "token", or "static" with the float32 `activation_step`.
@@ -156,7 +170,8 @@ class Packed:
     @property
     def kind(self) -> tuple[object, ...]:
         """What matrices of one operation must have in common."""
-        return self.value, self.bits, self.table != 0, self.columns, self.group, *self.source
+        wide = self.table != 0 and self.middle == WIDE_MIDDLE
+        return self.value, self.bits, self.table != 0, wide, self.columns, self.group, *self.source
 
     @property
     def source(self) -> tuple[object, ...]:
@@ -206,8 +221,6 @@ def linear_row(
     """outs = source @ matrices.T (+ biases), or added to outs; all matrices are of one kind, `table` are their
     `descriptors`."""
     first, int8 = matrices[0], isinstance(source, Int8Rows)
-    name = first.value or f"{'c' if first.table else 'q'}{first.bits}"
-    form = "" if first.value else "_int8" if int8 else "_float32"
     tiles = sum(m.rows for m in matrices) // 16
     width = TOKENS if int8 else FLOAT_ROWS
     row_bytes, tile_bytes = first.columns * (1 if int8 else 4), 2 * first.columns * (first.bits or 32)
@@ -229,8 +242,19 @@ def linear_row(
         given |= {products.X_SCALE: source.scales, products.X_OFFSET: source.offsets, products.X_SUM: source.sums}
     else:
         given |= {products.X: source.address, products.X_STRIDE: source.stride}
-    many = getattr(amx, f"tiles_{name}") if source.bf16 else None
-    return row(getattr(linear, f"linear_{name}{form}"), given, many=many)
+    one, many = _kernels(first, int8)
+    return row(one, given, many=many() if source.bf16 else None)
+
+
+def _kernels(matrix: Packed, int8: bool) -> tuple[HasAddress, Callable[[], HasAddress]]:
+    """The product with such a matrix, and what gives that of many tokens by tiles."""
+    if matrix.value:
+        return getattr(linear, f"linear_{matrix.value}"), lambda: getattr(amx, f"tiles_{matrix.value}")
+    name, form = f"{'c' if matrix.table else 'q'}{matrix.bits}", "int8" if int8 else "float32"
+    if matrix.group % products.BLOCK:
+        return getattr(half_blocks, f"half_blocks_{name}_{form}"), lambda: getattr(half_tiles, f"half_tiles_{name}")
+    wide = f"w{matrix.bits}" if int8 and matrix.table and matrix.middle == WIDE_MIDDLE else name
+    return getattr(linear, f"linear_{wide}_{form}"), lambda: getattr(amx, f"tiles_{name}")
 
 
 def few(matrix: Packed) -> int:

@@ -8,12 +8,10 @@ from numpy.typing import NDArray
 from ggq.quant.methods.transforms.awq import normalized
 from ggq.quant.methods.transforms.transform import Floats, SharedInputs, best_trial
 from ggq.quant.reference import decode
+from ggq.quant.stored import activation_group
 
 STRENGTHS = np.arange(0, 11) / 10
 """Migration strengths that are tried."""
-
-LARGEST_GROUP = 128
-"""Columns, at most, of inputs that share a scale where they are rounded by groups (`engine.tape.activation_group`)."""
 
 CLIPS = np.arange(20, 5, -1) / 20
 """Shares of the largest input that are tried as the end of a static range."""
@@ -50,18 +48,11 @@ def rounded_error(shared: SharedInputs, scale: Floats | None) -> float:
     for consumer, exact in zip(shared.consumers, shared.products, strict=True):
         weights = consumer.weights if scale is None else consumer.weights * scale
         rounded = decode(consumer.rounder.quantize(weights, consumer.scheme))
-        group = activation_columns(consumer.scheme.group, shared.columns, shared.activations)
+        group = activation_group(consumer.scheme) if shared.activations == "group" else shared.columns
         step = largest.max() / 127 if shared.activations == "static" else None
         error = round_inputs(x, group, step) @ rounded.T - exact
         total += float(np.square(error, dtype=np.float64).sum() / max(np.square(exact, dtype=np.float64).sum(), 1e-30))
     return total
-
-
-def activation_columns(group: int, columns: int, activations: str) -> int:
-    """Columns of inputs that share a scale: the weights' own group up to LARGEST_GROUP, or all."""
-    if activations != "group":
-        return columns
-    return min(max(group or 32, 32), LARGEST_GROUP)
 
 
 def round_inputs(x: Floats, group: int, step: float | None = None) -> Floats:
