@@ -18,12 +18,15 @@ from ggq.errors import UsageError
 from ggq.format import Writer
 from ggq.format.paths import check_place
 from ggq.format.scheme import Scheme
-from ggq.gguf.container import SPARE, Entry, GGUFModel
+from ggq.gguf.container import Entry, GGUFModel
 from ggq.models.family import TensorSpec
 from ggq.models.names import Tensor
 from ggq.quant import Error, ErrorSum, Method, decode_tensor, encode_tensor, scheme_name
 from ggq.quant.matrix import geometry
 from ggq.quant.small import refuse_small
+
+GROWN = 1.02
+"""A tensor is told to have grown where it has become more than so many times as large."""
 
 ALLOWED = {"force", "progress", "report", "scheme", "method", "embedding", "keep", "workers"}
 """Options that mean something for a file that is quantized already."""
@@ -81,7 +84,7 @@ def _write(model: GGUFModel, writer: Writer, recipe: Recipe | None, options: Opt
             options.progress(done, total, name)
         scheme, method = _choice(entry, recipe)
         source = model.reader.tensors[name]
-        if recipe is None and "requantized" not in entry.attributes:
+        if recipe is None:
             segments, error = model.segments(name), Error(0.0, float("inf"), 0.0)
         else:
             numbers = model.numbers(name)
@@ -90,14 +93,11 @@ def _write(model: GGUFModel, writer: Writer, recipe: Recipe | None, options: Opt
             decoded = decode_tensor(scheme, entry.shape, segments)
             columns = entry.shape[-1]
             total_error.add(numbers.reshape(-1, columns), decoded.reshape(-1, columns))
-            refuse_small(scheme, total_error, numbers.size, name, model.path, "" if recipe else f"--scheme {SPARE} ")
+            refuse_small(scheme, total_error, numbers.size, name, model.path)
             error = total_error.error()
         figures = {key: float(f"{value:.4g}") for key, value in error._asdict().items()}
-        kept = {key: value for key, value in entry.attributes.items() if key != "requantized" or recipe is None}
-        named = {"method": "absmax" if method is None else method.name} if scheme.kind != "float" else {}
-        if recipe is None and "requantized" not in entry.attributes:
-            named = {}
-        writer.add_tensor(name, entry.shape, scheme, segments, {**kept, **named, **figures})
+        named = {} if recipe is None or method is None else {"method": method.name}
+        writer.add_tensor(name, entry.shape, scheme, segments, {**entry.attributes, **named, **figures})
         done += source.bytes or 0
         yield TensorResult(
             name=name,
@@ -120,21 +120,39 @@ def _choice(entry: Entry, recipe: Recipe | None) -> tuple[Scheme, Method | None]
     return recipe.choose(TensorSpec(str(entry.attributes["role"]), entry.shape, Tensor(entry.name)))
 
 
+def _before(model: GGUFModel, result: TensorResult) -> int:
+    """Bytes of a tensor in the GGUF file."""
+    return model.reader.tensors[result.name].bytes or 0
+
+
+def _kinds_and_sizes(model: GGUFModel, results: list[TensorResult]) -> tuple[str, str]:
+    """The types of some tensors, and how many bytes they had and have."""
+    kinds = ", ".join(dict.fromkeys(result.source_dtype for result in results))
+    before, now = sum(_before(model, result) for result in results), sum(result.bytes for result in results)
+    return kinds, f"{before} bytes became {now}"
+
+
 def _report(model: GGUFModel, out: Path, digest: bytes, start: float, results: list[TensorResult]) -> Report:
     seconds = time.perf_counter() - start
     source = sum(tensor.bytes or 0 for tensor in model.reader.tensors.values())
     matrices = [result for result in results if len(result.shape) > 1]
     weights = sum(prod(result.shape) for result in matrices)
     anew = [result for result in matrices if result.relative_rmse > 0]
+    exact = [result for result in matrices if result.relative_rmse == 0]
+    larger = [result for result in exact if _before(model, result) * GROWN < result.bytes]
     notes = []
     if anew:
-        kinds = ", ".join(dict.fromkeys(result.source_dtype for result in anew))
-        size = sum(result.bytes for result in anew)
-        before = sum(model.reader.tensors[result.name].bytes or 0 for result in anew)
         worst = max(result.relative_rmse for result in anew)
+        kinds, sizes = _kinds_and_sizes(model, anew)
         notes.append(
-            f"{len(anew)} of {len(matrices)} matrices ({kinds}) are quantized anew: {before} bytes became {size},"
-            f" with a relative error of up to {worst:.2g}"
+            f"{len(anew)} of {len(matrices)} matrices ({kinds}) are quantized anew: {sizes}, with a relative error of"
+            f" up to {worst:.2g}"
+        )
+    if larger:
+        kinds, sizes = _kinds_and_sizes(model, larger)
+        notes.append(
+            f"{len(larger)} of {len(matrices)} matrices ({kinds}) are kept number for number in larger schemes:"
+            f" {sizes}; --scheme quantizes them anew"
         )
     return Report(
         path=out,

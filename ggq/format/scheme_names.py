@@ -32,7 +32,7 @@ SCHEMES: tuple[str, ...] = (
 KIND_BITS = {"ternary": 2, "binary": 1}
 """Kinds that are named by themselves, and the bits of their codes."""
 
-FILLED = {"nf4": ("c4", "nf4")}
+FILLED = {"nf4": ("c4", "nf4"), "mxfp4": ("c4", "mxfp4")}
 """Beginnings of names that people know and that say more than a scheme: what a scheme's name has there, the method."""
 
 _ZEROS = {"": "none", "z": "code", "m": "minimum"}

@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ggq.quant.methods.published import FP4_TABLE
+
 Blocks = NDArray[Any]  # of uint8; operators on it give types that depend on NumPy's version
 Floats = NDArray[np.float32]
 
-FP4 = np.array([0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12], np.float32)
+FP4 = FP4_TABLE.astype(np.float32)
 """Twice the numbers of E2M1."""
 
 

@@ -17,7 +17,7 @@ from ggq.errors import UnsupportedError
 from ggq.format.gguf.types import TYPES, type_name
 from ggq.gguf.block_parts import FP4, Blocks, Floats, f16_of, nibbles
 from ggq.gguf.grid_blocks import GRID_FLOATS
-from ggq.quant import parse_scheme
+from ggq.gguf.level_matrices import IQ4, LEVEL_MATRICES, LEVEL_SCHEMES, iq4_xs_codes, iq4_xs_scales, made, tq1_0_digits
 from ggq.quant.matrix import QuantizedMatrix
 from ggq.quant.reference import decode
 
@@ -43,20 +43,23 @@ def numbers(kind: int, blocks: Blocks) -> Floats:
 
 
 def matrix(kind: int, blocks: Blocks) -> QuantizedMatrix | None:
-    """The quantized matrix that blocks are; None for floats, and for types that no scheme expresses."""
+    """The quantized matrix that blocks are; None for floats.
+
+    Raises:
+        UnsupportedError: Scales of MXFP4 that f16 does not hold.
+    """
     return MATRICES[kind](blocks) if kind in MATRICES else None
 
 
-def scheme_of(kind: int) -> str | None:
-    """The name of the scheme that expresses a type exactly; None where there is none."""
-    return SCHEMES.get(kind)
+def scheme_of(kind: int) -> str:
+    """The name of the scheme that expresses a type exactly.
 
-
-def _made(
-    name: str, codes: Blocks, scales: NDArray[np.float16], columns: int, **more: NDArray[np.generic]
-) -> QuantizedMatrix:
-    flat = codes.reshape(len(codes), -1).astype(np.uint8, copy=False)
-    return QuantizedMatrix(parse_scheme(name), (len(codes), columns), flat, scales, **more)  # type: ignore[arg-type]
+    Raises:
+        UnsupportedError: A type that is not read.
+    """
+    if kind not in SCHEMES:
+        raise UnsupportedError(f"tensors of type {type_name(kind)} cannot be decoded by this version")
+    return SCHEMES[kind]
 
 
 def _fifth_bits(blocks: Blocks, start: int) -> Blocks:
@@ -66,24 +69,24 @@ def _fifth_bits(blocks: Blocks, start: int) -> Blocks:
 
 
 def _q4_0(b: Blocks) -> QuantizedMatrix:
-    return _made("q4-g32", nibbles(b[..., 2:]), f16_of(b, 0), b.shape[1] * 32)
+    return made("q4-g32", nibbles(b[..., 2:]), f16_of(b, 0), b.shape[1] * 32)
 
 
 def _q4_1(b: Blocks) -> QuantizedMatrix:
-    return _made("q4m-g32", nibbles(b[..., 4:]), f16_of(b, 0), b.shape[1] * 32, minimums=-f16_of(b, 2))
+    return made("q4m-g32", nibbles(b[..., 4:]), f16_of(b, 0), b.shape[1] * 32, minimums=-f16_of(b, 2))
 
 
 def _q5_0(b: Blocks) -> QuantizedMatrix:
-    return _made("q5-g32", nibbles(b[..., 6:]) | _fifth_bits(b, 2), f16_of(b, 0), b.shape[1] * 32)
+    return made("q5-g32", nibbles(b[..., 6:]) | _fifth_bits(b, 2), f16_of(b, 0), b.shape[1] * 32)
 
 
 def _q5_1(b: Blocks) -> QuantizedMatrix:
     codes = nibbles(b[..., 8:]) | _fifth_bits(b, 4)
-    return _made("q5m-g32", codes, f16_of(b, 0), b.shape[1] * 32, minimums=-f16_of(b, 2))
+    return made("q5m-g32", codes, f16_of(b, 0), b.shape[1] * 32, minimums=-f16_of(b, 2))
 
 
 def _q8_0(b: Blocks) -> QuantizedMatrix:
-    return _made("q8-g32", b[..., 2:] ^ 128, f16_of(b, 0), b.shape[1] * 32)
+    return made("q8-g32", b[..., 2:] ^ 128, f16_of(b, 0), b.shape[1] * 32)
 
 
 def _pairs_of_six(packed: Blocks) -> tuple[Blocks, Blocks]:
@@ -97,7 +100,7 @@ def _pairs_of_six(packed: Blocks) -> tuple[Blocks, Blocks]:
 def _with_minimums(name: str, b: Blocks, codes: Blocks, d: int) -> QuantizedMatrix:
     scales, minimums = _pairs_of_six(b[..., d + 4 : d + 16])
     rows = len(b)
-    return _made(
+    return made(
         name,
         codes,
         f16_of(b, d),
@@ -129,7 +132,7 @@ def _q6_k(b: Blocks) -> QuantizedMatrix:
     high = b[..., 128:192].reshape(*b.shape[:2], 2, 1, 32) >> np.arange(0, 8, 2, dtype=np.uint8)[:, None] & 3
     codes = nibbles(low).reshape(*b.shape[:2], 2, 4, 32) | high << 4
     scales = b[..., 192:208] ^ 128
-    return _made(
+    return made(
         "q6-g16-s8",
         codes,
         np.repeat(f16_of(b, 208), 2, axis=1),
@@ -146,7 +149,7 @@ def _quarters(packed: Blocks) -> Blocks:
 
 def _q2_k(b: Blocks) -> QuantizedMatrix:
     rows = len(b)
-    return _made(
+    return made(
         "q2m-g16-s4",
         _quarters(b[..., 16:80]),
         np.repeat(f16_of(b, 80), 2, axis=1),
@@ -163,7 +166,7 @@ def _q3_k(b: Blocks) -> QuantizedMatrix:
     low, top = b[..., 96:104], b[..., 104:108]
     fours = np.concatenate([low & 15, low >> 4], axis=-1)
     twos = (top[..., None, :] >> np.arange(0, 8, 2, dtype=np.uint8)[:, None] & 3).reshape(*b.shape[:2], 16)
-    return _made(
+    return made(
         "q3-g16-s6",
         _quarters(b[..., 32:96]) | high << 2,
         np.repeat(f16_of(b, 108), 2, axis=1),
@@ -173,7 +176,7 @@ def _q3_k(b: Blocks) -> QuantizedMatrix:
 
 
 def _tq2_0(b: Blocks) -> QuantizedMatrix:
-    return _made("ternary-g256", _quarters(b[..., :64]), f16_of(b, 64), b.shape[1] * 256)
+    return made("ternary-g256", _quarters(b[..., :64]), f16_of(b, 64), b.shape[1] * 256)
 
 
 def _f32(b: Blocks) -> Floats:
@@ -193,23 +196,17 @@ def _f64(b: Blocks) -> Floats:
         return np.ascontiguousarray(b).view("<f8")[..., 0].astype(np.float32)
 
 
-IQ4 = np.array([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.float32)
-"""Levels of IQ4_NL and IQ4_XS."""
+LEVELS = np.array(IQ4, np.float32)
 
 
 def _iq4_nl(b: Blocks) -> Floats:
-    levels = IQ4[nibbles(b[..., 2:])]
+    levels = LEVELS[nibbles(b[..., 2:])]
     return (f16_of(b, 0).astype(np.float32)[..., None] * levels).reshape(len(b), -1)
 
 
 def _iq4_xs(b: Blocks) -> Floats:
-    """Eight scales of six bits: four in nibbles, two in the bits of a 16-bit number."""
-    high = np.ascontiguousarray(b[..., 2:4]).view("<u2") >> np.arange(0, 16, 2, dtype=np.uint16) & 3
-    low = np.stack([b[..., 4:8] & 15, b[..., 4:8] >> 4], axis=-1).reshape(*b.shape[:2], 8)
-    scales = (low | (high << 4).astype(np.uint8)).astype(np.float32) - 32
-    steps = f16_of(b, 0).astype(np.float32)[..., None] * scales
-    levels = IQ4[nibbles(b[..., 8:].reshape(*b.shape[:2], 8, 16))]
-    return (steps[..., None] * levels).reshape(len(b), -1)
+    steps = f16_of(b, 0).astype(np.float32)[..., None] * iq4_xs_scales(b).astype(np.float32)
+    return (steps[..., None] * LEVELS[iq4_xs_codes(b)]).reshape(len(b), -1)
 
 
 def _mxfp4(b: Blocks) -> Floats:
@@ -221,13 +218,7 @@ def _mxfp4(b: Blocks) -> Floats:
 
 
 def _tq1_0(b: Blocks) -> Floats:
-    """Five ternary digits a byte, as a fraction of 256; the last four bytes have four."""
-    powers = np.array([1, 3, 9, 27, 81], np.uint8)[:, None]
-    parts = [
-        (b[..., None, start:stop] * powers[:count]).reshape(*b.shape[:2], -1)
-        for start, stop, count in ((0, 32, 5), (32, 48, 5), (48, 52, 4))
-    ]
-    digits = (np.concatenate(parts, axis=-1).astype(np.uint16) * 3 >> 8).astype(np.float32) - 1
+    digits = tq1_0_digits(b).astype(np.float32) - 1
     return (f16_of(b, 52).astype(np.float32)[..., None] * digits).reshape(len(b), -1)
 
 
@@ -239,7 +230,7 @@ def _q2_0(b: Blocks) -> Floats:
 
 def _q1_0(b: Blocks) -> QuantizedMatrix:
     bits = np.unpackbits(np.ascontiguousarray(b[..., 2:]), axis=-1, bitorder="little")
-    return _made("binary-g128", bits, f16_of(b, 0), b.shape[1] * 128)
+    return made("binary-g128", bits, f16_of(b, 0), b.shape[1] * 128)
 
 
 MATRICES: dict[int, Callable[[Blocks], QuantizedMatrix]] = {
@@ -255,12 +246,14 @@ MATRICES: dict[int, Callable[[Blocks], QuantizedMatrix]] = {
     14: _q6_k,
     35: _tq2_0,
     41: _q1_0,
+    **LEVEL_MATRICES,
 }
-"""Types that a scheme expresses."""
+"""Types that a scheme expresses: all but floats, of which F32, F16 and BF16 are schemes of their own."""
 
 SCHEMES: dict[int, str] = {
     0: "f32",
     1: "f16",
+    28: "f32",
     2: "q4-g32",
     3: "q4m-g32",
     6: "q5-g32",
@@ -274,8 +267,9 @@ SCHEMES: dict[int, str] = {
     30: "bf16",
     35: "ternary-g256",
     41: "binary-g128",
+    **LEVEL_SCHEMES,
 }
-"""Names of the schemes that express types exactly."""
+"""Names of the schemes that express types exactly, F64 as far as float32 does."""
 
 FLOATS: dict[int, Callable[[Blocks], Floats]] = {
     0: _f32,
@@ -289,4 +283,4 @@ FLOATS: dict[int, Callable[[Blocks], Floats]] = {
     42: _q2_0,
     **GRID_FLOATS,
 }
-"""Types that are decoded."""
+"""Types whose numbers are computed in the order that ggml has, without a matrix."""

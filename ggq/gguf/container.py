@@ -25,10 +25,9 @@ from ggq.gguf.vocabulary import Vocabulary
 from ggq.models.build import role_shapes
 from ggq.models.metadata import to_metadata
 from ggq.models.registry import find_architecture
-from ggq.quant import ErrorSum, encode_tensor, parse_scheme
+from ggq.quant import encode_tensor, parse_scheme
 from ggq.quant.floats import from_float32
 from ggq.quant.matrix import geometry
-from ggq.quant.small import refuse_small
 from ggq.quant.tiles import empty_segments, pack_rows, view_matrix
 
 STEMS = {
@@ -51,9 +50,6 @@ STEMS = {
 OUTER = {"embedding": "token_embd", "norm": "output_norm", "output": "output"}
 
 FACTORS = "rope_freqs.weight"
-
-SPARE = "q8-g32"
-"""The scheme of a type that no kernel computes: eight bits, whose error is a fraction of what the type itself made."""
 
 BLOCK_ROWS = 1 << 11
 
@@ -118,8 +114,6 @@ class GGUFModel:
 
     Args:
         path: The file.
-        exact: Keep every type in the scheme that expresses it, also where no kernel computes that; else such a tensor
-            is encoded anew in eight bits, which its attribute "requantized" tells.
 
     Raises:
         FormatError: It is no GGUF file, or breaks a rule of the format.
@@ -127,8 +121,8 @@ class GGUFModel:
         UnsupportedError: Its architecture, a key of that, or a type is not known.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, exact: bool = False) -> None:
-        self.reader, self._exact = GGUFReader(path), exact
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.reader = GGUFReader(path)
         self.path = self.reader.path
         try:
             self._read()
@@ -166,14 +160,8 @@ class GGUFModel:
 
     def _entry(self, name: str, role: str, shape: tuple[int, ...]) -> Entry:
         kind = self.reader.tensors[name].type
-        exact = scheme_of(kind)
         attributes: dict[str, Any] = {"role": role, "source_dtype": type_name(kind).lower()}
-        if len(shape) == 1:
-            exact = "f32"
-        elif exact is None or (not self._exact and parse_scheme(exact).group % 32):
-            attributes["requantized"] = type_name(kind)
-            exact = SPARE
-        scheme = parse_scheme(exact)
+        scheme = parse_scheme("f32" if len(shape) == 1 else scheme_of(kind))
         lengths = geometry(scheme, shape).lengths
         return Entry(name, shape, scheme, attributes, {part: Part(n) for part, n in lengths.items()}, type_name(kind))
 
@@ -264,15 +252,9 @@ class GGUFModel:
     def _laid_out(self, entry: Entry) -> dict[str, NDArray[np.uint8]]:
         scheme, kind = entry.scheme, self.reader.tensors[entry.name].type
         assert scheme is not None
-        if scheme.kind == "float" or "requantized" in entry.attributes:
-            found = self.numbers(entry.name)
-            if scheme.kind != "float":
-                sums = ErrorSum()
-                sums.add(found, found)
-                refuse_small(scheme, sums, found.size, entry.name, self.path, f"convert it with --scheme {SPARE} ")
-            weights: Any = found if scheme.kind != "float" else from_float32(found, scheme.value)
-            made = encode_tensor(weights, scheme, where=entry.name)
-            return {part: _aligned(data) for part, data in made.items()}
+        if scheme.kind == "float":
+            weights: Any = from_float32(self.numbers(entry.name), scheme.value)
+            return {part: _aligned(data) for part, data in encode_tensor(weights, scheme, where=entry.name).items()}
         sizes = geometry(scheme, entry.shape)
         segments = {part: _aligned(data) for part, data in empty_segments(sizes).items()}
         view, order = view_matrix(scheme, sizes, segments, 0), self._order(entry.attributes["role"], entry.shape[0])

@@ -237,7 +237,7 @@ def test_wrong_options_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_codebook_comes_from_the_method_before(tmp_path: Path, text: Path) -> None:
-    from ggq.quant.methods.nf4 import NF4_TABLE
+    from ggq.quant.methods.published import NF4_TABLE
 
     folder, out = model(tmp_path / "m", "grouped"), tmp_path / "m.ggq"
     ggq.convert(folder, out, scheme="c4-g32", method="nf4+gptq", calibration=text, calibration_tokens=1000)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import struct
 
 import numpy as np
@@ -10,8 +11,10 @@ import pytest
 
 from ggq.errors import UnsupportedError
 from ggq.format.gguf.types import TYPES
+from ggq.format.scheme_names import parse_filled
 from ggq.gguf.blocks import FLOATS, IQ4, MATRICES, matrix, numbers, scheme_of
-from ggq.quant import scheme_name
+from ggq.quant import choose_method, pack, scheme_name, unpack
+from ggq.quant.check import check_segments
 from ggq.quant.reference import decode
 from tests.kit.support import ROOT
 from tools.make_gguf_golden import digest_of_numbers, stretch
@@ -184,13 +187,42 @@ def test_the_golden_values_are_of_every_type_that_the_package_decodes() -> None:
     assert set(GOLDEN) == {TYPES[kind].name for kind in (*MATRICES, *FLOATS)} - {"F64", "Q1_0", "Q2_0"}
 
 
-def test_a_scheme_is_named_where_it_stands_for_the_same_numbers() -> None:
-    for kind in MATRICES:
-        block = TYPES[kind]
-        raw = np.random.default_rng(kind).integers(0, 100, (4, 3, block.bytes), dtype=np.uint8)
-        found = matrix(kind, raw)
-        assert found is not None and scheme_name(found.scheme) == scheme_of(kind)
-        np.testing.assert_array_equal(decode(found), numbers(kind, raw))
+def blocks_of(kind: int) -> np.ndarray:
+    """Random blocks whose scales are finite; subnormal halves among them."""
+    rng = np.random.default_rng(kind)
+    raw = rng.integers(0, 100, (4, 3, TYPES[kind].bytes), dtype=np.uint8)
+    raw[3] %= 4
+    if kind == IDS["MXFP4"]:  # from the least to the largest f16, and one below, where all is zero
+        raw[..., 0] = rng.integers(104, 144, raw.shape[:2])
+        raw[0, :2, 0], raw[1, 0] = (104, 143), 0
+    if kind == IDS["TQ2_0"]:
+        raw &= ~(raw >> 1 & raw & 0x55)  # no code 3
+    return raw
+
+
+@pytest.mark.parametrize("kind", MATRICES, ids=lambda kind: TYPES[kind].name)
+def test_a_scheme_is_named_where_it_stands_for_the_same_numbers(kind: int) -> None:
+    raw = blocks_of(kind)
+    found = matrix(kind, raw)
+    assert found is not None and scheme_name(found.scheme) == scheme_of(kind)
+    np.testing.assert_array_equal(decode(found), numbers(kind, raw))
+    packed = pack(found)  # sub-scales fit their bits, entries their codebook
+    check_segments(found.scheme, found.shape, packed)
+    np.testing.assert_array_equal(decode(unpack(found.scheme, found.shape, packed)), numbers(kind, raw))
+
+
+def test_scales_of_mxfp4_beyond_halves_are_refused() -> None:
+    for exponent, said in ((103, "-24"), (144, "17")):
+        raw = np.full((1, 1, 17), exponent, np.uint8)
+        with pytest.raises(UnsupportedError, match=re.escape(f"an MXFP4 scale of 2**{said} is stored as f16")):
+            matrix(IDS["MXFP4"], raw)
+
+
+def test_mxfp4_that_is_encoded_again_is_the_same() -> None:
+    raw = blocks_of(IDS["MXFP4"])
+    given = numbers(IDS["MXFP4"], raw)
+    scheme, method = parse_filled("mxfp4-g32")
+    np.testing.assert_array_equal(decode(choose_method(scheme, method).quantize(given, scheme)), given)
 
 
 def test_floats() -> None:

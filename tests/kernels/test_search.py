@@ -12,7 +12,7 @@ from ggq.quant import parse_scheme, scheme_name
 from ggq.quant.grid import Grid
 from ggq.quant.matrix import geometry
 from ggq.quant.methods.kmeans import extreme_steps, fit_codebook, learnt_codebook
-from ggq.quant.methods.nf4 import NF4_TABLE
+from ggq.quant.methods.published import NF4_TABLE
 from ggq.quant.reference import by_groups
 from ggq.quant.search import quick
 from ggq.quant.search.steps import best_grid, diagonal_metric, quick_steps

@@ -15,7 +15,7 @@ from ggq.quant import METHODS, check_segments, choose_method, decode, decode_ten
 from ggq.quant.inputs import InputStatistics
 from ggq.quant.methods import Learner, prepared, sample_rows
 from ggq.quant.methods.kmeans import KMeans, extreme_steps, fit_codebook
-from ggq.quant.methods.nf4 import NF4_LEVELS, NF4_TABLE
+from ggq.quant.methods.published import NF4_LEVELS, NF4_TABLE
 from ggq.quant.reference import by_groups
 from tests.kit import quant_oracle as oracle
 

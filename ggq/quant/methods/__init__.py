@@ -16,8 +16,8 @@ from ggq.quant.methods.hqq import HQQ
 from ggq.quant.methods.kmeans import KMeans
 from ggq.quant.methods.min_max import MinMax
 from ggq.quant.methods.mse import Mse
-from ggq.quant.methods.nf4 import NF4, NF4_TABLE
 from ggq.quant.methods.protocol import Calibrated, Learner, Method, block_weights, prepared, sample_rows, uses
+from ggq.quant.methods.published import MXFP4, NF4, NF4_TABLE
 from ggq.quant.methods.ternary import Ternary
 from ggq.quant.methods.transforms.awq import Awq
 from ggq.quant.methods.transforms.chain import Chain
@@ -32,6 +32,7 @@ METHODS: dict[str, Method] = {
     "min-max": MinMax(),
     "kmeans": KMeans(),
     "nf4": NF4(),
+    "mxfp4": MXFP4(),
     "ternary": Ternary(),
     "binary": Binary(),
     "mse": Mse(),

@@ -1,4 +1,4 @@
-"""NF4: sixteen levels at quantiles of the normal distribution."""
+"""Codebooks that are published: NF4, sixteen levels at quantiles of the normal distribution, and MXFP4's floats."""
 
 from __future__ import annotations
 
@@ -57,3 +57,34 @@ class NF4:
         largest = np.maximum(groups.max(axis=2), -groups.min(axis=2))
         grid = fit_grid(largest / np.float32(TABLE_LIMITS[1]), scheme, codebook=NF4_TABLE)
         return grid.nearest_matrix(groups, weights.shape[1])
+
+
+FP4_TABLE = np.array([0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12], np.int8)
+"""Twice the numbers of E2M1, in the order of their codes."""
+
+
+class MXFP4:
+    """The numbers of E2M1 under the power of two that leaves the largest weight of a group between 4 and 8, of which 6
+    is the largest that there is. Weights that are MXFP4 already are kept exactly.
+
+    Source: OCP Microscaling Formats (MX) specification 1.0, sections 5.2 and 6.3.
+    """
+
+    name = "mxfp4"
+
+    def supports(self, scheme: Scheme) -> bool:
+        """Whether this method can fill the scheme: a codebook of 16 levels, scales of one level."""
+        return scheme.kind == "codebook" and scheme.bits == 4 and not scheme.transform and not scheme.subscale
+
+    def quantize(self, weights: NDArray[np.float32], scheme: Scheme) -> QuantizedMatrix:
+        """Choose scales and codes.
+
+        Args:
+            weights: float32 (rows, columns), finite.
+            scheme: One that `supports` accepts.
+        """
+        groups = by_groups(weights, scheme)
+        largest = np.maximum(groups.max(axis=2), -groups.min(axis=2))
+        _, exponent = np.frexp(largest)  # largest is within 2**(exponent - 1) and 2**exponent
+        step = np.where(largest > 0, np.ldexp(np.float32(1), exponent - 4), np.float32(0)).astype(np.float32)
+        return fit_grid(step, scheme, codebook=FP4_TABLE).nearest_matrix(groups, weights.shape[1])
