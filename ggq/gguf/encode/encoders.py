@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ggq.format.gguf.types import TYPES
 from ggq.gguf import layouts
 from ggq.gguf.block_parts import FP4, Blocks
-from ggq.gguf.blocks import IQ4
+from ggq.gguf.blocks import LEVELS as IQ4
 from ggq.gguf.encode.lines import two_level_lines
 from ggq.gguf.encode.steps import best_steps, one_step, stretches, two_level_steps
 from ggq.gguf.encode.sums import Floats, Lanes, Levels
