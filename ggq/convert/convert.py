@@ -12,7 +12,7 @@ from ggq.convert.calibrate.calibration import Calibration, check_calibration, ma
 from ggq.convert.declare import takes_options
 from ggq.convert.mix.mix import rehearsal, solve_target
 from ggq.convert.options import MOST_WORKERS, Options, PlanOptions, RunOptions
-from ggq.convert.plan.choices import read_choices, without_target
+from ggq.convert.plan.choices import keeping_packed, read_choices, without_target
 from ggq.convert.plan.described import describe
 from ggq.convert.plan.fingerprint import fingerprint
 from ggq.convert.plan.generic import make_generic_plan
@@ -70,6 +70,9 @@ def make_solved_plan(
         found = find_source(source, lambda folder: _check_config(folder, links))
         lora, pooling = options.lora or (), options.pooling
         planned = make_plan(found, wish.recipe, ignore, follow_links=links, lora=lora, pooling=pooling)
+        if planned.packed and (kept := keeping_packed(wish, options)) is not wish:
+            wish = kept
+            planned = with_recipe(planned, wish.recipe)
         if wish.target is not None and "logits" not in planned.program.outputs:
             wish = without_target(wish, options)
             planned = with_recipe(planned, wish.recipe)

@@ -19,6 +19,8 @@ from ggq.models.parts import (
     Mlp,
     ModelSpec,
     Norm,
+    NormedAttention,
+    NormedMlp,
     ShortConv,
     Stack,
 )
@@ -175,7 +177,7 @@ def _layer(build: Builder, number: int, layer: Layer, hidden: Buffer, *, last: b
         add_mixed()
     if feed_forward is None:
         return hidden
-    inner = feed_forward.kind
+    inner = feed_forward.role
     if not shared:
         out = Buffer("normed" + _suffix(hidden), hidden.width, hidden.rows)
         normed = build.norm(layer.feed_forward_norm, f"{role}.{inner}_norm", hidden, out)
@@ -256,6 +258,8 @@ def _attention(build: Builder, role: str, part: Attention, source: Buffer) -> Bu
     if isinstance(part, GatedAttention):
         build.ops.append(tape.Gate(gate, out, gated := Buffer("gated_attended", query_width), "sigmoid"))
         return gated
+    if isinstance(part, NormedAttention):
+        return build.norm(part.output_norm, f"{role}.o_norm", out, out)
     return out
 
 
@@ -283,14 +287,17 @@ def _mlp(build: Builder, role: str, part: Mlp, source: Buffer) -> Buffer:
     build.linear(source, outs, set(outs) if part.bias else set())
     if part.gated:
         build.ops.append(tape.Gate(gate, up, gated, part.activation))
-        return gated
-    build.ops.append(tape.Activate(up, up, part.activation))
-    return up
+        found = gated
+    else:
+        build.ops.append(tape.Activate(up, up, part.activation))
+        found = up
+    return build.norm(part.inner_norm, f"{role}.down_norm", found, found) if isinstance(part, NormedMlp) else found
 
 
 MIXERS: dict[type, Callable[[Builder, str, Any, Buffer], Buffer]] = {
     Attention: _attention,
     GatedAttention: _attention,
+    NormedAttention: _attention,
     GatedDelta: recurrent.gated_delta,
     Mamba2: recurrent.mamba2,
     ShortConv: recurrent.short_conv,

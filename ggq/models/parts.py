@@ -89,6 +89,14 @@ class GatedAttention(Attention):
 
 
 @dataclass(frozen=True)
+class NormedAttention(Attention):
+    """Attention the results of whose heads are normed together before the last matrix."""
+
+    kind: ClassVar[str] = "normed_attention"
+    output_norm: Annotated[Norm, Part("norm of a row of results")]
+
+
+@dataclass(frozen=True)
 class ShortConv:
     """A causal convolution of each channel over a few tokens between two gates: o(after * conv(before * source))."""
 
@@ -175,6 +183,7 @@ class Mlp:
     """A feed-forward of two or three matrices."""
 
     kind: ClassVar[str] = "mlp"
+    role: ClassVar[str] = "mlp"
     width: Annotated[int, Integer(1, 1 << 22, "numbers between the matrices")]
     activation: Annotated[
         str,
@@ -182,6 +191,14 @@ class Mlp:
     ]
     gated: Annotated[bool, Flag("true: down(activation(gate(x)) * up(x)); false: down(activation(up(x)))")]
     bias: Annotated[bool, Flag("all of its matrices have biases")]
+
+
+@dataclass(frozen=True)
+class NormedMlp(Mlp):
+    """A feed-forward with a norm of what its last matrix meets."""
+
+    kind: ClassVar[str] = "normed_mlp"
+    inner_norm: Annotated[Norm, Part("norm before the last matrix")]
 
 
 @dataclass(frozen=True)
@@ -209,6 +226,7 @@ class Experts:
     """Feed-forwards, down(activation(gate(x)) * up(x)), of which a router chooses a few for each token."""
 
     kind: ClassVar[str] = "experts"
+    role: ClassVar[str] = "experts"
     count: Annotated[int, Integer(1, MOST_EXPERTS, "experts")]
     chosen: Annotated[int, Integer(1, MOST_EXPERTS, "experts of a token; at most `count`")]
     width: Annotated[int, Integer(1, 1 << 22, "numbers between the matrices of an expert")]
@@ -253,9 +271,10 @@ class Layer:
     """A mixer and a feed-forward, whose results are added to the row: x + scale * post_norm(mixer(norm(x)))."""
 
     mixer: Annotated[
-        Attention | GatedAttention | ShortConv | GatedDelta | Mamba2 | Hybrid, Part("what exchanges between tokens")
+        Attention | GatedAttention | NormedAttention | ShortConv | GatedDelta | Mamba2 | Hybrid,
+        Part("what exchanges between tokens"),
     ]
-    feed_forward: Annotated[Mlp | Experts | None, Part("what is computed for each token")]
+    feed_forward: Annotated[Mlp | NormedMlp | Experts | None, Part("what is computed for each token")]
     mixer_norm: Annotated[Norm | None, Part("norm of the mixer's input")]
     mixer_post_norm: Annotated[Norm | None, Part("norm of the mixer's result")]
     feed_forward_norm: Annotated[Norm | None, Part("norm of the feed-forward's input")]

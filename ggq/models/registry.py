@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from ggq.errors import ModelError, UnsupportedError
 from ggq.models.families.arcee import ARCEE
+from ggq.models.families.bitnet import BITNET
 from ggq.models.families.encoders.bert import BERT
 from ggq.models.families.encoders.modernbert import MODERNBERT
 from ggq.models.families.encoders.roberta import ROBERTA
@@ -19,8 +20,8 @@ from ggq.models.families.experts.mixtral import MIXTRAL
 from ggq.models.families.experts.olmoe import OLMOE
 from ggq.models.families.experts.qwen2_moe import QWEN2_MOE
 from ggq.models.families.experts.qwen3_moe import QWEN3_MOE
-from ggq.models.families.gemma2 import GEMMA2
-from ggq.models.families.gemma3 import GEMMA3
+from ggq.models.families.gemma.gemma2 import GEMMA2
+from ggq.models.families.gemma.gemma3 import GEMMA3
 from ggq.models.families.glm4 import GLM4
 from ggq.models.families.granite import GRANITE
 from ggq.models.families.hunyuan import HUNYUAN
@@ -70,6 +71,7 @@ FAMILIES: tuple[Family, ...] = (
     MODERNBERT,
     GLM4,
     ARCEE,
+    BITNET,
     PHI3,
     STABLELM,
     STARCODER2,

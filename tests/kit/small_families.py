@@ -513,6 +513,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "residual_multiplier": 0.4,
         "logits_scaling": 2.5,
     },
+    "bitnet": {**SIZES, "architectures": ["BitNetForCausalLM"], "model_type": "bitnet", "num_attention_heads": 4},
     "qwen3_next": {
         **SIZES,
         "architectures": ["Qwen3NextForCausalLM"],

@@ -11,7 +11,7 @@ import pytest
 
 from ggq.models.decoder import with_layers, with_mixers
 from ggq.models.names import Plus, Taps
-from ggq.models.parts import Attention, Experts, GatedAttention, GatedDelta, Mamba2, ModelSpec, Norm, ShortConv
+from ggq.models.parts import Attention, Experts, GatedAttention, GatedDelta, Mamba2, Mlp, ModelSpec, Norm, ShortConv
 from ggq.models.registry import find_architecture
 from ggq.models.rope import Factors, Rope
 from ggq.tape import ops as tape
@@ -98,6 +98,11 @@ def with_mixers_of(spec: ModelSpec, change: Callable[[Any], Any]) -> ModelSpec:
 
 def no_norm_of_deltas(spec: ModelSpec) -> ModelSpec:
     return with_kind(spec, GatedDelta, norm=replace(spec.layers[0].mixer.norm, weight=False))  # type: ignore[union-attr]
+
+
+def plain_of(part: Any) -> dict[str, Any]:
+    """The fields of a part but for those that its kind adds."""
+    return {key: value for key, value in vars(part).items() if key not in ("output_norm", "inner_norm")}
 
 
 def without_gate(spec: ModelSpec) -> ModelSpec:
@@ -471,6 +476,13 @@ CHANGES: dict[str, dict[str, Callable[[ModelSpec], ModelSpec]]] = {
         "no norm of keys": without("key_norm", None),
         "shares that are renormalised": experts(renormalised=True),
         "four experts": experts(chosen=4),
+    },
+    "bitnet": {
+        "no norm behind attention": lambda spec: with_layers(spec, mixer=Attention(**plain_of(spec.layers[0].mixer))),
+        "no norm in the feed-forward": lambda spec: with_layers(
+            spec, feed_forward=Mlp(**plain_of(spec.layers[0].feed_forward))
+        ),
+        "SiLU": lambda spec: with_layers(spec, feed_forward=replace(spec.layers[0].feed_forward, activation="silu")),
     },
     "qwen3_next": {
         "no gate of attention": without_gate,

@@ -222,8 +222,8 @@ def test_choosing_a_method() -> None:
         (
             "q4-g32",
             "magic",
-            "unknown method 'magic'; allowed are absmax, zero-point, min-max, kmeans, nf4, ternary, binary, "
-            "mse, hqq, clip, gptq, awq, smoothquant, order",
+            "unknown method 'magic'; allowed are absmax, zero-point, min-max, kmeans, nf4, mxfp4, ternary, "
+            "ternary-max, binary, mse, hqq, clip, gptq, awq, smoothquant, order",
         ),
         (
             "q4z-g32",

@@ -20,6 +20,9 @@ DEFAULT_PRESET = "balanced"
 GENERIC_SCHEME = "q8-g32"
 """Of tensors without a model where none is named: nobody knows what they can bear."""
 
+PACKED_SCHEME = "q8-g32"
+"""Of the other matrices of a model some of whose are codes already, where nothing is asked for."""
+
 VECTOR_SCHEME = "q8-g32"
 """Of a model that makes vectors of texts, where nothing is asked for."""
 
@@ -69,6 +72,16 @@ def read_choices(options: PlanOptions) -> Wish:
         return Wish(make_recipe(scheme, options.method, options.embedding, keep, activations))
     recipe = read_recipe(options.recipe)
     return Wish(replace(recipe, rules=(*parse_rules(keep), *recipe.rules)) if keep else recipe)
+
+
+def keeping_packed(wish: Wish, options: PlanOptions) -> Wish:
+    """What is done with matrices that are codes already where no scheme is asked for: they keep their numbers."""
+    asked = {"scheme", "recipe", "target_bpw", "target_size", "preset"} & set(options.given())
+    if asked:
+        return wish
+    scheme = options.embedding and DEFAULT_SCHEME or PACKED_SCHEME
+    chosen = options.method, options.embedding, options.keep or (), options.activations or "group"
+    return replace(wish, recipe=replace(make_recipe(scheme, *chosen), exact=True), target=None)
 
 
 def without_target(wish: Wish, options: PlanOptions) -> Wish:

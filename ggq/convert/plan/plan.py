@@ -17,6 +17,7 @@ from ggq.convert.source.chat import try_template
 from ggq.convert.source.checkpoint import FLOATS, Checkpoint
 from ggq.convert.source.hub import Source
 from ggq.convert.source.lora import adapter_name, add_adapters
+from ggq.convert.source.packed.packed import PACKED
 from ggq.convert.source.safetensors_header import SourceTensor
 from ggq.convert.source.sentence import read_pooling
 from ggq.convert.source.tokens import Tokens, read_tokens
@@ -84,8 +85,8 @@ class TensorPlan:
 
     @property
     def source_dtype(self) -> str:
-        """The float type of its sources: "bf16", or "bf16+f32" where they have several."""
-        return "+".join(dict.fromkeys(FLOATS[source.dtype] for source in self.sources))
+        """The type of its sources: "bf16", or "bf16+f32" where they have several."""
+        return "+".join(dict.fromkeys(FLOATS.get(source.dtype, source.dtype.lower()) for source in self.sources))
 
     @cached_property
     def source_bytes(self) -> int:
@@ -188,6 +189,11 @@ class Plan:
         return {tensor.role: tensor.expression for tensor in self.tensors}
 
     @property
+    def packed(self) -> bool:
+        """Whether some of the checkpoint's matrices are codes and scales already."""
+        return any(source.dtype in PACKED for tensor in self.tensors for source in tensor.sources)
+
+    @property
     def bits_per_weight(self) -> float:
         """Bits of codes, scales and zero-points of all matrices, padding included, for each of their weights."""
         return 8 * sum(tensor.bytes for tensor in self.matrices) / self.weights
@@ -252,8 +258,9 @@ def with_recipe(plan: Plan, recipe: Recipe, divergence: float | None = None) -> 
 
 def plan_tensor(spec: TensorSpec, found: Mapping[str, SourceTensor], recipe: Recipe) -> TensorPlan:
     """What a recipe makes of a tensor, given the tensors of its checkpoint by name."""
-    scheme, method = recipe.choose(spec)
     sources = tuple(found[name] for name in dict.fromkeys(spec.expression.names()))
+    exact = {PACKED.get(source.dtype) for source in sources} if len(spec.shape) > 1 else {None}
+    scheme, method = recipe.choose(spec, exact.pop() if len(exact) == 1 else None)
     return TensorPlan(spec, sources, scheme, method, geometry(scheme, spec.shape).bytes)
 
 

@@ -57,6 +57,7 @@ class Recipe:
         method: Of every quantized tensor for which nothing else is said; None for each scheme's default.
         embedding_method: Of the embedding and the output; None for `method`.
         activations: How inputs of quantized matrices are rounded to int8 when they are: "group", "token" or "static".
+        exact: Whether matrices that a checkpoint has as codes and scales keep their numbers where a scheme can.
     """
 
     scheme: Scheme
@@ -65,12 +66,17 @@ class Recipe:
     method: str | None = None
     embedding_method: str | None = None
     activations: str = "group"
+    exact: bool = False
     _methods: dict[tuple[Scheme, str | None], Method] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
 
-    def choose(self, spec: TensorSpec) -> tuple[Scheme, Method | None]:
+    def choose(self, spec: TensorSpec, exact: tuple[str, str] | None = None) -> tuple[Scheme, Method | None]:
         """A tensor's scheme and method (None where the scheme stores floats).
+
+        Args:
+            spec: The tensor.
+            exact: Names of a scheme and a method that keep every number of it, if there are any.
 
         Norms and biases stay f32: they are a thousandth of the bytes. A group larger than the padded row becomes `row`.
 
@@ -82,6 +88,9 @@ class Recipe:
         rule = next((rule for rule in self.rules if rule.pattern.search(spec.name)), None)
         if rule is not None:
             scheme, method = rule.scheme, rule.method
+        elif exact is not None and self.exact:
+            scheme = fit_group(parse_filled(exact[0])[0], spec.shape[-1])
+            return scheme, self.find_method(scheme, exact[1])
         elif spec.role in TABLE_ROLES:
             return F32 if self.scheme == F32 else F16, None
         elif spec.role.endswith(ROUTER_ROLES):

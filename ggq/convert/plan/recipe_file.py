@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-KEYS = ("scheme", "method", "embedding", "embedding_method", "activations", "rules")
+KEYS = ("scheme", "method", "embedding", "embedding_method", "activations", "exact", "rules")
 RULE_KEYS = ("match", "scheme", "method")
 
 LARGEST_RECIPE = 4 << 20
@@ -53,7 +54,8 @@ def read_recipe(path: str | os.PathLike[str]) -> Recipe:
     """Read a recipe file.
 
     Its keys are `scheme`, `method`, `embedding`, `embedding_method`, `activations` (strings, all but the first
-    optional, with the meaning of the options of `ggq convert`) and `rules`, an array of tables with `match` (a regular
+    optional, with the meaning of the options of `ggq convert`), `exact` (whether matrices that are codes and scales in
+    the checkpoint keep their numbers where a scheme can) and `rules`, an array of tables with `match` (a regular
     expression), `scheme` and, if need be, `method`; the first rule that matches a matrix's name decides.
 
     Raises:
@@ -99,6 +101,8 @@ def recipe_text(recipe: Recipe) -> str:
         lines.append(f"embedding_method = {_quoted(method)}")
     if recipe.activations != "group":
         lines.append(f"activations = {_quoted(recipe.activations)}")
+    if recipe.exact:
+        lines.append("exact = true")
     if recipe.rules:
         lines += ["rules = [", *(f"    {_rule_text(rule, recipe.method)}," for rule in recipe.rules), "]"]
     return "\n".join(lines) + "\n"
@@ -128,7 +132,10 @@ def _recipe(document: Mapping[str, Any], path: Path) -> Recipe:
     rules = document.get("rules", [])
     if not isinstance(rules, list) or len(rules) > MOST_RULES:
         raise UsageError(f"must be an array of up to {MOST_RULES} tables", path=path, where="rules")
-    return complete_recipe(
+    exact = document.get("exact", False)
+    if not isinstance(exact, bool):
+        raise UsageError("must be true or false", path=path, where="exact")
+    made = complete_recipe(
         body,
         _text(document, "method", path, None) if "method" in document else None,
         outer,
@@ -136,6 +143,7 @@ def _recipe(document: Mapping[str, Any], path: Path) -> Recipe:
         _activations(document, path),
         str(path),
     )
+    return replace(made, exact=exact)
 
 
 def _activations(document: Mapping[str, Any], path: Path) -> str:

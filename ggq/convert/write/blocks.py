@@ -170,6 +170,8 @@ class TensorJob:
         if not isinstance(self.plan.expression, Tensor) or not isinstance(self.source, Checkpoint):
             return None
         tensor = self.source.tensors[self.plan.expression.name]
+        if tensor.dtype not in FLOATS:
+            return None
         raw = self.source.read_rows(tensor, start, stop, reuse=True)
         return self._encode(raw, FLOATS[tensor.dtype], matrix, (start - matrix * self.sizes.rows) // TILE_ROWS)
 

@@ -8,9 +8,11 @@ from ggq.errors import ConvertError
 from ggq.format.scheme import Scheme
 from ggq.format.scheme_names import scheme_name
 from ggq.quant.methods.absmax import AbsMax
-from ggq.quant.methods.binary import Binary
 from ggq.quant.methods.clip import Clip
 from ggq.quant.methods.fitted import Fitted
+from ggq.quant.methods.fixed.binary import Binary
+from ggq.quant.methods.fixed.ternary import Ternary
+from ggq.quant.methods.fixed.ternary_max import TernaryMax
 from ggq.quant.methods.gptq import Gptq
 from ggq.quant.methods.hqq import HQQ
 from ggq.quant.methods.kmeans import KMeans
@@ -18,7 +20,6 @@ from ggq.quant.methods.min_max import MinMax
 from ggq.quant.methods.mse import Mse
 from ggq.quant.methods.protocol import Calibrated, Learner, Method, block_weights, prepared, sample_rows, uses
 from ggq.quant.methods.published import MXFP4, NF4, NF4_TABLE
-from ggq.quant.methods.ternary import Ternary
 from ggq.quant.methods.transforms.awq import Awq
 from ggq.quant.methods.transforms.chain import Chain
 from ggq.quant.methods.transforms.order import Order
@@ -34,6 +35,7 @@ METHODS: dict[str, Method] = {
     "nf4": NF4(),
     "mxfp4": MXFP4(),
     "ternary": Ternary(),
+    "ternary-max": TernaryMax(),
     "binary": Binary(),
     "mse": Mse(),
     "hqq": HQQ(),

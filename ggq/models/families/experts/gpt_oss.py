@@ -58,4 +58,14 @@ def expression(role: str, spec: ModelSpec) -> Expression:
     return mine if matrix[0] == "down" else Interleaved(mine, 2, second, 1 + second)
 
 
-GPT_OSS = Family(("GptOssForCausalLM",), ("gpt_oss",), KEYS, parts, expression, decoder.constants)
+def packed(role: str, spec: ModelSpec) -> Expression:
+    """The same where matrices of experts are codes and scales, which are not transposed."""
+    found = expression(role, spec)
+    inner = found.expression if isinstance(found, Interleaved) else found
+    if not isinstance(inner, Transposed) or not isinstance(inner.expression, Matrix):
+        return found
+    mine = Matrix(Tensor(f"{inner.expression.expression.name}_blocks"), inner.expression.index)
+    return replace(found, expression=mine) if isinstance(found, Interleaved) else mine
+
+
+GPT_OSS = Family(("GptOssForCausalLM",), ("gpt_oss",), KEYS, parts, expression, decoder.constants, others=(packed,))

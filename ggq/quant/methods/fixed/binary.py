@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ggq.quant.methods.mean_step import MeanStep
+from ggq.quant.methods.fixed.mean_step import MeanStep
 
 
 class Binary(MeanStep):

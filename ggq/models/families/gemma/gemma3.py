@@ -8,7 +8,7 @@ from functools import partial
 from ggq.models import decoder
 from ggq.models.config import ANY, Config, Keys, OrNull
 from ggq.models.config_rope import read_rope, rope_sources
-from ggq.models.families import gemma2
+from ggq.models.families.gemma import gemma2
 from ggq.models.family import Family
 from ggq.models.parts import ModelSpec
 

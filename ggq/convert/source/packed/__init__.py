@@ -1,0 +1,1 @@
+"""Matrices that a checkpoint keeps as codes and scales."""

@@ -1,0 +1,1 @@
+"""Methods whose levels are given: nothing but steps is chosen."""
