@@ -8,7 +8,7 @@ import pkgutil
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from ggq.format.gguf.types import type_name
 from ggq.format.scheme import Scheme
 from ggq.gguf.blocks import matrix, numbers, rows_of, scheme_of
 from ggq.gguf.config import ARCHITECTURES, read_config
+from ggq.gguf.layout import LEAST_BYTES, MOVED, move
 from ggq.gguf.vocabulary import Vocabulary
 from ggq.models.build import role_shapes
 from ggq.models.metadata import to_metadata
@@ -28,7 +29,7 @@ from ggq.models.registry import find_architecture
 from ggq.quant import encode_tensor, parse_scheme
 from ggq.quant.floats import from_float32
 from ggq.quant.matrix import geometry
-from ggq.quant.tiles import empty_segments, pack_rows, view_matrix
+from ggq.quant.tiles import pack_rows, view_matrix
 
 STEMS = {
     "attention_norm": "attn_norm",
@@ -254,10 +255,17 @@ class GGUFModel:
         assert scheme is not None
         if scheme.kind == "float":
             weights: Any = from_float32(self.numbers(entry.name), scheme.value)
-            return {part: _aligned(data) for part, data in encode_tensor(weights, scheme, where=entry.name).items()}
+            made = encode_tensor(weights, scheme, where=entry.name)
+            segments = {part: _aligned(data.nbytes) for part, data in made.items()}
+            for part, data in made.items():
+                segments[part][:] = data
+            return segments
         sizes = geometry(scheme, entry.shape)
-        segments = {part: _aligned(data) for part, data in empty_segments(sizes).items()}
+        segments = {part: _aligned(length) for part, length in sizes.lengths.items()}
         view, order = view_matrix(scheme, sizes, segments, 0), self._order(entry.attributes["role"], entry.shape[0])
+        if kind in MOVED and sizes.bytes >= LEAST_BYTES:
+            move(kind, entry.shape, order, view, partial(self.reader.raw, entry.name))
+            return segments
         blocks = rows_of(kind, self.reader.raw(entry.name), entry.shape)
         for start in range(0, len(blocks), BLOCK_ROWS):
             rows = blocks[start : start + BLOCK_ROWS] if order is None else blocks[order[start : start + BLOCK_ROWS]]
@@ -286,9 +294,8 @@ def pair_order(rows: int, heads: int) -> NDArray[np.int64]:
     return np.arange(rows).reshape(heads, -1, 2).swapaxes(1, 2).reshape(-1)
 
 
-def _aligned(data: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """A copy at a multiple of 64 bytes."""
-    memory = np.empty(len(data) + 64, np.uint8)
+def _aligned(length: int) -> NDArray[np.uint8]:
+    """So many bytes at a multiple of 64; what they hold is of no meaning."""
+    memory = np.empty(length + 64, np.uint8)
     start = -memory.ctypes.data % 64
-    memory[start : start + len(data)] = data
-    return memory[start : start + len(data)]
+    return memory[start : start + length]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -49,7 +48,6 @@ class _File:
     def __init__(self, path: str) -> None:
         self.path = path
         self._file = open_regular(path, "not a GGUF file: {}")
-        self._lock = threading.Lock()
         try:
             self.size = os.fstat(self._file.fileno()).st_size
             if not self.size:
@@ -69,10 +67,11 @@ class _File:
                 pass
         raise AssertionError
 
-    def raw(self, tensor: Listed) -> NDArray[np.uint8]:
-        """The bytes of a tensor."""
+    def raw(self, tensor: Listed, start: int = 0, count: int | None = None, spare: int = 0) -> NDArray[np.uint8]:
+        """Bytes of a tensor, by default all, and so many of no meaning behind them."""
         assert tensor.bytes is not None
-        return self._read(self.header.data_start + tensor.offset, tensor.bytes)
+        count = tensor.bytes if count is None else count
+        return self._read(self.header.data_start + tensor.offset + start, count, spare)
 
     def pieces(self) -> Iterator[NDArray[np.uint8]]:
         """All bytes, in order."""
@@ -83,20 +82,18 @@ class _File:
         """Nothing is read after that."""
         self._file.close()
 
-    def _read(self, offset: int, count: int) -> NDArray[np.uint8]:
-        """A copy of a run of bytes, read-only."""
+    def _read(self, offset: int, count: int, spare: int = 0) -> NDArray[np.uint8]:
+        """A copy of a run of bytes, read-only, with room behind it."""
         if self._file.closed:
             raise UsageError("the file is closed", path=self.path)
-        out, done = np.empty(count, np.uint8), 0
+        out, done = np.empty(count + spare, np.uint8), 0
         try:
-            with self._lock:
-                self._file.seek(offset)
-                while done < count:
-                    found = self._file.readinto(out[done:].data)
-                    if not found:
-                        now = os.fstat(self._file.fileno()).st_size
-                        raise FormatError(f"{now} bytes found, {self.size} when it was opened", path=self.path)
-                    done += found
+            while done < count:
+                found = os.preadv(self._file.fileno(), [out[done:count].data], offset + done)
+                if not found:
+                    now = os.fstat(self._file.fileno()).st_size
+                    raise FormatError(f"{now} bytes found, {self.size} when it was opened", path=self.path)
+                done += found
         except OSError as error:
             raise os_error(error, self.path, "read") from None
         out.flags.writeable = False
@@ -158,8 +155,13 @@ class GGUFReader:
         """The name of a metadata value's type."""
         return self._files[0].header.kind(key)
 
-    def raw(self, name: str) -> NDArray[np.uint8]:
-        """The bytes of a tensor, read-only.
+    def raw(self, name: str, start: int = 0, count: int | None = None, spare: int = 0) -> NDArray[np.uint8]:
+        """The bytes of a tensor, read-only; several threads may read at once.
+
+        Args:
+            name: Of the tensor.
+            start, count: Which of its bytes; by default all.
+            spare: Bytes of no meaning behind them.
 
         Raises:
             UnsupportedError: Of a type that this version does not know.
@@ -169,7 +171,7 @@ class GGUFReader:
         if tensor.bytes is None:
             problem = f"{tensor.type_name} is not known to this version"
             raise UnsupportedError(problem, path=self.path, where=f"tensor {name}")
-        return self._places[name].raw(tensor)
+        return self._places[name].raw(tensor, start, count, spare)
 
     def close(self) -> None:
         """Close it; nothing is read after that."""

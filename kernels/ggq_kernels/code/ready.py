@@ -128,6 +128,12 @@ def _products() -> ModuleType:
     return products
 
 
+def _repack_rows() -> ModuleType:
+    from ggq_kernels.quantize import repack_rows
+
+    return repack_rows
+
+
 def _rope() -> ModuleType:
     from ggq_kernels.row import rope
 
@@ -196,6 +202,7 @@ MODULES: dict[str, Callable[[], ModuleType]] = {
     "norm": _norm,
     "peaks": _peaks,
     "products": _products,
+    "repack_rows": _repack_rows,
     "rope": _rope,
     "rounding": _rounding,
     "scan": _scan,

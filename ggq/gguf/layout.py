@@ -1,0 +1,140 @@
+"""Where each bit of a GGUF block goes in our tiles, and moving the blocks of a whole tensor there.
+
+Most types are our schemes but for the order of bits. That order is not written down a second time: blocks with a single
+bit are read as any others (blocks.py) and packed (quant/tiles.py), which shows where it comes out.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ggq.format.gguf.types import TYPES
+from ggq.format.scheme import TILE_ROWS
+from ggq.gguf.blocks import MATRICES
+from ggq.quant.matrix import geometry
+from ggq.quant.tiles import MatrixView, empty_segments, pack_rows, view_matrix
+
+if TYPE_CHECKING:
+    from ggq_kernels.quantize.repack import Cell, Term
+
+MOVED = frozenset({2, 3, 6, 7, 8, 10, 11, 12, 13, 14, 20, 23, 35, 41, 42})
+"""Types whose bits are only moved, or turned over."""
+
+LEAST_BYTES = 1 << 20
+"""Smaller tensors are laid out by NumPy: that takes less time than compiling or loading a kernel."""
+
+CHUNK_BYTES = 1 << 20
+"""Bytes of blocks, about, that a thread reads and moves at a time; they stay in its second-level cache."""
+
+Reader = Callable[[int, int, int], NDArray[np.uint8]]
+"""Gives bytes of a tensor: first byte, how many, and how many of no meaning behind them."""
+
+
+def packed(kind: int, blocks: NDArray[np.uint8]) -> MatrixView:
+    """Blocks (rows, blocks, bytes) as tiles, by NumPy."""
+    matrix = MATRICES[kind](blocks)
+    sizes = geometry(matrix.scheme, matrix.shape)
+    view = view_matrix(matrix.scheme, sizes, empty_segments(sizes), 0)
+    pack_rows(matrix, view)
+    return view
+
+
+@cache
+def cells_of(kind: int) -> tuple[Cell, ...]:
+    """Where the bits of a block of a type in MOVED go.
+
+    A bit's number is 8 * byte + place; a word's bits are counted in the same way, from its lowest byte on.
+    """
+    from ggq_kernels.quantize.repack import Cell
+
+    size = TYPES[kind].bytes
+    blocks = np.zeros((8 * size + 1, 1, size), np.uint8)
+    bits = np.arange(8 * size)
+    blocks[bits + 1, 0, bits // 8] = 1 << bits % 8
+    cells: list[Cell] = []
+    for number, array in enumerate(packed(kind, blocks).tiled):
+        flat = np.ascontiguousarray(array.transpose(0, 2, 1)).reshape(-1, array.shape[1])[: len(blocks)]
+        words = flat.view(f"<u{array.itemsize}").astype(np.uint32)
+        for place in range(words.shape[1]):
+            moved = words[1:, place] ^ words[0, place]
+            from_bit = {
+                bit: int(source) for bit in range(8 * array.itemsize) for source in np.flatnonzero(moved >> bit & 1)
+            }
+            cells.append(Cell(number, place, int(words[0, place]), _terms(from_bit)))
+    return tuple(cells)
+
+
+def _terms(from_bit: dict[int, int]) -> tuple[Term, ...]:
+    """Bits of a word, by the block's bits that they come from, as few shifted words of the block."""
+    from ggq_kernels.quantize.repack import Term
+
+    together: dict[int, list[int]] = defaultdict(list)
+    for bit, source in from_bit.items():
+        together[source - bit].append(bit)
+    terms = []
+    for distance, places in together.items():
+        at, right = distance // 8, distance % 8
+        up = [bit for bit in places if at < 0 or bit + right > 31]  # read from the next byte on and shifted left
+        down = [bit for bit in places if bit not in up]
+        if down:
+            terms.append(Term(at, 0, right, sum(1 << bit for bit in down)))
+        if up:
+            terms.append(Term(at + 1, 8 - right, 0, sum(1 << bit for bit in up)))
+    return tuple(terms)
+
+
+def move(kind: int, shape: tuple[int, ...], order: NDArray[np.int64] | None, view: MatrixView, read: Reader) -> None:
+    """Lay a tensor of a type in MOVED out in tiles, on as many threads as there are cores.
+
+    Args:
+        kind: Its type.
+        shape: Its dimensions; rows are those of all but the last.
+        order: Which row of the tensor each row of the tiles is; None where it is the same.
+        view: The tiles.
+        read: Gives the tensor's bytes.
+    """
+    from ggq_kernels.quantize.repack import SPARE, Repacker
+    from ggq_kernels.run.cores import available_cores
+
+    block = TYPES[kind]
+    blocks = shape[-1] // block.numbers
+    row_bytes, rows = blocks * block.bytes, int(np.prod(shape[:-1]))
+    repacker = Repacker(cells_of(kind), block.bytes)
+    whole = rows // TILE_ROWS * TILE_ROWS
+    step = max(1, CHUNK_BYTES // row_bytes // TILE_ROWS) * TILE_ROWS
+    everything = None if order is None else read(0, rows * row_bytes, SPARE)
+
+    def chunk(start: int) -> None:
+        stop = min(start + step, whole)
+        if everything is None:
+            data = read(start * row_bytes, (stop - start) * row_bytes, SPARE)
+            places = np.arange(stop - start, dtype=np.int64)
+        else:
+            assert order is not None
+            data, places = everything, order[start:stop]
+        tiles = slice(start // TILE_ROWS, stop // TILE_ROWS)
+        repacker.run(data.ctypes.data + places * row_bytes, blocks, [array[tiles] for array in view.tiled])
+
+    with ThreadPoolExecutor(max(1, available_cores())) as pool:
+        for _ in pool.map(chunk, range(0, whole, step)):
+            pass
+    last = MATRICES[kind](_rows(read, order, range(whole, rows), row_bytes, block.bytes))
+    if whole < rows:
+        pack_rows(last, view, whole // TILE_ROWS)
+    for place, values in zip(view.shared, (last.codebook,) if last.codebook is not None else (), strict=True):
+        place[...] = values
+
+
+def _rows(
+    read: Reader, order: NDArray[np.int64] | None, rows: Sequence[int], row_bytes: int, block_bytes: int
+) -> NDArray[np.uint8]:
+    """Blocks of some rows of the tiles, at least of one."""
+    places: list[Any] = [row if order is None else int(order[row]) for row in rows] or [0]
+    return np.stack([read(row * row_bytes, row_bytes, 0) for row in places]).reshape(len(places), -1, block_bytes)
