@@ -16,6 +16,10 @@ from ggq.generate.generation import Timing
 from ggq.generate.options import Options
 
 FILE = Annotated[Path, typer.Argument(metavar="FILE", help="A .ggq or GGUF file.", show_default=False)]
+FILE_OR_NAME = Annotated[
+    Path | None,
+    typer.Argument(metavar="FILE", help="A .ggq or GGUF file; with --server a model's name.", show_default=False),
+]
 MAX_TOKENS = Annotated[int | None, typer.Option("-n", "--max-tokens", help="Tokens to generate at most.", min=1)]
 GREEDY = Annotated[bool, typer.Option("--greedy", help="Take the most likely token, always.")]
 TEMPERATURE = Annotated[
@@ -48,11 +52,27 @@ CACHE = Annotated[
 ]
 INTERPRETER = Annotated[str, typer.Option(hidden=True)]
 
+SERVER = Annotated[
+    str | None,
+    typer.Option(metavar="URL", help="Let this server compute; GGQ_API_KEY is its key.", show_default=False),
+]
+
 LARGEST_GRAMMAR = 4 << 20
 """Bytes of a schema or a grammar."""
 
 JOINERS = "\u200c\u200d"
 """Invisible, and parts of words and emoji: they pass."""
+
+
+def need_file(file: Path | None) -> Path:
+    """The file to run.
+
+    Raises:
+        UsageError: There is none.
+    """
+    if file is None:
+        raise UsageError("a file is needed", fix="name one, or a server with --server URL")
+    return file
 
 
 def options(

@@ -37,6 +37,7 @@ COMMANDS = (
     Command("run", "ggq.cli.commands.run", "Continue a text."),
     Command("chat", "ggq.cli.commands.chat", "Talk with a model that has a chat template."),
     Command("serve", "ggq.cli.server.serve", "Answer programs that speak to OpenAI, Anthropic or llama-server."),
+    Command("bench-serve", "ggq.cli.server.bench_serve", "Measure a server with several clients at once."),
     Command("embed", "ggq.cli.texts.embed", "Give vectors of texts, or score texts against a query."),
     Command("inspect", "ggq.cli.commands.inspect", "Show what a file holds, without reading its tensors."),
     Command("verify", "ggq.cli.commands.verify", "Check every byte of a file and name what is damaged."),
@@ -140,7 +141,7 @@ def _load(command: Command) -> Callable[..., None]:
     # First, and not somewhere deep inside the command's imports: where Python's frames just fill a piece of their
     # stack, every call on top maps and unmaps memory (CPython 3.11), and NumPy's types make thousands: 30 ms.
     importlib.import_module("numpy")
-    function = getattr(importlib.import_module(command.module), command.name)
+    function = getattr(importlib.import_module(command.module), command.name.replace("-", "_"))
 
     @functools.wraps(function)
     def guarded(*args: Any, **options: Any) -> None:

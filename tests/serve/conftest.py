@@ -38,7 +38,13 @@ def ask(client: TestClient) -> Any:
     """Asks for a chat completion; the answer's document."""
 
     def asked(text: str = "import os", status: int = 200, **fields: Any) -> Any:
-        body = {"messages": [{"role": "user", "content": text}], "max_tokens": 8, "temperature": 0, **fields}
+        body = {
+            "model": "demo",
+            "messages": [{"role": "user", "content": text}],
+            "max_tokens": 8,
+            "temperature": 0,
+            **fields,
+        }
         answer = client.post("/v1/chat/completions", json=body)
         assert answer.status_code == status, answer.text
         return answer.json()

@@ -56,7 +56,13 @@ def test_it_answers_what_the_model_answers(model_path: Path, ask: Any) -> None:
 
 
 def test_a_stream_says_the_same(client: TestClient, ask: Any) -> None:
-    body = {"messages": [{"role": "user", "content": "x = ["}], "max_tokens": 12, "temperature": 0, "stream": True}
+    body = {
+        "model": "demo",
+        "messages": [{"role": "user", "content": "x = ["}],
+        "max_tokens": 12,
+        "temperature": 0,
+        "stream": True,
+    }
     answer = client.post("/v1/chat/completions", json={**body, "stream_options": {"include_usage": True}})
     assert answer.headers["content-type"].startswith("text/event-stream")
     found = events(answer.text)
@@ -107,7 +113,7 @@ def test_logprobs_are_of_the_tokens_that_were_written(ask: Any) -> None:
 def test_a_call_that_must_be_made_fits_its_schema(client: TestClient, ask: Any, choice: Any, stream: bool) -> None:
     fields = {"tools": [TOOL], "tool_choice": choice, "max_tokens": 120, "parallel_tool_calls": False}
     if stream:
-        body = {"messages": [{"role": "user", "content": "Rome?"}], "stream": True, **fields}
+        body = {"model": "demo", "messages": [{"role": "user", "content": "Rome?"}], "stream": True, **fields}
         found = events(client.post("/v1/chat/completions", json=body).text)
         (call,) = [call for each in found for call in each["choices"][0]["delta"].get("tool_calls", ())]
         assert call["index"] == 0 and found[-1]["choices"][0]["finish_reason"] == "tool_calls"
@@ -146,7 +152,7 @@ def test_an_answer_keeps_to_its_format(ask: Any, form: Any, pattern: str) -> Non
 def test_an_answer_goes_on_from_its_beginning(client: TestClient, ask: Any) -> None:
     messages = [{"role": "user", "content": "import os"}, {"role": "assistant", "content": " = f"}]
     found = ask(messages=messages, continue_final_message=True)["choices"][0]["message"]["content"]
-    body = {"prompt": "user: import os\nassistant: = f", "temperature": 0, "max_tokens": 8}
+    body = {"model": "demo", "prompt": "user: import os\nassistant: = f", "temperature": 0, "max_tokens": 8}
     assert found == client.post("/v1/completions", json=body).json()["choices"][0]["text"]
 
 

@@ -26,7 +26,7 @@ def model(model_path: Path) -> Iterator[Model]:
 
 
 def complete(client: TestClient, status: int = 200, **body: Any) -> Any:
-    answer = client.post("/v1/completions", json={"temperature": 0, **body})
+    answer = client.post("/v1/completions", json={"model": "demo", "temperature": 0, **body})
     assert answer.status_code == status, answer.text
     return answer.json()
 
@@ -70,7 +70,7 @@ def test_the_best_of_several_are_given(client: TestClient) -> None:
 
 def test_a_stream_says_the_same(client: TestClient) -> None:
     whole = complete(client, prompt="import", echo=True, logprobs=1)["choices"][0]
-    body = {"prompt": "import", "temperature": 0, "echo": True, "logprobs": 1, "stream": True}
+    body = {"model": "demo", "prompt": "import", "temperature": 0, "echo": True, "logprobs": 1, "stream": True}
     found = [each["choices"][0] for each in events(client.post("/v1/completions", json=body).text)]
     assert "".join(each["text"] for each in found) == whole["text"] and found[-1]["finish_reason"] == "length"
     parts = [each["logprobs"] for each in found if each["logprobs"]]
@@ -108,7 +108,7 @@ def test_tokens_there_and_back(client: TestClient, model: Model) -> None:
 
 
 def test_a_model_that_continues_texts_makes_no_vectors(client: TestClient) -> None:
-    for path, body in (("embeddings", {"input": "x"}), ("rerank", {"query": "x", "documents": ["y"]})):
+    for path, body in (("embeddings", {"model": "demo", "input": "x"}), ("rerank", {"query": "x", "documents": ["y"]})):
         answer = client.post(f"/v1/{path}", json=body)
         assert answer.status_code == 400
         assert answer.json()["error"]["message"] == "the model continues texts, and makes no vectors of them"
@@ -126,16 +126,22 @@ def test_vectors_and_scores(tmp_path: Path) -> None:
     with Client(application(Settings({"v": path}, hosts=("testserver",)))) as client, ggq.load(path) as model:
         texts = ["the cats", "the dogs", "the cat : query"]
         expected = model.embed(texts)
-        found = client.post("/v1/embeddings", json={"input": texts}).json()
+        found = client.post("/v1/embeddings", json={"model": "v", "input": texts}).json()
         np.testing.assert_allclose([each["embedding"] for each in found["data"]], expected, atol=1e-6)
-        coded = client.post("/v1/embeddings", json={"input": texts[0], "encoding_format": "base64"}).json()
+        coded = client.post(
+            "/v1/embeddings", json={"model": "v", "input": texts[0], "encoding_format": "base64"}
+        ).json()
         np.testing.assert_allclose(
             np.frombuffer(base64.b64decode(coded["data"][0]["embedding"]), "<f4"), expected[0], atol=1e-6
         )
-        short = client.post("/v1/embeddings", json={"input": texts[0], "dimensions": 4}).json()["data"][0]["embedding"]
+        short = client.post("/v1/embeddings", json={"model": "v", "input": texts[0], "dimensions": 4}).json()["data"][
+            0
+        ]["embedding"]
         np.testing.assert_allclose(short, expected[0, :4] / np.linalg.norm(expected[0, :4]), atol=1e-6)
         ranked = client.post("/v1/rerank", json={"query": "the cats", "documents": texts, "top_n": 2}).json()["results"]
         scores = model.rerank("the cats", texts)
         assert [each["index"] for each in ranked] == np.argsort(-scores)[:2].tolist() and ranked[0]["index"] == 0
-        refused = client.post("/v1/chat/completions", json={"messages": [{"role": "user", "content": "x"}]})
+        refused = client.post(
+            "/v1/chat/completions", json={"model": "v", "messages": [{"role": "user", "content": "x"}]}
+        )
         assert refused.status_code == 400 and "vectors" in refused.json()["error"]["message"]

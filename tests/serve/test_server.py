@@ -30,7 +30,7 @@ from tests.serve.conftest import HOSTS
 
 pytestmark = pytest.mark.kernels
 
-CHAT = {"messages": [{"role": "user", "content": "import"}], "max_tokens": 4, "temperature": 0}
+CHAT = {"model": "demo", "messages": [{"role": "user", "content": "import"}], "max_tokens": 4, "temperature": 0}
 
 
 def serving(path: Path, **options: Any) -> TestClient:
@@ -137,7 +137,9 @@ def test_a_request_that_takes_too_long_is_ended(model_path: Path) -> None:
 
 def test_logs_hold_no_prompts(model_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG), serving(model_path) as client:
-        client.post("/v1/chat/completions", json={"messages": [{"role": "user", "content": "my secret"}]})
+        client.post(
+            "/v1/chat/completions", json={"model": "demo", "messages": [{"role": "user", "content": "my secret"}]}
+        )
         client.post("/v1/chat/completions", json={"messages": [{"role": "my secret", "content": ""}]})
     assert "POST /v1/chat/completions" in caplog.text and "my secret" not in caplog.text
 
@@ -153,7 +155,7 @@ def test_models_come_when_they_are_asked_for_and_go(model_path: Path) -> None:
             return {each["id"]: each["status"] for each in client.get("/v1/models").json()["data"]}
 
         assert states() == {"a": "unloaded", "b": "unloaded"}
-        assert client.post("/v1/chat/completions", json=CHAT).json()["error"]["code"] == "model_missing"
+        assert client.post("/tokenize", json={"content": "x"}).json()["error"]["code"] == "model_missing"
         assert client.post("/v1/chat/completions", json={**CHAT, "model": "a"}).status_code == 200
         assert states() == {"a": "loaded", "b": "unloaded"}
         deadline = time.monotonic() + 30

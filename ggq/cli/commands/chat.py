@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -12,7 +12,7 @@ from ggq.cli.compiling import announce_compiling
 from ggq.cli.generation import (
     ACTIVATIONS,
     CACHE,
-    FILE,
+    FILE_OR_NAME,
     GREEDY,
     INTERPRETER,
     LARK,
@@ -22,23 +22,27 @@ from ggq.cli.generation import (
     REGEX,
     SCHEMA,
     SEED,
+    SERVER,
     STOP,
     TEMPERATURE,
     THREADS,
     TOP_K,
     TOP_P,
 )
+from ggq.cli.server.remote import RemoteModel, RemoteStream
 from ggq.errors import UsageError
 from ggq.generate.loading import load
 from ggq.generate.model import Model
 from ggq.generate.options import Options
+from ggq.generate.stream import Stream
 from ggq.text.template import Message
 
 HELP = "/exit or Ctrl-D ends, /clear forgets the conversation, Ctrl-C interrupts an answer."
 
 
 def chat(
-    file: FILE,
+    file: FILE_OR_NAME = None,
+    server: SERVER = None,
     system: Annotated[str | None, typer.Option(metavar="TEXT", help="How the model shall behave.")] = None,
     max_tokens: MAX_TOKENS = None,
     greedy: GREEDY = False,
@@ -67,6 +71,10 @@ def chat(
     options = cli.options(
         max_tokens, greedy, temperature, top_k, top_p, min_p, repetition_penalty, seed, stop, schema, regex, lark
     )
+    if server is not None:
+        Conversation(RemoteModel(server, file), system if system is None else cli.text(system), options).talk()
+        return
+    file = cli.need_file(file)
     announce_compiling(interpreter)
     with load(file, threads=threads, activations=activations, cache=cache, interpreter=interpreter) as model:
         model.chat_template  # noqa: B018  refuse a model without one before anything is typed
@@ -82,11 +90,11 @@ class Conversation:
         options: How it answers.
     """
 
-    def __init__(self, model: Model, system: str | None, options: Options) -> None:
+    def __init__(self, model: Model | RemoteModel, system: str | None, options: Options) -> None:
         self.model, self.options = model, options
         self.beginning: list[Message] = [] if system is None else [{"role": "system", "content": system}]
         self.messages = list(self.beginning)
-        self.memory = model.remember()
+        self.memory: Any = model.remember()
 
     def talk(self) -> None:
         """Ask and answer until the person ends it."""
@@ -106,7 +114,7 @@ class Conversation:
         """One question and its answer; an answer cut off by Ctrl-C stays in the conversation as far as it came."""
         self.messages.append({"role": "user", "content": question})
         try:
-            stream = self.model.stream_chat(self.messages, self.memory, **self.options)
+            stream: Stream | RemoteStream = self.model.stream_chat(self.messages, self.memory, **self.options)
         except UsageError as problem:
             self.messages.pop()
             print(f"error: {problem}\n{HELP}", file=sys.stderr)
@@ -119,7 +127,8 @@ class Conversation:
         sys.stdout.write("\n")
         sys.stdout.flush()
         self.messages.append({"role": "assistant", "content": stream.answer.text})
-        print(cli.figures(stream.timing), file=sys.stderr)
+        told = stream.figures if isinstance(stream, RemoteStream) else cli.figures(stream.timing)
+        print(told, file=sys.stderr)
 
 
 def read_line() -> str | None:

@@ -13,7 +13,7 @@ from ggq.cli.compiling import announce_compiling
 from ggq.cli.generation import (
     ACTIVATIONS,
     CACHE,
-    FILE,
+    FILE_OR_NAME,
     GREEDY,
     INTERPRETER,
     LARK,
@@ -23,6 +23,7 @@ from ggq.cli.generation import (
     REGEX,
     SCHEMA,
     SEED,
+    SERVER,
     STOP,
     TEMPERATURE,
     THREADS,
@@ -30,17 +31,19 @@ from ggq.cli.generation import (
     TOP_P,
 )
 from ggq.cli.output import print_json
+from ggq.cli.server.remote import run_remote
 from ggq.errors import UsageError
 from ggq.generate.loading import load
 from ggq.generate.stream import Stream
 
 
 def run(
-    file: FILE,
     prompt: Annotated[
         str,
         typer.Option("-p", "--prompt", metavar="TEXT", help="The text to continue; - reads it from standard input."),
     ],
+    file: FILE_OR_NAME = None,
+    server: SERVER = None,
     max_tokens: MAX_TOKENS = None,
     greedy: GREEDY = False,
     temperature: TEMPERATURE = None,
@@ -67,12 +70,17 @@ def run(
     Example:
         ggq run model.ggq -p "Once upon a time" -n 100
         ggq run model.ggq -p "A point: " --schema '{"type": "object", "properties": {"x": {"type": "number"}}}'
+        ggq run -p "Once upon a time" --server http://localhost:8080
         ggq run model.ggq -p - --temperature 0.8 --top-p 0.95 --seed 1 < prompt.txt
     """
     options = cli.options(
         max_tokens, greedy, temperature, top_k, top_p, min_p, repetition_penalty, seed, stop, schema, regex, lark
     )
     text = read_prompt() if prompt == "-" else cli.text(prompt)
+    if server is not None:
+        run_remote(server, file, text, options, echo=echo, as_json=as_json)
+        return
+    file = cli.need_file(file)
     start = time.perf_counter()
     announce_compiling(interpreter)
     with load(file, threads=threads, activations=activations, cache=cache, interpreter=interpreter) as model:

@@ -101,7 +101,7 @@ IGNORED: dict[str, dict[str, Any]] = {
 """Fields that change nothing here: they are about accounts and caches, which look after themselves."""
 
 CHAT = obj(
-    ["messages"],
+    ["model", "messages"],
     model=MODEL,
     messages=MESSAGES,
     max_tokens=count(1),

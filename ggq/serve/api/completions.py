@@ -29,7 +29,7 @@ from ggq.serve.turn.run import Run
 
 IDS = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}
 COMPLETION = obj(
-    ["prompt"],
+    ["model", "prompt"],
     model=MODEL,
     prompt={
         "anyOf": [

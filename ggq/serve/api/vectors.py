@@ -19,7 +19,7 @@ from ggq.serve.models import Served
 
 TEXTS = {"type": "array", "items": {"type": "string", "minLength": 1}, "minItems": 1, "maxItems": 2048}
 EMBEDDINGS = obj(
-    ["input"],
+    ["model", "input"],
     model=MODEL,
     input={"anyOf": [{"type": "string", "minLength": 1}, TEXTS]},
     encoding_format={"type": ["string", "null"], "enum": ["float", "base64", None]},

@@ -9,6 +9,7 @@ from typing import Any
 
 from ggq.generate.generation import Answer
 from ggq.generate.model import Model
+from ggq.generate.options import GRAMMARS
 from ggq.serve.errors import refused
 from ggq.serve.turn.reader import Reader
 from ggq.serve.turn.reasoning import AfterThinking, Tags, tags_of
@@ -80,6 +81,8 @@ def prepare(model: Model, turn: Turn) -> Prepared:
     thinking = tags is not None and text.rstrip().endswith(tags.begin)
     form = form_of(source) if turn.tools and turn.choice != "none" else None
     options = dict(turn.options)
+    if (form is not None and turn.choice != "auto") or any(name in options for name in GRAMMARS):
+        options.setdefault("stop", [])  # the grammar says where it ends, and not the model's own strings
     if form is not None:
         options["lark"] = _tool_grammar(model, turn, form, None if thinking else tags, options)
     wrap = _thinking_wrap(model, turn, tags, thinking)

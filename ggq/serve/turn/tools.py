@@ -15,6 +15,8 @@ from typing import Any
 from ggq.serve.turn.reasoning import Tags
 from ggq.serve.turn.turn import Call, Tool
 
+MOST_CALLS = 8
+"""Calls of one answer: a small model would go on for ever."""
 COMPACT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 """JSON in grammars as `json.dumps` writes it."""
 
@@ -188,16 +190,21 @@ def grammar(
     """
     begin, end, between = (_marked(text, token) for text in (form.begin, form.end, form.between + form.begin))
     if form.listed:
-        schema: Any = {"type": "array", "minItems": 1, "items": {"anyOf": [_call(form, tool) for tool in tools]}}
+        schema: Any = {
+            "type": "array",
+            "minItems": 1,
+            "maxItems": MOST_CALLS,
+            "items": {"anyOf": [_call(form, tool) for tool in tools]},
+        }
         if not parallel:
             schema["maxItems"] = 1
         body, more = f"%json {_schema(schema)}", ""
     elif form.written is not None:
         rules = [f"({form.written(tool)})" for tool in tools]
-        body, more = " | ".join(rules), f"({between} call {end})*" if parallel else ""
+        body, more = " | ".join(rules), f"({between} call {end}){{0,{MOST_CALLS - 1}}}" if parallel else ""
     else:
         body = f"%json {_schema({'anyOf': [_call(form, tool) for tool in tools]})}"
-        more = f"({between} call {end})*" if parallel and form.begin else ""
+        more = f"({between} call {end}){{0,{MOST_CALLS - 1}}}" if parallel and form.begin else ""
     calls = f"{begin} call {end} {more}"
     rules = [f"call: {body}"]
     if must or answer is not None:
