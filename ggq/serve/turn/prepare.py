@@ -106,7 +106,7 @@ def _tool_grammar(model: Model, turn: Turn, form: Form, tags: Tags | None, optio
         form,
         tools,
         must=turn.choice != "auto",
-        parallel=turn.parallel,
+        parallel=turn.parallel and turn.choice in ("auto", "required"),  # a tool that is named is called once
         token=lambda text: _token(model, text),
         tags=tags,
         answer=answer,
