@@ -25,8 +25,9 @@ ALLOWED: dict[str, set[str]] = {
     "evaluate": {"errors", "format", "quant", "tape", "models", "engine", "text", "generate"},
     "export": {"errors", "format", "quant", "models", "convert", "evaluate", "gguf"},
     "serve": {"errors", "format", "models", "engine", "text", "generate"},
+    "train": {"errors", "format", "quant", "tape", "models", "text", "convert", "evaluate", "export"},
     "cli": {"errors", "format", "quant", "tape", "models", "engine", "text", "generate", "convert", "evaluate"}
-    | {"export", "serve", "threads"},
+    | {"export", "serve", "threads", "train"},
 }
 """What each part of ggq may import besides itself."""
 

@@ -45,6 +45,7 @@ COMMANDS = (
     Command("repack", "ggq.cli.commands.repack", "Write a file anew without what edits left behind."),
     Command("eval", "ggq.cli.commands.eval", "Score a file on a text: perplexity, divergence from a reference."),
     Command("compare", "ggq.cli.commands.compare", "Show each tensor's error against another file or a checkpoint."),
+    Command("train", "ggq.cli.training.train", "Train a checkpoint for 2 bits, ternary or binary (extra: ggq[train])."),
     Command("export", "ggq.cli.commands.export", "Write a file's tensors back as a checkpoint of safetensors files."),
     Command("bench", "ggq.cli.commands.bench", "Measure loading, prefill and decoding."),
     Command("profile", "ggq.cli.commands.profile", "Show where the time of a prompt and of a token goes."),

@@ -19,6 +19,7 @@ from ggq.convert.plan.generic import make_generic_plan
 from ggq.convert.plan.plan import Plan, make_plan, with_recipe
 from ggq.convert.plan.preflight import check_disk, check_output
 from ggq.convert.plan.recipe_file import recipe_text
+from ggq.convert.plan.taken import METHOD
 from ggq.convert.source.checkpoint import CONFIG, load_config
 from ggq.convert.source.folder import Folder
 from ggq.convert.source.hub import find_source
@@ -207,7 +208,8 @@ def metadata(planned: Plan) -> Iterator[tuple[str, Value]]:
         yield "tokenizer.add_bos", tokens.add_bos
     recipe = planned.recipe
     yield "quantization.scheme", scheme_name(recipe.scheme)
-    yield "quantization.method", recipe.body_method
+    taken = any(tensor.taken is not None for tensor in planned.tensors)
+    yield "quantization.method", METHOD if taken else recipe.body_method
     if planned.described is not None:
         yield "quantization.embedding", scheme_name(recipe.embedding)
     yield "quantization.recipe", recipe_text(recipe)

@@ -99,7 +99,7 @@ def export(
         files = file_names(contents.tensors, shard_bytes)
         _check_assets(contents.assets, {INDEX, *(name for name, _ in files)}, reader.path)
         _check_disk(out, sum(tensor.size for tensor in contents.tensors))
-        _write_folder(out, files, contents.assets, progress)
+        write_folder(out, files, contents.assets, progress)
         return Exported(
             path=out,
             files=(*(name for name, _ in files), *contents.assets),
@@ -155,7 +155,7 @@ class _Contents:
                 yield self._whole(roles[role], expression.name)
             else:
                 groups.setdefault(expression.names()[0], []).append(role)
-        for together in _connected(groups, expressions):
+        for together in connected(groups, expressions):
             yield from self._joined({role: expressions[role] for role in together}, roles)
 
     def _joined(self, expressions: Mapping[str, Expression], roles: Mapping[str, str]) -> Iterator[Output]:
@@ -236,7 +236,7 @@ class _Contents:
         return self.assets[CONFIG] if changed == config else (json.dumps(changed, indent=2) + "\n").encode()
 
 
-def _connected(groups: Mapping[str, list[str]], expressions: Mapping[str, Expression]) -> Iterator[list[str]]:
+def connected(groups: Mapping[str, list[str]], expressions: Mapping[str, Expression]) -> Iterator[list[str]]:
     """Roles that share source tensors, together."""
     seen: set[str] = set()
     for roles in groups.values():
@@ -287,10 +287,22 @@ def _check_disk(out: Path, needed: int) -> None:
         raise ConvertError(f"the disk has {free} bytes free, {needed} are needed", path=out)
 
 
-def _write_folder(
-    out: Path, files: list[tuple[str, list[Output]]], assets: Mapping[str, bytes], progress: Progress | None
+def write_folder(
+    out: Path,
+    files: list[tuple[str, list[Output]]],
+    assets: Mapping[str, bytes],
+    progress: Progress | None = None,
+    more: Callable[[Path], None] = lambda folder: None,
 ) -> None:
-    """Everything into a folder of a temporary name, which then takes its own."""
+    """Everything into a folder of a temporary name, which then takes its own.
+
+    Args:
+        out: Its own name.
+        files: What each safetensors file holds.
+        assets: Other files.
+        progress: Called now and then.
+        more: Called with the folder to write what else belongs there.
+    """
     total, done = sum(tensor.size for _, tensors in files for tensor in tensors), 0
 
     def advance(count: int) -> None:
@@ -310,6 +322,7 @@ def _write_folder(
             for name, data in assets.items():
                 (made / name).parent.mkdir(parents=True, exist_ok=True)
                 (made / name).write_bytes(data)
+            more(made)
             umask = os.umask(0)
             os.umask(umask)
             made.chmod(0o777 & ~umask)

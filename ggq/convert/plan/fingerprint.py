@@ -31,6 +31,7 @@ def fingerprint(plan: Plan, calibration: Calibration | None = None) -> bytes:
             for tensor in plan.tensors
         ],
         "files": [[file.path.name, file.size, file.modified, _digest(file.header)] for file in plan.checkpoint.files],
+        "taken": sorted({tensor.taken.digest for tensor in plan.tensors if tensor.taken is not None}),
         "calibration": [] if calibration is None else calibration.identity,
         "assets": [[name, _digest(data)] for name, data in plan.assets.items()],
     }

@@ -11,6 +11,7 @@ from math import prod
 from ggq.convert.plan.plan import Plan, TensorPlan, plan_tensor
 from ggq.convert.plan.recipe import Recipe, check_rules
 from ggq.convert.plan.settle import leave_out_ignored
+from ggq.convert.plan.taken import take_codes
 from ggq.convert.source.assets import read_assets
 from ggq.convert.source.checkpoint import FLOATS, Checkpoint
 from ggq.convert.source.hub import Source
@@ -67,7 +68,7 @@ def make_generic_plan(
         built=None,
         tokens=Tokens(None, (), None),
         assets=assets,
-        tensors=tuple(_plan(spec, checkpoint, recipe) for spec in specs),
+        tensors=take_codes(checkpoint, [_plan(spec, checkpoint, recipe) for spec in specs], recipe),
         ignored=tuple(left),
     )
 
@@ -86,14 +87,19 @@ def _check_names(checkpoint: Checkpoint) -> None:
 
 
 def _spec(tensor: SourceTensor) -> TensorSpec:
-    """A tensor with its dimensions; as one matrix of its first dimension's rows where padding would make it large."""
+    """A tensor as it is stored."""
     expression: Expression = Tensor(tensor.name)
-    shape = tensor.shape
+    shape = stored_shape(tensor.shape)
+    return TensorSpec(tensor.name, shape, expression if shape == tensor.shape else Flattened(expression))
+
+
+def stored_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """A tensor's dimensions; those of a matrix of its first dimension's rows where padding would make it large."""
     if len(shape) > 2:
         rows, columns = shape[-2:]
         if round_up(rows, TILE_ROWS) * round_up(columns, COLUMN_STEP) > MOST_PADDING * rows * columns:
-            expression, shape = Flattened(expression), (shape[0], prod(shape[1:]))
-    return TensorSpec(tensor.name, shape, expression)
+            return shape[0], prod(shape[1:])
+    return shape
 
 
 def _plan(spec: TensorSpec, checkpoint: Checkpoint, recipe: Recipe) -> TensorPlan:

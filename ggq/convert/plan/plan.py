@@ -12,6 +12,7 @@ from ggq.convert.plan.described import Described
 from ggq.convert.plan.match import match_tensors
 from ggq.convert.plan.recipe import Recipe, check_rules
 from ggq.convert.plan.settle import settle
+from ggq.convert.plan.taken import METHOD, Taken, take_codes
 from ggq.convert.source.assets import read_assets
 from ggq.convert.source.chat import try_template
 from ggq.convert.source.checkpoint import FLOATS, Checkpoint
@@ -50,6 +51,7 @@ class TensorPlan:
         scheme: How it will be stored.
         method: What chooses codes and scales, None for floats.
         bytes: Its segments' length.
+        taken: Where its codes are taken from; None where the method chooses them.
     """
 
     spec: TensorSpec
@@ -57,6 +59,7 @@ class TensorPlan:
     scheme: Scheme
     method: Method | None
     bytes: int
+    taken: Taken | None = None
 
     @property
     def name(self) -> str:
@@ -81,6 +84,8 @@ class TensorPlan:
     @property
     def method_name(self) -> str:
         """As users write it, "" for floats."""
+        if self.taken is not None:
+            return METHOD
         return "" if self.method is None else self.method.name
 
     @property
@@ -237,7 +242,7 @@ def make_plan(
         built=build_program(described.model),
         tokens=tokens,
         assets=assets,
-        tensors=tuple(plan_tensor(spec, checkpoint.tensors, recipe) for spec in specs),
+        tensors=take_codes(checkpoint, [plan_tensor(spec, checkpoint.tensors, recipe) for spec in specs], recipe),
         ignored=(*left, *ignored),
         unread_keys=described.unread_keys,
         adapters=tuple(adapter_name(text) for text in lora),

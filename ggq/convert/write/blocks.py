@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from ggq.convert.calibrate.changes import read_changed
 from ggq.convert.plan.plan import TensorPlan
+from ggq.convert.plan.taken import place_codes, read_codes
 from ggq.convert.source.checkpoint import FLOATS, Checkpoint
-from ggq.convert.write.stages import Work
+from ggq.convert.write.stages import Work, plain_work
 from ggq.errors import ConvertError
 from ggq.format.scheme import TILE_ROWS
 from ggq.models.names import Source, Tensor
@@ -73,12 +74,14 @@ class TensorJob:
         searched: bool = False,
         segments: Segments | None = None,
     ) -> None:
-        self.source, self.plan, self.work = source, plan, work or Work(plan.method_name, plan.method)
+        self.source, self.plan, self.work = source, plan, work or plain_work(plan)
         plain = plan.scheme.kind == "uniform" and not plan.scheme.subscale and not plan.scheme.transform
-        self.compiled = compiled and plain and self.work.change.nothing and self.work.method in COMPILED_METHODS
+        self.compiled = compiled and plain and plan.taken is None and self.work.change.nothing
+        self.compiled = self.compiled and self.work.method in COMPILED_METHODS
         self.searched = searched
         self._method: Method | None = None
         self._learning = threading.Lock()
+        self._codes: Segments | None = None
         self.sizes = geometry(plan.scheme, plan.shape)
         self.segments = empty_segments(self.sizes) if segments is None else segments
 
@@ -88,6 +91,8 @@ class TensorJob:
         if self.work.rounding is not None:
             weights = block_weights(self.work.rounding) or weights
         step = max(1, weights // (self.sizes.columns * TILE_ROWS)) * TILE_ROWS
+        if self.plan.taken is not None:
+            step = self.sizes.rows
         for matrix in range(self.sizes.count):
             for start in range(0, self.sizes.rows, step):
                 yield matrix, start, min(start + step, self.sizes.rows)
@@ -111,6 +116,8 @@ class TensorJob:
             ConvertError: Weights that are NaN, infinite or too large for the scheme.
         """
         matrix, start, stop = block
+        if self.plan.taken is not None:
+            return place_codes(self.plan, self.source, self.sizes, self._taken(), self.segments, matrix)
         first, scheme = matrix * self.sizes.rows, self.plan.scheme
         if self.compiled and (total := self._encode_stored(first + start, first + stop, matrix)) is not None:
             return total
@@ -152,6 +159,13 @@ class TensorJob:
                     method = prepared(method, self._sample(), scheme, work.inputs)
                 self._method = method
         return self._method
+
+    def _taken(self) -> Segments:
+        """The codes that are taken, read once."""
+        with self._learning:
+            if self._codes is None:
+                self._codes = read_codes(self.plan)
+        return self._codes
 
     def _sample(self) -> NDArray[np.float32]:
         """Rows to learn from."""

@@ -65,7 +65,7 @@ def stages(
     """
     chained = any(isinstance(tensor.method, Chain) for tensor in plan.tensors)
     if calibration is None and not chained and plan.recipe.activations == "group":
-        yield list(plan.tensors), {tensor.name: Work(tensor.method_name, tensor.method) for tensor in plan.tensors}
+        yield list(plan.tensors), {tensor.name: plain_work(tensor) for tensor in plan.tensors}
         return
     parts, places = sections(plan.program), sites(plan.program)
     home = {role: i for i, part in enumerate(parts) for op in part.ops for role in op.weights_read()}
@@ -85,6 +85,11 @@ def stages(
             yield tensors, works
             works.clear()
             i += 1
+
+
+def plain_work(tensor: TensorPlan) -> Work:
+    """What is known of a tensor that is quantized on its own."""
+    return Work(tensor.method_name, tensor.method, notes={} if tensor.taken is None else tensor.taken.notes)
 
 
 def work(tensor: TensorPlan, layer: Layer, activations: str, places: list[Site]) -> Work:

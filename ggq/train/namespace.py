@@ -1,0 +1,72 @@
+"""PyTorch as the array namespace that operations are written against (`ggq.tape.passes.Values.xp`).
+
+Names are the array API's. Where PyTorch has a function of that name and meaning it is taken as it is.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+_SAME = (
+    "arange",
+    "argmax",
+    "clip",
+    "concat",
+    "erf",
+    "exp",
+    "eye",
+    "finfo",
+    "full_like",
+    "linalg",
+    "log",
+    "log1p",
+    "maximum",
+    "mean",
+    "ones",
+    "ones_like",
+    "sqrt",
+    "stack",
+    "sum",
+    "tanh",
+    "tril",
+    "where",
+    "zeros",
+    "zeros_like",
+)
+
+
+class TorchNamespace:
+    """The functions that operations call; one that is not here is an AttributeError, never another function."""
+
+    bool: Any = torch.bool
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in _SAME:
+            raise AttributeError(f"operations may not call {name} of PyTorch: ggq.train.namespace does not list it")
+        return getattr(torch, name)
+
+    @staticmethod
+    def permute_dims(x: Any, axes: tuple[int, ...]) -> Any:
+        """Axes in another order."""
+        return x.permute(axes)
+
+    @staticmethod
+    def max(x: Any, axis: int, keepdims: Any = False) -> Any:
+        """The largest along an axis."""
+        return x.amax(dim=axis, keepdim=keepdims)
+
+    @staticmethod
+    def repeat(x: Any, times: int, axis: int) -> Any:
+        """Each element as many times along an axis."""
+        return x.repeat_interleave(times, dim=axis)
+
+    @staticmethod
+    def nonzero(x: Any) -> tuple[Any, ...]:
+        """Places that are not zero, an array for each axis."""
+        return tuple(torch.nonzero(x, as_tuple=True))
+
+
+XP = TorchNamespace()
+"""The one namespace."""

@@ -1,0 +1,194 @@
+"""A program as a PyTorch module: every family that converts can be trained, without transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from ggq.tape.buffers import Buffer
+from ggq.tape.cut import Section, sections
+from ggq.tape.ops.attention import Attention
+from ggq.tape.ops.embed import Embed
+from ggq.tape.ops.linear import Linear
+from ggq.tape.ops.operation import Operation, Product
+from ggq.tape.program import Program
+from ggq.tape.rotation import Rotation
+from ggq.train.namespace import XP
+from ggq.train.quantize.inputs import InputRounding
+from ggq.train.quantize.weight import TrainedWeight
+
+State = dict[Buffer, Any]
+"""Tensors (windows, context, width) by buffer."""
+
+
+class ProgramModule(nn.Module):
+    """The program of a model with weights that are trained.
+
+    Args:
+        program: Any.
+        weights: Its tensors by role.
+        rounding: Rounds the inputs of quantized matrices to int8; None for inputs as they are.
+    """
+
+    def __init__(
+        self, program: Program, weights: Mapping[str, TrainedWeight], rounding: InputRounding | None = None
+    ) -> None:
+        super().__init__()
+        self.program, self.sections = program, sections(program)
+        self.weights = nn.ModuleDict({role.replace(".", "/"): weight for role, weight in weights.items()})
+        self.rounding = rounding
+        self.remember = True
+        self._tables: dict[Any, Any] = {}
+
+    def weight(self, role: str) -> TrainedWeight:
+        """The tensor with a role."""
+        found: TrainedWeight = self.weights[role.replace(".", "/")]
+        return found
+
+    @property
+    def roles(self) -> list[str]:
+        """Roles of all tensors."""
+        return [name.replace("/", ".") for name in self.weights]
+
+    def forward(self, tokens: Any) -> Any:
+        """Logits, float (windows, context, vocabulary), of token ids (windows, context)."""
+        state: State = {}
+        for section in self.sections:
+            state = self.run(section, tokens, state)
+        return state[self.program.result]
+
+    def run(self, section: Section, tokens: Any, state: Mapping[Buffer, Any]) -> State:
+        """Carry out a section: what later sections read, and behind the last one the result."""
+        kept = sorted(section.kept, key=lambda buffer: buffer.name)
+        if section is self.sections[-1]:
+            kept = [self.program.result]
+
+        def computed(*values: Any) -> tuple[Any, ...]:
+            run = _Run(self, tokens, dict(zip(state, values, strict=True)))
+            for op in section.ops:
+                run.step(op)
+            return tuple(run.state[buffer] for buffer in kept)
+
+        values = tuple(state.values())
+        if self.remember or not torch.is_grad_enabled():
+            return dict(zip(kept, computed(*values), strict=True))
+        from torch.utils.checkpoint import checkpoint
+
+        return dict(zip(kept, checkpoint(computed, *values, use_reentrant=False), strict=True))
+
+    def rotation(self, rotation: Rotation, context: int, device: Any) -> tuple[Any, Any]:
+        """Cosines and sines of positions up to a context, float32."""
+        key = (rotation, context, device)
+        if key not in self._tables:
+            tables = rotation.table(np.arange(context))
+            self._tables[key] = tuple(torch.from_numpy(each.astype(np.float32)).to(device) for each in tables)
+        found: tuple[Any, Any] = self._tables[key]
+        return found
+
+    def mask(self, window: int, causal: bool, context: int, device: Any) -> Any:
+        """0 where a token sees another, -inf where not, float32 (context, context)."""
+        key = (window, causal, context, device)
+        if key not in self._tables:
+            ages = torch.arange(context)[:, None] - torch.arange(context)
+            seen = ages >= 0 if causal else torch.ones_like(ages, dtype=torch.bool)
+            seen = seen & (ages.abs() < window) if window else seen
+            self._tables[key] = torch.where(seen, 0.0, -float("inf")).to(device)
+        return self._tables[key]
+
+
+class _Run:
+    """One pass over windows of equal length; see `ggq.tape.passes.Forward`."""
+
+    xp = XP
+
+    def __init__(self, module: ProgramModule, tokens: Any, state: State) -> None:
+        self.module, self.tokens, self.state = module, tokens, state
+        self.caches: dict[int, Sequence[Any]] = {}
+        self._weights: dict[str, Any] = {}
+
+    def step(self, op: Operation) -> None:
+        """Carry out one operation, by PyTorch's own function where it has one for it."""
+        if type(op) is Attention and not op.softcap and op.sinks is None:
+            self._attend(op)
+        elif type(op) is Embed:
+            rows = nn.functional.embedding(self.ids(op.by), self.weight(op.table))
+            self[op.out] = rows if op.scale == 1 else rows * op.scale
+        elif self.module.rounding is not None and op.products():
+            self._rounded(op)
+        else:
+            op.forward(self)
+
+    def _rounded(self, op: Operation) -> None:
+        """A product whose matrices meet their inputs rounded to int8."""
+        assert self.module.rounding is not None
+        self.module.rounding.check(op)
+        assert type(op) is Linear
+        source = self[op.source]
+        for role, bias, out in zip(op.weights, op.biases, op.outs, strict=True):
+            x = self.module.rounding(source, self.module.weight(role).scheme, role)
+            result = nn.functional.linear(x, self.weight(role), None if bias is None else self.weight(bias))
+            self[out] = self[out] + result if op.add else result
+
+    def _attend(self, op: Attention) -> None:
+        query, (keys, values) = self[op.query], self.cached(op.cache)
+        q, k, v = (x.reshape(*x.shape[:2], -1, op.head_dim).transpose(1, 2) for x in (query, keys, values))
+        mask = None if op.causal and not op.window else self.mask(op.window, op.causal).to(q.dtype)
+        attended = nn.functional.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, is_causal=mask is None, scale=op.scale, enable_gqa=op.heads != op.kv_heads
+        )
+        self[op.out] = attended.transpose(1, 2).reshape(query.shape)
+
+    def __getitem__(self, buffer: Buffer) -> Any:
+        return self.state[buffer]
+
+    def __setitem__(self, buffer: Buffer, value: Any) -> None:
+        self.state[buffer] = value
+
+    def weight(self, role: str) -> Any:
+        """See `Forward`; computed once in a pass."""
+        if role not in self._weights:
+            self._weights[role] = self.module.weight(role)()
+        return self._weights[role]
+
+    def inner(self, x: Any, y: Any) -> Any:
+        """See `Forward`."""
+        return (x * y).sum(-1, keepdim=True)
+
+    def observe(self, product: Product, source: Any) -> None:
+        """Nobody is told."""
+
+    def useful(self, buffer: Buffer) -> bool:
+        """Everything is computed."""
+        return True
+
+    def rotation(self, rotation: Rotation) -> tuple[Any, Any]:
+        """See `Forward`."""
+        return self.module.rotation(rotation, self.tokens.shape[1], self.tokens.device)
+
+    def ids(self, by: str) -> Any:
+        """See `Forward`; every text is of type 0."""
+        if by == "token":
+            return self.tokens
+        row = torch.arange(self.tokens.shape[1], device=self.tokens.device)
+        return (row if by == "position" else torch.zeros_like(row)).expand(self.tokens.shape)
+
+    def mask(self, window: int, causal: bool = True) -> Any:
+        """See `Forward`."""
+        return self.module.mask(window, causal, self.tokens.shape[1], self.tokens.device)
+
+    def store(self, cache: int, values: Sequence[Any]) -> None:
+        """See `Forward`."""
+        self.caches[cache] = values
+
+    def cached(self, cache: int) -> Sequence[Any]:
+        """See `Forward`."""
+        return self.caches[cache]
+
+
+def trainable(module: nn.Module) -> Iterable[Any]:
+    """Its parameters that get gradients."""
+    return (parameter for parameter in module.parameters() if parameter.requires_grad)

@@ -1,0 +1,1 @@
+"""Fake quantizers: of matrices, and of what they are multiplied with."""
