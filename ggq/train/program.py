@@ -117,10 +117,14 @@ class _Run:
         elif type(op) is Embed:
             rows = nn.functional.embedding(self.ids(op.by), self.weight(op.table))
             self[op.out] = rows if op.scale == 1 else rows * op.scale
-        elif self.module.rounding is not None and op.products():
+        elif self.module.rounding is not None and self._quantized(op):
             self._rounded(op)
         else:
             op.forward(self)
+
+    def _quantized(self, op: Operation) -> bool:
+        """Whether it reads matrices that are stored as codes."""
+        return any(self.module.weight(role).scheme.kind != "float" for role in op.weights_read())
 
     def _rounded(self, op: Operation) -> None:
         """A product whose matrices meet their inputs rounded to int8."""

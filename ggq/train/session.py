@@ -138,7 +138,10 @@ def make_training_plan(source: str | os.PathLike[str], out: Path, options: Train
 
 def _plain(name: str) -> str:
     """The name of a scheme that says nothing of a method: "c4-g64" of "nf4-g64"."""
-    return scheme_name(parse_filled(name)[0])
+    scheme = parse_filled(name)[0]
+    if scheme.transform:
+        raise UsageError(f"scheme {name} has a transform of inputs: only schemes without can be trained")
+    return scheme_name(scheme)
 
 
 def read_texts(planned: Plan, options: TrainOptions) -> tuple[Windows, Windows]:
