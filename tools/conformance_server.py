@@ -18,19 +18,23 @@ ENDS = ["(", ":\n", ".\n", ")", "=", "_", "#"]
 """A model of code writes one of these soon; calls of functions and JSON hold none of them."""
 
 
-def main() -> None:
-    """Write the model and serve it as "demo" and by the names that tests like."""
-    folder, port = Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 8099
-    path = folder / "demo.ggq"
+def write(path: Path, stop_strings: list[str]) -> Path:
+    """The embedded model with a context of 8,192 tokens."""
     path.unlink(missing_ok=True)
     config = json.loads((DEMO / "config.json").read_text())
     config["max_position_embeddings"] = 8192
     assets = {name: (DEMO / name).read_bytes() for name in ("tokenizer.json", "tokenizer_config.json")}
     assets["chat_template.jinja"] = TEMPLATE
-    assets["generation_config.json"] = json.dumps({"stop_strings": ENDS}).encode()
+    assets["generation_config.json"] = json.dumps({"stop_strings": stop_strings}).encode()
     ends = {"tokenizer.eos_ids": [0], "tokenizer.add_bos": False}
-    write_ggq(path, config, read_checkpoint(DEMO), "q4-g32", assets, ends)
-    ggq.serve({"demo": path}, port=port, images="mention", aliases={"gpt-4o-mini": "demo", "claude-opus": "demo"})
+    return write_ggq(path, config, read_checkpoint(DEMO), "q4-g32", assets, ends)
+
+
+def main() -> None:
+    """Write the models and serve them; "endless" comes to no end by itself."""
+    folder, port = Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 8099
+    models = {"demo": write(folder / "demo.ggq", ENDS), "endless": write(folder / "endless.ggq", [])}
+    ggq.serve(models, port=port, images="mention", aliases={"gpt-4o-mini": "demo", "claude-opus": "demo"})
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ def check(value: Any, schema: Schema, place: str = "") -> None:
         _check_any(value, schema["anyOf"], place)
         return
     if "type" in schema:
-        kinds = [schema["type"]] if isinstance(schema["type"], str) else schema["type"]
+        kinds = kinds_of(schema)
         if not any(is_kind(value, kind) for kind in kinds):
             raise wrong(place, f"{one_of([_article(kind) for kind in kinds])} is expected, not {_shown(value)}")
     if "enum" in schema and value not in schema["enum"]:
@@ -58,6 +58,12 @@ def check(value: Any, schema: Schema, place: str = "") -> None:
                 check(item, schema["items"], f"{place}[{number}]")
     elif isinstance(value, dict):
         _check_object(value, schema, place)
+
+
+def kinds_of(schema: Schema) -> list[str]:
+    """The types that a schema names."""
+    found = schema.get("type", [])
+    return [found] if isinstance(found, str) else list(found)
 
 
 def is_kind(value: Any, kind: str) -> bool:
@@ -104,9 +110,10 @@ def _check_any(value: Any, schemas: Sequence[Schema], place: str) -> None:
             problems.append(problem)
     farthest = max(problems, key=lambda problem: (len(problem.param or ""), "expected" not in problem.message))
     if (farthest.param or "") == place:
-        kinds = [_article(str(schema["type"])) for schema in schemas if isinstance(schema.get("type"), str)]
-        if kinds and not any(is_kind(value, schema["type"]) for schema in schemas if "type" in schema):
-            raise wrong(place, f"{one_of(dict.fromkeys(kinds))} is expected, not {_shown(value)}")
+        kinds = [kind for schema in schemas for kind in kinds_of(schema)]
+        if kinds and not any(is_kind(value, kind) for kind in kinds):
+            names = one_of(dict.fromkeys(map(_article, kinds)))
+            raise wrong(place, f"{names} is expected, not {_shown(value)}")
     raise farthest
 
 

@@ -107,6 +107,11 @@ def test_what_is_nested_too_deeply_is_refused() -> None:
             "a[1]: an integer is expected, not '2'",
         ),
         ({"b": 1}, {"additionalProperties": {"type": "string"}}, "b: a string is expected, not 1"),
+        (
+            1,
+            {"anyOf": [{"type": ["object", "null"]}, {"type": "string"}]},
+            "the body: an object, null or a string is expected, not 1",
+        ),
         ("abc", {"maxLength": 2}, "the body: 3 characters are more than 2"),
         (
             [1],

@@ -10,6 +10,7 @@ from ggq.serve.api.fields import FLAG, GRAMMARS, MODEL, OBJECT, SAMPLING, TEXT, 
 from ggq.serve.errors import refused
 from ggq.serve.schema import wrong
 from ggq.serve.settings import Settings
+from ggq.serve.turn.closed import closed
 from ggq.serve.turn.turn import Tool, Turn
 
 NAME = {"type": "string", "minLength": 1, "maxLength": 64}
@@ -188,7 +189,7 @@ def format_options(given: Mapping[str, Any]) -> dict[str, Any]:
         schema = given.get("json_schema", {}).get("schema", given.get("schema"))
         if not isinstance(schema, Mapping):
             raise refused("response_format.json_schema.schema is missing", "response_format.json_schema.schema")
-        return {"json_schema": schema}
+        return {"json_schema": closed(schema)}
     if kind not in given:
         raise refused(f"response_format.{kind} is missing", f"response_format.{kind}")
     return {kind: given[kind]}

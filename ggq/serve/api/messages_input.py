@@ -10,6 +10,7 @@ from ggq.serve.api.fields import FLAG, OBJECT, TEXT, count, number, obj
 from ggq.serve.errors import refused
 from ggq.serve.schema import wrong
 from ggq.serve.settings import Settings
+from ggq.serve.turn.closed import closed
 from ggq.serve.turn.turn import Turn
 
 BLOCK = {"type": "object", "properties": {"type": {"type": "string"}}, "required": ["type"]}
@@ -103,7 +104,7 @@ def read_messages_turn(body: Mapping[str, Any], settings: Settings, client: str)
         options["stop"] = list(body["stop_sequences"])
     form = (body.get("output_config") or {}).get("format") or body.get("output_format")
     if form:
-        options["json_schema"] = form.get("schema")
+        options["json_schema"] = closed(form.get("schema") or {"type": "object"})
     messages = read_blocks(body["messages"], settings)
     if body.get("system"):
         messages.insert(0, {"role": "system", "content": text_of(body["system"], "system", settings)})

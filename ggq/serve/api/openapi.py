@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -69,4 +70,16 @@ async def openapi(context: Context, request: Request, body: dict[str, Any]) -> R
     """The served schema."""
     from ggq.serve.api import ENDPOINTS
 
-    return document(described(ENDPOINTS))
+    names = [*context.models.by_name, *context.settings.aliases]
+    return document(with_models(described(ENDPOINTS), names))
+
+
+def with_models(schema: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """A served schema that lists the models that can be asked."""
+    copy: dict[str, Any] = json.loads(json.dumps(schema))
+    for operations in copy["paths"].values():
+        for operation in operations.values():
+            body = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema", {})
+            if "model" in body.get("properties", {}):
+                body["properties"]["model"]["enum"] = list(names)
+    return copy

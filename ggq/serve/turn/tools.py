@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ggq.serve.turn.closed import closed
 from ggq.serve.turn.reasoning import Tags
 from ggq.serve.turn.turn import Call, Tool
 
@@ -109,7 +110,7 @@ def _is_object(text: str) -> bool:
 
 
 def _named_rule(tool: Tool) -> str:
-    return f"{quoted(tool.name + '[ARGS]')} %json {_schema(tool.parameters)}"
+    return f"{quoted(tool.name + '[ARGS]')} %json {_schema(closed(tool.parameters))}"
 
 
 def _each_argument(tool: Tool, line: Callable[[str], tuple[str, str]]) -> str:
@@ -236,7 +237,7 @@ def _thoughts(tags: Tags | None, token: Callable[[str], int | None]) -> str:
 
 
 def _call(form: Form, tool: Tool) -> dict[str, Any]:
-    properties = {"name": {"const": tool.name}, form.arguments: dict(tool.parameters)}
+    properties = {"name": {"const": tool.name}, form.arguments: closed(tool.parameters)}
     return {
         "type": "object",
         "properties": properties,

@@ -96,6 +96,7 @@ function fill(item, node) {
   }
   parts.push(...(node.role === "user" ? [node.text] : markdown(node.text)));
   if (node.error) parts.push(make("p", {class: "failed"}, node.error));
+  if (!parts.length && running?.node !== node) parts.push("The answer holds no text.");
   if (!parts.length) parts.push(node.progress ? `Reading ${node.progress[0]} of ${node.progress[1]} tokens …` : "…");
   body.replaceChildren(...parts);
 }
@@ -188,7 +189,8 @@ async function answer(parent) {
     if (problem.name !== "AbortError") node.error = problem.message || String(problem);
   }
   const tokens = node.usage ? node.usage.completion_tokens : count;
-  if (first && tokens > 1) node.rate = (tokens - 1) / Math.max(0.001, (performance.now() - first) / 1000);
+  const seconds = (performance.now() - first) / 1000;
+  if (first && tokens > 1 && seconds > 0.05) node.rate = (tokens - 1) / seconds;
   delete node.progress;
   if (!node.text && !node.error && !node.reasoning) node.error = "Stopped before anything was written.";
   running = null;
