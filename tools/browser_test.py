@@ -117,9 +117,12 @@ def conversation(page: Page) -> None:
     page.settings(model="endless", max_tokens="900")
     page.type("#question", "import os\n")
     lengths = set[int]()
-    page.until(
-        lambda: lengths.add(len("".join(page.texts(".assistant .body")))) or page.run("return !running"), "an answer"
-    )
+
+    def over() -> bool:
+        lengths.add(len("".join(page.texts(".assistant .body"))))
+        return bool(page.run("return !running"))
+
+    page.until(over, "an answer")
     assert len(lengths) > 2, "it did not come in pieces"
     first = page.texts(".assistant .body")
     assert len(first) == 1 and len(first[0]) > 20 and "tokens/s" in page.texts("#figures")[0]

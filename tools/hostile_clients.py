@@ -2,9 +2,9 @@
 
     python tools/hostile_clients.py URL [--drops N] [--slow N] [--bad N] [--requests N] [--pid PID]
 
-Clients that leave at random moments, slow readers, a body of a gigabyte, malformed requests, many requests; then nothing
-must run or wait, and the server must answer. With --pid its memory is watched. The status is 1 where something is
-wrong; figures are printed.
+Clients that leave at random moments, slow readers, bodies of a gigabyte, malformed requests, many requests; then
+nothing must run or wait, and the server must answer. With --pid its memory is watched. The status is 1 where something
+is wrong; figures are printed.
 """
 
 from __future__ import annotations
