@@ -78,12 +78,11 @@ def _metadata(model: GGUFModel, source: Path, recipe: Recipe | None) -> Iterator
 
 
 def _write(model: GGUFModel, writer: Writer, recipe: Recipe | None, options: Options) -> Iterator[TensorResult]:
-    total, done = sum(tensor.bytes or 0 for tensor in model.reader.tensors.values()), 0
+    total, done = sum(map(model.stored_bytes, model.tensors)), 0
     for name, entry in model.tensors.items():
         if options.progress is not None:
             options.progress(done, total, name)
         scheme, method = _choice(entry, recipe)
-        source = model.reader.tensors[name]
         if recipe is None:
             segments, error = model.segments(name), Error(0.0, float("inf"), 0.0)
         else:
@@ -98,7 +97,7 @@ def _write(model: GGUFModel, writer: Writer, recipe: Recipe | None, options: Opt
         figures = {key: float(f"{value:.4g}") for key, value in error._asdict().items()}
         named = {} if recipe is None or method is None else {"method": method.name}
         writer.add_tensor(name, entry.shape, scheme, segments, {**entry.attributes, **named, **figures})
-        done += source.bytes or 0
+        done += model.stored_bytes(name)
         yield TensorResult(
             name=name,
             role=str(entry.attributes["role"]),
@@ -122,7 +121,7 @@ def _choice(entry: Entry, recipe: Recipe | None) -> tuple[Scheme, Method | None]
 
 def _before(model: GGUFModel, result: TensorResult) -> int:
     """Bytes of a tensor in the GGUF file."""
-    return model.reader.tensors[result.name].bytes or 0
+    return model.stored_bytes(result.name)
 
 
 def _kinds_and_sizes(model: GGUFModel, results: list[TensorResult]) -> tuple[str, str]:

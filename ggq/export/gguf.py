@@ -160,7 +160,7 @@ class _Model:
         role = str(entry.attributes["role"])
         name, shape = tensor_name(role), self.decoded.shapes[entry.name]
         if len(shape) == 1:
-            return GGUFTensor(name, shape, 0, partial(self._numbers, entry, "f32", None))
+            return GGUFTensor(name, shape, 0, partial(self._numbers, entry, "f32", self._order(role)))
         own, order = self._own_type(entry), self._order(role)
         kind = self._choose(name, shape, own)
         self.exact += kind == own
@@ -197,7 +197,7 @@ class _Model:
 
     def _order(self, role: str) -> NDArray[np.int64] | None:
         """The rows of queries and keys where a file has the halves of a head in turns."""
-        if not self.permuted or not role.endswith(("attention.q.weight", "attention.k.weight")):
+        if not self.permuted or not role.rpartition(".")[0].endswith((".attention.q", ".attention.k")):
             return None
         attention: Any = self.spec.layers[int(role.split(".")[1])].mixer
         heads = attention.heads if ".q." in role else attention.kv_heads
@@ -205,7 +205,9 @@ class _Model:
 
     def _ordered(self, entry: StoredTensor, order: NDArray[np.int64] | None) -> Iterator[NDArray[np.float32]]:
         blocks = self.decoded.blocks(entry.name)
-        return blocks if order is None else iter([np.concatenate(list(blocks))[order]])
+        if order is None:
+            return blocks
+        return iter([np.concatenate(list(blocks)).reshape(len(order), -1)[order]])  # also of a bias, which is one row
 
     def _numbers(self, entry: StoredTensor, word: str, order: NDArray[np.int64] | None) -> Iterator[NDArray[np.uint8]]:
         for block in self._ordered(entry, order):

@@ -5,160 +5,16 @@ Every key of the architecture is accounted for: one that nobody reads is refused
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from ggq.errors import ModelError, UnsupportedError
+from ggq.gguf.architecture.hyper import Keys
+from ggq.gguf.architecture.table import ARCHITECTURES as ARCHITECTURES
+from ggq.gguf.architecture.table import Architecture, find_architecture
 from ggq.models.fields import shown
-
-MEANINGLESS = frozenset({"vocab_size", "rope.dimension_count", "attention.value_length", "rope.scaling.finetuned"})
-"""Keys that repeat what others or the tensors say."""
-
-
-class Keys:
-    """The keys of an architecture, each remembered once it was read.
-
-    Args:
-        metadata: Of the file.
-        path: The file, for messages.
-    """
-
-    def __init__(self, metadata: Mapping[str, Any], path: str) -> None:
-        self.path, self.architecture = path, str(metadata.get("general.architecture", ""))
-        prefix = f"{self.architecture}."
-        self._values = {key.removeprefix(prefix): metadata for key in metadata if key.startswith(prefix)}
-        self._prefix, self._metadata, self._read = prefix, metadata, set[str]()
-
-    def get(self, key: str, default: Any = None) -> Any:
-        """A value; the default where there is none."""
-        self._read.add(key)
-        return self._metadata[self._prefix + key] if key in self._values else default
-
-    def integer(self, key: str, default: int | None = None) -> int:
-        """A whole number; the only one of a list whose numbers are equal.
-
-        Raises:
-            ModelError: It is missing or something else.
-            UnsupportedError: Layers have different ones.
-        """
-        found = self.get(key, default)
-        if isinstance(found, np.ndarray) and found.size and found.dtype.kind in "iu":
-            if (found != found[0]).any():
-                raise UnsupportedError("layers of different sizes", path=self.path, where=self._prefix + key)
-            found = int(found[0])
-        if isinstance(found, bool) or not isinstance(found, int):
-            problem = "missing" if found is None else f"{shown(found)} found, a whole number expected"
-            raise ModelError(problem, path=self.path, where=self._prefix + key)
-        return found
-
-    def number(self, key: str, default: float | None = None) -> float:
-        """A number.
-
-        Raises:
-            ModelError: It is missing or something else.
-        """
-        found = self.get(key, default)
-        if isinstance(found, bool) or not isinstance(found, int | float):
-            problem = "missing" if found is None else f"{shown(found)} found, a number expected"
-            raise ModelError(problem, path=self.path, where=self._prefix + key)
-        return float(str(np.float32(found)))  # the decimal number that was meant: 1e-05, not 9.99999975e-06
-
-    def check_all_read(self) -> None:
-        """Refuse a key that nobody has read.
-
-        Raises:
-            UnsupportedError: There is one that would change the model.
-        """
-        left = [key for key in self._values if key not in self._read | MEANINGLESS]
-        if left:
-            where = self._prefix + left[0]
-            raise UnsupportedError(f"{shown(self._metadata[where])} is not supported", path=self.path, where=where)
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """An architecture of GGUF files.
-
-    Args:
-        name: Class of transformers.
-        model_type: Its "model_type".
-        config: Keys of config.json beyond those that all have.
-        permuted: Whether rows of queries and keys were put in pairs.
-    """
-
-    name: str
-    model_type: str
-    config: Callable[[Keys, Mapping[str, tuple[int, ...]]], dict[str, Any]] = lambda keys, shapes: {}
-    permuted: bool = False
-
-
-def _qwen2(keys: Keys, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
-    return {"use_sliding_window": False}
-
-
-def _qwen3(keys: Keys, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
-    return {"use_sliding_window": False, "attention_bias": "blk.0.attn_q.bias" in shapes}
-
-
-def _llama(keys: Keys, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
-    return {"attention_bias": "blk.0.attn_q.bias" in shapes, "mlp_bias": "blk.0.ffn_up.bias" in shapes}
-
-
-def _gemma(keys: Keys, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
-    return {
-        "hidden_activation": "gelu_pytorch_tanh",
-        "sliding_window": keys.integer("attention.sliding_window"),
-        "query_pre_attn_scalar": keys.integer("attention.key_length"),
-    }
-
-
-def _gemma2(keys: Keys, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
-    return {
-        **_gemma(keys, shapes),
-        "attn_logit_softcapping": keys.number("attn_logit_softcapping", 50.0),
-        "final_logit_softcapping": keys.number("final_logit_softcapping", 30.0),
-    }
-
-
-def _gemma3(keys: Keys, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
-    """Whether a layer has a window is not in the file: five of six have one."""
-    keys.get("attention.sliding_window_pattern")
-    return {
-        **_gemma(keys, shapes),
-        "rope_theta": keys.number("rope.freq_base", 1e6),
-        "rope_local_base_freq": keys.number("rope.freq_base_swa", 10000.0),
-        "sliding_window_pattern": 6,
-    }
-
-
-ARCHITECTURES: dict[str, Architecture] = {
-    "llama": Architecture("LlamaForCausalLM", "llama", _llama, permuted=True),
-    "qwen2": Architecture("Qwen2ForCausalLM", "qwen2", _qwen2),
-    "qwen3": Architecture("Qwen3ForCausalLM", "qwen3", _qwen3),
-    "gemma2": Architecture("Gemma2ForCausalLM", "gemma2", _gemma2),
-    "gemma3": Architecture("Gemma3ForCausalLM", "gemma3_text", _gemma3),
-}
-"""Architectures by "general.architecture"."""
-
-
-def find_architecture(metadata: Mapping[str, Any], path: str) -> Architecture:
-    """The architecture that a file names.
-
-    Raises:
-        ModelError: It names none.
-        UnsupportedError: No such architecture here.
-    """
-    name = metadata.get("general.architecture")
-    if not isinstance(name, str):
-        raise ModelError("missing: the file holds no model", path=path, where="general.architecture")
-    if name not in ARCHITECTURES:
-        known = ", ".join(ARCHITECTURES)
-        problem = f"{shown(name)} is not supported as a GGUF file; supported: {known}"
-        raise UnsupportedError(problem, path=path, where="general.architecture")
-    return ARCHITECTURES[name]
 
 
 def read_config(
@@ -190,17 +46,21 @@ def read_config(
         "vocab_size": shapes["token_embd.weight"][0],
         "hidden_size": hidden,
         "num_hidden_layers": keys.integer("block_count"),
-        "intermediate_size": keys.integer("feed_forward_length"),
+        "intermediate_size": keys.integer("feed_forward_length", 0 if keys.has("expert_count") else None),
         "num_attention_heads": heads,
         "num_key_value_heads": keys.integer("attention.head_count_kv", heads),
         "head_dim": head_dim,
         "max_position_embeddings": keys.integer("context_length"),
-        "rms_norm_eps": keys.number("attention.layer_norm_rms_epsilon"),
+        architecture.norm: keys.number(architecture.epsilon),
         "rope_theta": base,
         "tie_word_embeddings": "output.weight" not in shapes,
         "hidden_act": "silu",
         **architecture.config(keys, shapes),
     }
+    config = {key: value for key, value in config.items() if value is not None}
+    turned = _turned(keys, architecture, head_dim)
+    if architecture.partial:
+        config[architecture.partial] = turned / head_dim
     if keys.get("attention.value_length", head_dim) != head_dim:
         where = f"{keys.architecture}.attention.value_length"
         raise UnsupportedError("values of another width than keys", path=path, where=where)
@@ -208,6 +68,15 @@ def read_config(
         config["rope_scaling"] = scaling
     keys.check_all_read()
     return config
+
+
+def _turned(keys: Keys, architecture: Architecture, head_dim: int) -> int:
+    """How many numbers of a head RoPE turns."""
+    turned = keys.integer("rope.dimension_count", head_dim)
+    if turned != head_dim and not architecture.partial:
+        where = f"{keys.architecture}.rope.dimension_count"
+        raise UnsupportedError(f"{turned} of {head_dim} numbers of a head turn", path=keys.path, where=where)
+    return turned
 
 
 def _scaling(keys: Keys, factors: np.ndarray | None, head_dim: int, base: float) -> dict[str, Any] | None:

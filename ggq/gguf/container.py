@@ -17,10 +17,13 @@ from numpy.typing import NDArray
 from ggq.errors import ModelError, UnsupportedError
 from ggq.format.digests import digest_of
 from ggq.format.gguf.reader import GGUFReader
-from ggq.format.gguf.types import type_name
+from ggq.format.gguf.types import TYPES, type_name
 from ggq.format.scheme import Scheme
+from ggq.gguf.architecture.places import Place, holds, places, whole_shapes
+from ggq.gguf.architecture.places import tensor_name as tensor_name
+from ggq.gguf.architecture.table import ARCHITECTURES, names_of
 from ggq.gguf.blocks import matrix, numbers, rows_of, scheme_of
-from ggq.gguf.config import ARCHITECTURES, read_config
+from ggq.gguf.config import read_config
 from ggq.gguf.layout import LEAST_BYTES, MOVED, move
 from ggq.gguf.vocabulary import Vocabulary
 from ggq.models.build import role_shapes
@@ -31,37 +34,9 @@ from ggq.quant.floats import from_float32
 from ggq.quant.matrix import geometry
 from ggq.quant.tiles import pack_rows, view_matrix
 
-STEMS = {
-    "attention_norm": "attn_norm",
-    "attention.q": "attn_q",
-    "attention.k": "attn_k",
-    "attention.v": "attn_v",
-    "attention.q_norm": "attn_q_norm",
-    "attention.k_norm": "attn_k_norm",
-    "attention.o": "attn_output",
-    "attention_post_norm": "post_attention_norm",
-    "mlp_norm": "ffn_norm",
-    "mlp.gate": "ffn_gate",
-    "mlp.up": "ffn_up",
-    "mlp.down": "ffn_down",
-    "mlp_post_norm": "post_ffw_norm",
-}
-"""Names of a layer's tensors by the middle of their roles."""
-
-OUTER = {"embedding": "token_embd", "norm": "output_norm", "output": "output"}
-
 FACTORS = "rope_freqs.weight"
 
 BLOCK_ROWS = 1 << 11
-
-
-def tensor_name(role: str) -> str:
-    """The name of a role's tensor."""
-    stem, _, kind = role.rpartition(".")
-    if stem.startswith("layers."):
-        _, layer, middle = stem.split(".", 2)
-        return f"blk.{layer}.{STEMS[middle]}.{kind}"
-    return f"{OUTER[stem]}.{kind}"
 
 
 @dataclass(frozen=True)
@@ -134,33 +109,41 @@ class GGUFModel:
     def _read(self) -> None:
         shapes = {name: tensor.shape for name, tensor in self.reader.tensors.items()}
         keys = self.reader.metadata
-        self._permuted = False
-        factors = self._numbers(FACTORS) if FACTORS in shapes else None
-        self.config = read_config(keys, shapes, None if factors is None else factors.reshape(-1), self.path)
+        self.config = read_config(keys, shapes, self._factors(), self.path)
         family = find_architecture(self.config, self.path)
         self.spec = family.config(self.config, self.path)
         self._permuted = ARCHITECTURES[str(keys["general.architecture"])].permuted
-        roles = role_shapes(self.spec)
-        self._names = {tensor_name(role): role for role in roles}
-        self._check(roles, shapes)
-        self.tensors = {name: self._entry(name, role, roles[role]) for name, role in self._names.items()}
+        names = names_of(keys, shapes, self.path)
+        self._places = places(role_shapes(self.spec), names)
+        self._check(shapes)
+        named = {tensor_name(role, names): role for role in self._places}
+        self.tensors = {name: self._entry(name, role) for name, role in named.items()}
         self._segments: dict[str, dict[str, NDArray[np.uint8]]] = {}
         self._lock = threading.Lock()
 
-    def _check(self, roles: Mapping[str, tuple[int, ...]], shapes: Mapping[str, tuple[int, ...]]) -> None:
-        for name, role in self._names.items():
+    def _factors(self) -> NDArray[np.float32] | None:
+        """What frequencies are divided by; None without."""
+        tensor = self.reader.tensors.get(FACTORS)
+        if tensor is None:
+            return None
+        return numbers(tensor.type, rows_of(tensor.type, self.reader.raw(FACTORS), tensor.shape)).reshape(-1)
+
+    def _check(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        expected = whole_shapes(self._places.values())
+        for name, shape in expected.items():
             if name not in shapes:
                 raise ModelError("missing: the file holds no whole model", path=self.path, where=f"tensor {name}")
-            if shapes[name] != roles[role]:
-                problem = f"shape {list(shapes[name])} found, {list(roles[role])} expected"
+            if not holds(shapes[name], shape):
+                problem = f"shape {list(shapes[name])} found, {list(shape)} expected"
                 raise ModelError(problem, path=self.path, where=f"tensor {name}")
-        extra = [name for name in shapes if name not in self._names and name != FACTORS]
+        extra = [name for name in shapes if name not in expected and name != FACTORS]
         if extra:
             problem = f"{len(extra)} tensors that the architecture does not have, such as {extra[0]}"
             raise UnsupportedError(problem, path=self.path)
 
-    def _entry(self, name: str, role: str, shape: tuple[int, ...]) -> Entry:
-        kind = self.reader.tensors[name].type
+    def _entry(self, name: str, role: str) -> Entry:
+        place = self._places[role]
+        kind, shape = self.reader.tensors[place.tensor].type, place.shape
         attributes: dict[str, Any] = {"role": role, "source_dtype": type_name(kind).lower()}
         scheme = parse_scheme("f32" if len(shape) == 1 else scheme_of(kind))
         lengths = geometry(scheme, shape).lengths
@@ -240,7 +223,12 @@ class GGUFModel:
     def numbers(self, name: str) -> NDArray[np.float32]:
         """A tensor's numbers in its shape."""
         entry = self.tensors[name]
-        return self._numbers(name, entry.attributes["role"]).reshape(entry.shape)
+        role = entry.attributes["role"]
+        place = self._places[role]
+        kind = self.reader.tensors[place.tensor].type
+        found = numbers(kind, rows_of(kind, self._raw(place), place.shape))
+        order = self._order(role, found.size if len(entry.shape) == 1 else len(found))
+        return (found if order is None else found.reshape(len(order), -1)[order]).reshape(entry.shape)
 
     def mapped(self) -> None:
         """There is no map that segments are views of."""
@@ -250,8 +238,24 @@ class GGUFModel:
         self._segments.clear()
         self.reader.close()
 
+    def stored_bytes(self, name: str) -> int:
+        """Bytes of a tensor's numbers in the GGUF file."""
+        return self._run(self._places[self.tensors[name].attributes["role"]])[1]
+
+    def _run(self, place: Place) -> tuple[int, int]:
+        """First byte of some numbers in their tensor, and how many there are."""
+        block = TYPES[self.reader.tensors[place.tensor].type]
+        row = place.shape[-1] // block.numbers * block.bytes if len(place.shape) > 1 else block.bytes
+        return place.first * row, place.shape[0] * row
+
+    def _raw(self, place: Place, start: int = 0, count: int | None = None, spare: int = 0) -> NDArray[np.uint8]:
+        """Bytes of some numbers; see `GGUFReader.raw`."""
+        first, size = self._run(place)
+        return self.reader.raw(place.tensor, first + start, size if count is None else count, spare)
+
     def _laid_out(self, entry: Entry) -> dict[str, NDArray[np.uint8]]:
-        scheme, kind = entry.scheme, self.reader.tensors[entry.name].type
+        place = self._places[entry.attributes["role"]]
+        scheme, kind = entry.scheme, self.reader.tensors[place.tensor].type
         assert scheme is not None
         if scheme.kind == "float":
             weights: Any = from_float32(self.numbers(entry.name), scheme.value)
@@ -264,9 +268,9 @@ class GGUFModel:
         segments = {part: _aligned(length) for part, length in sizes.lengths.items()}
         view, order = view_matrix(scheme, sizes, segments, 0), self._order(entry.attributes["role"], entry.shape[0])
         if kind in MOVED and sizes.bytes >= LEAST_BYTES:
-            move(kind, entry.shape, order, view, partial(self.reader.raw, entry.name))
+            move(kind, entry.shape, order, view, partial(self._raw, place))
             return segments
-        blocks = rows_of(kind, self.reader.raw(entry.name), entry.shape)
+        blocks = rows_of(kind, self._raw(place), entry.shape)
         for start in range(0, len(blocks), BLOCK_ROWS):
             rows = blocks[start : start + BLOCK_ROWS] if order is None else blocks[order[start : start + BLOCK_ROWS]]
             found_matrix = matrix(kind, rows)
@@ -274,16 +278,9 @@ class GGUFModel:
             pack_rows(found_matrix, view, start // 16)
         return segments
 
-    def _numbers(self, name: str, role: str = "") -> NDArray[np.float32]:
-        """A tensor's numbers by rows, float32 (rows, columns)."""
-        tensor = self.reader.tensors[name]
-        found = numbers(tensor.type, rows_of(tensor.type, self.reader.raw(name), tensor.shape))
-        order = self._order(role, len(found))
-        return found if order is None else found[order]
-
     def _order(self, role: str, rows: int) -> NDArray[np.int64] | None:
         """The file's rows of queries and keys where halves of a head turn together; None where they are in order."""
-        if not self._permuted or not role.endswith(("attention.q.weight", "attention.k.weight")):
+        if not self._permuted or not role.rpartition(".")[0].endswith((".attention.q", ".attention.k")):
             return None
         heads = int(self.config["num_attention_heads" if ".q." in role else "num_key_value_heads"])
         return pair_order(rows, heads)

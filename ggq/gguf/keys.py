@@ -28,10 +28,11 @@ def architecture_of(model: str, path: str) -> str:
     Raises:
         UnsupportedError: There is none.
     """
-    for name, each in ARCHITECTURES.items():
+    written = {name: each for name, each in ARCHITECTURES.items() if not each.names.fused}
+    for name, each in written.items():
         if each.name == model:
             return name
-    known = ", ".join(each.name for each in ARCHITECTURES.values())
+    known = ", ".join(each.name for each in written.values())
     raise UnsupportedError(f"{model} is not written as a GGUF file; supported: {known}", path=path)
 
 
@@ -47,13 +48,13 @@ def model_keys(spec: ModelSpec, model: str, path: str) -> tuple[dict[str, Any], 
         UnsupportedError: The keys of its architecture do not say all of it.
     """
     name = architecture_of(model, path)
-    found, factors = _keys(spec, path)
+    found, factors = _keys(spec, ARCHITECTURES[name].epsilon, path)
     keys = {"general.architecture": name, **{f"{name}.{key}": value for key, value in found.items()}}
     _check(spec, model, keys, factors, path)
     return keys, factors
 
 
-def _keys(spec: ModelSpec, path: str) -> tuple[dict[str, Any], np.ndarray | None]:
+def _keys(spec: ModelSpec, epsilon: str, path: str) -> tuple[dict[str, Any], np.ndarray | None]:
     first, mixers = spec.layers[0], [layer.mixer for layer in spec.layers]
     attention, norm = first.mixer, spec.head.norm
     if not isinstance(attention, Attention) or not isinstance(first.feed_forward, Mlp) or norm is None:
@@ -68,7 +69,7 @@ def _keys(spec: ModelSpec, path: str) -> tuple[dict[str, Any], np.ndarray | None
         "attention.key_length": attention.head_dim,
         "attention.value_length": attention.head_dim,
         "vocab_size": spec.embedding.vocabulary_size,
-        "attention.layer_norm_rms_epsilon": float(norm.epsilon),
+        epsilon: float(norm.epsilon),
     }
     ropes = [m.rope for m in mixers if isinstance(m, Attention) and m.rope is not None]
     factors = None

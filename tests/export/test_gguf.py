@@ -164,6 +164,20 @@ def test_ways_to_cut_texts_are_known_by_their_expressions() -> None:
     assert vocabulary_keys(json.dumps(document).encode(), 1024, "m")["tokenizer.ggml.pre"] == "smollm"
 
 
+def test_biases_of_queries_and_keys_are_put_in_pairs_as_their_rows_are(tmp_path: Path) -> None:
+    config = CONFIGS["grouped"] | {"attention_bias": True}
+    given = checkpoint(config)
+    ours = write_ggq(tmp_path / "m.ggq", config, given, "f32")
+    export_gguf(ours, tmp_path / "m.gguf")
+    with GGUFReader(tmp_path / "m.gguf") as file:
+        found = file.raw("blk.0.attn_q.bias").view("<f4")
+    bias = given["model.layers.0.self_attn.q_proj.bias"]
+    dim = len(bias) // config["num_attention_heads"]
+    np.testing.assert_array_equal(found[:4], bias[[0, dim // 2, 1, dim // 2 + 1]])
+    with ggq.load(ours, interpreter="numpy") as one, ggq.load(tmp_path / "m.gguf", interpreter="numpy") as other:
+        np.testing.assert_array_equal(one.logits([3, 4, 5]), other.logits([3, 4, 5]))
+
+
 def test_what_cannot_be_said_is_refused(tmp_path: Path) -> None:
     config = {**family_config("gemma2"), "query_pre_attn_scalar": 7}
     ours = write_ggq(tmp_path / "m.ggq", config, family_checkpoint("gemma2"), "f32")
@@ -172,8 +186,8 @@ def test_what_cannot_be_said_is_refused(tmp_path: Path) -> None:
     qwen = write_ggq(tmp_path / "q.ggq", FAMILIES["qwen3"], family_checkpoint("qwen3"), "f32")
     with pytest.raises(UnsupportedError, match="attention.sliding_window: [0-9]+ is not supported"):
         export_gguf(qwen, tmp_path / "m.gguf")
-    other = write_ggq(tmp_path / "o.ggq", FAMILIES["olmo2"], family_checkpoint("olmo2"), "f32")
-    with pytest.raises(UnsupportedError, match="Olmo2ForCausalLM is not written as a GGUF file; supported: Llama"):
+    other = write_ggq(tmp_path / "o.ggq", FAMILIES["phi3"], family_checkpoint("phi3"), "f32")
+    with pytest.raises(UnsupportedError, match="Phi3ForCausalLM is not written as a GGUF file; supported: Llama"):
         export_gguf(other, tmp_path / "m.gguf")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m.ggq", "o.ggq", "q.ggq"]
 

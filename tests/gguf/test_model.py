@@ -231,7 +231,8 @@ def changed(tmp_path: Path, keys: dict[str, Any], tensors: dict[str, Any]) -> Pa
     ("keys", "message"),
     [
         ({"general.architecture": "mamba"}, "'mamba' is not supported as a GGUF file; supported: llama, qwen2"),
-        ({"llama.expert_count": 8}, "llama.expert_count: 8 is not supported"),
+        ({"llama.expert_count": 8}, "llama.expert_used_count: missing"),
+        ({"llama.expert_group_count": 8}, "llama.expert_group_count: 8 is not supported"),
         ({"llama.block_count": 3}, "tensor blk.2.attn_norm.weight: missing"),
         ({"llama.block_count": 1}, "that the architecture does not have, such as blk.1"),
         ({"llama.embedding_length": 64}, "tensor .*: shape"),

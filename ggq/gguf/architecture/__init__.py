@@ -1,0 +1,1 @@
+"""What GGUF files of each architecture call their keys and tensors."""
