@@ -67,6 +67,9 @@ async def body_of(request: Request, schema: Mapping[str, Any] | None) -> dict[st
         raise refused(f"the body is not JSON: {str(problem)[:200]}") from None
     check_depth(value)
     check(value, schema)
+    for name in schema.get("required", ()):
+        if value[name] is None:
+            raise refused(f"{name} is missing", param=name)
     return {name: item for name, item in value.items() if item is not None}
 
 

@@ -42,8 +42,8 @@ class ApiError(Exception):
     @property
     def headers(self) -> dict[str, str]:
         """What the answer says besides."""
-        found = {} if self.retry is None else {"retry-after": str(self.retry)}
-        return {**found, "www-authenticate": "Bearer"} if self.status == 401 else found
+        found = {401: {"www-authenticate": "Bearer"}, 413: {"connection": "close"}}.get(self.status, {})
+        return found if self.retry is None else {**found, "retry-after": str(self.retry)}
 
     @property
     def kind(self) -> str:

@@ -44,6 +44,23 @@ class Served:
         """Requests that use it or wait for it."""
         self.used = time.monotonic()
         self.loading = asyncio.Lock()
+        self.damaged = False
+        """Whether its file was damaged while it ran."""
+        self._file = (0, 0, 0)  # what the file was when it was loaded
+
+    def note_file(self) -> None:
+        """Remember which file is loaded."""
+        found = self.path.stat()
+        self._file, self.damaged = (found.st_ino, found.st_size, found.st_mtime_ns), False
+
+    @property
+    def outdated(self) -> bool:
+        """Whether the file was replaced, changed or damaged since it was loaded."""
+        try:
+            found = self.path.stat()
+        except OSError:
+            return self.damaged  # what is mapped is there all the same
+        return self.damaged or self._file != (found.st_ino, found.st_size, found.st_mtime_ns)
 
     @property
     def state(self) -> str:
@@ -144,10 +161,13 @@ class Models:
         Raises:
             ApiError: 503, it cannot be loaded.
         """
-        if served.model is None:
+        if served.model is None or (served.in_use <= 1 and served.outdated):
             async with served.loading:
+                if served.model is not None and served.in_use <= 1 and served.outdated:
+                    await self.unload(served)
                 if served.model is None:
                     await self._make_room(served)
+                    served.note_file()
                     served.model = await self._load(served)
         return served.model
 
@@ -167,7 +187,11 @@ class Models:
 
     async def _make_room(self, wanted: Served) -> None:
         """Unload models that nobody uses, those unused longest first, while memory is short."""
-        need = wanted.path.stat().st_size + RESERVE
+        try:
+            need = wanted.path.stat().st_size + RESERVE
+        except OSError as problem:
+            text = f"the model cannot be loaded: {problem.strerror}"
+            raise ApiError(503, text, code="model_not_loaded", retry=60) from None
         others = sorted((each for each in self if each.model is not None), key=lambda each: each.used)
         for other in others:
             if available_memory() >= need:

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -79,7 +80,8 @@ def test_a_body_that_is_too_long_or_no_json_is_refused(model_path: Path) -> None
         assert client.post("/v1/chat/completions", content=b"x" * 1001).status_code == 413
         parts = (b"x" * 100 for _ in range(20))  # without a length
         assert client.post("/v1/chat/completions", content=parts).status_code == 413
-        for body in (b"", b"{", b"[1]", b'{"a": NaN}', b"\xff\xfe", b"[" * 900):
+        null = json.dumps({**CHAT, "model": None}).encode()
+        for body in (null, b"", b"{", b"[1]", b'{"a": NaN}', b"\xff\xfe", b"[" * 900):
             answer = client.post("/v1/chat/completions", content=body)
             assert answer.status_code == 400 and answer.json()["error"]["type"] == "invalid_request_error", body
 
@@ -175,6 +177,34 @@ def test_a_file_that_is_no_model_is_told_without_its_path(tmp_path: Path) -> Non
     with serving(tmp_path / "bad.ggq") as client:
         answer = client.post("/v1/chat/completions", json=CHAT)
         assert answer.status_code == 503 and str(tmp_path) not in answer.text
+
+
+def test_a_file_that_is_replaced_is_loaded_again(model_path: Path, tmp_path: Path) -> None:
+    path = tmp_path / "m.ggq"
+    shutil.copy(model_path, path)
+    with serving(path) as client:
+        served = next(iter(client.app.state.context.models))  # type: ignore[attr-defined]
+        before = client.post("/v1/chat/completions", json=CHAT).json()["choices"]
+        first = served.model
+        shutil.copy(model_path, tmp_path / "new.ggq")
+        (tmp_path / "new.ggq").replace(path)
+        assert client.post("/v1/chat/completions", json=CHAT).json()["choices"] == before
+        assert served.model is not first
+        path.unlink()
+        assert client.post("/v1/chat/completions", json=CHAT).json()["choices"] == before
+
+
+def test_a_file_that_is_cut_short_is_told_and_loaded_again_once_it_is_whole(model_path: Path, tmp_path: Path) -> None:
+    path = tmp_path / "m.ggq"
+    shutil.copy(model_path, path)
+    with serving(path) as client:
+        assert client.post("/v1/chat/completions", json=CHAT).status_code == 200
+        os.truncate(path, 1000)
+        answer = client.post("/v1/chat/completions", json=CHAT)
+        assert answer.status_code in (500, 503) and str(tmp_path) not in answer.text
+        shutil.copy(model_path, tmp_path / "new.ggq")
+        (tmp_path / "new.ggq").replace(path)
+        assert client.post("/v1/chat/completions", json=CHAT).status_code == 200
 
 
 def test_settings_are_checked(model_path: Path, tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ class Reader:
             calls = (
                 self._form.calls(self._block + held) if self._form is not None and not self._form.end.strip() else []
             )
-            before = self._form.begin if self._form is not None else ""
+            before = self._form.begin.strip() if self._form is not None else ""
             yield from (("call", call) for call in calls) if calls else self._text(before + self._block + held)
         elif self.thinking:
             if held:
@@ -99,7 +99,7 @@ class Reader:
                 yield from (("call", call) for call in calls)
                 self._fresh = True
             else:
-                yield from self._text(f"{self._form.begin}{self._block}{mark}")
+                yield from self._text(f"{self._form.begin.strip()}{self._block}{mark}")
             self._block, self._in_call = "", not mark
 
     def _up_to(self, mark: str) -> tuple[str, bool]:

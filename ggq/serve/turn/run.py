@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 
+from ggq.errors import FormatError
 from ggq.generate.generation import Likelihood, Piece
 from ggq.generate.request import ScoredWriting, Writing
 from ggq.serve.errors import ApiError
@@ -72,6 +73,9 @@ class Run:
                 changed.clear()
                 for delta in self._news():
                     yield delta
+        except FormatError:  # the file was cut short while it ran
+            self._served.damaged = True
+            raise
         finally:
             for request in self.requests:
                 driver.cancel(request)

@@ -22,6 +22,10 @@ COMPACT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator"
 """JSON in grammars as `json.dumps` writes it."""
 
 
+TokenOf = Callable[[str], "int | None"]
+"""The id of a text that is one added token, None where it is not."""
+
+
 @dataclass(frozen=True)
 class Form:
     """How calls are written.
@@ -34,8 +38,7 @@ class Form:
         between: Before every call but the first.
         listed: Whether `begin` and `end` enclose a JSON array of all calls.
         arguments: The key of a call's arguments.
-        written: Writes a call's grammar otherwise than as JSON with a name and arguments: its rule, given the tool and
-            the rule of its arguments' JSON.
+        written: Writes a call's grammar otherwise than as JSON with a name and arguments.
         parsed: Reads what is between `begin` and `end` otherwise than as JSON.
     """
 
@@ -46,7 +49,7 @@ class Form:
     between: str = "\n"
     listed: bool = False
     arguments: str = "arguments"
-    written: Callable[[Tool], str] | None = None
+    written: Callable[[Tool, TokenOf], str] | None = None
     parsed: Callable[[str], list[Call]] | None = None
 
     def calls(self, text: str) -> list[Call]:
@@ -109,29 +112,43 @@ def _is_object(text: str) -> bool:
         return False
 
 
-def _named_rule(tool: Tool) -> str:
-    return f"{quoted(tool.name + '[ARGS]')} %json {_schema(closed(tool.parameters))}"
+def _named_rule(tool: Tool, token: TokenOf) -> str:
+    return f"{quoted(tool.name)} {_marked('[ARGS]', token)} %json {_schema(closed(tool.parameters))}"
 
 
-def _each_argument(tool: Tool, line: Callable[[str], tuple[str, str]]) -> str:
-    """The arguments of a tool one after the other: those required, and of the others any."""
+def _each_argument(tool: Tool, token: TokenOf, before: Callable[[str], Sequence[str]], after: Sequence[str]) -> str:
+    """The arguments of a tool one after the other: those required, and of the others any.
+
+    Args:
+        tool: The tool.
+        token: See `grammar`.
+        before: What stands before the value of a key, in pieces of which each may be a token.
+        after: What stands behind it.
+    """
     required, parts = tool.parameters.get("required", ()), []
     for key, schema in tool.parameters.get("properties", {}).items():
-        before, after = line(key)
-        text = schema.get("type") == "string" and "enum" not in schema
-        value = f"/(?s:[^<]*)/ {quoted(after)}" if text else f"%json {_schema(schema)} {quoted(after)}"
-        parts.append(f"({quoted(before)} {value}){'' if key in required else '?'}")
+        start, end = (" ".join(_marked(piece, token) for piece in pieces) for pieces in (before(key), after))
+        value = f"%json {_schema(schema)}"
+        if schema.get("type") == "string" and "enum" not in schema:
+            mark = escaped(after[0])
+            value = "/(?s:[^<]+)/?"
+            if token(after[0]) is None:  # one terminal, or the text would take the beginning of the mark too
+                value = rf"/(?s:[^<]*){mark}/"
+                end = " ".join(_marked(piece, token) for piece in after[1:])
+        parts.append(f"({start} {value} {end}){'' if key in required else '?'}")
     return " ".join(parts)
 
 
-def _tagged_rule(tool: Tool) -> str:
-    inside = _each_argument(tool, lambda key: (f"<parameter={key}>\n", "\n</parameter>\n"))
+def _tagged_rule(tool: Tool, token: TokenOf) -> str:
+    inside = _each_argument(tool, token, lambda key: [f"<parameter={key}>\n"], ["\n</parameter>", "\n"])
     return f'{quoted(f"<function={tool.name}>" + chr(10))} {inside} "</function>"'
 
 
-def _paired_rule(tool: Tool) -> str:
-    lines = _each_argument(tool, lambda key: (f"<arg_key>{key}</arg_key>\n<arg_value>", "</arg_value>\n"))
-    return f"{quoted(tool.name + chr(10))} {lines}"
+def _paired_rule(tool: Tool, token: TokenOf) -> str:
+    def before(key: str) -> list[str]:
+        return ["<arg_key>", key, "</arg_key>", "\n", "<arg_value>"]
+
+    return f"{quoted(tool.name + chr(10))} {_each_argument(tool, token, before, ['</arg_value>', chr(10)])}"
 
 
 GENERIC = Form("generic", (), "<tool_call>\n", "\n</tool_call>")
@@ -174,7 +191,7 @@ def grammar(
     *,
     must: bool,
     parallel: bool,
-    token: Callable[[str], int | None],
+    token: TokenOf,
     tags: Tags | None = None,
     answer: Mapping[str, Any] | None = None,
 ) -> str:
@@ -201,7 +218,7 @@ def grammar(
             schema["maxItems"] = 1
         body, more = f"%json {_schema(schema)}", ""
     elif form.written is not None:
-        rules = [f"({form.written(tool)})" for tool in tools]
+        rules = [f"({form.written(tool, token)})" for tool in tools]
         body, more = " | ".join(rules), f"({between} call {end}){{0,{MOST_CALLS - 1}}}" if parallel else ""
     else:
         body = f"%json {_schema({'anyOf': [_call(form, tool) for tool in tools]})}"
@@ -216,21 +233,21 @@ def grammar(
     return "\n".join([f"start: {_thoughts(tags, token)}({either})", *rules, *terminals])
 
 
-def _text_or(form: Form, calls: str, end: str, more: str, token: Callable[[str], int | None]) -> tuple[str, list[str]]:
+def _text_or(form: Form, calls: str, end: str, more: str, token: TokenOf) -> tuple[str, list[str]]:
     """Any text, or calls, maybe behind some text: the alternatives and the terminals that they name."""
     if not form.begin:
         return f"{calls} | FREE", [r"FREE: /(?s:[^{].*)/"]
     mark = form.begin.strip()
     if token(mark) is not None:
         return f"FREE | FREE? {calls}", [r"FREE: /(?s:.+)/"]
-    escaped, rest = re.escape(mark).replace("/", r"\/"), form.begin[form.begin.index(mark) + len(mark) :]
-    free = rf"/(?s:.*)/ & ~/(?s:.*){escaped}(?s:.*)/"
-    before = rf"/(?s:.*){escaped}/ & ~/(?s:.*){escaped}(?s:.+)/"
+    known, rest = escaped(mark), form.begin[form.begin.index(mark) + len(mark) :]
+    free = rf"/(?s:.*)/ & ~/(?s:.*){known}(?s:.*)/"
+    before = rf"/(?s:.*){known}/ & ~/(?s:.*){known}(?s:.+)/"
     follow = f"{_marked(rest, token)} " if rest else ""
     return f"FREE | BEFORE {follow}call {end} {more}", [f"FREE: {free}", f"BEFORE: {before}"]
 
 
-def _thoughts(tags: Tags | None, token: Callable[[str], int | None]) -> str:
+def _thoughts(tags: Tags | None, token: TokenOf) -> str:
     """Thoughts between tokens of their own, which a text may not contain."""
     ids = [] if tags is None else [token(tags.begin), token(tags.end)]
     return "" if not ids or None in ids else f"(<[{ids[0]}]> /(?s:.*)/ <[{ids[1]}]>)? "
@@ -250,12 +267,17 @@ def _schema(schema: Mapping[str, Any]) -> str:
     return json.dumps({**schema, "x-guidance": COMPACT})
 
 
+def escaped(text: str) -> str:
+    """A regular expression of Lark that matches a text."""
+    return re.escape(text).replace("/", r"\/").replace("\\\n", r"\n")
+
+
 def quoted(text: str) -> str:
     """A string of Lark."""
     return json.dumps(text)
 
 
-def _marked(text: str, token: Callable[[str], int | None]) -> str:
+def _marked(text: str, token: TokenOf) -> str:
     """A fixed text in a grammar; added tokens in it by their ids."""
     mark = text.strip()
     number = token(mark) if mark else None
