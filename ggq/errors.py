@@ -59,3 +59,11 @@ def one_of(words: Iterable[str]) -> str:
     """Allowed words for a message: "int8 or float32", "group, token or static"."""
     *first, last = words
     return f"{', '.join(first)} or {last}" if first else last
+
+
+def nearest(word: str, words: Iterable[str]) -> str | None:
+    """A hint at the word that was meant: "did you mean q4-g32?"; None when none is near."""
+    from difflib import get_close_matches
+
+    found = get_close_matches(word.lower(), list(words), n=1, cutoff=0.5)
+    return f"did you mean {found[0]}?" if found else None

@@ -8,7 +8,8 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from ggq.cli.output import one_line, pairs, print_json, printable, quantity, size, table
+from ggq.cli.layout import pairs, table
+from ggq.cli.output import one_line, print_json, printable, quantity, size
 from ggq.errors import UsageError
 from ggq.format.gguf.reader import GGUFReader
 

@@ -16,11 +16,19 @@ from ggq.generate.generation import Timing
 from ggq.generate.options import Options
 
 FILE = Annotated[Path, typer.Argument(metavar="FILE", help="A .ggq or GGUF file.", show_default=False)]
-FILE_OR_NAME = Annotated[
-    Path | None,
-    typer.Argument(metavar="FILE", help="A .ggq or GGUF file; with --server a model's name.", show_default=False),
+MODEL = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="MODEL",
+        help="A .ggq or GGUF file, a kept model, a checkpoint's folder, ORG/NAME on the hub, or demo:; with --server "
+        "the name of one of its models.",
+        show_default=False,
+    ),
 ]
-MAX_TOKENS = Annotated[int | None, typer.Option("-n", "--max-tokens", help="Tokens to generate at most.", min=1)]
+MAX_TOKENS = Annotated[
+    int | None,
+    typer.Option("-n", "--max-tokens", help="Tokens to generate at most; -1: until the context is full.", min=-1),
+]
 GREEDY = Annotated[bool, typer.Option("--greedy", help="Take the most likely token, always.")]
 TEMPERATURE = Annotated[
     float | None, typer.Option(help="Divide the logits by this; 0 is --greedy. Without it the model's own default.")
@@ -57,6 +65,9 @@ SERVER = Annotated[
     typer.Option(metavar="URL", help="Let this server compute; GGQ_API_KEY is its key.", show_default=False),
 ]
 
+LARGEST_COUNT = 1 << 31
+"""Tokens that no context has."""
+
 LARGEST_GRAMMAR = 4 << 20
 """Bytes of a schema or a grammar."""
 
@@ -64,15 +75,15 @@ JOINERS = "\u200c\u200d"
 """Invisible, and parts of words and emoji: they pass."""
 
 
-def need_file(file: Path | None) -> Path:
-    """The file to run.
+def need_model(given: str | None) -> str:
+    """The model to run.
 
     Raises:
         UsageError: There is none.
     """
-    if file is None:
-        raise UsageError("a file is needed", fix="name one, or a server with --server URL")
-    return file
+    if given is None:
+        raise UsageError("a model is needed", fix="name one, or a server with --server URL")
+    return given
 
 
 def options(
@@ -95,7 +106,7 @@ def options(
             raise UsageError("--greedy takes the most likely token, so it cannot be combined with sampling options")
         temperature = 0.0
     return {
-        "max_tokens": max_tokens,
+        "max_tokens": LARGEST_COUNT if max_tokens == -1 else max_tokens,
         "temperature": temperature,
         "top_k": top_k,
         "top_p": top_p,

@@ -6,6 +6,7 @@ import functools
 import gc
 import importlib
 import os
+import shutil
 import sys
 import traceback
 from collections.abc import Callable
@@ -17,9 +18,13 @@ from typer.main import get_command
 
 import ggq
 from ggq.cli.interrupts import INTERRUPTED, heed_interrupts
+from ggq.cli.layout import example, fitted
 from ggq.errors import GGQError
 from ggq.threads import all_startable
 
+WIDEST_HELP, HELP_INDENT = 100, 4
+VALUES = {"int": "N", "int range": "N", "float": "NUMBER", "float range": "NUMBER", "str": "TEXT", "path": "FILE"}
+"""What the value of an option is called in help unless the option says it, by typer's name of its type."""
 ERROR, BROKEN_PIPE = 2, 141
 """Exit statuses besides 0 (done), 1 (verification failed) and INTERRUPTED."""
 
@@ -38,6 +43,9 @@ COMMANDS = (
     Command("chat", "ggq.cli.commands.chat", "Talk with a model that has a chat template."),
     Command("serve", "ggq.cli.server.serve", "Answer programs that speak to OpenAI, Anthropic or llama-server."),
     Command("bench-serve", "ggq.cli.server.bench_serve", "Measure a server with several clients at once."),
+    Command("pull", "ggq.cli.library.pull", "Convert a checkpoint into the folder of kept models."),
+    Command("list", "ggq.cli.library.list", "List the models that are kept."),
+    Command("rm", "ggq.cli.library.rm", "Remove kept models."),
     Command("embed", "ggq.cli.texts.embed", "Give vectors of texts, or score texts against a query."),
     Command("inspect", "ggq.cli.commands.inspect", "Show what a file holds, without reading its tensors."),
     Command("verify", "ggq.cli.commands.verify", "Check every byte of a file and name what is damaged."),
@@ -46,15 +54,37 @@ COMMANDS = (
     Command("eval", "ggq.cli.commands.eval", "Score a file on a text: perplexity, divergence from a reference."),
     Command("compare", "ggq.cli.commands.compare", "Show each tensor's error against another file or a checkpoint."),
     Command("train", "ggq.cli.training.train", "Train a checkpoint for 2 bits, ternary or binary (extra: ggq[train])."),
-    Command("export", "ggq.cli.commands.export", "Write a file's tensors back as a checkpoint of safetensors files."),
+    Command("export", "ggq.cli.commands.export", "Write a file's tensors back as a checkpoint or a GGUF file."),
+    Command("schemes", "ggq.cli.words.schemes", "List the schemes: how numbers may be stored."),
+    Command("methods", "ggq.cli.words.methods", "List the methods: how codes and scales may be chosen."),
     Command("bench", "ggq.cli.commands.bench", "Measure loading, prefill and decoding."),
     Command("profile", "ggq.cli.commands.profile", "Show where the time of a prompt and of a token goes."),
     Command("warmup", "ggq.cli.commands.warmup", "Compile the kernels now instead of at the first run."),
+    Command("completion", "ggq.cli.words.completion", "Print a script that completes commands in a shell."),
     Command("demo", "ggq.cli.commands.demo", "Convert, inspect, verify and run a small model that is included."),
 )
 
 
-WITHOUT_ARITHMETIC = ("inspect", "verify", "edit", "repack")
+MEANT = {
+    **dict.fromkeys(("quantize", "quant", "import"), "convert"),
+    **dict.fromkeys(("generate", "complete", "cli"), "run"),
+    **dict.fromkeys(("info", "show", "dump", "metadata"), "inspect"),
+    **dict.fromkeys(("perplexity", "ppl", "score", "evaluate"), "eval"),
+    "ls": "list",
+    "ps": "list",
+    "download": "pull",
+    "remove": "rm",
+    "delete": "rm",
+    "benchmark": "bench",
+    "diff": "compare",
+    "check": "verify",
+    "set": "edit",
+    "dequantize": "export",
+}
+"""Commands as other programs name them."""
+
+
+WITHOUT_ARITHMETIC = ("inspect", "verify", "edit", "repack", "list", "rm", "schemes", "methods", "completion")
 """Commands that multiply no matrices."""
 
 
@@ -85,14 +115,17 @@ def _dispatch(arguments: list[str]) -> int:
         add_completion=False,
         rich_markup_mode=None,  # rich costs 0.1 s of start-up
         pretty_exceptions_enable=False,
-        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": WIDEST_HELP},
     )
     app.callback(no_args_is_help=True)(_options)
     for command in COMMANDS:
         function = _load(command) if arguments[:1] == [command.name] else _listed_only
         app.command(command.name, help=_help(function), short_help=command.help)(function)
+    commands = get_command(app)
+    for command in getattr(commands, "commands", {}).values():
+        name_values(command)
     try:
-        status = get_command(app).main(arguments, prog_name="ggq", standalone_mode=False)
+        status = commands.main(arguments, prog_name="ggq", standalone_mode=False)
     except typer.Abort:
         raise KeyboardInterrupt from None
     except Exception as problem:
@@ -104,7 +137,7 @@ def _dispatch(arguments: list[str]) -> int:
 
 def _misused(problem: Any) -> int:
     """Say in two lines what is wrong with the arguments; without any, show the commands."""
-    text = str(problem.format_message())
+    text = _pointed(str(problem.format_message()))
     if text.startswith("Usage:"):
         print(text, file=sys.stderr)
         return ERROR
@@ -112,6 +145,14 @@ def _misused(problem: Any) -> int:
     command = "ggq" if context is None else context.command_path
     _complain(f"error: {command}: {' '.join(text.split())}\n`{command} --help` tells how it is used")
     return ERROR
+
+
+def _pointed(text: str) -> str:
+    """The message with the command that is meant by a word of other programs."""
+    for word, command in MEANT.items():
+        if text.startswith(f"No such command {word!r}"):
+            return f"No such command {word!r}. Did you mean {command!r}?"
+    return text
 
 
 def _version(wanted: bool) -> None:
@@ -158,7 +199,18 @@ def _load(command: Command) -> Callable[..., None]:
 
 def _help(function: Callable[..., None]) -> str:
     """A command's docstring; its examples keep their lines (a backspace tells typer not to wrap a paragraph)."""
-    return cleandoc(function.__doc__ or "").replace("\n\nExample", "\n\n\b\nExample")
+    text, _, examples = cleandoc(function.__doc__ or "").partition("\n\nExample")
+    if not examples:
+        return text
+    columns = min(shutil.get_terminal_size().columns, WIDEST_HELP) - HELP_INDENT
+    return f"{text}\n\n\b\nExample{example(examples, columns)}"
+
+
+def name_values(command: Any) -> None:
+    """Give the values of options a name where typer would print a type: N for "<int range>"."""
+    for parameter in command.params:
+        if parameter.metavar is None and getattr(parameter.type, "name", "") in VALUES and not parameter.is_flag:
+            parameter.metavar = VALUES[parameter.type.name]
 
 
 def _status(call: Callable[[], int | None]) -> int:
@@ -223,8 +275,10 @@ def _complain(text: str) -> None:
     """Print to standard error what came from a file or the system, without its control characters."""
     from ggq.cli.output import printable
 
+    columns = shutil.get_terminal_size().columns if sys.stderr.isatty() else None
+    lines = [line for given in map(printable, text.splitlines()) for line in fitted(given, columns)]
     try:
-        print("\n".join(map(printable, text.splitlines())), file=sys.stderr, flush=True)
+        print("\n".join(lines), file=sys.stderr, flush=True)
     except OSError:
         pass  # nobody reads; the exit status still tells
 

@@ -1,4 +1,4 @@
-"""How commands print: escaped text, sizes, tables, JSON, progress."""
+"""How commands print: escaped text, sizes, JSON, progress; tables are in layout.py."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import math
 import sys
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any
@@ -69,27 +69,6 @@ def one_line(value: Any, *, whole: bool = False) -> str:
 
 def _item(item: Any, whole: bool) -> str:
     return f'"{one_line(item, whole=whole)}"' if isinstance(item, str) else one_line(item, whole=whole)
-
-
-def pairs(rows: Sequence[tuple[str, str]]) -> None:
-    """Print names and what belongs to them in two columns."""
-    width = max((len(name) for name, _ in rows), default=0)
-    for name, text in rows:
-        print(f"{name:<{width}}  {text}".rstrip())
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> None:
-    """Print rows under a head, in columns as wide as their longest cell.
-
-    Args:
-        head: Names of the columns.
-        rows: Cells, as many as there are columns.
-        right: Indices of the columns that are aligned to the right.
-    """
-    widths = [max(map(len, column)) for column in zip(head, *rows)]
-    for row in [head, ["-" * width for width in widths], *rows]:
-        cells = [f"{c:>{w}}" if i in right else f"{c:<{w}}" for i, (c, w) in enumerate(zip(row, widths))]
-        print("  ".join(cells).rstrip())
 
 
 def print_json(document: Mapping[str, Any]) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, cast, get_type_hints, overload
 
-from ggq.errors import UsageError, one_of
+from ggq.errors import UsageError, nearest, one_of
 
 KEY, WIDTH = "option", 120
 
@@ -101,7 +101,8 @@ class Record:
         for each in declared(type(self)):
             value = getattr(self, each.name)
             if value is not None and not each.allows(value):
-                raise UsageError(f"{each.name} must be {each.allowed}, not {value!r}")
+                hint = nearest(value, each.words) if isinstance(value, str) else None
+                raise UsageError(f"{each.name} must be {each.allowed}, not {value!r}", fix=hint)
 
     def given(self) -> list[str]:
         """Names of the options that have another value than their default."""

@@ -26,11 +26,12 @@ class SchemeOptions(Record):
     """Which scheme and method each tensor gets."""
 
     scheme: str | None = option(
-        None, "Scheme of the layers: f32, f16, bf16 or q{2,3,4,5,6,8}[z|m]-{g32,g64,g128,row}[-s6] ...", "SCHEME"
+        None, "Scheme of the layers, such as q4-g32, q4m-g32-s6 or bf16; `ggq schemes` lists them.", "SCHEME"
     )
     method: str | None = option(
         None,
-        "How codes and scales are chosen, such as mse, gptq or awq+gptq; by default as fits the scheme.",
+        "How codes and scales are chosen, such as mse, gptq or awq+gptq; by default as fits the scheme; "
+        "`ggq methods` lists them.",
         "METHOD",
     )
     embedding: str | None = option(

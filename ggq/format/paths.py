@@ -7,8 +7,18 @@ import io
 import os
 import stat
 import sys
+from pathlib import Path
 
 from ggq.errors import FormatError, GGQError, UsageError
+
+DEMO_NAME, DEMO = "demo:", Path(__file__).parents[1] / "demo"
+"""What the included checkpoint is called from anywhere, and where it lies."""
+
+
+def included(path: str | os.PathLike[str]) -> str | os.PathLike[str]:
+    """The path, or that of the included checkpoint for "demo:", which is never asked of a hub."""
+    return DEMO if os.fspath(path) == DEMO_NAME else path
+
 
 _KINDS = (
     (stat.S_ISDIR, "a directory"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from ggq.errors import UnsupportedError, UsageError
+from ggq.format.foreign_names import scheme_hint
 from ggq.format.scheme import CODEBOOK_BITS, FLOAT_BYTES, ROW, SUBSCALE_BITS, TRANSFORMS, Scheme
 
 BITS = (2, 3, 4, 5, 6, 8)
@@ -61,7 +62,7 @@ def parse_scheme(name: str) -> Scheme:
         return Scheme("float", 8 * FLOAT_BYTES[name], value=name)
     match = _CODES.fullmatch(name)
     if match is None:
-        raise UsageError(f"unknown scheme {name!r}", fix=_FORM)
+        raise UsageError(f"unknown scheme {name!r}", fix=scheme_hint(name, (*SCHEMES, "nf4-g64")))
     kind, bits, allowed = _kind(match)
     if bits not in allowed:
         raise UsageError(f"scheme {name!r} has {bits} bits; allowed are {', '.join(map(str, allowed))}", fix=_FORM)
@@ -98,6 +99,8 @@ def parse_filled(name: str) -> tuple[Scheme, str | None]:
     Raises:
         UsageError: The name is no scheme's.
     """
+    if (name.lower().startswith(tuple(FILLED)) or name.lower() in SCHEMES) and name != name.lower():
+        return parse_filled(name.lower())
     for prefix, (head, method) in FILLED.items():
         if name.startswith(f"{prefix}-"):
             return parse_scheme(head + name.removeprefix(prefix)), method

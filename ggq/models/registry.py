@@ -145,4 +145,5 @@ def _named(name: str, path: str | os.PathLike[str] | None) -> Family:
 def _unknown(where: str, found: object, path: str | os.PathLike[str] | None) -> UnsupportedError:
     known = ", ".join(family.names[0].removesuffix("ForCausalLM").removesuffix("Model") for family in FAMILIES)
     what = "missing" if found is None else f"{shown(found)} is not supported"
-    return UnsupportedError(f"{what}; supported: {known}", path=path, where=where)
+    fix = "docs/families.md lists what is supported; `ggq convert --generic` stores tensors without a model"
+    return UnsupportedError(f"{what}; supported: {known}", path=path, where=where, fix=fix)

@@ -132,16 +132,34 @@ def find_template(assets: Mapping[str, Asset], path: str | os.PathLike[str] | No
     Raises:
         ModelError: tokenizer_config.json cannot be read.
     """
-    config = read_json(assets, "tokenizer_config.json", path)
-    source: object = config.get("chat_template")
-    if isinstance(source, list):  # several by name
-        named = [item for item in source if isinstance(item, Mapping)]
-        source = next((item.get("template") for item in named if item.get("name") == "default"), None)
+    source = named_templates(assets, path).get("default")
     if "chat_template.jinja" in assets:
         source = assets["chat_template.jinja"].read().decode("utf-8", "replace")
-    if not isinstance(source, str):
-        return None
-    return ChatTemplate(source, named_tokens(config, read_json(assets, "special_tokens_map.json", path)), path)
+    return None if source is None else ChatTemplate(source, template_variables(assets, path), path)
+
+
+def named_templates(assets: Mapping[str, Asset], path: str | os.PathLike[str] | None = None) -> dict[str, str]:
+    """The templates of tokenizer_config.json by name; one without a name is "default".
+
+    Raises:
+        ModelError: tokenizer_config.json cannot be read.
+    """
+    found = read_json(assets, "tokenizer_config.json", path).get("chat_template")
+    if isinstance(found, str):
+        return {"default": found}
+    named = [item for item in found if isinstance(item, Mapping)] if isinstance(found, list) else []
+    pairs = [(item.get("name"), item.get("template")) for item in named]
+    return {name: text for name, text in pairs if isinstance(name, str) and isinstance(text, str)}
+
+
+def template_variables(assets: Mapping[str, Asset], path: str | os.PathLike[str] | None = None) -> dict[str, str]:
+    """What templates may use besides the messages: "bos_token", "eos_token" ...
+
+    Raises:
+        ModelError: tokenizer_config.json or special_tokens_map.json cannot be read.
+    """
+    config = read_json(assets, "tokenizer_config.json", path)
+    return dict(named_tokens(config, read_json(assets, "special_tokens_map.json", path)))
 
 
 def read_json(

@@ -61,7 +61,7 @@ def test_inspect_as_json(model: Path, capsys: Capture) -> None:
     with open_reader(model) as reader:
         assert document["digest"] == reader.digest.hex()
         assert [tensor["name"] for tensor in document["tensors"]] == list(reader.tensors)
-    assert document["size"] == model.stat().st_size
+    assert document["file_bytes"] == model.stat().st_size
     assert document["parameters"] == sum(int(np.prod(tensor["shape"])) for tensor in document["tensors"])
     tensor = {tensor["name"]: tensor for tensor in document["tensors"]}[NAME]
     assert tensor["segments"] == {"codes": 128 * 128 // 2, "scales": 128 * 4 * 2}
@@ -159,7 +159,10 @@ def test_edit_keeps_types_and_tensors(model: Path, capsys: Capture) -> None:
         "model.embedding.scale=5",
         "tokenizer.eos_ids=[1, 2]",
     ]
-    assert main(["edit", str(model), *changes, "new.flag=true", "new.text=0x1", "--delete", "model.head.tied"]) == 0
+    assert (
+        main(["edit", str(model), *changes, "new.flag=true", "new.text=0x1", "--delete", "model.head.tied", "--force"])
+        == 0
+    )
     out = capsys.readouterr().out
     with open_reader(model) as reader:
         found = dict(reader.metadata)

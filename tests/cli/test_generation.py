@@ -12,7 +12,8 @@ import pytest
 
 import ggq
 from ggq.cli import generation as cli
-from ggq.cli.commands.chat import Conversation, read_line
+from ggq.cli.texts.conversation import Conversation
+from ggq.cli.texts.typing import read_message
 from ggq.generate.model import Model
 from tests.kit.small_models import write_demo
 from tests.kit.support import run_ggq
@@ -47,7 +48,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
 def test_ctrl_c_interrupts_the_answer_and_not_the_conversation(
     model: Model, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    conversation = Conversation(model, None, {"max_tokens": 8})
+    conversation = Conversation(model, None, {"max_tokens": 8}, verbose=True)
     pieces = 0
 
     def interrupted(piece: str) -> None:
@@ -79,8 +80,8 @@ def test_ctrl_c_at_the_prompt_shows_the_way_out(
         raise answer
 
     monkeypatch.setattr("builtins.input", typed)
-    assert read_line() == "Hello" and read_line() is None
-    assert "/exit or Ctrl-D ends" in capsys.readouterr().err
+    assert read_message("Ctrl-D ends") == "Hello" and read_message("Ctrl-D ends") is None
+    assert "Ctrl-D ends" in capsys.readouterr().err
 
 
 def test_a_prompt_that_is_not_utf8_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,10 +91,10 @@ def test_a_prompt_that_is_not_utf8_is_refused(monkeypatch: pytest.MonkeyPatch) -
     for data, expected in ((b"caf\xc3\xa9", "café"), (b"ab\xff", None)):
         monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(data)))
         if expected is not None:
-            assert read_prompt() == expected
+            assert read_prompt("-", None, None) == expected
         else:
             with pytest.raises(UsageError, match="standard input is not UTF-8 at byte 2"):
-                read_prompt()
+                read_prompt("-", None, None)
 
 
 def test_the_sampling_options_of_the_command_reach_the_model(tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ggq.cli.output import one_line, print_json, printable, quantity, size, table
+from ggq.cli.layout import table
+from ggq.cli.output import one_line, print_json, printable, quantity, size
 
 
 @given(st.text(max_size=50))

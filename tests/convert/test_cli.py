@@ -88,7 +88,7 @@ def test_dry_run_lists_every_tensor_and_writes_nothing(tmp_path: Path, capsys: p
 
 def test_dry_run_refuses_what_converting_would(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = tiny(tmp_path / "m")
-    assert main(["convert", str(source), str(source / "x.ggq"), "--dry-run"]) == 2
+    assert main(["convert", str(source), str(source / "config.json"), "--dry-run"]) == 2
     assert "the result would lie inside its own input" in capsys.readouterr().err
     assert main(["convert", str(source), "--dry-run", "--keep", "nothing=f16"]) == 2
     assert capsys.readouterr().err.startswith("error: --keep nothing=f16: no tensor's name matches\n")

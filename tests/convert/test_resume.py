@@ -216,9 +216,9 @@ def test_places_that_cannot_take_the_result(tmp_path: Path, source: Path) -> Non
         (tmp_path, UsageError, "found a folder"),
         (tmp_path / "no" / "out.ggq", UsageError, "there is no folder"),
         (existing / "out.ggq", UsageError, "there is no folder"),
-        (source / "out.ggq", ConvertError, "the result would lie inside its own input"),
+        (source / "out.bin", ConvertError, "the result would lie inside its own input"),
         (source / "model.safetensors", ConvertError, "the result would lie inside its own input"),
-        (tmp_path / "link" / "sub" / "out.ggq", ConvertError, "the result would lie inside its own input"),
+        (tmp_path / "link" / "sub" / "out.bin", ConvertError, "the result would lie inside its own input"),
     ]
     for out, kind, message in cases:
         with pytest.raises(kind, match=message):

@@ -16,7 +16,8 @@ import typer
 
 from ggq.cli.compiling import announce_compiling
 from ggq.cli.generation import ACTIVATIONS, CACHE, FILE, INTERPRETER, THREADS
-from ggq.cli.output import one_line, pairs, print_json, size
+from ggq.cli.layout import pairs
+from ggq.cli.output import one_line, print_json, size
 from ggq.engine.footprint import memory_beside
 from ggq.errors import UsageError
 from ggq.format.container import Container, StoredTensor

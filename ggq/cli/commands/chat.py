@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import sys
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
@@ -12,12 +12,12 @@ from ggq.cli.compiling import announce_compiling
 from ggq.cli.generation import (
     ACTIVATIONS,
     CACHE,
-    FILE_OR_NAME,
     GREEDY,
     INTERPRETER,
     LARK,
     MAX_TOKENS,
     MIN_P,
+    MODEL,
     PENALTY,
     REGEX,
     SCHEMA,
@@ -29,21 +29,20 @@ from ggq.cli.generation import (
     TOP_K,
     TOP_P,
 )
-from ggq.cli.server.remote import RemoteModel, RemoteStream
-from ggq.errors import UsageError
+from ggq.cli.library.folder import model_file
+from ggq.cli.server.remote import RemoteModel
+from ggq.cli.texts.conversation import Conversation, chosen_template
 from ggq.generate.loading import load
-from ggq.generate.model import Model
-from ggq.generate.options import Options
-from ggq.generate.stream import Stream
-from ggq.text.template import Message
-
-HELP = "/exit or Ctrl-D ends, /clear forgets the conversation, Ctrl-C interrupts an answer."
 
 
 def chat(
-    file: FILE_OR_NAME = None,
+    model_name: MODEL = None,
     server: SERVER = None,
     system: Annotated[str | None, typer.Option(metavar="TEXT", help="How the model shall behave.")] = None,
+    template: Annotated[
+        str | None,
+        typer.Option(metavar="NAME|FILE", help="One of the model's named chat templates, or a file with one."),
+    ] = None,
     max_tokens: MAX_TOKENS = None,
     greedy: GREEDY = False,
     temperature: TEMPERATURE = None,
@@ -60,87 +59,29 @@ def chat(
     activations: ACTIVATIONS = "int8",
     cache: CACHE = None,
     interpreter: INTERPRETER = "numba",
+    verbose: Annotated[bool, typer.Option("--verbose", help="Tell the speed of each answer.")] = False,
 ) -> None:
     """Talk with a model that has a chat template.
 
-    /exit or Ctrl-D ends, /clear forgets the conversation, Ctrl-C interrupts an answer.
+    /help lists what else may be typed; /quit or Ctrl-D ends, Ctrl-C interrupts an answer. What is pasted is one
+    message, and so is what stands between lines of three double quotes.
 
     Example:
         ggq chat model.ggq --system "Answer in one sentence."
+        ggq chat HuggingFaceTB/SmolLM2-135M-Instruct
     """
     options = cli.options(
         max_tokens, greedy, temperature, top_k, top_p, min_p, repetition_penalty, seed, stop, schema, regex, lark
     )
+    instruction = None if system is None else cli.text(system)
     if server is not None:
-        Conversation(RemoteModel(server, file), system if system is None else cli.text(system), options).talk()
+        name = None if model_name is None else Path(model_name)
+        Conversation(RemoteModel(server, name), instruction, options, verbose=verbose).talk()
         return
-    file = cli.need_file(file)
+    path = model_file(cli.need_model(model_name))
     announce_compiling(interpreter)
-    with load(file, threads=threads, activations=activations, cache=cache, interpreter=interpreter) as model:
+    with load(path, threads=threads, activations=activations, cache=cache, interpreter=interpreter) as model:
+        if template is not None:
+            model.__dict__["chat_template"] = chosen_template(model, template)
         model.chat_template  # noqa: B018  refuse a model without one before anything is typed
-        Conversation(model, system if system is None else cli.text(system), options).talk()
-
-
-class Conversation:
-    """The turns between a person and a model.
-
-    Args:
-        model: Answers.
-        system: The message before all others, if any.
-        options: How it answers.
-    """
-
-    def __init__(self, model: Model | RemoteModel, system: str | None, options: Options) -> None:
-        self.model, self.options = model, options
-        self.beginning: list[Message] = [] if system is None else [{"role": "system", "content": system}]
-        self.messages = list(self.beginning)
-        self.memory: Any = model.remember()
-
-    def talk(self) -> None:
-        """Ask and answer until the person ends it."""
-        if sys.stdin.isatty():
-            print(HELP, file=sys.stderr)
-        while (line := read_line()) is not None:
-            if line == "/exit":
-                break
-            if line == "/clear":
-                self.messages = list(self.beginning)
-            elif line.startswith("/"):
-                print(HELP, file=sys.stderr)
-            elif line:
-                self.turn(line)
-
-    def turn(self, question: str) -> None:
-        """One question and its answer; an answer cut off by Ctrl-C stays in the conversation as far as it came."""
-        self.messages.append({"role": "user", "content": question})
-        try:
-            stream: Stream | RemoteStream = self.model.stream_chat(self.messages, self.memory, **self.options)
-        except UsageError as problem:
-            self.messages.pop()
-            print(f"error: {problem}\n{HELP}", file=sys.stderr)
-            return
-        try:
-            for piece in stream:
-                cli.show(piece)
-        except KeyboardInterrupt:
-            stream.close()
-        sys.stdout.write("\n")
-        sys.stdout.flush()
-        self.messages.append({"role": "assistant", "content": stream.answer.text})
-        told = stream.figures if isinstance(stream, RemoteStream) else cli.figures(stream.timing)
-        print(told, file=sys.stderr)
-
-
-def read_line() -> str | None:
-    """A line without the spaces around it; None at the end of the input."""
-    try:
-        import readline  # noqa: F401  line editing and history for input(), where there is a terminal
-    except ImportError:
-        pass
-    while True:
-        try:
-            return input("> " if sys.stdin.isatty() else "").strip()
-        except EOFError:
-            return None
-        except KeyboardInterrupt:
-            print(f"\n{HELP}", file=sys.stderr)
+        Conversation(model, instruction, options, verbose=verbose).talk()

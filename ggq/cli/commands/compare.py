@@ -12,7 +12,8 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from ggq.cli.output import pairs, print_json, printable, progress, table
+from ggq.cli.layout import pairs, table
+from ggq.cli.output import print_json, printable, progress
 from ggq.convert.plan.described import describe
 from ggq.convert.source.checkpoint import CONFIG, FLOATS, Checkpoint
 from ggq.errors import ConvertError, GGQError, UnsupportedError

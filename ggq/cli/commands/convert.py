@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ggq.cli.bars import conversion_bar, reporting
 from ggq.cli.interrupts import INTERRUPTED
+from ggq.cli.layout import pairs, table
 from ggq.cli.options import command_options
-from ggq.cli.output import pairs, print_json, printable, quantity, size, table
-from ggq.convert.options import Options, Progress
+from ggq.cli.output import print_json, printable, quantity, size
+from ggq.convert.options import Options
 from ggq.errors import UsageError
 from ggq.format.gguf.kind import is_gguf
 
@@ -59,10 +59,12 @@ def convert(
 
     if out is None and not dry_run:
         raise UsageError("the name of the file to write is missing", fix="give OUT.ggq, or --dry-run to see the plan")
+    if out is not None and out.suffix == ".gguf":
+        print("note: this writes a ggq file; `ggq export FILE OUT.gguf` makes a GGUF file of it", file=sys.stderr)
     given = Options(**options)
     if is_gguf(source):
         return _import(Path(source), out, given, dry_run, as_json)
-    with _reporting() as report_to:
+    with reporting() as report_to:
         planned, calibrated = prepare(source, out, replace(given, report=report_to))
     if dry_run:
         if out is not None:
@@ -71,7 +73,7 @@ def convert(
         return 0
     assert out is not None
     try:
-        with _progress(planned.source_bytes) as progress:
+        with conversion_bar(planned.source_bytes) as progress:
             report = run(planned, out, replace(given, progress=progress), calibrated)
     except KeyboardInterrupt:
         kept = Path(f"{out}.partial").exists()
@@ -92,7 +94,7 @@ def _import(source: Path, out: Path | None, options: Options, dry_run: bool, as_
     if dry_run or out is None:
         raise UsageError("--dry-run is for checkpoints: `ggq inspect` shows what a GGUF file holds", path=source)
     size_of_source = source.stat().st_size
-    with _progress(size_of_source) as progress:
+    with conversion_bar(size_of_source) as progress:
         report = import_gguf(source, out, replace(options, progress=progress))
     if as_json:
         print_json(report.document())
@@ -195,46 +197,3 @@ def _unread(plan: Plan) -> list[tuple[str, str]]:
     shown = ", ".join(printable(key) for key in plan.unread_keys[:3])
     more = f" and {len(plan.unread_keys) - 3} more" if len(plan.unread_keys) > 3 else ""
     return [("not read", f"{shown}{more} in config.json: transformers does not read them for this model either")]
-
-
-@dataclass
-class _Bar:
-    """Forwards progress to a rich bar."""
-
-    bar: Any
-    task: Any
-
-    def __call__(self, done: int, total: int, name: str) -> None:
-        self.bar.update(self.task, completed=done, total=total, description=printable(name[-44:]))
-
-
-@contextmanager
-def _reporting() -> Iterator[Callable[[str], None] | None]:
-    """What the plan is being solved by, as one changing line on standard error; None when nobody watches."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    try:
-        yield lambda text: print(f"\r\x1b[2K{printable(text)}", end="", file=sys.stderr, flush=True)
-    finally:
-        print("\r\x1b[2K", end="", file=sys.stderr, flush=True)
-
-
-@contextmanager
-def _progress(total: int) -> Iterator[Progress | None]:
-    """A bar on standard error: the tensor, bytes, speed; None when nobody watches."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-
-    columns = (
-        TextColumn("{task.description:<44}", markup=False),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        yield _Bar(bar, bar.add_task("", total=total))

@@ -9,9 +9,13 @@ from typing import Annotated, Any
 
 import typer
 
+from ggq.cli.layout import paragraph
 from ggq.cli.output import one_line, printable
 from ggq.errors import UsageError, one_of
 from ggq.format import edit_metadata, open_reader
+
+GUARDED = ("model.", "tokenizer.")
+"""Beginnings of keys that say how the model is computed."""
 
 
 def edit(
@@ -33,6 +37,9 @@ def edit(
         list[str] | None,
         typer.Option("--delete", metavar="KEY", help="Remove a key; may be repeated.", show_default=False),
     ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Change also what the model is computed by: model.* and tokenizer.*.")
+    ] = False,
 ) -> None:
     """Change metadata in place, whatever the file's size.
 
@@ -41,7 +48,7 @@ def edit(
 
     Example:
         ggq edit model.ggq general.name="My model"
-        ggq edit model.ggq tokenizer.eos_ids="[2, 7]" --delete general.source
+        ggq edit model.ggq tokenizer.eos_ids="[2, 7]" --force --delete general.source
     """
     if not changes and not delete:
         raise UsageError("nothing to change", fix="give KEY=VALUE or --delete KEY")
@@ -53,12 +60,19 @@ def edit(
     both = [key for key in delete or () if key in wanted]
     if both:
         raise UsageError(f"{both[0]!r} cannot be both set and deleted")
+    guarded = [key for key in (*wanted, *(delete or ())) if key.startswith(GUARDED)]
+    if guarded and not force:
+        raise UsageError(
+            f"{guarded[0]!r} is what the model is computed by, and a wrong one makes the file useless",
+            path=file,
+            fix="--force changes it all the same",
+        )
     digest = edit_metadata(file, {**wanted, **dict.fromkeys(delete or ())})
     for key, value in wanted.items():
-        print(f"{printable(key)} = {one_line(value)}")
+        paragraph(f"{printable(key)} = {one_line(value)}")
     for key in delete or ():
-        print(f"{printable(key)} removed")
-    print(f"digest {digest.hex()}")
+        paragraph(f"{printable(key)} removed")
+    paragraph(f"digest {digest.hex()}")
 
 
 def _parse(change: str, kind: str | None, known: Mapping[str, Any]) -> tuple[str, Any]:

@@ -11,7 +11,8 @@ import typer
 
 from ggq.cli.compiling import announce_compiling
 from ggq.cli.generation import ACTIVATIONS, CACHE, FILE, INTERPRETER, THREADS
-from ggq.cli.output import one_line, pairs, print_json, printable, progress
+from ggq.cli.layout import pairs
+from ggq.cli.output import one_line, print_json, printable, progress
 from ggq.evaluate.evaluate import evaluate
 from ggq.evaluate.saved import TOP
 from ggq.evaluate.text import read_text

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from ggq.cli.output import pairs, print_json, printable, progress, size
+from ggq.cli.layout import pairs
+from ggq.cli.output import print_json, printable, progress, size
 from ggq.errors import UsageError
 
 

@@ -9,7 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from ggq.cli.foreign import inspect_gguf
-from ggq.cli.output import LONG_LIST, one_line, pairs, print_json, printable, quantity, size, table
+from ggq.cli.layout import pairs, table
+from ggq.cli.output import LONG_LIST, one_line, print_json, printable, quantity, size
 from ggq.errors import UsageError
 from ggq.format import Reader, TensorEntry, open_reader
 from ggq.format.gguf.kind import is_gguf
@@ -165,7 +166,7 @@ def _document(reader: Reader, tensors: bool) -> dict[str, Any]:
     summary = summarize(reader)
     document: dict[str, Any] = {
         "file": str(reader.path),
-        "size": reader.size,
+        "file_bytes": reader.size,
         "digest": reader.digest,
         "parameters": summary.parameters,
         "tensor_count": len(reader.tensors),

@@ -10,7 +10,8 @@ import typer
 
 from ggq.cli.compiling import announce_compiling
 from ggq.cli.generation import ACTIVATIONS, CACHE, FILE, THREADS
-from ggq.cli.output import print_json, table
+from ggq.cli.layout import table
+from ggq.cli.output import print_json
 from ggq.errors import UsageError
 from ggq.generate.loading import load
 

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ggq.cli.layout import paragraph
 from ggq.cli.output import printable, progress, size
 from ggq.format import repack as repack_file
 
@@ -23,5 +24,5 @@ def repack(
     """
     with progress("repacking") as advance:
         digest = repack_file(file, out, force=force, progress=advance)
-    print(f"{printable(str(out))}: {size(out.stat().st_size)}, {size(file.stat().st_size)} before")
-    print(f"digest {digest.hex()}")
+    paragraph(f"{printable(str(out))}: {size(out.stat().st_size)}, {size(file.stat().st_size)} before")
+    paragraph(f"digest {digest.hex()}")

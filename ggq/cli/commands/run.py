@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -13,12 +14,12 @@ from ggq.cli.compiling import announce_compiling
 from ggq.cli.generation import (
     ACTIVATIONS,
     CACHE,
-    FILE_OR_NAME,
     GREEDY,
     INTERPRETER,
     LARK,
     MAX_TOKENS,
     MIN_P,
+    MODEL,
     PENALTY,
     REGEX,
     SCHEMA,
@@ -29,20 +30,30 @@ from ggq.cli.generation import (
     THREADS,
     TOP_K,
     TOP_P,
+    read_text,
 )
-from ggq.cli.output import print_json
+from ggq.cli.library.folder import model_file
+from ggq.cli.output import print_json, progress
 from ggq.cli.server.remote import run_remote
-from ggq.errors import UsageError
+from ggq.errors import FormatError, UsageError
+from ggq.format import open_reader, verify
+from ggq.format.gguf.kind import is_gguf
 from ggq.generate.loading import load
 from ggq.generate.stream import Stream
 
 
 def run(
+    model_name: MODEL = None,
     prompt: Annotated[
-        str,
-        typer.Option("-p", "--prompt", metavar="TEXT", help="The text to continue; - reads it from standard input."),
-    ],
-    file: FILE_OR_NAME = None,
+        str | None,
+        typer.Argument(metavar="[TEXT]", help="The text to continue; - reads standard input.", show_default=False),
+    ] = None,
+    prompt_option: Annotated[
+        str | None, typer.Option("-p", "--prompt", metavar="TEXT", help="The same as an option.", show_default=False)
+    ] = None,
+    prompt_file: Annotated[
+        Path | None, typer.Option("--file", metavar="FILE", help="A file with the text to continue.")
+    ] = None,
     server: SERVER = None,
     max_tokens: MAX_TOKENS = None,
     greedy: GREEDY = False,
@@ -61,29 +72,35 @@ def run(
     activations: ACTIVATIONS = "int8",
     cache: CACHE = None,
     interpreter: INTERPRETER = "numba",
+    check: Annotated[bool, typer.Option("--verify", help="Compare every byte with its digest first.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document when the text is done.")] = False,
 ) -> None:
     """Continue a text.
 
-    The text goes to standard output as it comes, the figures to standard error.
+    The text goes to standard output as it comes, the figures to standard error. Without TEXT, it is read from standard
+    input. Of a checkpoint, or a name on the hub, a file is made once and kept: see `ggq pull`.
 
     Example:
-        ggq run model.ggq -p "Once upon a time" -n 100
-        ggq run model.ggq -p "A point: " --schema '{"type": "object", "properties": {"x": {"type": "number"}}}'
+        ggq run model.ggq "Once upon a time" -n 100
+        ggq run HuggingFaceTB/SmolLM2-135M "Once upon a time"
+        ggq run model.ggq "A point: " --schema '{"type": "object", "properties": {"x": {"type": "number"}}}'
         ggq run -p "Once upon a time" --server http://localhost:8080
-        ggq run model.ggq -p - --temperature 0.8 --top-p 0.95 --seed 1 < prompt.txt
+        ggq run model.ggq --temperature 0.8 --top-p 0.95 --seed 1 < prompt.txt
     """
     options = cli.options(
         max_tokens, greedy, temperature, top_k, top_p, min_p, repetition_penalty, seed, stop, schema, regex, lark
     )
-    text = read_prompt() if prompt == "-" else cli.text(prompt)
+    text = read_prompt(prompt, prompt_option, prompt_file)
     if server is not None:
-        run_remote(server, file, text, options, echo=echo, as_json=as_json)
+        name = None if model_name is None else Path(model_name)
+        run_remote(server, name, text, options, echo=echo, as_json=as_json)
         return
-    file = cli.need_file(file)
+    path = model_file(cli.need_model(model_name))
+    if check:
+        verify_first(path)
     start = time.perf_counter()
     announce_compiling(interpreter)
-    with load(file, threads=threads, activations=activations, cache=cache, interpreter=interpreter) as model:
+    with load(path, threads=threads, activations=activations, cache=cache, interpreter=interpreter) as model:
         loaded = time.perf_counter() - start
         stream = model.stream(text, **options)
         if echo and not as_json:
@@ -101,12 +118,42 @@ def run(
     print(f"{cli.figures(stream.timing)}; loaded in {loaded:.2f} s, first token after {first:.2f} s", file=sys.stderr)
 
 
-def read_prompt() -> str:
-    """Standard input as text."""
+def read_prompt(given: str | None, option: str | None, file: Path | None) -> str:
+    """The text from wherever it is given: an argument, an option, a file, standard input.
+
+    Raises:
+        UsageError: It is given twice or not at all, or is no UTF-8.
+    """
+    found = [each for each in (given, option, file) if each is not None]
+    if len(found) > 1:
+        raise UsageError("the text to continue is given twice", fix="give TEXT, or --prompt, or --file")
+    if file is not None:
+        return read_text(file)
+    if found and found[0] != "-":
+        return cli.text(str(found[0]))
+    if not found and sys.stdin.isatty():
+        raise UsageError("there is no text to continue", fix='give one: ggq run FILE "Once upon a time"')
     try:
         return sys.stdin.buffer.read().decode("utf-8")
     except UnicodeDecodeError as problem:
         raise UsageError(f"standard input is not UTF-8 at byte {problem.start}") from None
+
+
+def verify_first(path: Path) -> None:
+    """Refuse a file of which not every byte is as it was written.
+
+    Raises:
+        FormatError: Some are not, or a GGUF file, which has no digests.
+    """
+    if is_gguf(path):
+        raise UsageError(
+            "a GGUF file has no digests", path=path, fix="convert it with `ggq convert`, or leave --verify"
+        )
+    with open_reader(path) as reader, progress("verifying") as advance:
+        problems = verify(reader, advance)
+    if problems:
+        first = problems[0]
+        raise FormatError(first.text, path=path, where=first.where, fix="download or convert it again")
 
 
 def document(prompt: str, stream: Stream, loaded: float, first: float) -> dict[str, object]:

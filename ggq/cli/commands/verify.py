@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from ggq.cli.layout import paragraph
 from ggq.cli.output import print_json, printable, progress, size
 from ggq.errors import FormatError
 from ggq.format import Problem, Reader, open_reader
@@ -60,12 +61,11 @@ def _check_numbers(reader: Reader, damaged: set[str | None]) -> list[Problem]:
 def _print(reader: Reader, problems: Sequence[Problem], as_json: bool) -> None:
     if as_json:
         found = [{"tensor": p.tensor, "where": p.where, "problem": p.text} for p in problems]
-        document = {"file": reader.path, "ok": not problems, "size": reader.size, "digest": reader.digest}
+        document = {"file": reader.path, "ok": not problems, "file_bytes": reader.size, "digest": reader.digest}
         print_json({**document, "tensors": len(reader.tensors), "problems": found})
         return
     for problem in problems:
-        print(f"damaged: {printable(problem.where)}: {printable(problem.text)}")
+        paragraph(f"damaged: {printable(problem.where)}: {printable(problem.text)}")
     if not problems:
         whole = f"all {size(reader.size)} in {len(reader.tensors)} tensors are as they were written"
-        print(f"{printable(reader.path)}: {whole}")
-        print(f"digest {reader.digest.hex()}")
+        paragraph(f"{printable(reader.path)}: {whole}\ndigest {reader.digest.hex()}")

@@ -16,14 +16,16 @@ def check_output(plan: Plan, out: Path, *, force: bool) -> None:
 
     Raises:
         UsageError: See `ggq.format.paths.check_place`.
-        ConvertError: It lies in the checkpoint's folder.
+        ConvertError: It lies in the checkpoint's folder and is not called NAME.ggq, as none of a checkpoint's files is.
     """
     real = Path(os.path.realpath(out))
     checkpoint = plan.checkpoint
-    inside = checkpoint.one is None and real.is_relative_to(checkpoint.folder.real)
+    inside = checkpoint.one is None and real.is_relative_to(checkpoint.folder.real) and real.suffix != ".ggq"
     if inside or any(out.exists() and out.samefile(file.path) for file in checkpoint.files):
         raise ConvertError(
-            "the result would lie inside its own input", path=out, fix="write it beside the checkpoint's folder"
+            "the result would lie inside its own input",
+            path=out,
+            fix="call it NAME.ggq, or write it beside the checkpoint's folder",
         )
     check_place(out, force=force)
 

@@ -12,6 +12,7 @@ from ggq.convert.source.assets import ASSETS
 from ggq.convert.source.folder import Folder
 from ggq.convert.source.shards import INDEX, SINGLE, shard_places
 from ggq.errors import ConvertError, GGQError
+from ggq.format.paths import included
 
 SMALL_FILES = [*ASSETS, INDEX, "*_Pooling/config.json", "vocab.txt", "LICENSE*", "LICENCE*", "NOTICE*", "COPYING*"]
 """Downloaded first, so that a model that cannot be converted is refused before its weights are downloaded."""
@@ -47,7 +48,7 @@ def find_source(
     """The folder of a checkpoint, downloaded if need be.
 
     Args:
-        source: A folder, or ORG/NAME or ORG/NAME@REVISION on the hub.
+        source: A folder, ORG/NAME or ORG/NAME@REVISION on the hub, or "demo:".
         check: Called with the folder once its small files are there; raises what makes downloading the rest pointless.
         weights: Patterns of the files with the weights; by default those that the index lists, or model.safetensors.
         download: What downloads; by default huggingface_hub, which minds HF_ENDPOINT, HF_HOME and HF_HUB_OFFLINE.
@@ -55,7 +56,7 @@ def find_source(
     Raises:
         ConvertError: There is no such folder and no such model, or the hub refuses.
     """
-    path = Path(source)
+    path = Path(included(source))
     text = os.fspath(source)
     if "\0" in text:
         raise ConvertError("a folder or a hub id expected, found a NUL character in it", path=repr(text))
@@ -76,7 +77,11 @@ def find_source(
     except GGQError:
         raise
     except Exception as error:  # the hub's client raises errors of several libraries, which change with its versions
-        raise ConvertError(f"no such folder, and not from the hub: {_reason(error)}", path=text) from None
+        raise ConvertError(
+            f"no such folder, and not from the hub: {_reason(error)}",
+            path=text,
+            fix="check the name and the network, or download the model's folder by other means and give that",
+        ) from None
     commit = folder.name if folder.parent.name == "snapshots" else revision
     return Source(folder, name.rpartition("/")[2], f"{name}@{commit}" if commit else name)
 

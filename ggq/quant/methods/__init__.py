@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ggq.errors import ConvertError
+from ggq.errors import ConvertError, nearest
 from ggq.format.scheme import Scheme
 from ggq.format.scheme_names import scheme_name
 from ggq.quant.methods.absmax import AbsMax
@@ -109,7 +109,8 @@ def method_parts(name: str) -> tuple[list[str], list[str]]:
     parts = name.split("+")
     for part in parts:
         if part not in METHODS and part not in TRANSFORMS:
-            raise ConvertError(f"unknown method {part!r}; allowed are {', '.join([*METHODS, *TRANSFORMS])}")
+            known = [*METHODS, *TRANSFORMS]
+            raise ConvertError(f"unknown method {part!r}; allowed are {', '.join(known)}", fix=nearest(part, known))
     found = [part for part in parts if part in TRANSFORMS]
     rest = [part for part in parts if part not in TRANSFORMS]
     if parts != found + rest or len(set(parts)) < len(parts):

@@ -1,0 +1,1 @@
+"""Commands that list what may be written in others: schemes, methods, completions."""
