@@ -210,7 +210,7 @@ def test_a_conversation_on_the_command_line(path: Path, model: Model) -> None:
     second = model.chat(messages, max_tokens=6)
     status, out, problems = converse(path, "Hello\n\nMore\n/help\n/clear\nHello\n/exit\nnever asked\n")
     assert (status, out) == (0, f"{first}\n{second}\n{first}\n"), problems
-    assert "/exit or Ctrl-D ends" in problems and "Traceback" not in problems
+    assert "/quit         end, as does Ctrl-D" in problems and "Traceback" not in problems
 
 
 def test_a_system_message_comes_first(path: Path, model: Model) -> None:
