@@ -61,7 +61,7 @@ def test_no_command_finds_its_file_there_already() -> None:
 
 
 def test_the_table_of_commands_is_whole(capsys: pytest.CaptureFixture[str]) -> None:
-    rows = re.findall(r"^\| `ggq (\w+)[^|]*\| (.*) \|$", README, re.MULTILINE)
+    rows = re.findall(r"^\| `ggq ([\w-]+)[^|]*\| (.*) \|$", README, re.MULTILINE)
     assert [name for name, _ in rows] == [command.name for command in COMMANDS]
     for name, row in rows:
         text = help_of(name, capsys)

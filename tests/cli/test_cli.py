@@ -39,7 +39,8 @@ def test_help_has_an_example(command: frame.Command, capsys: Capture) -> None:
     assert f"      ggq {command.name}" in example.splitlines()[1]
 
 
-def test_every_command_is_listed(capsys: Capture) -> None:
+def test_every_command_is_listed(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
     assert main(["--help"]) == 0
     out = capsys.readouterr().out
     for command in COMMANDS:

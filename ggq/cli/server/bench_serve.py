@@ -12,7 +12,8 @@ from typing import Annotated, Any
 
 import typer
 
-from ggq.cli.output import print_json, table
+from ggq.cli.layout import table
+from ggq.cli.output import print_json
 from ggq.errors import GGQError, UsageError
 from ggq.serve.client import Client
 

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ggq.cli.interrupts import INTERRUPTED
+from ggq.cli.layout import pairs
 from ggq.cli.options import command_options
-from ggq.cli.output import pairs, print_json, printable, quantity, size
+from ggq.cli.output import print_json, printable, quantity, size
 from ggq.train.extra import require_torch
 from ggq.train.options import TrainOptions
 
