@@ -77,7 +77,7 @@ def test_a_server_is_measured(url: str, capsys: pytest.CaptureFixture[str]) -> N
 
 def test_what_goes_wrong_between_client_and_server_is_told(url: str, capsys: pytest.CaptureFixture[str]) -> None:
     for arguments, message in (
-        (["run", "-p", "x"], "error: a file is needed\nname one, or a server with --server URL\n"),
+        (["run", "-p", "x"], "error: a model is needed\nname one, or a server with --server URL\n"),
         (["run", "-p", "x", "--server", "ftp://x"], "error: 'ftp://x' is no address of a server"),
         (["run", "-p", "x", "--server", "http://127.0.0.1:9"], "the server cannot be reached: Connection refused"),
         (["run", "other", "-p", "x", "--server", url], "status 404: there is no model 'other'; there are 'demo'"),
