@@ -15,7 +15,7 @@ tidy()
 
 
 def instruction_set() -> str:
-    """The instruction set that the kernels are compiled for: "avx512-vnni", "avx2" or "generic"."""
+    """The instruction set that the kernels are compiled for: "avx512-vnni", "avx-vnni", "avx2" or "generic"."""
     from ggq_kernels.code import ready
 
     return str(ready.module("isa").ISA)

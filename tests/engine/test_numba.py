@@ -222,7 +222,7 @@ def test_gates_are_rounded_at_once_where_nothing_else_reads_them(
     assert (kinds.count("gate"), kinds.count("gate quantize")) == ((0, layers) if fused else (layers, 0))
 
 
-@pytest.mark.parametrize("name", ["c3-row", "c2-g32+order", "q4-g32-s6+scale+order", "q6-g16-s8", "q4-g48+order"])
+@pytest.mark.parametrize("name", ["c3-row", "c2-g32+order", "q4-g32-s6+scale+order", "q6-g16-s8", "q4-g16+order"])
 def test_small_models_of_codebooks_and_transforms(name: str, tmp_path: Path) -> None:
     """A table's memory must live as long as the tape: where little else is allocated, it is used again at once."""
     config, path = CONFIGS["grouped"], tmp_path / "m.ggq"

@@ -235,7 +235,12 @@ def test_the_users_cache_folder_is_used_when_none_is_set(tmp_path: Path) -> None
 def test_each_target_has_a_folder_and_an_instruction_set() -> None:
     code = "import json\nfrom ggq_kernels.code.store import cache_folder\nfrom ggq_kernels.vector.isa import ISA\n"
     code += "print(json.dumps([ISA, str(cache_folder())]))"
-    targets = {"generic": "", "avx2": "+avx2,+fma,+f16c", "avx512-vnni": "+avx2,+fma,+f16c,+avx512f,+avx512vnni"}
+    targets = {
+        "generic": "",
+        "avx2": "+avx2,+fma,+f16c",
+        "avx-vnni": "+avx2,+fma,+f16c,+avxvnni",
+        "avx512-vnni": "+avx2,+fma,+f16c,+avx512f,+avx512vnni",
+    }
     folders = set()
     for name, features in targets.items():
         isa, folder = python(code, NUMBA_CPU_NAME="generic", NUMBA_CPU_FEATURES=features)
@@ -243,7 +248,7 @@ def test_each_target_has_a_folder_and_an_instruction_set() -> None:
         folders.add(folder)
     folders.add(python(code, NUMBA_CPU_NAME="nocona", NUMBA_CPU_FEATURES="")[1])
     folders.add(python(code, NUMBA_CPU_NAME="generic", NUMBA_CPU_FEATURES="", NUMBA_BOUNDSCHECK="1")[1])
-    assert len(folders) == 5
+    assert len(folders) == 6
 
 
 # ---- machine code of targets that this machine may not have

@@ -31,7 +31,8 @@ def file(tmp_path: Path) -> Path:
 def test_each_form_has_one_target_whose_own_code_it_is() -> None:
     forms = [form_of(usable(target.cpu, frozenset(target.features))) for target in TARGETS]
     assert len(set(forms)) == len(forms)
-    assert [tuple(form) for form in forms] == [("avx2", False), ("avx512-vnni", False), ("avx512-vnni", True)]
+    names = [("avx2", False), ("avx-vnni", False), ("avx512-vnni", False), ("avx512-vnni", True)]
+    assert [tuple(form) for form in forms] == names
     assert all(target_of(target.cpu, frozenset(target.features)) == target for target in TARGETS)
 
 
@@ -45,6 +46,9 @@ def test_each_form_has_one_target_whose_own_code_it_is() -> None:
         ("cascadelake", "x86-64-v4-vnni", ("avx512vl",), (), None),  # its own form, and too little; another's never
         ("skylake-avx512", "x86-64-v4-vnni", ("avx512vnni",), (), "x86-64-v3"),
         ("alderlake", "x86-64-v4-vnni", (), (), "x86-64-v3"),  # a processor that kernels use without AVX-512
+        ("alderlake", "x86-64-v3-vnni", (), ("gfni", "vaes"), "x86-64-v3-vnni"),
+        ("raptorlake", "x86-64-v4-amx", (), (), "x86-64-v3-vnni"),
+        ("haswell", "x86-64-v4-amx", (), (), "x86-64-v3"),
         ("nehalem", "x86-64-v3", ("avx", "avx2", "fma", "f16c"), (), None),
     ],
 )

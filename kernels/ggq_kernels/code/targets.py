@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Set
 from typing import NamedTuple
 
-BEFORE_AVX512 = ("haswell", "broadwell", "skylake", "alderlake", "znver1", "znver2", "znver3", "x86-64-v3")
+BEFORE_VNNI = ("haswell", "broadwell", "skylake", "znver1", "znver2", "znver3", "x86-64-v3")
 """Processor names that ask for AVX2; Numba lends them the host's features where NUMBA_CPU_FEATURES is not set."""
 
+WITHOUT_AVX512 = (*BEFORE_VNNI, *("alderlake", "raptorlake", "meteorlake", "gracemont", "sierraforest"))
+"""These, and names that ask for AVX2 with AVX-VNNI."""
 
 BEFORE_AMX = (
     *("cascadelake", "cooperlake", "icelake-client", "icelake-server", "rocketlake", "tigerlake"),
@@ -26,8 +28,10 @@ def usable(cpu: str, features: Set[str]) -> frozenset[str]:
         cpu: LLVM's name of the processor.
         features: LLVM's names of its features.
     """
-    if cpu in BEFORE_AVX512:
+    if cpu in WITHOUT_AVX512:
         features = {f for f in features if not f.startswith(("avx512", "amx"))}
+    if cpu in BEFORE_VNNI:
+        features = features - {"avxvnni"}
     if cpu in BEFORE_AMX:
         features = {f for f in features if not f.startswith("amx")}
     return frozenset(features)
@@ -37,7 +41,7 @@ class Form(NamedTuple):
     """What decides how data lie and which kernels run.
 
     Args:
-        instruction_set: "avx512-vnni", "avx2" or "generic".
+        instruction_set: "avx512-vnni", "avx-vnni" (256 bits), "avx2" or "generic".
         tiles: Whether the processor has tiles of bf16; the system must allow them too (permission.py).
     """
 
@@ -47,7 +51,8 @@ class Form(NamedTuple):
 
 def form_of(features: Set[str]) -> Form:
     """The form that a processor with these features runs."""
-    name = "avx512-vnni" if "avx512vnni" in features else "avx2" if "avx2" in features else "generic"
+    needs = {"avx512-vnni": {"avx512vnni"}, "avx-vnni": {"avx2", "avxvnni"}, "avx2": {"avx2"}}
+    name = next((name for name, needed in needs.items() if needed <= features), "generic")
     return Form(name, name == "avx512-vnni" and {"amx-tile", "amx-bf16", "avx512bf16"} <= features)
 
 
@@ -80,6 +85,7 @@ class Target(NamedTuple):
 
 TARGETS = (
     Target("x86-64-v3", "x86-64-v3", _V3),
+    Target("x86-64-v3-vnni", "x86-64-v3", (*_V3, "avxvnni")),
     Target("x86-64-v4-vnni", "x86-64-v4", _VNNI),
     Target("x86-64-v4-amx", "sapphirerapids", _AMX),
 )

@@ -52,11 +52,14 @@ ISA, AMX = form_of(FEATURES)
 """Whether the processor has tiles of bf16; the system must allow them too (code/permission.py)."""
 HAS_F16C = "f16c" in FEATURES or "fullfp16" in FEATURES or "avx512f" in FEATURES
 
-TOKENS = {"avx512-vnni": 8, "avx2": 4, "generic": 4}[ISA]
+HALVES = ISA in ("avx-vnni", "avx2")
+"""Whether a register has the room of half a unit of codes."""
+
+TOKENS = {"avx512-vnni": 8, "avx-vnni": 6, "avx2": 4, "generic": 4}[ISA]
 """Tokens of a register tile of the matrix product: 16-bit or 32-bit sums, one weight and one activation must fit the
 register file."""
 
-FLOAT_ROWS = {"avx512-vnni": 12, "avx2": 4, "generic": 4}[ISA]
+FLOAT_ROWS = {"avx512-vnni": 12, "avx-vnni": 4, "avx2": 4, "generic": 4}[ISA]
 """Rows of a register tile of float products (attention, float weights)."""
 
 AHEAD, AHEAD_EXPANDED, PREFETCH_LEVEL = {"avx512-vnni": (3072, 6144, 2)}.get(ISA, (2048, 2048, 1))
@@ -67,7 +70,7 @@ Zen 3, 4 bits: 25.5 GB/s became 31.8 with one tile; with two, 1024 bytes each, 5
 same, no prefetch 4 % more. Zen 4: the second level instead of the first 5 to 23 % less time (4 and 8 bits), 3072 bytes
 3 % less than 4096 or more; with expanded steps 6144 11 to 15 % less than 3072."""
 
-FOLDED = ISA == "avx512-vnni"
+FOLDED = ISA in ("avx512-vnni", "avx-vnni")
 """Whether integer sums begin with what is subtracted from the numbers, where that is the same for all, instead of a
 float product with the offset for each group: 8 of 88 instructions that compete with vpdpbusd for its ports."""
 
@@ -88,6 +91,7 @@ def prefetch(b: Any, address: Any) -> None:
 # ---- integer dot product: acc[i] += sum over j of u8[4i + j] * s8[4i + j], i in 0..15
 
 _BYTES, _WORDS, _SUMS = ir.VectorType(I8, 64), ir.VectorType(I16, 32), ir.VectorType(I32, LANES)
+_HALF_WORDS, _HALF_SUMS, _HALF_BYTES = ir.VectorType(I16, 16), ir.VectorType(I32, 8), ir.VectorType(I8, 32)
 
 
 def _vpdpbusd(b: Any, acc: Any, u8: Any, four: Any) -> Any:
@@ -113,6 +117,30 @@ def _vnni_quad(b: Any, sums: list[Any], u8: Any, x: Any, at: int) -> list[Any]:
     return [b.extract_value(out, i) for i in range(m)]
 
 
+def _short_vnni_quads(
+    b: Any, sums: list[Any] | None, codes: list[Any], x: Any, at: int, m: int, count: int
+) -> list[Any]:
+    """The same for `count` quads, in registers of 256 bits; see `_quads`, whose sums and codes these are."""
+    loads, tied = len(codes) == 1, sums or []
+    extra = 3 if loads else 1
+    inputs = [f"${2 * m + extra + k}" for k in range(3)]
+    spread, halves = f"${2 * m}", [f"${2 * m + 1}", f"${2 * m + 2}"] if loads else inputs[:2]
+    lines = [f"vpxor ${k}, ${k}, ${k}" for k in range(2 * m) if sums is None]
+    for q in range(count):
+        if loads:
+            lines += [f"vmovdqu {64 * q + 32 * h}({inputs[0]}), {halves[h]}" for h in range(2)]
+        for i in range(m):
+            lines.append(f"vpbroadcastd {at + 4 * (q * m + i)}({inputs[len(codes)]}), {spread}")
+            lines += [f"{{vex}} vpdpbusd {spread}, {halves[h]}, ${2 * i + h}" for h in range(2)]
+    result = ir.LiteralStructType([_HALF_SUMS] * (2 * m) + [_HALF_BYTES] * extra)
+    values = [*codes, x, *tied]
+    places = ["=&x"] * (2 * m + extra) + ["r" if loads else "x"] * len(codes) + ["r"]
+    places += [str(k) for k in range(len(tied))]
+    function = ir.FunctionType(result, [v.type for v in values])
+    out = b.asm(function, "\n".join(lines), ",".join(places), values, False)
+    return [b.extract_value(out, k) for k in range(2 * m)]
+
+
 def _widening(b: Any, acc: Any, u8: Any, four: Any) -> Any:
     """Plain arithmetic on 32-bit lanes, byte by byte; LLVM sees that 16 bits suffice and multiplies words."""
     codes = b.bitcast(u8, _SUMS)
@@ -122,8 +150,6 @@ def _widening(b: Any, acc: Any, u8: Any, four: Any) -> Any:
         acc = b.add(acc, b.mul(code, splat(b, _SUMS, activation)))
     return acc
 
-
-_HALF_WORDS, _HALF_SUMS, _HALF_BYTES = ir.VectorType(I16, 16), ir.VectorType(I32, 8), ir.VectorType(I8, 32)
 
 SIGNED = 8 if ISA == "avx2" else 9
 """Codes of at least so many bits are multiplied as signed bytes, less 128: AVX2 has room for |code| up to 128 only."""
@@ -144,6 +170,8 @@ def _quads(
         x, at: Address of the activations, and bytes behind it at which those of the first quad lie: a number in the
             assembly, since LLVM computes an address for each quad otherwise (7 instructions of 105 at 4 bits).
     """
+    if ISA == "avx-vnni":
+        return _short_vnni_quads(b, sums, codes, x, at, m, count)
     wide, signed = form
     kind = _HALF_SUMS if wide else _HALF_WORDS
     loads, tied = len(codes) == 1, sums or []
@@ -201,7 +229,7 @@ class Products:
     def __init__(self, b: Any, bits: int, sums: list[Any], fresh: bool) -> None:
         self.b, self.sums, self.fresh = b, sums, fresh
         signed = bits >= SIGNED
-        words = 1 if signed else _safe_words(bits)
+        words = 1 if signed or ISA == "avx-vnni" else _safe_words(bits)
         self.form = words == 1, signed
         self.words: list[Any] | None = None
         self.room = 0
@@ -211,7 +239,7 @@ class Products:
         """Add the products of a quad of columns: 64 codes, and for each token the 4 activations at x + at + 4 *
         token."""
         b, m = self.b, len(self.sums)
-        if ISA == "avx2":
+        if HALVES:
             halves = [pick(b, u8, range(32)), pick(b, u8, range(32, 64))]
             self.start()
             self.words = _quads(b, self.words, self.form, halves, x, at, m, 1)
@@ -229,7 +257,7 @@ class Products:
     def dot_bytes(self, codes: Any, x: Any, quads: int) -> None:
         """The same of so many quads whose codes lie at an address, 64 bytes each."""
         b, m = self.b, len(self.sums)
-        if ISA != "avx2":
+        if not HALVES:
             for q in range(quads):
                 self.dot(load(b, codes, _BYTES, 64, 64 * q), x, 4 * m * q)
             return
@@ -256,7 +284,7 @@ class Products:
 
 # ---- tables of 16 bytes
 
-SHUFFLES = "avx512bw" in FEATURES or ISA == "avx2"
+SHUFFLES = "avx512bw" in FEATURES or HALVES
 """Whether bytes can be looked up in one instruction, whose index is bits 0 to 3 of a byte, provided that bit 7 is
 0."""
 
