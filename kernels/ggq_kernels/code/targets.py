@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Set
 from typing import NamedTuple
 
-BEFORE_VNNI = ("haswell", "broadwell", "skylake", "znver1", "znver2", "znver3", "x86-64-v3")
+BEFORE_VNNI = ("haswell", "broadwell", "skylake", "znver1", "znver2", "znver3")
 """Processor names that ask for AVX2; Numba lends them the host's features where NUMBA_CPU_FEATURES is not set."""
 
-WITHOUT_AVX512 = (*BEFORE_VNNI, *("alderlake", "raptorlake", "meteorlake", "gracemont", "sierraforest"))
-"""These, and names that ask for AVX2 with AVX-VNNI."""
+WITHOUT_AVX512 = (*BEFORE_VNNI, *("x86-64-v3", "alderlake", "raptorlake", "meteorlake", "gracemont", "sierraforest"))
+"""These, and names that ask for AVX2 with AVX-VNNI where that is there."""
 
 BEFORE_AMX = (
     *("cascadelake", "cooperlake", "icelake-client", "icelake-server", "rocketlake", "tigerlake"),
