@@ -47,6 +47,7 @@ COMMANDS = (
     Command("list", "ggq.cli.library.list", "List the models that are kept."),
     Command("rm", "ggq.cli.library.rm", "Remove kept models."),
     Command("embed", "ggq.cli.texts.embed", "Give vectors of texts, or score texts against a query."),
+    Command("tokenize", "ggq.cli.texts.tokenize", "Give token ids of texts, or texts of token ids."),
     Command("inspect", "ggq.cli.commands.inspect", "Show what a file holds, without reading its tensors."),
     Command("verify", "ggq.cli.commands.verify", "Check every byte of a file and name what is damaged."),
     Command("edit", "ggq.cli.commands.edit", "Change metadata in place, whatever the file's size."),
@@ -84,7 +85,18 @@ MEANT = {
 """Commands as other programs name them."""
 
 
-WITHOUT_ARITHMETIC = ("inspect", "verify", "edit", "repack", "list", "rm", "schemes", "methods", "completion")
+WITHOUT_ARITHMETIC = (
+    "inspect",
+    "verify",
+    "edit",
+    "repack",
+    "list",
+    "rm",
+    "schemes",
+    "methods",
+    "completion",
+    "tokenize",
+)
 """Commands that multiply no matrices."""
 
 

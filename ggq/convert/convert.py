@@ -14,6 +14,7 @@ from ggq.convert.mix.mix import rehearsal, solve_target
 from ggq.convert.options import MOST_WORKERS, Options, PlanOptions, RunOptions
 from ggq.convert.plan.choices import keeping_packed, read_choices, without_target
 from ggq.convert.plan.described import describe
+from ggq.convert.plan.encoders import with_sensitive
 from ggq.convert.plan.fingerprint import fingerprint
 from ggq.convert.plan.generic import make_generic_plan
 from ggq.convert.plan.plan import Plan, make_plan, with_recipe
@@ -33,6 +34,7 @@ from ggq.format.gguf.kind import is_gguf
 from ggq.format.native.values import Value
 from ggq.format.paths import check_not_input
 from ggq.models.metadata import to_metadata
+from ggq.models.text.parts import TextSpec
 from ggq.quant import scheme_name
 
 
@@ -77,6 +79,8 @@ def make_solved_plan(
         if wish.target is not None and "logits" not in planned.program.outputs:
             wish = without_target(wish, options)
             planned = with_recipe(planned, wish.recipe)
+        if wish.target is None and options.recipe is None and isinstance(planned.model, TextSpec):
+            planned = with_recipe(planned, with_sensitive(wish.recipe, [tensor.spec for tensor in planned.tensors]))
     if check is not None:
         check(planned if wish.target is None else rehearsal(planned, wish.method))
     if wish.target is None:

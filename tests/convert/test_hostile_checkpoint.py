@@ -146,8 +146,12 @@ def test_tokenizers_that_do_not_work_or_do_not_belong_to_the_model(
 
 def test_a_tokenizer_of_an_older_form_says_how_to_make_another(folder: Path) -> None:
     (folder / "tokenizer.json").unlink()
-    (folder / "tokenizer.model").write_bytes(b"x")
-    error = refused(folder, "tokenizer.json: missing; there is only tokenizer.model", ConvertError)
+    (folder / "vocab.txt").write_bytes(b"x")
+    error = refused(
+        folder,
+        "vocab.txt: tokenizer_config.json: tokenizer_class: 'LlamaTokenizer' reads it",
+        UnsupportedError,
+    )
     assert "AutoTokenizer" in str(error.fix)
 
 

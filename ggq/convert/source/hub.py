@@ -11,10 +11,11 @@ from pathlib import Path
 from ggq.convert.source.assets import ASSETS
 from ggq.convert.source.folder import Folder
 from ggq.convert.source.shards import INDEX, SINGLE, shard_places
+from ggq.convert.source.vocabularies.find import FILES
 from ggq.errors import ConvertError, GGQError
 from ggq.format.paths import included
 
-SMALL_FILES = [*ASSETS, INDEX, "*_Pooling/config.json", "vocab.txt", "LICENSE*", "LICENCE*", "NOTICE*", "COPYING*"]
+SMALL_FILES = [*ASSETS, INDEX, *FILES, "*_Pooling/config.json", "LICENSE*", "LICENCE*", "NOTICE*", "COPYING*"]
 """Downloaded first, so that a model that cannot be converted is refused before its weights are downloaded."""
 
 _HUB_ID = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*/[\w.-]+)(@(?P<revision>[\w./-]+))?", re.ASCII)

@@ -12,7 +12,7 @@ from ggq.convert.source.assets import ADDED_TOKENS, GENERATION_CONFIG, SPECIAL_T
 from ggq.convert.source.checkpoint import CONFIG
 from ggq.convert.source.folder import Folder
 from ggq.convert.source.json_input import load_object
-from ggq.convert.source.wordpiece import VOCABULARY, from_vocabulary, is_wordpiece
+from ggq.convert.source.vocabularies.find import make_tokenizer
 from ggq.errors import ConvertError, FormatError, UnsupportedError
 from ggq.models.fields import shown
 from ggq.text.special_tokens import named_tokens, token_text
@@ -23,9 +23,6 @@ if TYPE_CHECKING:
 
 KINDS = ("BPE", "Unigram", "WordPiece", "WordLevel")
 """Kinds of tokenizers that can be run."""
-
-SENTENCEPIECE = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json", "vocab.txt")
-"""Older forms of a tokenizer, which transformers turns into tokenizer.json."""
 
 
 @dataclass(frozen=True)
@@ -69,9 +66,13 @@ def read_tokens(folder: Folder, assets: MutableMapping[str, bytes], vocabulary: 
         ]
         for key in ("bos", "eos")
     }
-    if TOKENIZER not in assets and is_wordpiece(folder, files[TOKENIZER_CONFIG]):
-        assets[TOKENIZER] = from_vocabulary(folder, files[TOKENIZER_CONFIG])
-        notes.append(f"no {TOKENIZER}: made of {VOCABULARY}")
+    if TOKENIZER not in assets:
+        made = make_tokenizer(folder, files[TOKENIZER_CONFIG], files[CONFIG])
+        if made is not None:
+            assets[TOKENIZER] = made.document
+            notes.append(f"no {TOKENIZER}: made of {' and '.join(made.files)}")
+            if made.kind:
+                files[TOKENIZER_CONFIG] = {**files[TOKENIZER_CONFIG], "tokenizer_class": made.kind}
     tokenizer = _load(folder, assets, vocabulary, notes)
     if tokenizer is None:
         return Tokens(next(iter(listed["bos"]), None), tuple(dict.fromkeys(listed["eos"])), None)
@@ -95,15 +96,8 @@ def _load(folder: Folder, assets: Mapping[str, bytes], vocabulary: int, notes: l
     """The tokenizer, parsed and compared with the size of the embedding; None where the checkpoint has none."""
     path = folder.path / TOKENIZER
     if TOKENIZER not in assets:
-        older = next((name for name in SENTENCEPIECE if name in folder), None)
-        if older is None:
-            notes.append(f"no {TOKENIZER}: the file computes logits of token ids, and reads and writes no text")
-            return None
-        raise ConvertError(
-            f"missing; there is only {older}",
-            path=path,
-            fix="make it with transformers: AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)",
-        )
+        notes.append(f"no {TOKENIZER}: the file computes logits of token ids, and reads and writes no text")
+        return None
     described = load_object(assets[TOKENIZER], path)
     model = described.get("model")
     if not isinstance(model, dict):
