@@ -10,11 +10,11 @@ from pathlib import Path
 import ggq
 from ggq.convert.calibrate.calibration import Calibration, check_calibration, make_calibration
 from ggq.convert.declare import takes_options
+from ggq.convert.mix.encoders import with_sensitive
 from ggq.convert.mix.mix import rehearsal, solve_target
 from ggq.convert.options import MOST_WORKERS, Options, PlanOptions, RunOptions
 from ggq.convert.plan.choices import keeping_packed, read_choices, without_target
 from ggq.convert.plan.described import describe
-from ggq.convert.plan.encoders import with_sensitive
 from ggq.convert.plan.fingerprint import fingerprint
 from ggq.convert.plan.generic import make_generic_plan
 from ggq.convert.plan.plan import Plan, make_plan, with_recipe
