@@ -11,7 +11,8 @@ import pytest
 
 import ggq
 from ggq.errors import GGQError, UnsupportedError, UsageError
-from ggq.export.gguf import TYPE_NAMES, export_gguf
+from ggq.export.gguf import export_gguf
+from ggq.export.gguf_types import TYPE_NAMES
 from ggq.format.gguf.reader import GGUFReader
 from ggq.format.gguf.types import TYPES
 from ggq.format.gguf.writer import GGUFTensor, encoded_value, write_gguf
@@ -104,7 +105,7 @@ def test_the_tokenizer_comes_back(demo: Path, tmp_path: Path) -> None:
 
     done = run_ggq("export", demo, tmp_path / "m.gguf")
     assert done.returncode == 0, done.stderr
-    assert "29 number for number as in the file, 0 encoded anew" in done.stdout
+    assert "29 number for number as before, 0 encoded anew" in done.stdout
     original = Tokenizer.from_str((DEMO / "tokenizer.json").read_text())
     with GGUFReader(tmp_path / "m.gguf") as reader:
         vocabulary = Vocabulary(reader.metadata, "x")
@@ -205,7 +206,7 @@ def test_options_and_places(demo: Path, tmp_path: Path) -> None:
     with pytest.raises(GGQError):
         export_gguf(demo, demo, force=True)
     refused = run_ggq("export", demo, tmp_path / "folder", "--type", "q4_0")
-    assert refused.returncode == 2 and "--type and --force are for GGUF files" in refused.stderr
+    assert refused.returncode == 2 and "--type, --mix, --imatrix and --force are for GGUF files" in refused.stderr
 
 
 def test_a_writer_that_fails_leaves_nothing(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from ggq.cli.bars import conversion_bar, reporting
 from ggq.cli.interrupts import INTERRUPTED
 from ggq.cli.layout import pairs, table
 from ggq.cli.options import command_options
-from ggq.cli.output import print_json, printable, quantity, size
+from ggq.cli.output import print_json, printable, progress, quantity, size
 from ggq.convert.options import Options
 from ggq.errors import UsageError
 from ggq.format.gguf.kind import is_gguf
@@ -35,9 +35,23 @@ def convert(
         ),
     ],
     out: Annotated[
-        Path | None, typer.Argument(metavar="OUT.ggq", help="The file to write.", show_default=False)
+        Path | None, typer.Argument(metavar="OUT", help="The file to write, OUT.ggq or OUT.gguf.", show_default=False)
     ] = None,
     *,
+    type: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TYPE", help="Of matrices in OUT.gguf: q4_k_m, q8_0, f16 ...; see `ggq export`.", show_default=False
+        ),
+    ] = None,
+    imatrix: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="An importance matrix of llama.cpp's for OUT.gguf; with --calibration it is written.",
+            show_default=False,
+        ),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and write nothing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
     **options: Any,
@@ -50,6 +64,7 @@ def convert(
 
     Example:
         ggq convert ./my-model my-model.ggq
+        ggq convert ./my-model my-model.gguf --type q4_k_m
         ggq convert ./my-model my-model.ggq --target-size 3GiB --calibration text.txt --method gptq
         ggq convert HuggingFaceTB/SmolLM2-135M smol.ggq --scheme q4z-g64 --keep "down_proj=q6-g64"
         ggq convert ./my-model my-model.ggq --scheme q3-g64 --method gptq --calibration text.txt
@@ -59,9 +74,11 @@ def convert(
 
     if out is None and not dry_run:
         raise UsageError("the name of the file to write is missing", fix="give OUT.ggq, or --dry-run to see the plan")
-    if out is not None and out.suffix == ".gguf":
-        print("note: this writes a ggq file; `ggq export FILE OUT.gguf` makes a GGUF file of it", file=sys.stderr)
     given = Options(**options)
+    if out is not None and out.suffix == ".gguf":
+        return _to_gguf(source, out, type, imatrix, given, dry_run, as_json)
+    if type is not None or imatrix is not None:
+        raise UsageError("--type and --imatrix are for a result whose name ends in .gguf")
     if is_gguf(source):
         return _import(Path(source), out, given, dry_run, as_json)
     with reporting() as report_to:
@@ -73,8 +90,8 @@ def convert(
         return 0
     assert out is not None
     try:
-        with conversion_bar(planned.source_bytes) as progress:
-            report = run(planned, out, replace(given, progress=progress), calibrated)
+        with conversion_bar(planned.source_bytes) as bar:
+            report = run(planned, out, replace(given, progress=bar), calibrated)
     except KeyboardInterrupt:
         kept = Path(f"{out}.partial").exists()
         text = f"; the same command with --resume goes on from {out}.partial" if kept else ""
@@ -94,12 +111,29 @@ def _import(source: Path, out: Path | None, options: Options, dry_run: bool, as_
     if dry_run or out is None:
         raise UsageError("--dry-run is for checkpoints: `ggq inspect` shows what a GGUF file holds", path=source)
     size_of_source = source.stat().st_size
-    with conversion_bar(size_of_source) as progress:
-        report = import_gguf(source, out, replace(options, progress=progress))
+    with conversion_bar(size_of_source) as bar:
+        report = import_gguf(source, out, replace(options, progress=bar))
     if as_json:
         print_json(report.document())
     else:
         _show_report(report, [("note", printable(note)) for note in report.notes])
+    return 0
+
+
+def _to_gguf(
+    source: str, out: Path, type: str | None, imatrix: Path | None, options: Options, dry_run: bool, as_json: bool
+) -> int:
+    """A GGUF file of a checkpoint."""
+    from ggq.cli.commands.export import show_gguf
+    from ggq.export.gguf_checkpoint import convert_to_gguf
+
+    if dry_run:
+        raise UsageError("--dry-run is for .ggq files", path=out)
+    if is_gguf(source):
+        raise UsageError("it is a GGUF file already: make a .ggq file of it, which `ggq export` writes", path=source)
+    with reporting() as report_to, progress("converting") as advance:
+        given = replace(options, report=report_to)
+        show_gguf(convert_to_gguf(source, out, type=type, imatrix=imatrix, options=given, progress=advance), as_json)
     return 0
 
 

@@ -46,14 +46,22 @@ def encoded(kind: int, rows: Floats, importance: Floats | None = None, *, compil
     made, per = [], max(1, CHUNK // columns) * (columns // size)
     for start in range(0, len(blocks), per):
         part = blocks[start : start + per]
-        energy = np.sqrt(np.square(part).mean(axis=1, keepdims=True) + np.square(part))
-        energy = np.maximum(energy, energy.max(axis=1, keepdims=True) * np.float32(1e-6))
+        energy = _by_size(part)
         if counts is not None:
             energy = (energy.reshape(-1, *counts.shape) * counts).reshape(energy.shape)
-        scale = energy.max(axis=1, keepdims=True)
-        energy = np.where(scale > 0, energy / np.where(scale > 0, scale, 1), 1).astype(np.float32)
-        made.append(ENCODERS[kind](part, energy, compiled))
+            energy /= energy.max(axis=1, keepdims=True)
+        with np.errstate(over="ignore", invalid="ignore"):  # whoever decodes what is written will see
+            made.append(ENCODERS[kind](part, energy, compiled))
     return np.concatenate(made).reshape(len(rows), -1)
+
+
+def _by_size(blocks: Floats) -> Floats:
+    """What errors count by the size of their weights, at most 1 and at least a little."""
+    peak = np.abs(blocks).max(axis=1, keepdims=True)
+    unit = np.square(blocks / np.where(peak > 0, peak, np.float32(1)))
+    energy = np.sqrt(unit.mean(axis=1, keepdims=True) + unit)
+    most = energy.max(axis=1, keepdims=True)
+    return np.where(most > 0, np.maximum(energy / np.where(most > 0, most, 1), 1e-6), 1).astype(np.float32)
 
 
 def _positive(importance: Floats) -> Floats:
