@@ -119,7 +119,8 @@ def _read_new(path: str) -> Imatrix:
             if len(number) != len(sums):
                 raise FormatError(f"{len(number)} counts of {len(sums)} rows", path=path, where=f"tensor {full[:80]}")
             _check(np.concatenate([sums.ravel(), number.ravel()]), name, path)
-            means[name] = (sums / np.maximum(number, 1)).astype(np.float32)
+            found = (sums / np.maximum(number, 1)).astype(np.float32)
+            means[name] = found[0] if len(found) == 1 else found
             counts[name] = int(min(number.max(initial=0), 2**62))
         sets = reader.metadata.get("imatrix.datasets")
         sizes = (reader.metadata.get(f"imatrix.{key}") for key in ("chunk_count", "chunk_size"))

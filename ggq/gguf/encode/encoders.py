@@ -1,7 +1,7 @@
 """Encoders of GGUF types, one a type: rows of weights in, bytes of blocks out.
 
-An error counts by the size of its weight too, sqrt(mean square of the block + square), as in llama.cpp's encoders: with
-errors that count alike the perplexity of 2 to 5 bits is higher.
+An error counts by the size of its weight too, sqrt(half the mean square of the block + square), as large weights meet
+large inputs more often than not: with errors that count alike the perplexity of 2 to 4 bits is higher.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def _by_size(blocks: Floats) -> Floats:
     """What errors count by the size of their weights, at most 1 and at least a little."""
     peak = np.abs(blocks).max(axis=1, keepdims=True)
     unit = np.square(blocks / np.where(peak > 0, peak, np.float32(1)))
-    energy = np.sqrt(unit.mean(axis=1, keepdims=True) + unit)
+    energy = np.sqrt(unit.mean(axis=1, keepdims=True) / 2 + unit)
     most = energy.max(axis=1, keepdims=True)
     return np.where(most > 0, np.maximum(energy / np.where(most > 0, most, 1), 1e-6), 1).astype(np.float32)
 
