@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ggq.format.gguf.types import TYPES
-from ggq.gguf import layouts
+from ggq.gguf import block_bytes
+from ggq.gguf.block_bytes import fifth_bits, halves, joined, low_nibbles
 from ggq.gguf.block_parts import Blocks
-from ggq.gguf.layouts import fifth_bits, halves, joined, low_nibbles
 from ggq.quant.matrix import QuantizedMatrix
 
 
@@ -85,7 +85,7 @@ def _q8_0(m: QuantizedMatrix, codes: Blocks) -> Blocks:
 
 
 def _tq2_0(m: QuantizedMatrix, codes: Blocks) -> Blocks:
-    return layouts.tq2_0(_scale(m.scales, codes), codes)
+    return block_bytes.tq2_0(_scale(m.scales, codes), codes)
 
 
 PACKERS: dict[int, Callable[[QuantizedMatrix, Blocks], Blocks]] = {
@@ -94,11 +94,11 @@ PACKERS: dict[int, Callable[[QuantizedMatrix, Blocks], Blocks]] = {
     6: _q5_0,
     7: _q5_1,
     8: _q8_0,
-    10: _two_level(layouts.q2_k),
-    11: _two_level(layouts.q3_k),
-    12: _two_level(layouts.q4_k),
-    13: _two_level(layouts.q5_k),
-    14: _two_level(layouts.q6_k),
+    10: _two_level(block_bytes.q2_k),
+    11: _two_level(block_bytes.q3_k),
+    12: _two_level(block_bytes.q4_k),
+    13: _two_level(block_bytes.q5_k),
+    14: _two_level(block_bytes.q6_k),
     35: _tq2_0,
 }
 """What packs a matrix, by type."""

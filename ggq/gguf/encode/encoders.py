@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ggq.format.gguf.types import TYPES
-from ggq.gguf import layouts
+from ggq.gguf import block_bytes
 from ggq.gguf.block_parts import FP4, Blocks
 from ggq.gguf.blocks import LEVELS as IQ4
 from ggq.gguf.encode.lines import two_level_lines
@@ -117,14 +117,14 @@ def _iq4_xs(blocks: Floats, energy: Floats, compiled: bool) -> Blocks:
     lanes, count = Lanes(blocks, energy, 32, compiled=compiled), len(blocks)
     upper, lower = two_level_steps(lanes, _TABLE, stretches(_TABLE, 8, 1.25), -32, 31)
     codes = np.searchsorted(IQ4, lanes.codes(_TABLE, upper * lower)).astype(np.uint8)
-    return layouts.iq4_xs(upper[:count], _by_block(lower, count, -32), codes.reshape(count, -1))
+    return block_bytes.iq4_xs(upper[:count], _by_block(lower, count, -32), codes.reshape(count, -1))
 
 
 def _iq4_nl(blocks: Floats, energy: Floats, compiled: bool) -> Blocks:
     lanes, count = Lanes(blocks, energy, 32, compiled=compiled), len(blocks)
     step = one_step(lanes, _TABLE, stretches(_TABLE, 8, 1.25))
     codes = np.searchsorted(IQ4, lanes.codes(_TABLE, step)).astype(np.uint8)
-    return layouts.iq4_nl(step[0, :count], codes.reshape(count, -1))
+    return block_bytes.iq4_nl(step[0, :count], codes.reshape(count, -1))
 
 
 def _ternary(layout: Callable[..., Blocks]) -> Encoder:
@@ -157,7 +157,7 @@ def _mxfp4(blocks: Floats, energy: Floats, compiled: bool) -> Blocks:
     kept = np.where(wished > 0, kept, np.float32(-126))
     codes = _E2M1[np.searchsorted(_HALVES, lanes.codes(levels, np.exp2(kept)))]
     stored = (kept[0, :count] + 128).astype(np.uint8)  # of the whole numbers, not of their halves
-    return layouts.mxfp4(stored, codes.reshape(count, -1))
+    return block_bytes.mxfp4(stored, codes.reshape(count, -1))
 
 
 def _spreads(last: int, cuts: tuple[float, ...], spreads: NDArray[np.float64]) -> Trials:
@@ -165,15 +165,15 @@ def _spreads(last: int, cuts: tuple[float, ...], spreads: NDArray[np.float64]) -
 
 
 ENCODERS: dict[int, Encoder] = {
-    10: _line(layouts.q2_k, 16, 3, 15, _spreads(3, (0, 0.08), np.arange(-1, 1.2, 0.3))),
-    11: _symmetric(layouts.q3_k, 3, 6, 8, 1.6),
-    12: _line(layouts.q4_k, 32, 15, 63, _spreads(15, (0, 0.02), np.arange(-1, 1.5, 0.25))),
-    13: _line(layouts.q5_k, 32, 31, 63, _spreads(31, (0, 0.01), np.arange(-1, 1.5, 0.25))),
-    14: _symmetric(layouts.q6_k, 6, 8, 8, 1.1),
+    10: _line(block_bytes.q2_k, 16, 3, 15, _spreads(3, (0, 0.08), np.arange(-1, 1.2, 0.3))),
+    11: _symmetric(block_bytes.q3_k, 3, 6, 8, 1.6),
+    12: _line(block_bytes.q4_k, 32, 15, 63, _spreads(15, (0, 0.02), np.arange(-1, 1.5, 0.25))),
+    13: _line(block_bytes.q5_k, 32, 31, 63, _spreads(31, (0, 0.01), np.arange(-1, 1.5, 0.25))),
+    14: _symmetric(block_bytes.q6_k, 6, 8, 8, 1.1),
     20: _iq4_nl,
     23: _iq4_xs,
-    34: _ternary(layouts.tq1_0),
-    35: _ternary(layouts.tq2_0),
+    34: _ternary(block_bytes.tq1_0),
+    35: _ternary(block_bytes.tq2_0),
     39: _mxfp4,
 }
 """What encodes, by type; the other types are encoded by the methods of the schemes that express them."""
