@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -11,7 +12,7 @@ from ggq.models.config import REQUIRED, Config, Keys, OrNull
 from ggq.models.config_rope import read_rope
 from ggq.models.family import TensorSpec, checkpoint_name
 from ggq.models.fields import shown
-from ggq.models.names import Expression, Tensor
+from ggq.models.names import Expression, Matrix, Rows, Tensor
 from ggq.models.parts import MOST_LAYERS, PLAIN, Attention, Embedding, Experts, Head, Layer, Mlp, ModelSpec, Norm
 from ggq.models.rope import Rope
 
@@ -274,3 +275,26 @@ def constants(spec: ModelSpec) -> list[TensorSpec]:
             TensorSpec("", ((rope.rotated if rope else layer.attention.head_dim) // 2,), Tensor(name), required=False)
         )
     return specs
+
+
+_EXPERT = re.compile(r"(?P<place>.*\.experts)\.(?P<number>[0-9]+)\.(?P<kind>gate|up|down)_proj\.weight")
+
+
+def stacked(plain: Callable[[str, Any], Expression]) -> Callable[[str, Any], Expression]:
+    """A family's expressions where each expert has tensors of its own, as they are where none has.
+
+    `X.experts.3.gate_proj.weight` and `up_proj` are the upper and the lower half of matrix 3 of
+    `X.experts.gate_up_proj`, `down_proj` is matrix 3 of `X.experts.down_proj`.
+    """
+
+    def expression(role: str, spec: Any) -> Expression:
+        found = plain(role, spec)
+        match = _EXPERT.fullmatch(found.name) if isinstance(found, Tensor) else None
+        if match is None:
+            return found
+        kind, width = match["kind"], spec.layers[int(role.split(".")[1])].feed_forward.width
+        name = f"{match['place']}.{'down' if kind == 'down' else 'gate_up'}_proj"
+        mine, second = Matrix(Tensor(name), int(match["number"])), kind == "up"
+        return mine if kind == "down" else Rows(mine, second * width, (second + 1) * width)
+
+    return expression

@@ -11,7 +11,6 @@ from ggq.models.families.recurrent import qwen3_5, qwen3_next
 from ggq.models.family import Family
 from ggq.models.names import Expression, Tensor
 from ggq.models.parts import ModelSpec
-from ggq.models.stacks import stacked
 
 KEYS: Keys = {
     **{key: value for key, value in qwen3_5.KEYS.items() if key != "intermediate_size"},
@@ -46,5 +45,5 @@ QWEN3_5_MOE = Family(
     expression,
     lambda spec: decoder.tied_output(spec, expression),
     beside=("mtp.",),
-    others=(stacked(expression),),
+    others=(decoder.stacked(expression),),
 )

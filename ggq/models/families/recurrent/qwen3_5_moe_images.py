@@ -7,7 +7,6 @@ from functools import partial
 from ggq.models import decoder
 from ggq.models.families.recurrent import qwen3_5_images, qwen3_5_moe
 from ggq.models.family import Family
-from ggq.models.stacks import stacked
 
 expression = partial(qwen3_5_moe.expression, modules=qwen3_5_images.MODULES, layers=qwen3_5_images.LAYERS)
 
@@ -20,5 +19,5 @@ QWEN3_5_MOE_IMAGES = Family(
     lambda spec: decoder.tied_output(spec, expression),
     text="text_config",
     beside=("model.visual.", "mtp."),
-    others=(stacked(expression),),
+    others=(decoder.stacked(expression),),
 )

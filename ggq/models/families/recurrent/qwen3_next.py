@@ -13,7 +13,6 @@ from ggq.models.families.recurrent import qwen3_5
 from ggq.models.family import Family
 from ggq.models.names import Expression, Interleaved, Joined, Tensor
 from ggq.models.parts import Experts, GatedDelta, ModelSpec
-from ggq.models.stacks import stacked
 
 KEYS: Keys = {
     **qwen3_5.KEYS,
@@ -73,5 +72,5 @@ QWEN3_NEXT = Family(
     expression,
     lambda spec: decoder.tied_output(spec, expression),
     beside=("mtp.",),
-    others=(stacked(expression),),
+    others=(decoder.stacked(expression),),
 )

@@ -1,0 +1,83 @@
+"""Norms and attention, in all forms, as parts of a model (`ggq.models.parts`)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+from ggq.models.field import Flag, Integer, Number, Part, Word
+from ggq.models.rope import Rope
+from ggq.tape.ops.norm import KINDS
+
+WIDTH = 1 << 20
+"""Most numbers per token between layers. Bounds are far above any model known, far below what overflows."""
+
+HEADS = 1 << 14
+
+
+@dataclass(frozen=True)
+class Norm:
+    """Numbers of a row divided by their root mean square, then scaled and shifted."""
+
+    kind: Annotated[
+        str,
+        Word(KINDS, "`rms`: x / sqrt(mean(x^2) + epsilon) * weight; `layer`: the same of x - mean(x)"),
+    ]
+    epsilon: Annotated[float, Number(0.0, 1.0, "added to the mean square")]
+    weight: Annotated[bool, Flag("each number is multiplied with one of its own")]
+    bias: Annotated[bool, Flag("to each number one of its own is added")]
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Causal softmax attention with key-value heads that several query heads share."""
+
+    kind: ClassVar[str] = "attention"
+    role: ClassVar[str] = "attention"
+    heads: Annotated[int, Integer(1, HEADS, "query heads")]
+    kv_heads: Annotated[int, Integer(1, HEADS, "key and value heads; divides `heads`")]
+    head_dim: Annotated[int, Integer(2, 1 << 13, "numbers per head")]
+    scale: Annotated[float, Number(0.0, 1e6, "products of query and key are multiplied with it")]
+    rope: Annotated[Rope | None, Part("how queries and keys turn with their position")]
+    window: Annotated[int, Integer(0, 1 << 27, "positions that a token sees, its own included; 0: all before it")]
+    softcap: Annotated[
+        float, Number(0.0, 1e6, "scaled scores x become softcap * tanh(x / softcap); 0: they stay", zero=True)
+    ]
+    sinks: Annotated[bool, Flag("each query head has one more score, which takes part in the softmax and has no value")]
+    query_bias: Annotated[bool, Flag("q has a bias")]
+    key_bias: Annotated[bool, Flag("k has a bias")]
+    value_bias: Annotated[bool, Flag("v has a bias")]
+    output_bias: Annotated[bool, Flag("o has a bias")]
+    query_norm: Annotated[Norm | None, Part("norm of the queries")]
+    key_norm: Annotated[Norm | None, Part("norm of the keys")]
+    normed: Annotated[
+        str,
+        Word(
+            ("head", "row", "turned"),
+            "what these two norms take the mean over: `head`: each head, `row`: all heads of a token, `turned`: each "
+            "head, after RoPE instead of before",
+        ),
+    ]
+
+    def problem(self) -> str | None:
+        """What contradicts itself, if anything."""
+        if self.heads % self.kv_heads:
+            return f"{self.heads} heads cannot share {self.kv_heads} key-value heads evenly"
+        if self.rope is not None and self.rope.rotated > self.head_dim:
+            return f"RoPE cannot rotate {self.rope.rotated} of the {self.head_dim} numbers of a head"
+        return None
+
+
+@dataclass(frozen=True)
+class GatedAttention(Attention):
+    """Attention whose heads' results are multiplied with the sigmoid of another product before the last matrix."""
+
+    kind: ClassVar[str] = "gated_attention"
+
+
+@dataclass(frozen=True)
+class NormedAttention(Attention):
+    """Attention the results of whose heads are normed together before the last matrix."""
+
+    kind: ClassVar[str] = "normed_attention"
+    output_norm: Annotated[Norm, Part("norm of a row of results")]
