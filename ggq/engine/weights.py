@@ -122,6 +122,11 @@ class Weights:
             self._kept[role] = padded
         return int(self._kept[role].ctypes.data)
 
+    def number(self, role: str) -> float:
+        """The number of a tensor of one."""
+        self.vector(role)
+        return float(self._kept[role][0])
+
     def speed(self, role: str) -> int:
         """Address of -e**x / log(2) of a one-dimensional tensor, as scans read it; padded likewise."""
         key = f"{role}/speed"

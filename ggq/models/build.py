@@ -6,7 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from ggq.models.mixers import experts, recurrent
+from ggq.models.layers.layered import LayeredSpec
+from ggq.models.mixers import experts, layered, recurrent
+from ggq.models.mixers.mlp import mlp
 from ggq.models.parts import (
     Attention,
     Experts,
@@ -14,13 +16,13 @@ from ggq.models.parts import (
     GatedDelta,
     Head,
     Hybrid,
+    KeyedAttention,
     Layer,
     Mamba2,
-    Mlp,
     ModelSpec,
     Norm,
     NormedAttention,
-    NormedMlp,
+    SharedAttention,
     ShortConv,
     Stack,
 )
@@ -57,8 +59,14 @@ def _build(spec: Stack) -> tuple[Program, Shapes]:
     text = spec if isinstance(spec, TextSpec) else None
     build = Builder(causal=text is None or text.causal, normed_sums=text is not None and text.normed_sums)
     hidden = _embedding(build, spec)
+    own = spec if isinstance(spec, LayeredSpec) else None
+    more = layered.layer_inputs(build, own, own.inputs, hidden) if own and own.inputs else None
     for number, layer in enumerate(spec.layers):
         hidden = _layer(build, number, layer, hidden, last=number == len(spec.layers) - 1)
+        if own and own.inputs and more:
+            layered.take_input(build, f"layers.{number}", number, own.inputs, more, hidden)
+        if own and own.layer_scales:
+            build.ops.append(tape.Scale(hidden, build.weight(f"layers.{number}.scale", 1)))
     assert isinstance(spec, ModelSpec | TextSpec)
     name, result = _logits(build, spec, hidden) if isinstance(spec.head, Head) else _rows(build, spec.head, hidden)
     types = max(1, text.embedding.types) if text is not None else 1
@@ -123,6 +131,8 @@ class Builder:
     shapes: Shapes = field(default_factory=dict)
     causal: bool = True
     normed_sums: bool = False
+    layer_caches: dict[str, int] = field(default_factory=dict)
+    """Places of the caches of attention, by the layer's role."""
 
     def weight(self, role: str, *shape: int) -> str:
         """Note a tensor that is read; its role."""
@@ -188,7 +198,7 @@ def _layer(build: Builder, number: int, layer: Layer, hidden: Buffer, *, last: b
         build.norm(layer.feed_forward_post_norm, f"{role}.{inner}_post_norm", result, result)
         build.ops.append(tape.Add(result, hidden, layer.residual_scale))
         return hidden
-    between = _mlp(build, f"{role}.{inner}", feed_forward, normed)
+    between = mlp(build, f"{role}.{inner}", feed_forward, normed)
     if layer.parallel:
         add_mixed()
     down = Branch(between, f"{role}.{inner}.down", feed_forward.bias)
@@ -242,19 +252,25 @@ def _attention(build: Builder, role: str, part: Attention, source: Buffer) -> Bu
     query, key, value = Buffer("query", query_width), Buffer("key", key_width), Buffer("value", key_width)
     biases = {"q": part.query_bias, "k": part.key_bias, "v": part.value_bias}
     outs = {f"{role}.q": query, f"{role}.k": key, f"{role}.v": value}
+    if isinstance(part, SharedAttention):
+        return _shared_attention(build, role, part, source, query)
+    if keys_are_values := isinstance(part, KeyedAttention) and part.values == "keys":
+        del outs[f"{role}.v"]
     gate = Buffer("attention_gate", query_width)
     if isinstance(part, GatedAttention):
         outs[f"{role}.gate"], biases["gate"] = gate, part.query_bias
     build.linear(source, outs, {f"{role}.{name}" for name, there in biases.items() if there})
+    if isinstance(part, KeyedAttention):
+        made = key if keys_are_values else value
+        build.norm(part.value_norm, f"{role}.v_norm", made, value, part.kv_heads)
+        if keys_are_values and part.value_norm is None:
+            build.ops.append(tape.Slice(key, value, 0))
     _turn(build, role, part, query, key)
     cache = len(build.caches)
+    build.layer_caches[role.rsplit(".", 1)[0]] = cache
     build.caches.append(KeyValueSpec(part.kv_heads, part.head_dim, part.window))
     build.ops.append(tape.StoreKV(cache, key, value))
-    out = Buffer("attended", query_width)
-    sinks = build.weight(f"{role}.sinks", part.heads) if part.sinks else None
-    shape = {"heads": part.heads, "kv_heads": part.kv_heads, "head_dim": part.head_dim, "scale": part.scale}
-    more = {"window": part.window, "softcap": part.softcap, "sinks": sinks, "causal": build.causal}
-    build.ops.append(tape.Attention(cache, query, out, **shape, **more))  # type: ignore[arg-type]
+    out = _attend(build, role, part, query, cache)
     if isinstance(part, GatedAttention):
         build.ops.append(tape.Gate(gate, out, gated := Buffer("gated_attended", query_width), "sigmoid"))
         return gated
@@ -263,41 +279,48 @@ def _attention(build: Builder, role: str, part: Attention, source: Buffer) -> Bu
     return out
 
 
-def _turn(build: Builder, role: str, part: Attention, query: Buffer, key: Buffer) -> None:
-    """Append norms of queries and keys, and RoPE."""
+def _shared_attention(build: Builder, role: str, part: SharedAttention, source: Buffer, query: Buffer) -> Buffer:
+    """The same with the cache of another layer."""
+    build.linear(source, {f"{role}.q": query}, {f"{role}.q"} if part.query_bias else set())
+    _turn(build, role, part, query, None)
+    return _attend(build, role, part, query, build.layer_caches[f"layers.{part.source}"])
+
+
+def _attend(build: Builder, role: str, part: Attention, query: Buffer, cache: int) -> Buffer:
+    """Append attention to a cache; the buffer of the heads' results."""
+    out = Buffer("attended", query.width)
+    sinks = build.weight(f"{role}.sinks", part.heads) if part.sinks else None
+    shape = {"heads": part.heads, "kv_heads": part.kv_heads, "head_dim": part.head_dim, "scale": part.scale}
+    more = {"window": part.window, "softcap": part.softcap, "sinks": sinks, "causal": build.causal}
+    build.ops.append(tape.Attention(cache, query, out, **shape, **more))  # type: ignore[arg-type]
+    return out
+
+
+def _turn(build: Builder, role: str, part: Attention, query: Buffer, key: Buffer | None) -> None:
+    """Append norms of queries and keys, and RoPE; without keys, those of queries alone."""
 
     def norms() -> None:
         build.norm(part.query_norm, f"{role}.q_norm", query, query, 1 if part.normed == "row" else part.heads)
-        build.norm(part.key_norm, f"{role}.k_norm", key, key, 1 if part.normed == "row" else part.kv_heads)
+        if key is not None:
+            build.norm(part.key_norm, f"{role}.k_norm", key, key, 1 if part.normed == "row" else part.kv_heads)
 
     if part.normed != "turned":
         norms()
     if part.rope is not None:
         rotation = part.rope.rotation()
-        build.ops += [tape.Rope(query, part.heads, rotation), tape.Rope(key, part.kv_heads, rotation)]
+        build.ops.append(tape.Rope(query, part.heads, rotation))
+        if key is not None:
+            build.ops.append(tape.Rope(key, part.kv_heads, rotation))
     if part.normed == "turned":
         norms()
-
-
-def _mlp(build: Builder, role: str, part: Mlp, source: Buffer) -> Buffer:
-    """Append the first matrices and the activation; the buffer that the last matrix meets."""
-    suffix = _suffix(source)
-    gate, up, gated = (Buffer(name + suffix, part.width, source.rows) for name in ("gate", "up", "gated"))
-    outs = {f"{role}.gate": gate, f"{role}.up": up} if part.gated else {f"{role}.up": up}
-    build.linear(source, outs, set(outs) if part.bias else set())
-    if part.gated:
-        build.ops.append(tape.Gate(gate, up, gated, part.activation))
-        found = gated
-    else:
-        build.ops.append(tape.Activate(up, up, part.activation))
-        found = up
-    return build.norm(part.inner_norm, f"{role}.down_norm", found, found) if isinstance(part, NormedMlp) else found
 
 
 MIXERS: dict[type, Callable[[Builder, str, Any, Buffer], Buffer]] = {
     Attention: _attention,
     GatedAttention: _attention,
+    KeyedAttention: _attention,
     NormedAttention: _attention,
+    SharedAttention: _attention,
     GatedDelta: recurrent.gated_delta,
     Mamba2: recurrent.mamba2,
     ShortConv: recurrent.short_conv,

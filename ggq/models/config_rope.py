@@ -9,9 +9,12 @@ from typing import Any
 from ggq.models.config import Config, Inner, Only, OrNull
 from ggq.models.field import declaration
 from ggq.models.fields import Fields, shown
-from ggq.models.rope import Factors, Linear, Llama3, Rope, Scaling, Yarn
+from ggq.models.rope import Factors, Linear, Llama3, Proportional, Rope, Scaling, Yarn
 
 ORIGINAL = "original_max_position_embeddings"
+PROPORTIONAL = "proportional"
+"""The form whose pairs are those of whole heads, of which a part turns."""
+
 LONG = ("longrope", "su")
 """Forms whose factors are others beyond the original context; a family that has them bounds its context."""
 
@@ -54,9 +57,13 @@ def read_rope(
             continue
         if isinstance(value, list | dict):  # a RoPE per kind of layer, or sections of a multimodal one
             raise inner.unsupported(key, f"{shown(value)} found: this form of RoPE is not supported")
-    rotated = int(head_dim * _partial(config, inner, share))
+    part = _partial(config, inner, share)
+    rotated = int(head_dim * part)
     theta = _read(inner, "rope_theta", Rope, "theta") if "rope_theta" in inner else _read(config, base, Rope, "theta")
     config.overrule(base, theta)
+    if kind == PROPORTIONAL:
+        factor = _read(inner, "factor", Linear, "factor") if "factor" in inner else 1.0
+        return Rope(theta, layout, head_dim, Proportional(int(part * head_dim // 2), factor))
     return Rope(theta, layout, rotated, FORMS[kind](config, inner, context))
 
 

@@ -70,7 +70,7 @@ def read_decoder(
     config: Config,
     norm: Norm | None = None,
     layout: str = "half",
-    rope: Callable[..., Rope] = read_rope,
+    rope: Callable[..., Rope | None] = read_rope,
     feed_forward: Mlp | Experts | None = None,
 ) -> ModelSpec:
     """The model of a config.json with Llama's keys, as far as the family has them, and its own defaults.
@@ -107,7 +107,7 @@ def read_decoder(
     )
 
 
-def attention(config: Config, context: int, layout: str, rope: Callable[..., Rope]) -> Attention:
+def attention(config: Config, context: int, layout: str, rope: Callable[..., Rope | None]) -> Attention:
     """Attention over all positions, in which the heads turn."""
     heads = config.take("num_attention_heads", Attention, "heads")
     hidden = config.take("hidden_size", Embedding, "width")

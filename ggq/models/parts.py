@@ -15,7 +15,16 @@ from typing import Annotated, Any, ClassVar, TypeVar
 from ggq.errors import ModelError
 from ggq.models.field import Flag, Integer, Number, Part, Parts, declared
 from ggq.models.fields import Fields
-from ggq.models.layers.attentions import HEADS, WIDTH, Attention, GatedAttention, Norm, NormedAttention
+from ggq.models.layers.attentions import (
+    HEADS,
+    WIDTH,
+    Attention,
+    GatedAttention,
+    KeyedAttention,
+    Norm,
+    NormedAttention,
+    SharedAttention,
+)
 from ggq.models.layers.feed_forwards import ACTIVATION, PLAIN, Experts, Mlp, NormedMlp, Router
 
 __all__ = [
@@ -30,6 +39,7 @@ __all__ = [
     "GatedDelta",
     "Head",
     "Hybrid",
+    "KeyedAttention",
     "Layer",
     "Mamba2",
     "Mlp",
@@ -38,6 +48,7 @@ __all__ = [
     "NormedAttention",
     "NormedMlp",
     "Router",
+    "SharedAttention",
     "ShortConv",
     "Stack",
     "check",
@@ -121,14 +132,25 @@ class Hybrid:
     scan: Annotated[Mamba2, Part("the scan")]
 
 
+Mixer = (
+    Attention
+    | GatedAttention
+    | NormedAttention
+    | KeyedAttention
+    | SharedAttention
+    | ShortConv
+    | GatedDelta
+    | Mamba2
+    | Hybrid
+)
+"""Whatever may exchange between tokens."""
+
+
 @dataclass(frozen=True)
 class Layer:
     """A mixer and a feed-forward, whose results are added to the row: x + scale * post_norm(mixer(norm(x)))."""
 
-    mixer: Annotated[
-        Attention | GatedAttention | NormedAttention | ShortConv | GatedDelta | Mamba2 | Hybrid,
-        Part("what exchanges between tokens"),
-    ]
+    mixer: Annotated[Mixer, Part("what exchanges between tokens")]
     feed_forward: Annotated[Mlp | NormedMlp | Experts | None, Part("what is computed for each token")]
     mixer_norm: Annotated[Norm | None, Part("norm of the mixer's input")]
     mixer_post_norm: Annotated[Norm | None, Part("norm of the mixer's result")]
@@ -233,7 +255,22 @@ def check(spec: S, path: str | os.PathLike[str] | None = None) -> S:
     if not 1 <= len(spec.layers) <= MOST_LAYERS:
         raise ModelError(f"{len(spec.layers)} layers found, 1 to {MOST_LAYERS} allowed", path=path)
     _check(spec, "", path)
+    for number, layer in enumerate(spec.layers):
+        _check_shared(spec, number, layer, path)
     return spec
+
+
+def _check_shared(spec: Stack, number: int, layer: Layer, path: str | os.PathLike[str] | None) -> None:
+    """Refuse attention to keys and values that are not there, or of another form."""
+    mixer = layer.mixer
+    if not isinstance(mixer, SharedAttention):
+        return
+    found = spec.layers[mixer.source].mixer if mixer.source < number else None
+    sizes = ("kv_heads", "head_dim", "window")
+    if not isinstance(found, Attention) or isinstance(found, SharedAttention):
+        raise ModelError(f"layer {number} cannot read the keys and values of layer {mixer.source}", path=path)
+    if any(getattr(found, size) != getattr(mixer, size) for size in sizes):
+        raise ModelError(f"layer {number} has keys and values of another form than layer {mixer.source}", path=path)
 
 
 def _check(part: Any, key: str, path: str | os.PathLike[str] | None) -> None:

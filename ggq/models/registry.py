@@ -22,6 +22,8 @@ from ggq.models.families.experts.qwen2_moe import QWEN2_MOE
 from ggq.models.families.experts.qwen3_moe import QWEN3_MOE
 from ggq.models.families.gemma.gemma2 import GEMMA2
 from ggq.models.families.gemma.gemma3 import GEMMA3
+from ggq.models.families.gemma.gemma4 import GEMMA4
+from ggq.models.families.gemma.gemma4_images import GEMMA4_IMAGES
 from ggq.models.families.glm4 import GLM4
 from ggq.models.families.granite import GRANITE
 from ggq.models.families.hunyuan import HUNYUAN
@@ -61,6 +63,8 @@ FAMILIES: tuple[Family, ...] = (
     QWEN3,
     GEMMA2,
     GEMMA3,
+    GEMMA4,
+    GEMMA4_IMAGES,
     OLMO2,
     GRANITE,
     COHERE,

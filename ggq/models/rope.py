@@ -129,7 +129,25 @@ class Factors:
         return np.asarray(plain / np.array(self.factors))
 
 
-Scaling = Linear | Llama3 | Yarn | Factors
+@dataclass(frozen=True)
+class Proportional:
+    """The first `turning` pairs turn, slowed by `factor`; the others stay as they are."""
+
+    kind: ClassVar[str] = "proportional"
+    attention_factor: ClassVar[float] = 1.0
+    turning: Annotated[int, Integer(1, 1 << 12, "pairs that turn")]
+    factor: Factor
+
+    def problem(self) -> str | None:
+        """What contradicts itself, if anything."""
+        return None
+
+    def stretched(self, plain: np.ndarray, theta: float) -> np.ndarray:
+        """The frequencies after stretching, given those before, float64 (pairs,)."""
+        return np.where(np.arange(len(plain)) < self.turning, plain / self.factor, 0.0)
+
+
+Scaling = Linear | Llama3 | Yarn | Factors | Proportional
 """Every way to stretch a context."""
 
 

@@ -6,8 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ggq.tape.buffers import Buffer
+from ggq.tape.caches import KeyValueSpec
 from ggq.tape.ops.operation import Operation
 from ggq.tape.program import Program
+
+CACHE = "cache."
+"""What the names of buffers begin with that stand for caches."""
 
 
 @dataclass(frozen=True)
@@ -17,7 +21,7 @@ class Section:
     Args:
         name: "layers.N", or "" before the first layer and behind the last.
         ops: Its operations.
-        kept: Buffers that a later section reads.
+        kept: Buffers that a later section reads; keys and values of a cache are such too (`cache_buffers`).
     """
 
     name: str
@@ -48,12 +52,32 @@ def sections(program: Program) -> list[Section]:
             parts.append((found[0] if found else "", []))
         parts[-1][1].append(op)
     needed: set[Buffer] = set()
+    read: set[int] = set()
     result: list[Section] = []
     for name, ops in reversed(parts):
-        result.append(Section(name, tuple(ops), frozenset(needed)))
+        kept = {buffer for cache in read for buffer in cache_buffers(program, cache)}
+        result.append(Section(name, tuple(ops), frozenset(needed | kept)))
+        read.update(cache for op in ops for cache in op.caches_read())
+        read.difference_update(cache for op in ops for cache in op.caches_written())
         for op in reversed(ops):
             needed = before(op, needed)
     return result[::-1]
+
+
+def cache_buffers(program: Program, cache: int) -> tuple[Buffer, Buffer]:
+    """What stands for keys and values that a later section reads."""
+    spec = program.caches[cache]
+    assert isinstance(spec, KeyValueSpec)  # states are read where they are carried on
+    width = spec.kv_heads * spec.head_dim
+    return Buffer(f"{CACHE}{cache}.keys", width), Buffer(f"{CACHE}{cache}.values", width)
+
+
+def cache_of(buffer: Buffer) -> tuple[int, int] | None:
+    """The cache that a buffer stands for, and 0 for its keys or 1 for its values; None for other buffers."""
+    if not buffer.name.startswith(CACHE):
+        return None
+    cache, _, what = buffer.name.removeprefix(CACHE).partition(".")
+    return int(cache), int(what == "values")
 
 
 def layer_of(role: str) -> str:

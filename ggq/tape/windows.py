@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from ggq.tape.buffers import Buffer
-from ggq.tape.cut import Section
+from ggq.tape.cut import Section, cache_of
 from ggq.tape.ops.operation import Operation, Product
 from ggq.tape.rotation import Rotation
 
@@ -53,12 +53,22 @@ class WindowRun:
             The buffers that later sections read. A product that nobody reads is observed and not computed.
         """
         self.begin(tokens, dict(buffers))
+        for buffer in [each for each in self.state if cache_of(each)]:
+            cache, which = cache_of(buffer) or (0, 0)
+            held = list(self.caches.get(cache, (self.state[buffer],) * 2))
+            held[which] = self.state[buffer]
+            self.caches[cache] = held
         with np.errstate(over="ignore", invalid="ignore"):  # whoever looks at the numbers finds what is infinite
             for op, useful in section.uses():
                 self._useful = useful
                 op.forward(self)
         self._useful = None
-        return {buffer: self.state[buffer] for buffer in section.kept}
+        return {buffer: self._kept(buffer) for buffer in section.kept}
+
+    def _kept(self, buffer: Buffer) -> np.ndarray:
+        """What a buffer holds that later sections read."""
+        found = cache_of(buffer)
+        return self.state[buffer] if found is None else self.caches[found[0]][found[1]]
 
     def begin(self, tokens: np.ndarray, state: Buffers) -> None:
         """Set the tokens (windows, context) and the buffers of what is carried out next."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -74,3 +76,13 @@ def test_a_row_is_made_of_all_operands_of_its_record() -> None:
         assert sorted(record) == list(range(8, 8 + 8 * len(record), 8)) and record[-1] < MAY_BE_EMPTY
     with pytest.raises(TypeError, match="SelectRow: operands missing or unknown: column, rows"):
         operands(SELECT, **dict.fromkeys(SELECT._fields[:-1], 0), column=1)
+
+
+@pytest.mark.parametrize(("start", "width"), [(0, 16), (5, 10), (16, 33), (7, 1), (100, 1100)])
+def test_columns_are_copied_and_what_is_behind_them_stays(start: int, width: int) -> None:
+    source = np.random.default_rng(start).standard_normal((3, start + width + 9)).astype(np.float32)
+    a, b, tokens = Floats(source), Floats(np.zeros((3, width), np.float32)), count(3)
+    rows = replace(a.rows, address=a.rows.address + 4 * start)
+    run(calls.columns_row(address(tokens), rows, b.rows), threads=2)
+    np.testing.assert_array_equal(b.values, source[:, start : start + width])
+    assert (b.whole[:3, width:] == 0).all()

@@ -103,7 +103,9 @@ def write_checkpoint(
     """A checkpoint as transformers saves it, without a tokenizer; with another config.json where that is given."""
     shapes = {key: [vocabulary if rows == VOCABULARY else rows, *columns] for key, (rows, *columns) in tensors_of(name)}
     folder.mkdir(exist_ok=True)
-    (folder / "config.json").write_text(json.dumps({**(config or CONFIGS[name]), "vocab_size": vocabulary}))
+    given = config or CONFIGS[name]
+    sizes = {key: vocabulary for key in ("vocab_size", "vocab_size_per_layer_input") if key in given}
+    (folder / "config.json").write_text(json.dumps({**given, **sizes}))
     header: dict[str, Any] = {}
     data = b""
     for tensor, values in family_checkpoint(name, shapes).items():

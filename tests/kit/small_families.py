@@ -100,6 +100,40 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "rope_local_base_freq": 500.0,
         "rope_scaling": {"rope_type": "linear", "factor": 4.0},
     },
+    "gemma4": {
+        **SIZES,
+        "architectures": ["Gemma4ForCausalLM"],
+        "model_type": "gemma4_text",
+        "num_hidden_layers": 5,
+        "num_attention_heads": 4,
+        "head_dim": 6,
+        "global_head_dim": 12,
+        "num_global_key_value_heads": 1,
+        "attention_k_eq_v": True,
+        "sliding_window": 19,
+        "num_kv_shared_layers": 2,
+        "use_double_wide_mlp": True,
+        "hidden_size_per_layer_input": 10,
+        "vocab_size_per_layer_input": 61,
+        "final_logit_softcapping": 1.5,
+        "layer_types": ["sliding_attention", "full_attention", "sliding_attention"] + ["full_attention"] * 2,
+        "rope_parameters": {
+            "sliding_attention": {"rope_type": "default", "rope_theta": 500.0},
+            "full_attention": {"rope_type": "proportional", "partial_rotary_factor": 0.5, "rope_theta": 20000.0},
+        },
+    },
+    "gemma4_plain": {
+        **SIZES,
+        "architectures": ["Gemma4ForCausalLM"],
+        "model_type": "gemma4_text",
+        "num_attention_heads": 4,
+        "head_dim": 6,
+        "global_head_dim": 10,
+        "sliding_window": 29,
+        "hidden_size_per_layer_input": 0,
+        "tie_word_embeddings": False,
+        "layer_types": ["sliding_attention", "sliding_attention", "full_attention"],
+    },
     "olmo2": {**SIZES, "architectures": ["Olmo2ForCausalLM"], "model_type": "olmo2", "num_attention_heads": 4},
     "granite": {
         **SIZES,
@@ -588,12 +622,16 @@ def family_checkpoint(name: str, shapes: Mapping[str, Sequence[int]], seed: int 
         name: Of a config in FAMILIES.
         shapes: Of the tensors, by their names in the checkpoint.
     """
-    less_one = FAMILIES[name]["model_type"].startswith(("gemma", "qwen3_5", "qwen3_next"))
+    less_one = FAMILIES[name]["model_type"].startswith(("gemma2", "gemma3_", "qwen3_5", "qwen3_next"))
     tensors = {}
     for index, (tensor, shape) in enumerate(shapes.items()):
         values = numbers(int(np.prod(shape)), seed * 1000 + index).reshape(shape)
-        if tensor.endswith("norm.weight"):
+        if tensor.endswith("q_norm.weight") and "gemma4" in name:
+            tensors[tensor] = values / 6 + np.float32(0.35)  # as scores have no scale of their own
+        elif tensor.endswith("norm.weight"):
             tensors[tensor] = values / 2 + np.float32(0 if less_one and "linear_attn" not in tensor else 1)
+        elif tensor.endswith("layer_scalar"):
+            tensors[tensor] = values / 2 + 1
         elif tensor.endswith("A_log"):
             tensors[tensor] = values * 2 - 2  # states that last, some for a hundred tokens
         else:

@@ -11,7 +11,19 @@ import pytest
 
 from ggq.models.decoder import with_layers, with_mixers
 from ggq.models.names import Plus, Taps
-from ggq.models.parts import Attention, Experts, GatedAttention, GatedDelta, Mamba2, Mlp, ModelSpec, Norm, ShortConv
+from ggq.models.parts import (
+    Attention,
+    Experts,
+    GatedAttention,
+    GatedDelta,
+    KeyedAttention,
+    Mamba2,
+    Mlp,
+    ModelSpec,
+    Norm,
+    SharedAttention,
+    ShortConv,
+)
 from ggq.models.registry import find_architecture
 from ggq.models.rope import Factors, Rope
 from ggq.tape import ops as tape
@@ -103,6 +115,15 @@ def no_norm_of_deltas(spec: ModelSpec) -> ModelSpec:
 def plain_of(part: Any) -> dict[str, Any]:
     """The fields of a part but for those that its kind adds."""
     return {key: value for key, value in vars(part).items() if key not in ("output_norm", "inner_norm")}
+
+
+def without_windows(spec: ModelSpec) -> ModelSpec:
+    return replace(spec, layers=tuple(replace(x, mixer=replace(x.mixer, window=0)) for x in spec.layers))
+
+
+def own_values(spec: ModelSpec) -> ModelSpec:
+    """Layers 0 and 2 take keys as values too."""
+    return with_layer(with_layer(spec, 0, values="keys"), 2, values="keys")
 
 
 def without_gate(spec: ModelSpec) -> ModelSpec:
@@ -476,6 +497,33 @@ CHANGES: dict[str, dict[str, Callable[[ModelSpec], ModelSpec]]] = {
         "no norm of keys": without("key_norm", None),
         "shares that are renormalised": experts(renormalised=True),
         "four experts": experts(chosen=4),
+    },
+    "gemma4": {
+        "no norm of values": lambda spec: with_kind(spec, KeyedAttention, value_norm=None),
+        "a matrix for all values": own_values,
+        "no windows": without_windows,
+        "no norm of queries": lambda spec: with_layer(spec, 3, query_norm=None),
+        "the usual scale of scores": lambda spec: with_kind(spec, SharedAttention, scale=12**-0.5),
+        "RoPE of whole heads": lambda spec: with_kind(
+            spec, SharedAttention, rope=replace(rope_of(spec, 3), scaling=None)
+        ),
+        "RoPE of half a head": lambda spec: with_kind(
+            spec, SharedAttention, rope=replace(rope_of(spec, 3), rotated=6, scaling=None)
+        ),
+        "one base": lambda spec: with_layer(spec, 0, rope=replace(rope_of(spec), theta=20000.0)),
+        "no inputs of layers": lambda spec: replace(spec, inputs=None),
+        "no scales of layers": lambda spec: replace(spec, layer_scales=False),
+        "another scale of the table": lambda spec: replace(spec, inputs=replace(spec.inputs, table_scale=1.0)),
+        "SiLU of gates of inputs": lambda spec: replace(spec, inputs=replace(spec.inputs, activation="silu")),
+        "no cap of logits": head(softcap=0.0),
+        "no norm behind attention": lambda spec: with_layers(spec, mixer_post_norm=None),
+    },
+    "gemma4_plain": {
+        "no norm of values": lambda spec: with_kind(spec, KeyedAttention, value_norm=None),
+        "no windows": without_windows,
+        "no norm of keys": lambda spec: with_layer(spec, 0, key_norm=None),
+        "no scale of the embedding": lambda spec: replace(spec, embedding=replace(spec.embedding, scale=1.0)),
+        "RoPE of whole heads": lambda spec: with_layer(spec, 2, rope=replace(rope_of(spec, 2), scaling=None)),
     },
     "bitnet": {
         "no norm behind attention": lambda spec: with_layers(spec, mixer=Attention(**plain_of(spec.layers[0].mixer))),

@@ -47,6 +47,9 @@ def test_a_family_knows_every_key_that_its_class_in_transformers_reads(family: F
         "local_rope_theta",
         "reference_compile",
         "repad_logits_with_grad",
+        "global_head_dim",
+        "num_global_key_value_heads",
+        "per_layer_config",
     }
     assert set(family.keys) - set(read["own"]) <= others
     bases = read["rope_theta"] if isinstance(read["rope_theta"], dict) else {"global": read["rope_theta"]}

@@ -10,6 +10,7 @@ import pytest
 
 from ggq.models.build import role_shapes
 from ggq.models.field import Part, Parts, Word, declared
+from ggq.models.layers.layered import LayeredSpec
 from ggq.models.metadata import KINDS, to_metadata
 from ggq.models.parts import PLAIN, Experts, GatedAttention, GatedDelta, Mamba2, ModelSpec, Norm, ShortConv
 from ggq.models.registry import find_architecture
@@ -83,7 +84,11 @@ def test_the_kinds_of_models_are_in_the_specification() -> None:
 
 
 def test_every_field_has_a_meaning() -> None:
-    for part in [*make_metadata_tables.parts(ModelSpec), *make_metadata_tables.parts(TextSpec)]:
+    for part in [
+        *make_metadata_tables.parts(ModelSpec),
+        *make_metadata_tables.parts(TextSpec),
+        *make_metadata_tables.parts(LayeredSpec),
+    ]:
         for field in declared(part).values():
             assert field.declaration.doc and isinstance(field.declaration, Part | Parts) == bool(field.classes)
             if isinstance(field.declaration, Word) and field.name != "normed":  # whose words are meant literally

@@ -23,8 +23,10 @@ from ggq.tape.ops import (
     Operation,
     Rope,
     Route,
+    Scale,
     Select,
     ShortConv,
+    Slice,
     SoftCap,
     StoreKV,
 )
@@ -48,8 +50,10 @@ EMITTERS: dict[type[Operation], Callable[[Any, Context], tuple[Step, np.ndarray]
     Round: rounding.quantize,
     RoundGate: rounding.quantize_gate,
     Route: experts.route,
+    Scale: rows.scale,
     Select: rows.select,
     ShortConv: recurrent.short_conv,
+    Slice: rows.columns,
     SoftCap: rows.softcap,
     StoreKV: attention.store,
 }

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from ggq.engine.emit.context import Context, Step
-from ggq.tape.ops import Activate, Add, Gate, Norm, Rope, Select, SoftCap
+from ggq.tape.ops import Activate, Add, Gate, Norm, Rope, Scale, Select, Slice, SoftCap
 
 
 def norm(op: Norm, at: Context) -> tuple[Step, np.ndarray]:
@@ -54,4 +56,18 @@ def select(op: Select, at: Context) -> tuple[Step, np.ndarray]:
     """Gathering rows."""
     rows, source, out = int(at.batch.wanted.ctypes.data), at.floats(op.source), at.floats(op.out)
     row = at.calls.select_row(at.batch.count("wanted"), source, out, rows)
+    return Step(op.name, op.out.name, op.out.rows), row
+
+
+def scale(op: Scale, at: Context) -> tuple[Step, np.ndarray]:
+    """Multiplying with a number of the model."""
+    buffer = at.floats(op.buffer)
+    row = at.calls.softcap_row(at.tokens(op.buffer), buffer, 0.0, at.weights.number(op.factor))
+    return Step(op.name, op.factor, op.buffer.rows), row
+
+
+def columns(op: Slice, at: Context) -> tuple[Step, np.ndarray]:
+    """Some columns."""
+    source, out = at.floats(op.source), at.floats(op.out)
+    row = at.calls.columns_row(at.tokens(op.out), replace(source, address=source.address + 4 * op.start), out)
     return Step(op.name, op.out.name, op.out.rows), row

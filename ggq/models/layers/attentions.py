@@ -81,3 +81,20 @@ class NormedAttention(Attention):
 
     kind: ClassVar[str] = "normed_attention"
     output_norm: Annotated[Norm, Part("norm of a row of results")]
+
+
+@dataclass(frozen=True)
+class KeyedAttention(Attention):
+    """Attention with a norm of the values' heads, whose values may be what keys are before their norm."""
+
+    kind: ClassVar[str] = "keyed_attention"
+    value_norm: Annotated[Norm | None, Part("norm of the heads of values")]
+    values: Annotated[str, Word(("own", "keys"), "`own`: values have a matrix; `keys`: they are the product of keys")]
+
+
+@dataclass(frozen=True)
+class SharedAttention(Attention):
+    """Attention to the keys and values of an earlier layer, with queries of its own; it has no k and v."""
+
+    kind: ClassVar[str] = "shared_attention"
+    source: Annotated[int, Integer(0, 1 << 12, "number of the layer whose keys and values it reads")]

@@ -16,7 +16,9 @@ from ggq.tape.ops.recurrent.mamba2 import Mamba2
 from ggq.tape.ops.recurrent.short_conv import ShortConv
 from ggq.tape.ops.rope import Rope
 from ggq.tape.ops.route import Route
+from ggq.tape.ops.scale import Scale
 from ggq.tape.ops.select import Select
+from ggq.tape.ops.slice import Slice
 from ggq.tape.ops.softcap import SoftCap
 
 OPS: tuple[type[Operation], ...] = (
@@ -32,8 +34,10 @@ OPS: tuple[type[Operation], ...] = (
     Norm,
     Rope,
     Route,
+    Scale,
     Select,
     ShortConv,
+    Slice,
     SoftCap,
     StoreKV,
 )
@@ -55,8 +59,10 @@ __all__ = [
     "Product",
     "Rope",
     "Route",
+    "Scale",
     "Select",
     "ShortConv",
+    "Slice",
     "SoftCap",
     "StoreKV",
 ]

@@ -151,6 +151,21 @@ def select_row(tokens: int, source: Rows, out: Rows, rows: int) -> np.ndarray:
     return row(gather.select, given, alone=1)
 
 
+def columns_row(tokens: int, source: Rows, out: Rows) -> np.ndarray:
+    """out = as many columns of source, from its address on, as out has."""
+    given = operands(
+        SELECT,
+        tokens=tokens,
+        source=source.address,
+        source_stride=source.stride,
+        out=out.address,
+        out_stride=out.stride,
+        width=out.width,
+        rows=0,
+    )
+    return row(gather.columns, given, alone=int(out.width <= SMALL))
+
+
 def route_row(
     tokens: int, logits: Rows, gate: Rows | None, out: Rows, chosen: int, renormalised: bool, scale: float
 ) -> np.ndarray:

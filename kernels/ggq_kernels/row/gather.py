@@ -38,6 +38,24 @@ def transform(row: int, team: int) -> None:
 
 
 @op
+def columns(row: int, team: int) -> None:
+    """out[i, c] = source[i, c]; what lies behind the last column of out stays."""
+    n, source = read_i64(read_i64(row + SELECT.tokens)), read_i64(row + SELECT.source)
+    stride, width = read_i64(row + SELECT.source_stride), read_i64(row + SELECT.width)
+    out, out_stride = read_i64(row + SELECT.out), read_i64(row + SELECT.out_stride)
+    whole = width // 16 * 64
+    while True:
+        t = take(team, 1)
+        if t >= n:
+            return
+        x, y = source + t * stride, out + t * out_stride
+        for c in range(0, whole, 64):
+            store_f32(y + c, load_f32(x + c))
+        for c in range(whole, width * 4, 4):
+            write_f32(y + c, read_f32(x + c))
+
+
+@op
 def select(row: int, team: int) -> None:
     """out[i] = source[rows[i]]"""
     n, source = read_i64(read_i64(row + SELECT.tokens)), read_i64(row + SELECT.source)
