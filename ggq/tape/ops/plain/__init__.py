@@ -1,0 +1,1 @@
+"""Operations that move numbers, add them or multiply them."""
