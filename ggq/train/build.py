@@ -11,15 +11,16 @@ from ggq.convert.calibrate.calibrator import read_whole
 from ggq.convert.plan.plan import Plan, TensorPlan
 from ggq.errors import UnsupportedError
 from ggq.quant.floats import from_float32, to_float32
+from ggq.quant.matrix import QuantizedMatrix
 from ggq.train.exact import exact, through_source
 from ggq.train.program import ProgramModule
 from ggq.train.quantize.fake import FakeQuantizer, quantizer_of
 from ggq.train.quantize.inputs import InputRounding
-from ggq.train.quantize.start import Wished
+from ggq.train.quantize.start import near_codes, wishes_of
 from ggq.train.quantize.weight import TrainedWeight
 
-Starts = Mapping[str, Wished]
-"""Grids to begin from, by role."""
+Starts = Mapping[str, QuantizedMatrix]
+"""Codes to begin from, by role."""
 
 
 def teacher_of(plan: Plan) -> ProgramModule:
@@ -46,7 +47,8 @@ def student_of(
         plan: Which scheme each tensor gets.
         learned: Whether steps are parameters (LSQ), else they follow the weights (QAT).
         method: What chooses the grid, or where it begins; None for each scheme's default.
-        starts: Grids to begin from where steps are learned, instead of the method's.
+        starts: Codes to begin from where steps are learned, instead of the method's: their grids, and weights near
+            enough to have these codes.
         rank: Of corrections; 0 for none.
         rounding: Of inputs.
 
@@ -62,7 +64,11 @@ def student_of(
         if tensor.scheme.kind == "float":
             settle = partial(_settled, plan, tensor) if exact(tensor.expression) else None
         else:
-            quantizer = quantizer_of(numbers, tensor.scheme, learned, method, starts.get(tensor.role))
+            start = starts.get(tensor.role)
+            if start is not None:
+                numbers = near_codes(numbers.reshape(start.shape), start).reshape(tensor.shape)
+            wished = None if start is None else wishes_of(start)
+            quantizer = quantizer_of(numbers, tensor.scheme, learned, method, wished)
         weight = TrainedWeight(numbers, tensor.scheme, quantizer, rank, settle)
         if tensor.scheme.kind == "float" and settle is None:
             weight.numbers.requires_grad_(False)  # the checkpoint could not hold what it would become

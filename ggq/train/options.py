@@ -45,7 +45,9 @@ class TrainOptions(Record):
         "METHOD",
     )
     start: str | os.PathLike[str] | None = option(
-        None, "A .ggq file of the same schemes whose steps are where learned ones begin, such as one by gptq.", "FILE"
+        None,
+        "A .ggq file of the same schemes where learned steps begin, and weights near its codes, such as one by gptq.",
+        "FILE",
     )
     steps: int | None = option(None, "Steps end to end; 300 by default, 150 behind layers.", "N", least=0)
     layer_steps: int | None = option(None, "Steps of each layer with blockwise; 100 by default.", "N", least=1)

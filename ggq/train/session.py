@@ -38,7 +38,6 @@ from ggq.train.options import BLOCKWISE, LSQ, QAT, TrainOptions
 from ggq.train.phases import Rates, Work, layer_phases, scales_alone, whole
 from ggq.train.program import ProgramModule
 from ggq.train.quantize.inputs import InputRounding
-from ggq.train.quantize.start import wishes_of
 from ggq.train.save import Outcome, write_file
 
 CONTEXT, STEPS, SCALE_STEPS, LAYER_STEPS, SHARE = 512, 300, 150, 100, 0.5
@@ -202,7 +201,7 @@ def phases_of(work: Work, options: TrainOptions) -> list[Callable[[], Phase]]:
 
 
 def starts_of(path: Path, planned: Plan) -> Starts:
-    """The grids of a file's matrices, by role.
+    """The codes of a file's matrices, by role.
 
     Raises:
         UsageError: A matrix is missing there, or stored under another scheme.
@@ -218,7 +217,7 @@ def starts_of(path: Path, planned: Plan) -> Starts:
                 problem = f"no matrix of scheme {scheme_name(tensor.scheme)} and shape {list(tensor.shape)}"
                 raise UsageError(problem, path=path, where=f"tensor {tensor.name}")
             rows, columns = tensor.shape
-            starts[tensor.role] = wishes_of(unpack(tensor.scheme, (rows, columns), segments_of(reader, entry)))
+            starts[tensor.role] = unpack(tensor.scheme, (rows, columns), segments_of(reader, entry))
     return starts
 
 

@@ -25,7 +25,7 @@ from ggq.quant.stored import decoded
 from ggq.train.data import batch_of, hold_out, pack
 from ggq.train.exact import exact, through_source
 from ggq.train.options import TrainOptions
-from ggq.train.quantize.start import quantized_by, ternary_threshold, wished_by
+from ggq.train.quantize.start import near_codes, quantized_by, ternary_threshold, wished_by, wishes_of
 from ggq.train.save import Outcome, segments_from, write_file
 from tests.kit.checkpoints import tiny
 from tests.kit.support import DEMO, run_python
@@ -35,7 +35,8 @@ SCHEMES = (
     "ternary-g64 ternary-row binary-g64"
 ).split()
 
-WEIGHTS = np.random.default_rng(3).normal(size=(40, 200)).astype(np.float32) * np.float32(0.05)
+RANDOM = np.random.default_rng(3)
+WEIGHTS = RANDOM.normal(size=(40, 200)).astype(np.float32) * np.float32(0.05)
 
 
 def without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,6 +88,20 @@ def test_a_wish_of_what_is_stored_is_stored_again(name: str) -> None:
         assert np.abs(decode(again) - WEIGHTS).mean() < 1.02 * np.abs(decode(matrix) - WEIGHTS).mean()
     else:
         assert np.array_equal(decode(again), decode(matrix))
+
+
+@pytest.mark.parametrize("name", [name for name in SCHEMES if "-s6" not in name])
+def test_weights_near_codes_have_these_codes(name: str) -> None:
+    """Also where a method rounded the other way; those that had them already stay as they are."""
+    scheme = parse_scheme(name)
+    matrix = quantized_by(WEIGHTS, scheme, None)
+    other = quantized_by(WEIGHTS + RANDOM.normal(size=WEIGHTS.shape).astype("f4") * np.float32(0.03), scheme, None)
+    for start in (matrix, other):
+        moved = near_codes(WEIGHTS, start)
+        again = wishes_of(start).grid().nearest(by_groups(moved, scheme).reshape(40, -1))
+        assert np.array_equal(again[:, :200], start.codes[:, :200])
+        assert np.abs(moved - decode(start)).max() <= np.abs(WEIGHTS - decode(start)).max()
+    assert not np.array_equal(matrix.codes, other.codes)
 
 
 def test_a_codebook_that_is_given_is_kept() -> None:

@@ -15,9 +15,12 @@ from ggq.quant.matrix import QuantizedMatrix, geometry
 from ggq.quant.methods import Learner
 from ggq.quant.methods.fitted import Fitted
 from ggq.quant.methods.kmeans import KMeans
-from ggq.quant.reference import minimum_sizes, step_sizes
+from ggq.quant.reference import code_levels, decode, level_table, minimum_sizes, step_sizes
 
 Floats = NDArray[np.float32]
+
+INSIDE = 0.45
+"""Share of the way to the next level at which a weight still has its code for certain."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,6 +91,27 @@ def wishes_of(matrix: QuantizedMatrix) -> Wished:
         shift = minimum_sizes(matrix.minimums, matrix.subminimums, groups)
     step = step_sizes(scheme, matrix.scales, matrix.subscales, groups)
     return Wished(scheme, np.array(step), shift, matrix.codebook)
+
+
+def near_codes(weights: Floats, matrix: QuantizedMatrix) -> Floats:
+    """Weights moved no farther than it takes for their nearest codes to be those of a matrix.
+
+    A method such as GPTQ rounds some weights the other way to make up for the errors of others; training that begins
+    from its grid alone would lose that. Weights beyond the outermost levels are moved to within INSIDE of a step.
+
+    Args:
+        weights: float32 (rows, columns).
+        matrix: Of the same shape.
+    """
+    columns, wished = weights.shape[1], wishes_of(matrix)
+    group = np.arange(columns) // geometry(matrix.scheme, matrix.shape).group
+    levels = np.unique(level_table(matrix.scheme, matrix.codebook)).astype(np.float64)
+    apart = np.diff(levels, prepend=-np.inf, append=np.inf)
+    reach = np.minimum(apart[:-1], apart[1:]) * INSIDE
+    level = code_levels(matrix.scheme, matrix.codes[:, :columns], matrix.codebook)
+    most = (reach[np.searchsorted(levels, level)] * np.abs(wished.step[:, group])).astype(np.float32)
+    numbers = decode(matrix)
+    return numbers + np.clip(weights - numbers, -most, most)
 
 
 def ternary_threshold(groups: Floats) -> tuple[Floats, Floats]:
