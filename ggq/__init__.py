@@ -84,3 +84,12 @@ class _Package(types.ModuleType):
 
 
 sys.modules[__name__].__class__ = _Package
+
+
+def __getattr__(name: str) -> Any:
+    """The subpackage `ggq.train`, which is imported when it is first asked for."""
+    if name == "train":
+        import importlib
+
+        return importlib.import_module("ggq.train")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -55,13 +55,13 @@ class TrainOptions(Record):
     context: int | None = option(
         None, "Tokens of a window; 512 by default, or the model's context if that is shorter.", "N", least=2
     )
-    rate: float | None = option(None, "Rate of weights; 0.0005 by default.", "RATE", above=0)
+    rate: float | None = option(None, "Rate of weights; 0.0002 by default.", "RATE", above=0)
     step_rate: float | None = option(
-        None, "Rate of steps, as a share of a matrix's mean step; 0.005 by default.", "RATE", above=0
+        None, "Rate of steps, as a share of a matrix's mean step; 0.001 by default.", "RATE", above=0
     )
     distill: float | None = option(
         None,
-        "Share of the loss, up to 1, that is the divergence from the full-precision model; 0 without it, 0.5 with "
+        "Share of the loss, up to 1, that is the divergence from the full-precision model; 0 without it, 1 with "
         "blockwise.",
         "SHARE",
         above=0,

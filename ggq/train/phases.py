@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -28,9 +29,9 @@ class Rates:
         scales: The same while scales alone are trained end to end.
     """
 
-    weights: float = 5e-4
-    steps: float = 5e-3
-    scales: float = 5e-3
+    weights: float = 2e-4
+    steps: float = 1e-3
+    scales: float = 1e-3
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,34 +123,19 @@ def layer_phases(work: Work, steps: int) -> list[Callable[[], Phase]]:
 
     Source: Chen et al. 2024, EfficientQAT (arXiv 2407.11062), section 3.2.
     """
-    assert work.teacher is not None
+    streams = Streams(work, min(steps, KEPT_BATCHES, -(-len(work.windows) // work.batch)))
     layers = [number for number, section in enumerate(work.student.sections) if section.name]
-    return [lambda number=number: _layer(work, number, steps) for number in layers]  # type: ignore[misc]
+    return [partial(_layer, work, streams, number, steps) for number in layers]
 
 
-def _layer(work: Work, number: int, steps: int) -> Phase:
-    student, teacher = work.student, work.teacher
-    assert teacher is not None
-    section, other = student.sections[number], teacher.sections[number]
+def _layer(work: Work, streams: Streams, number: int, steps: int) -> Phase:
+    student = work.student
+    section = student.sections[number]
     weights = [student.weight(role) for op in section.ops for role in op.weights_read()]
-    cached: dict[int, tuple[Any, State, State]] = {}
-    count = -(-len(work.windows) // work.batch)  # batches of an epoch
-
-    def met(step: int) -> tuple[Any, State, State]:
-        """Tokens, what the section meets and what it is to give."""
-        place = step % count
-        if place not in cached:
-            tokens = work.tokens(place)
-            with torch.no_grad(), work.precision():
-                before = _up_to(student, number, tokens)
-                wanted = teacher.run(other, tokens, _up_to(teacher, number, tokens))
-            if len(cached) < KEPT_BATCHES:
-                cached[place] = tokens, before, wanted
-            return tokens, before, wanted
-        return cached[place]
+    streams.advance(number)
 
     def loss(step: int) -> Any:
-        tokens, before, wanted = met(step)
+        tokens, before, wanted = streams.batch(step)
         with work.precision():
             return section_loss(student.run(section, tokens, before), wanted)
 
@@ -157,15 +143,46 @@ def _layer(work: Work, number: int, steps: int) -> Phase:
     return Phase(section.name, steps, groups, loss, settle=lambda: project(weights), finish=lambda: fold(weights))
 
 
-KEPT_BATCHES = 256
-"""Batches whose inputs and outputs of a layer are kept in memory while it is trained."""
+KEPT_BATCHES = 128
+"""Batches whose inputs and outputs of a layer are in memory while it is trained."""
 
 
-def _up_to(module: ProgramModule, number: int, tokens: Any) -> State:
-    state: State = {}
-    for section in module.sections[:number]:
-        state = module.run(section, tokens, state)
-    return state
+class Streams:
+    """Some batches on their way through the quantized and the full-precision model, section by section.
+
+    Args:
+        work: With a teacher.
+        count: Batches, the first ones of the training.
+    """
+
+    def __init__(self, work: Work, count: int) -> None:
+        assert work.teacher is not None
+        self.work, self.teacher, self.count, self.number = work, work.teacher, count, 0
+        self.tokens: list[Any] = []
+        self.ours: list[State] = []
+        self.theirs: list[State] = []
+        self.wanted: list[State] = []
+
+    def advance(self, number: int) -> None:
+        """Bring every batch to before a section, and know what the full-precision model makes of it there."""
+        if not self.tokens:
+            self.tokens = [self.work.tokens(step) for step in range(self.count)]
+            self.ours, self.theirs = [{} for _ in self.tokens], [{} for _ in self.tokens]
+        with torch.no_grad(), self.work.precision():
+            while self.number < number:
+                self.ours = self._through(self.work.student, self.ours)
+                self.theirs = self.wanted or self._through(self.teacher, self.theirs)
+                self.wanted, self.number = [], self.number + 1
+            self.wanted = self._through(self.teacher, self.theirs)
+
+    def batch(self, step: int) -> tuple[Any, State, State]:
+        """Tokens of a step, what the section meets, and what it is to give."""
+        place = step % self.count
+        return self.tokens[place], self.ours[place], self.wanted[place]
+
+    def _through(self, module: ProgramModule, states: list[State]) -> list[State]:
+        section = module.sections[self.number]
+        return [module.run(section, tokens, state) for tokens, state in zip(self.tokens, states, strict=True)]
 
 
 def groups_of(weights: list[TrainedWeight], rate: float, step_rate: float) -> list[dict[str, Any]]:

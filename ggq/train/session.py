@@ -40,7 +40,7 @@ from ggq.train.program import ProgramModule
 from ggq.train.quantize.inputs import InputRounding
 from ggq.train.save import Outcome, write_file
 
-CONTEXT, STEPS, SCALE_STEPS, LAYER_STEPS, SHARE = 512, 300, 150, 100, 0.5
+CONTEXT, STEPS, SCALE_STEPS, LAYER_STEPS, SHARE = 512, 300, 150, 100, 1.0
 """Defaults, where the model and the method allow them."""
 
 OBSERVED = 4

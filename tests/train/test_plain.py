@@ -56,6 +56,7 @@ def test_the_refusal_without_the_extra_is_one_line(
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(UsageError, match=r"ggq\[train\]"):
         _ = ggq.train.run
+    assert run_python("-c", "import ggq; ggq.train").returncode == 0
     with pytest.raises(AttributeError, match="no attribute 'walk'"):
         _ = ggq.train.walk  # type: ignore[attr-defined]
 
