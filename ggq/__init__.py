@@ -11,19 +11,38 @@ TYPE_CHECKING = False  # without `typing`: while this module loads, Ctrl-C still
 if TYPE_CHECKING:
     from typing import Any
 
+    from ggq.comparison import compare
     from ggq.convert.convert import convert
     from ggq.evaluate.evaluate import evaluate
     from ggq.generate.file import open_file as open
+    from ggq.generate.inspection import inspect
     from ggq.generate.loading import load
     from ggq.generate.serving.asynchronous import AsyncModel
+    from ggq.generate.verification import verify
     from ggq.serve.serve import asgi, serve
 
 __version__ = "0.1.0"
-__all__ = ["AsyncModel", "GGQError", "__version__", "asgi", "convert", "evaluate", "load", "open", "serve"]
+__all__ = [
+    "AsyncModel",
+    "GGQError",
+    "__version__",
+    "asgi",
+    "compare",
+    "convert",
+    "evaluate",
+    "inspect",
+    "load",
+    "open",
+    "serve",
+    "verify",
+]
 
 
 class _Package(types.ModuleType):
     """This module, with its functions found when they are first asked for, so that `import ggq` stays quick."""
+
+    def __dir__(self) -> list[str]:
+        return sorted({*__all__, *(name for name in super().__dir__() if name.startswith("__"))})
 
     @property
     def convert(self) -> Any:
@@ -46,6 +65,24 @@ class _Package(types.ModuleType):
     @evaluate.setter
     def evaluate(self, subpackage: types.ModuleType) -> None:
         """As for `convert`."""
+
+    @property
+    def inspect(self) -> Any:
+        from ggq.generate.inspection import inspect
+
+        return inspect
+
+    @property
+    def verify(self) -> Any:
+        from ggq.generate.verification import verify
+
+        return verify
+
+    @property
+    def compare(self) -> Any:
+        from ggq.comparison import compare
+
+        return compare
 
     @property
     def open(self) -> Any:

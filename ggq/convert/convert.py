@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import ggq
@@ -35,6 +37,7 @@ from ggq.format.native.values import Value
 from ggq.format.paths import check_not_input
 from ggq.models.metadata import to_metadata
 from ggq.models.text.parts import TextSpec
+from ggq.notebook import bar
 from ggq.quant import scheme_name
 
 
@@ -133,13 +136,27 @@ def convert(source: str | os.PathLike[str], out: str | os.PathLike[str], options
         from ggq.convert.imported import import_gguf
 
         return import_gguf(Path(source), Path(out), options)
+    start = time.perf_counter()
     planned, calibration = prepare(source, out, options)
-    return run(planned, Path(out), options, calibration)
+    with bar("converting", "B", scale=True) if options.progress is None else nullcontext() as shown:
+        given = options if shown is None else replace(options, progress=shown)
+        return run(planned, Path(out), given, calibration, start)
 
 
-def run(planned: Plan, out: Path, options: RunOptions, calibration: Calibration | None = None) -> Report:
-    """Carry out a plan; options as for `convert`, the calibration made by `make_calibration`."""
-    start, identity = time.perf_counter(), fingerprint(planned, calibration)
+def run(
+    planned: Plan,
+    out: Path,
+    options: RunOptions,
+    calibration: Calibration | None = None,
+    start: float | None = None,
+) -> Report:
+    """Carry out a plan; options as for `convert`, the calibration made by `make_calibration`.
+
+    Args:
+        start: When the work began, by `time.perf_counter`, where planning shall count too.
+    """
+    start = time.perf_counter() if start is None else start
+    identity = fingerprint(planned, calibration)
     if options.resume and (digest := done(out, identity)) is not None:
         return _report(planned, out, options, digest, start, {tensor.name for tensor in planned.tensors})
     check_output(planned, out, force=options.force)

@@ -23,6 +23,7 @@ from ggq.format.native.summary import summarize
 from ggq.format.paths import check_not_input, check_place
 from ggq.generate.loading import open_model
 from ggq.generate.model import Model
+from ggq.notebook import bar
 from ggq.text.tokenizer import TOKENIZER
 
 
@@ -135,6 +136,7 @@ def evaluate(
             cut = fitting_windows(model, against, text, context, stride, tokens, windows, text_name, recipe)
         for each in (model, against.model if isinstance(against, ModelReference) else model):
             each.executor  # noqa: B018  ready to run, its kernels compiled, now that nothing is left to refuse
+        progress = progress or opened.enter_context(bar("scoring", "token"))
         start = time.perf_counter()
         digest = text_digest(text)
         if isinstance(cut, StridedText):

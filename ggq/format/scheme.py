@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from math import lcm, prod
 
 TILE_ROWS = 16
@@ -81,6 +81,12 @@ class Scheme:
     zero: str = ""
     subscale: int = 0
     transform: frozenset[str] = frozenset()
+
+    def __repr__(self) -> str:
+        from ggq.format.scheme_names import known_name
+
+        name = known_name(self)
+        return f"Scheme({name})" if name else f"Scheme{tuple(getattr(self, field.name) for field in fields(self))}"
 
     @property
     def planes(self) -> tuple[int, ...]:

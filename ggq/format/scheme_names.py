@@ -118,13 +118,18 @@ def scheme_name(scheme: Scheme) -> str:
 
     Source: spec/schemes.md, S2.
     """
+    if name := known_name(scheme):
+        return name
+    raise UnsupportedError(f"this version has no name for the scheme {scheme}")
+
+
+def known_name(scheme: Scheme) -> str:
+    """The same; "" for a scheme without a name."""
     name = scheme.value or _code_name(scheme)
     try:
-        if parse_scheme(name) == scheme:
-            return name
+        return name if parse_scheme(name) == scheme else ""
     except UsageError:
-        pass
-    raise UnsupportedError(f"this version has no name for the scheme {scheme}")
+        return ""
 
 
 def _code_name(scheme: Scheme) -> str:

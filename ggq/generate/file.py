@@ -10,7 +10,10 @@ import numpy as np
 
 from ggq.errors import UsageError
 from ggq.format import Reader, TensorEntry, open_reader
+from ggq.format.native.summary import scheme_label, summarize
 from ggq.format.scheme import Scheme
+from ggq.generate.inspection import stored_bytes
+from ggq.notebook import table
 from ggq.quant.stored import decoded, segments_of, undecodable
 from ggq.quant.tensors import decoded_blocks
 from ggq.text.tokenizer import load_tokenizer
@@ -124,6 +127,22 @@ class File:
             ModelError: The file has none, or it is broken.
         """
         return load_tokenizer(self.assets, self.metadata, self.reader.path)
+
+    def __repr__(self) -> str:
+        summary = summarize(self.reader)
+        bits = "" if summary.bits_per_weight is None else f", {summary.bits_per_weight:.2f} bits per weight"
+        return f"<File {self.reader.path}: {summary.parameters} numbers in {len(self.tensors)} tensors{bits}>"
+
+    def _repr_html_(self) -> str:
+        """The tensors as a table, for notebooks."""
+        rows = [
+            (entry.name, " x ".join(map(str, entry.shape)), scheme_label(entry), stored_bytes(entry))
+            for entry in self.reader.tensors.values()
+        ]
+        return table(repr(self), ("tensor", "shape", "scheme", "bytes"), rows)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return open_file, (os.path.abspath(self.reader.path),)
 
     def close(self) -> None:
         """Let go of the file; arrays that were handed out stay valid."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from ggq.models.build import build_program, role_shapes
 from ggq.models.fields import shown
 from ggq.models.metadata import from_metadata
 from ggq.models.parts import Stack
+from ggq.notebook import compiling
 from ggq.quant.stored import decoded, undecodable
 from ggq.tape.executor import Executor
 from ggq.tape.program import Program
@@ -59,7 +61,8 @@ def load(
         path, threads=threads, activations=activations, cache=cache, interpreter=interpreter, cache_bytes=cache_bytes
     )
     try:
-        model.executor  # noqa: B018  made here, so that what it cannot run is refused here
+        with compiling():
+            model.executor  # noqa: B018  made here, so that what it cannot run is refused here
     except BaseException:
         model.close()
         raise
@@ -89,10 +92,18 @@ def open_model(
         choose("cache", cache, CACHES)
     container = open_container(path)
     try:
-        return model_of(container, threads, activations, cache, interpreter, cache_bytes)
+        model = model_of(container, threads, activations, cache, interpreter, cache_bytes)
     except BaseException:
         container.close()
         raise
+    chosen = {"threads": threads, "activations": activations, "cache": cache}
+    model.options = {**chosen, "interpreter": interpreter, "cache_bytes": cache_bytes}
+    return model
+
+
+def reload(path: str, options: Mapping[str, Any]) -> Model:
+    """A pickled model in another process."""
+    return load(path, **options)
 
 
 def open_container(path: str | os.PathLike[str]) -> Container:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -55,6 +56,8 @@ class Model:
         self._scheduler: Scheduler | None = None
         self._executor: Executor | None = None
         self._closed = False
+        self.options: Mapping[str, Any] | None = None
+        """What `ggq.load` was told, by which a pickled model is loaded again."""
         self._grammar: tuple[tuple[str, object], Grammar] | None = None
 
     @property
@@ -320,6 +323,19 @@ class Model:
         request = Scoring(tokens)
         self.scheduler.complete([request])
         return request.logits
+
+    def __repr__(self) -> str:
+        name = self.reader.metadata.get("model.architecture", "a model")
+        state = ", closed" if self._closed else ""
+        return f"<Model {self.reader.path}: {name}, context {self.config.context_length}{state}>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled as the path of its file and what `load` was told; another process loads it anew."""
+        if self.options is None:
+            raise TypeError("this model was not made by ggq.load, so it cannot be pickled")
+        from ggq.generate.loading import reload
+
+        return reload, (os.path.abspath(self.reader.path), dict(self.options))
 
     def close(self) -> None:
         """End the executor's threads, and let go of memory and of the file; whatever is called later is refused."""

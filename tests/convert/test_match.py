@@ -17,7 +17,7 @@ import pytest
 from numpy.typing import NDArray
 
 import ggq
-from ggq.cli.commands import compare as compare_command
+from ggq import comparison as compare_command
 from ggq.cli.main import main
 from ggq.convert.convert import plan
 from ggq.convert.plan.fingerprint import fingerprint

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import ggq
-from ggq.cli.commands import compare as command
+from ggq import comparison as command
 from ggq.cli.main import main
 from ggq.errors import UnsupportedError, UsageError
 from ggq.evaluate.compare import by_kind, compare, match, paired

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -81,6 +82,7 @@ def convert(
         raise UsageError("--type and --imatrix are for a result whose name ends in .gguf")
     if is_gguf(source):
         return _import(Path(source), out, given, dry_run, as_json)
+    start = time.perf_counter()
     with reporting() as report_to:
         planned, calibrated = prepare(source, out, replace(given, report=report_to))
     if dry_run:
@@ -91,7 +93,7 @@ def convert(
     assert out is not None
     try:
         with conversion_bar(planned.source_bytes) as bar:
-            report = run(planned, out, replace(given, progress=bar), calibrated)
+            report = run(planned, out, replace(given, progress=bar), calibrated, start)
     except KeyboardInterrupt:
         kept = Path(f"{out}.partial").exists()
         text = f"; the same command with --resume goes on from {out}.partial" if kept else ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Sized
+from collections.abc import Mapping, Sized
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,11 +10,12 @@ import typer
 
 from ggq.cli.foreign import inspect_gguf
 from ggq.cli.layout import pairs, table
-from ggq.cli.output import LONG_LIST, one_line, print_json, printable, quantity, size
+from ggq.cli.output import one_line, print_json, printable, quantity, size
 from ggq.errors import UsageError
 from ggq.format import Reader, TensorEntry, open_reader
 from ggq.format.gguf.kind import is_gguf
 from ggq.format.native.summary import Summary, scheme_label, summarize
+from ggq.generate.inspection import document, stored_bytes
 
 RECIPE = "quantization.recipe"
 """Where a file keeps the recipe that made it (spec/metadata.md)."""
@@ -52,7 +53,7 @@ def inspect(
         elif metadata is not None:
             _print_value(reader, metadata, as_json)
         elif as_json:
-            print_json(_document(reader, tensors))
+            print_json(document(reader, tensors))
         else:
             _print_summary(reader, summarize(reader))
             if tensors:
@@ -132,17 +133,13 @@ def _print_tensors(reader: Reader) -> None:
             printable(tensor.name),
             " x ".join(map(str, tensor.shape)),
             scheme_label(tensor),
-            size(_bytes(tensor)),
+            size(stored_bytes(tensor)),
             _error(tensor),
             _done(tensor),
         ]
         for tensor in reader.tensors.values()
     ]
     table(("tensor", "shape", "scheme", "size", "relative error", "method"), rows, right=(3, 4))
-
-
-def _bytes(tensor: TensorEntry) -> int:
-    return sum(segment.length for segment in tensor.segments.values())
 
 
 def _error(tensor: TensorEntry) -> str:
@@ -160,39 +157,3 @@ def _done(tensor: TensorEntry) -> str:
     parts += [f"activations {text['activations']}"] if "activations" in text else []
     parts += [f"fell back: {text['fallback']}"] if "fallback" in text else []
     return ", ".join(part for part in parts if part)
-
-
-def _document(reader: Reader, tensors: bool) -> dict[str, Any]:
-    summary = summarize(reader)
-    document: dict[str, Any] = {
-        "file": str(reader.path),
-        "file_bytes": reader.size,
-        "digest": reader.digest,
-        "parameters": summary.parameters,
-        "tensor_count": len(reader.tensors),
-        "bits_per_weight": summary.bits_per_weight,
-        "schemes": {name: {"tensors": n, "bytes": b} for name, (n, b) in summary.schemes.items()},
-        "assets": {name: asset.size for name, asset in reader.assets.items()},
-        "metadata": {key: _short(value) for key, value in reader.metadata.items()},
-    }
-    if tensors:
-        document["tensors"] = [_tensor(tensor) for tensor in reader.tensors.values()]
-    return document
-
-
-def _short(value: Any) -> Any:
-    """A list of more than 64 items as its length and its first items."""
-    if isinstance(value, Sequence) and not isinstance(value, (str, bytes)) and len(value) > 64:
-        return {"items": len(value), "first": list(value[:LONG_LIST])}
-    return value
-
-
-def _tensor(tensor: TensorEntry) -> dict[str, Any]:
-    return {
-        "name": tensor.name,
-        "shape": list(tensor.shape),
-        "scheme": scheme_label(tensor),
-        "bytes": _bytes(tensor),
-        "segments": {part: segment.length for part, segment in tensor.segments.items()},
-        "attributes": dict(tensor.attributes),
-    }

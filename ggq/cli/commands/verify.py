@@ -12,8 +12,7 @@ from ggq.cli.layout import paragraph
 from ggq.cli.output import print_json, printable, progress, size
 from ggq.errors import FormatError
 from ggq.format import Problem, Reader, open_reader
-from ggq.format import verify as check_digests
-from ggq.quant.check import check_segments
+from ggq.generate.verification import check
 
 DAMAGED = 1
 
@@ -33,8 +32,7 @@ def verify(
     try:
         with open_reader(file) as reader:
             with progress("verifying") as advance:
-                problems = check_digests(reader, advance)
-            problems += _check_numbers(reader, {problem.tensor for problem in problems})
+                problems = check(reader, advance)
             _print(reader, problems, as_json)
     except FormatError as error:
         if as_json:
@@ -42,20 +40,6 @@ def verify(
             print_json({"file": str(file), "ok": False, "problems": [problem]})
         raise
     return DAMAGED if problems else 0
-
-
-def _check_numbers(reader: Reader, damaged: set[str | None]) -> list[Problem]:
-    """What the scheme's rules have against the numbers of tensors whose bytes are the ones written."""
-    problems = []
-    for tensor in reader.tensors.values():
-        if tensor.scheme is None or tensor.name in damaged:
-            continue
-        try:
-            segments = {part: reader.read_segment(tensor.name, part) for part in tensor.segments}
-            check_segments(tensor.scheme, tensor.shape, segments, where=tensor.name)
-        except FormatError as error:
-            problems.append(Problem(tensor.name, f"tensor {tensor.name}", error.problem))
-    return problems
 
 
 def _print(reader: Reader, problems: Sequence[Problem], as_json: bool) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from ggq.convert.plan.plan import Plan
 from ggq.format import open_reader
+from ggq.notebook import table
 from ggq.quant import scheme_name
 
 LOSSY = 0.5
@@ -74,6 +75,15 @@ class Report:
     def worst(self, count: int = 5) -> list[TensorResult]:
         """The tensors with the largest error relative to their size, the largest first."""
         return sorted(self.tensors, key=lambda tensor: -tensor.relative_rmse)[:count]
+
+    def _repr_html_(self) -> str:
+        """The tensors as a table, for notebooks."""
+        rows = [
+            (t.name, " x ".join(map(str, t.shape)), t.scheme, t.method, t.bytes, f"{t.relative_rmse:.2%}")
+            for t in self.tensors
+        ]
+        caption = f"{self.path}: {self.file_bytes} bytes, {self.bits_per_weight:.3f} bits per weight"
+        return table(caption, ("tensor", "shape", "scheme", "method", "bytes", "error"), rows)
 
     def lossy(self) -> list[TensorResult]:
         """The tensors of which little is left: those with an error above LOSSY, the largest first."""
