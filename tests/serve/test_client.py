@@ -10,7 +10,9 @@ import threading
 import time
 from base64 import b64encode
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import uvicorn
@@ -26,9 +28,10 @@ from ggq.serve.settings import Settings
 pytestmark = pytest.mark.kernels
 
 
-@pytest.fixture(scope="module")
-def url(model_path: Path) -> Iterator[str]:
-    settings = Settings({"demo": model_path}, load={"activations": "float32"})
+@contextmanager
+def running(models: dict[str, Path], **options: Any) -> Iterator[str]:
+    """The address of a server in a thread."""
+    settings = Settings(models, **options)
     server = uvicorn.Server(uvicorn.Config(application(settings), port=0, log_config=None))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
@@ -37,6 +40,12 @@ def url(model_path: Path) -> Iterator[str]:
     yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     server.should_exit = True
     thread.join(30)
+
+
+@pytest.fixture(scope="module")
+def url(model_path: Path) -> Iterator[str]:
+    with running({"demo": model_path}, load={"activations": "float32"}) as found:
+        yield found
 
 
 def test_run_asks_a_server(url: str, model_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

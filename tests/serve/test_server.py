@@ -240,7 +240,7 @@ def test_metrics_have_the_names_of_dashboards(client: TestClient, ask: Any) -> N
         return float(found[1])
 
     names = ("vllm:prompt_tokens_total", "vllm:generation_tokens_total", "vllm:time_to_first_token_seconds_count")
-    ask("something that was not asked before", max_tokens=5)
+    ask("something that was not asked before " * 9, max_tokens=5)
     before = {name: value(name) for name in (*names, "vllm:inter_token_latency_seconds_count")}
     usage = ask("something else that was not asked before", max_tokens=5)["usage"]
     assert value(names[0]) - before[names[0]] == usage["prompt_tokens"]

@@ -9,12 +9,16 @@ from typing import Annotated, Any
 import typer
 
 from ggq.cli.generation import ACTIVATIONS, CACHE, THREADS
+from ggq.cli.library.folder import entries
 from ggq.errors import UsageError
 from ggq.format.paths import open_text
 from ggq.serve.serve import make_settings
 
 FILES = Annotated[
-    list[str], typer.Argument(metavar="FILE...", help="Files, folders of files, or NAME=FILE.", show_default=False)
+    list[str],
+    typer.Argument(
+        metavar="FILE...", help="Files, folders of files, names of `ggq list`, or NAME=FILE.", show_default=False
+    ),
 ]
 
 
@@ -86,14 +90,20 @@ def named(files: list[str]) -> dict[str, Path]:
     """Files by name."""
     from ggq.serve.models import named_models
 
-    found = named_models([Path(each) for each in files if "=" not in each or Path(each).exists()])
+    found = named_models([_file(each) for each in files if "=" not in each or Path(each).exists()])
     for each in files:
         if "=" in each and not Path(each).exists():
             name, path = _pair(each, "FILE", "NAME=FILE")
             if name in found:
                 raise UsageError(f"two models are named {name!r}")
-            found[name] = Path(path)
+            found[name] = _file(path)
     return found
+
+
+def _file(given: str) -> Path:
+    """A file or folder of files, or the file of a model that `ggq list` names."""
+    path = Path(given)
+    return path if path.exists() else next((each for each in entries() if each.stem == given), path)
 
 
 def _pair(text: str, option: str, form: str) -> tuple[str, str]:
