@@ -29,7 +29,7 @@ def test_streams_keep_their_share_of_their_rate(share: float, fixed: float, each
             spent, steps = spent + took, steps + 1
     rate = seconds(4, 0, fixed, each) * steps / spent
     least = seconds(4, 0, fixed, each) / seconds(4, FEWEST, fixed, each)
-    assert rate == pytest.approx(share, abs=0.06) or (rate < share and rate >= 0.95 * least) or prompts == pace.most
+    assert share <= rate <= 1.3 * share or (rate < share and rate >= 0.95 * least) or prompts == pace.most
 
 
 def test_it_measures_how_long_streams_take_alone_now_and_then() -> None:
