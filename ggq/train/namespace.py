@@ -53,6 +53,17 @@ class TorchNamespace:
         return x.permute(axes)
 
     @staticmethod
+    def attention(query: Any, keys: Any, values: Any, head_dim: int, scale: float, mask: Any) -> Any:
+        """Softmax attention of heads that lie side by side in (texts, context, width); each sees those before it where
+        there is no mask (`ggq.tape.passes.Values.mask`)."""
+        q, k, v = (x.reshape(*x.shape[:2], -1, head_dim).transpose(1, 2) for x in (query, keys, values))
+        mask = None if mask is None else mask.to(q.dtype)
+        attended = torch.nn.functional.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, is_causal=mask is None, scale=scale, enable_gqa=q.shape[1] != k.shape[1]
+        )
+        return attended.transpose(1, 2).reshape(query.shape)
+
+    @staticmethod
     def max(x: Any, axis: int, keepdims: Any = False) -> Any:
         """The largest along an axis."""
         return x.amax(dim=axis, keepdim=keepdims)

@@ -11,9 +11,6 @@ from torch import nn
 
 from ggq.tape.buffers import Buffer
 from ggq.tape.cut import Section, sections
-from ggq.tape.ops.attention import Attention
-from ggq.tape.ops.embed import Embed
-from ggq.tape.ops.linear import Linear
 from ggq.tape.ops.operation import Operation, Product
 from ggq.tape.program import Program
 from ggq.tape.rotation import Rotation
@@ -111,14 +108,9 @@ class _Run:
         self._weights: dict[str, Any] = {}
 
     def step(self, op: Operation) -> None:
-        """Carry out one operation, by PyTorch's own function where it has one for it."""
-        if type(op) is Attention and not op.softcap and op.sinks is None:
-            self._attend(op)
-        elif type(op) is Embed:
-            rows = nn.functional.embedding(self.ids(op.by), self.weight(op.table))
-            self[op.out] = rows if op.scale == 1 else rows * op.scale
-        elif self.module.rounding is not None and self._quantized(op):
-            self._rounded(op)
+        """Carry out one operation."""
+        if self.module.rounding is not None and self._quantized(op):
+            self._rounded(op, self.module.rounding)
         else:
             op.forward(self)
 
@@ -126,25 +118,13 @@ class _Run:
         """Whether it reads matrices that are stored as codes."""
         return any(self.module.weight(role).scheme.kind != "float" for role in op.weights_read())
 
-    def _rounded(self, op: Operation) -> None:
+    def _rounded(self, op: Operation, rounding: InputRounding) -> None:
         """A product whose matrices meet their inputs rounded to int8."""
-        assert self.module.rounding is not None
-        self.module.rounding.check(op)
-        assert type(op) is Linear
-        source = self[op.source]
-        for role, bias, out in zip(op.weights, op.biases, op.outs, strict=True):
-            x = self.module.rounding(source, self.module.weight(role).scheme, role)
+        source, weights, biases, outs, add = rounding.product(op)
+        for role, bias, out in zip(weights, biases, outs, strict=True):
+            x = rounding(self[source], self.module.weight(role).scheme, role)
             result = nn.functional.linear(x, self.weight(role), None if bias is None else self.weight(bias))
-            self[out] = self[out] + result if op.add else result
-
-    def _attend(self, op: Attention) -> None:
-        query, (keys, values) = self[op.query], self.cached(op.cache)
-        q, k, v = (x.reshape(*x.shape[:2], -1, op.head_dim).transpose(1, 2) for x in (query, keys, values))
-        mask = None if op.causal and not op.window else self.mask(op.window, op.causal).to(q.dtype)
-        attended = nn.functional.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, is_causal=mask is None, scale=op.scale, enable_gqa=op.heads != op.kv_heads
-        )
-        self[op.out] = attended.transpose(1, 2).reshape(query.shape)
+            self[out] = self[out] + result if add else result
 
     def __getitem__(self, buffer: Buffer) -> Any:
         return self.state[buffer]

@@ -77,8 +77,14 @@ class Attention(Operation):
         return not self.causal
 
     def forward(self, run: Forward) -> None:
-        """Text by text, so that the scores of one text's heads are in memory at a time."""
+        """Text by text, so that the scores of one text's heads are in memory at a time; or by the array namespace's own
+        function, where that has one for what no soft cap and no sink changes."""
         query, (keys, values), xp = run[self.query], run.cached(self.cache), run.xp
+        plain = None if self.softcap or self.sinks is not None else getattr(xp, "attention", None)
+        if plain is not None:
+            mask = None if self.causal and not self.window else run.mask(self.window, self.causal)
+            run[self.out] = plain(query, keys, values, self.head_dim, self.scale, mask)
+            return
         out = []
         for text in range(query.shape[0]):
             q, k, v = self._heads(query[text]), self._heads(keys[text]), self._heads(values[text])

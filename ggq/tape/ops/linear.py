@@ -31,7 +31,11 @@ class Linear(Operation):
 
     def products(self) -> tuple[Product, ...]:
         """See `Operation`."""
-        return (Product(self.source, self.weights, self.biases, self.outs, self.add),)
+        return (self.whole_product(),)
+
+    def whole_product(self) -> Product:
+        """See `Operation`."""
+        return Product(self.source, self.weights, self.biases, self.outs, self.add)
 
     def forward(self, run: Forward) -> None:
         """See `Operation`."""

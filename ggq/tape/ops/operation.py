@@ -119,6 +119,10 @@ class Operation:
         """Its matrix products; none unless it says so."""
         return ()
 
+    def whole_product(self) -> Product | None:
+        """The product that is all it computes; None where it computes anything else."""
+        return None
+
     def tables(self) -> tuple[str, ...]:
         """Roles of the matrices of which it takes rows by token id; none unless it says so."""
         return ()

@@ -10,8 +10,7 @@ from torch import nn
 from ggq.errors import UnsupportedError, UsageError, one_of
 from ggq.format.scheme import Scheme
 from ggq.quant.stored import GROUP, STATIC, TOKEN, activation_group
-from ggq.tape.ops.linear import Linear
-from ggq.tape.ops.operation import Operation
+from ggq.tape.ops.operation import Operation, Product
 from ggq.tape.reference import TINY
 from ggq.train.quantize.rounding import GivenNumbers
 
@@ -41,10 +40,12 @@ class InputRounding(nn.Module):
         """Ranges from a state that was saved."""
         self.ranges, self.met = dict(state["ranges"]), set(state["met"])
 
-    def check(self, op: Operation) -> None:
-        """Refuse an operation whose products have inputs inside it."""
-        if type(op) is not Linear:
+    def product(self, op: Operation) -> Product:
+        """The product that an operation is; one whose products have inputs inside it is refused."""
+        found = op.whole_product()
+        if found is None:
             raise UnsupportedError(f"int8 inputs of {op.name} cannot be trained; train without --activations")
+        return found
 
     def forward(self, x: Any, scheme: Scheme, role: str) -> Any:
         """Inputs of the matrix with a role, as they meet it; those of float matrices as they are."""
