@@ -24,7 +24,7 @@ done
 "$environment/bin/python" tools/lm_eval_scores.py "$url" "$work/demo.ggq"
 checks=not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance
 (cd "$work" && "$environment/bin/schemathesis" run "$url/openapi.json" -c $checks --phases coverage,fuzzing -n 60 \
-    --no-shrink --continue-on-failure --generation-deterministic --warnings off)
+    --no-shrink --continue-on-failure --generation-deterministic --request-timeout 60 --warnings off)
 if [ -n "$npm" ] && command -v node > /dev/null; then
     node "$npm/node_modules/compatcanary/src/cli.js" scan --base-url "$url/v1" --model demo
 fi

@@ -19,10 +19,10 @@ ENDS = ["(", ":\n", ".\n", ")", "=", "_", "#"]
 
 
 def write(path: Path, stop_strings: list[str]) -> Path:
-    """The embedded model with a context of 8,192 tokens."""
+    """The embedded model with a context of 2,048 tokens."""
     path.unlink(missing_ok=True)
     config = json.loads((DEMO / "config.json").read_text())
-    config["max_position_embeddings"] = 8192
+    config["max_position_embeddings"] = 2048
     assets = {name: (DEMO / name).read_bytes() for name in ("tokenizer.json", "tokenizer_config.json")}
     assets["chat_template.jinja"] = TEMPLATE
     assets["generation_config.json"] = json.dumps({"stop_strings": stop_strings}).encode()

@@ -173,6 +173,7 @@ class Models:
 
     async def _load(self, served: Served) -> AsyncModel:
         settings, start = self._settings, time.perf_counter()
+        log.info("%s is being loaded", served.name)
         arguments: dict[str, Any] = dict(settings.load)
         arguments["cache_bytes"] = settings.cache_memory or default_cache(served.path)
         try:
