@@ -85,7 +85,7 @@ class TrainOptions(Record):
     threads: int | None = option(None, "Threads; by default one per physical core.", "N", least=1, most=1024)
     save_every: int = option(50, "Steps between two saves to OUT.ggq.training; 50 by default.", "N", least=1)
     resume: bool = option(False, "Go on from OUT.ggq.training, which the same command has left.")
-    force: bool = option(False, "Replace an existing file.")
+    force: bool = option(False, "Replace an existing file, and what an interrupted training has left.")
     out_checkpoint: str | os.PathLike[str] | None = option(
         None, "Keep the trained checkpoint too, in a new folder: converted again it gives the same file.", "DIR"
     )

@@ -86,17 +86,20 @@ def run(source: str | os.PathLike[str], out: str | os.PathLike[str], options: Tr
 
     Raises:
         GGQError: The checkpoint, a text or an option cannot be used, or the loss is not finite.
-        Stopped: It was told to stop early.
+        Stopped: It was told to stop early; its state is kept.
     """
     begun, cpu = time.perf_counter(), time.process_time()
     planned = make_training_plan(source, Path(out), options)
     torch.manual_seed(options.seed)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
+    place = Path(f"{os.fspath(out)}.training")
+    if place.exists() and not (options.resume or options.force):
+        fix = "--resume goes on from there, --force begins anew"
+        raise UsageError("a training was interrupted here", path=place, fix=fix)
     windows, held = read_texts(planned, options)
     work = make_work(planned, options, windows, held)
     before, full = work.score(), float("nan") if work.teacher is None else _score_of(work, work.teacher)
-    place = Path(f"{os.fspath(out)}.training")
     pace = Pace(
         options.score_every, options.patience or 0, options.save_every, place, options.progress or (lambda _: None)
     )

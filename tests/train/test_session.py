@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 import ggq
-from ggq.errors import GGQError, UsageError
+from ggq.errors import GGQError, UnsupportedError, UsageError
 from ggq.format import open_reader
 from ggq.quant.stored import decoded
+from tests.kit.checkpoints import tiny
 from tests.kit.support import DEMO
 
 torch = pytest.importorskip("torch", reason="needs PyTorch: the extra ggq[train]")
 
 import ggq.train.session as session  # noqa: E402
 from ggq.cli.main import main  # noqa: E402
+from ggq.train.build import student_of  # noqa: E402
 from ggq.train.loop import Loop, Pace, Phase, Progress, Stopped, rate_at  # noqa: E402
 from ggq.train.losses import divergence, mixed_loss, text_loss  # noqa: E402
 
@@ -96,6 +99,8 @@ def test_states_of_other_trainings_are_refused(tmp_path: Path, monkeypatch: pyte
         run(tmp_path / "a.ggq", method="lsq", steps=2)
     with pytest.raises(UsageError, match="another source, text or other options"):
         run(tmp_path / "a.ggq", method="lsq", steps=3, resume=True)
+    with pytest.raises(UsageError, match="a training was interrupted here"):
+        run(tmp_path / "a.ggq", method="lsq", steps=2)
     (tmp_path / "a.ggq.training").write_bytes(b"nothing of the kind")
     with pytest.raises(UsageError, match="no state of a training"):
         run(tmp_path / "a.ggq", method="lsq", steps=2, resume=True)
@@ -142,6 +147,16 @@ def test_places_that_are_taken_are_refused(tmp_path: Path) -> None:
     (tmp_path / "some.gguf").write_bytes(b"GGUF" + bytes(60))
     with pytest.raises(UsageError, match="a GGUF file is quantized already"):
         session.run(tmp_path / "some.gguf", tmp_path / "c.ggq", **QUICK)
+
+
+def test_models_without_logits_or_tokenizer_are_refused(tmp_path: Path) -> None:
+    folder = tiny(tmp_path / "m")
+    (folder / "tokenizer.json").unlink(missing_ok=True)
+    with pytest.raises(UsageError, match=r"the checkpoint has no tokenizer.json"):
+        session.run(folder, tmp_path / "out.ggq", **{**QUICK, "scheme": "q2-row"})
+    vectors: Any = SimpleNamespace(program=SimpleNamespace(outputs={"vector": None}), tensors=())
+    with pytest.raises(UnsupportedError, match="the model makes vectors of texts and gives no logits"):
+        student_of(vectors, True)
 
 
 def test_the_command_trains_and_tells(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
