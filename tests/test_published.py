@@ -1,0 +1,57 @@
+"""What is published: the source distribution's files, the citation, the workflows."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import ggq
+from tests.kit.support import ROOT
+
+
+def test_a_source_distribution_takes_all_that_tests_need() -> None:
+    """Every file of the tree is in a package, or named in MANIFEST.in, or only for work on the repository."""
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("no checkout of git")
+    manifest = (ROOT / "MANIFEST.in").read_text()
+    grafted = tuple(f"{name}/" for name in re.findall(r"^graft (\S+)$", manifest, re.MULTILINE))
+    named = set(" ".join(re.findall(r"^include (.+)$", manifest, re.MULTILINE)).split())
+    always = {"README.md", "LICENSE", "pyproject.toml", "MANIFEST.in"}
+    own = (".github/", ".gitignore", ".pre-commit-config.yaml")
+    packages = ("ggq/", "kernels/ggq_kernels/")
+    left = [
+        name
+        for name in listed.stdout.split()
+        if not name.startswith((*grafted, *packages, *own)) and name not in named | always
+    ]
+    assert left == []
+
+
+def test_the_citation_names_this_version() -> None:
+    assert f"version: {ggq.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+
+
+def test_no_extra_is_empty_and_the_included_text_has_its_licence() -> None:
+    text = (ROOT / "pyproject.toml").read_text()
+    assert not re.search(r"^\w+ = \[\]$", text, re.MULTILINE)
+    assert 'license = "MIT AND PSF-2.0"' in text
+    assert "Python Software" in (ROOT / "ggq" / "demo" / "README.md").read_text()
+
+
+def test_every_page_of_the_documentation_is_in_its_contents() -> None:
+    contents = (ROOT / "mkdocs.yml").read_text()
+    pages = {path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")}
+    named = set(re.findall(r"[\w/]+\.md", contents))
+    assert pages == named
+
+
+@pytest.mark.parametrize("name", ["ci.yml", "release.yml"])
+def test_workflows_run_what_is_there(name: str) -> None:
+    text = (ROOT / ".github" / "workflows" / name).read_text()
+    for path in re.findall(r"(?:run: |python )(\.ci/\w+|tools/\w+\.py)", text):
+        assert Path(ROOT, path).exists()
+    assert "permissions:" in text and "timeout-minutes:" in text
