@@ -2,8 +2,8 @@
 
     python tools/readme_picture.py
 
-It reads docs/fidelity.json, the figures that tools/fidelity_table.py has measured, and writes docs/fidelity.svg: the same
-bytes for the same figures and the same matplotlib.
+It reads docs/fidelity.json, the figures that tools/fidelity_table.py has measured, and writes docs/fidelity.svg: the
+same bytes for the same figures and the same matplotlib.
 """
 
 from __future__ import annotations
