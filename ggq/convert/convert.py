@@ -76,7 +76,7 @@ def make_solved_plan(
         found = find_source(source, lambda folder: _check_config(folder, links))
         lora, pooling = options.lora or (), options.pooling
         planned = make_plan(found, wish.recipe, ignore, follow_links=links, lora=lora, pooling=pooling)
-        if planned.packed and (kept := keeping_packed(wish, options)) is not wish:
+        if planned.packed and (kept := keeping_packed(wish, options, planned.sources)) is not wish:
             wish = kept
             planned = with_recipe(planned, wish.recipe)
         if wish.target is not None and "logits" not in planned.program.outputs:

@@ -223,17 +223,17 @@ def test_choosing_a_method() -> None:
             "q4-g32",
             "magic",
             "unknown method 'magic'; allowed are absmax, zero-point, min-max, kmeans, nf4, mxfp4, ternary, "
-            "ternary-max, binary, mse, hqq, clip, gptq, awq, smoothquant, order",
+            "ternary-max, binary, mse, hqq, multiples, clip, gptq, awq, smoothquant, order",
         ),
         (
             "q4z-g32",
             "absmax",
-            "method absmax cannot fill scheme q4z-g32\nuse zero-point, mse, hqq, clip, gptq or another scheme",
+            "method absmax cannot fill scheme q4z-g32\nuse zero-point, mse, hqq, multiples, clip, gptq or another scheme",
         ),
         (
             "q4-g32",
             "zero-point",
-            "method zero-point cannot fill scheme q4-g32\nuse absmax, mse, hqq, clip, gptq or another scheme",
+            "method zero-point cannot fill scheme q4-g32\nuse absmax, mse, hqq, multiples, clip, gptq or another scheme",
         ),
     ],
 )
@@ -241,3 +241,22 @@ def test_methods_that_do_not_fit(scheme: str, method: str, text: str) -> None:
     with pytest.raises(ConvertError) as refused:
         choose_method(parse_scheme(scheme), method)
     assert str(refused.value) == text
+
+
+@pytest.mark.parametrize("name", ["q4-g32", "q4z-g32", "q2-g32", "q8-row", "q3z-g64"])
+def test_what_was_rounded_before_keeps_every_number(name: str) -> None:
+    """`multiples` finds a step of each group again, of either sign of its weights, zeros and single numbers too."""
+    scheme, rng = parse_scheme(name), np.random.default_rng(5)
+    largest, group = (1 << scheme.bits) - 1, scheme.group or 128
+    codes = rng.integers(0, largest + 1, (48, 128))
+    zero = (
+        rng.integers(0, largest + 1, (48, 128 // group))
+        if scheme.zero == "code"
+        else np.full((48, 128 // group), 1 << (scheme.bits - 1))
+    )
+    codes[0], codes[1, 5:] = zero[0].repeat(group), zero[1].repeat(group)[5:]
+    scales = np.exp(rng.uniform(-9, 2, zero.shape)).astype(np.float16).astype(np.float32)
+    weights = scales.repeat(group, axis=1) * (codes - zero.repeat(group, axis=1)).astype(np.float32)
+    np.testing.assert_array_equal(decode(METHODS["multiples"].quantize(weights, scheme)), weights)
+    others = rng.normal(0, 1, (16, 128)).astype(np.float32)  # of no step: rounded, as others are
+    assert error(others, decode(METHODS["multiples"].quantize(others, scheme))).relative_rmse < 2.0**-scheme.bits * 6

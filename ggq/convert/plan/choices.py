@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from ggq.convert.mix.candidates import MEASURED_WITH, able
@@ -10,7 +10,9 @@ from ggq.convert.options import PRESETS, PlanOptions
 from ggq.convert.plan.recipe import F32, Recipe, make_recipe, parse_rules
 from ggq.convert.plan.recipe_file import read_recipe
 from ggq.convert.plan.target import Target, parse_target
-from ggq.errors import UsageError
+from ggq.convert.source.packed.find import why_not
+from ggq.convert.source.safetensors_header import SourceTensor
+from ggq.errors import UnsupportedError, UsageError
 
 DEFAULT_SCHEME = "q4-g32"
 """Of the body where the scheme of the embedding is named and no other."""
@@ -74,11 +76,28 @@ def read_choices(options: PlanOptions) -> Wish:
     return Wish(replace(recipe, rules=(*parse_rules(keep), *recipe.rules)) if keep else recipe)
 
 
-def keeping_packed(wish: Wish, options: PlanOptions) -> Wish:
-    """What is done with matrices that are codes already where no scheme is asked for: they keep their numbers."""
+def keeping_packed(wish: Wish, options: PlanOptions, sources: Iterable[SourceTensor]) -> Wish:
+    """What is done with matrices that are codes already where no scheme is asked for: they keep their numbers.
+
+    Args:
+        wish: What was asked for.
+        options: All that was asked for.
+        sources: The tensors of the checkpoint.
+
+    Raises:
+        UnsupportedError: No scheme keeps the numbers of one.
+    """
     asked = {"scheme", "recipe", "target_bpw", "target_size", "preset"} & set(options.given())
     if asked:
         return wish
+    for source in sources:
+        if (reason := why_not(source.dtype)) is not None:
+            raise UnsupportedError(
+                f"no scheme keeps every number of a matrix of {source.dtype.lower()}: {reason}",
+                path=source.file,
+                where=f"tensor {source.name}",
+                fix="--scheme q4-g32, or another, quantizes it anew",
+            )
     scheme = options.embedding and DEFAULT_SCHEME or PACKED_SCHEME
     chosen = options.method, options.embedding, options.keep or (), options.activations or "group"
     return replace(wish, recipe=replace(make_recipe(scheme, *chosen), exact=True), target=None)

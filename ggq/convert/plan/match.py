@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ggq.convert.source.checkpoint import FLOATS, Checkpoint
-from ggq.convert.source.packed.packed import PACKED
 from ggq.errors import ConvertError, UnsupportedError, one_of
 from ggq.models.family import TensorSpec
 from ggq.models.fields import shown
@@ -78,7 +77,7 @@ def _check_shape(spec: TensorSpec, checkpoint: Checkpoint) -> None:
 def _check_types(spec: TensorSpec, checkpoint: Checkpoint) -> None:
     for name in spec.expression.names() if spec.role else ():
         tensor = checkpoint.tensors[name]
-        if tensor.dtype not in FLOATS and tensor.dtype not in PACKED:
+        if tensor.dtype not in FLOATS and name not in checkpoint.packed:
             raise UnsupportedError(
                 f"dtype must be {one_of(FLOATS)}, not {tensor.dtype}",
                 path=tensor.file,

@@ -18,7 +18,7 @@ from ggq.convert.source.chat import try_template
 from ggq.convert.source.checkpoint import FLOATS, Checkpoint
 from ggq.convert.source.hub import Source
 from ggq.convert.source.lora import adapter_name, add_adapters
-from ggq.convert.source.packed.packed import PACKED
+from ggq.convert.source.packed.find import exact_form, why_not
 from ggq.convert.source.safetensors_header import SourceTensor
 from ggq.convert.source.sentence import read_pooling
 from ggq.convert.source.tokens import Tokens, read_tokens
@@ -194,9 +194,16 @@ class Plan:
         return {tensor.role: tensor.expression for tensor in self.tensors}
 
     @property
+    def sources(self) -> tuple[SourceTensor, ...]:
+        """The tensors of the checkpoint that are read."""
+        return tuple(dict.fromkeys(source for tensor in self.tensors for source in tensor.sources))
+
+    @property
     def packed(self) -> bool:
         """Whether some of the checkpoint's matrices are codes and scales already."""
-        return any(source.dtype in PACKED for tensor in self.tensors for source in tensor.sources)
+        return any(
+            exact_form(source.dtype) or why_not(source.dtype) for tensor in self.tensors for source in tensor.sources
+        )
 
     @property
     def bits_per_weight(self) -> float:
@@ -264,7 +271,7 @@ def with_recipe(plan: Plan, recipe: Recipe, divergence: float | None = None) -> 
 def plan_tensor(spec: TensorSpec, found: Mapping[str, SourceTensor], recipe: Recipe) -> TensorPlan:
     """What a recipe makes of a tensor, given the tensors of its checkpoint by name."""
     sources = tuple(found[name] for name in dict.fromkeys(spec.expression.names()))
-    exact = {PACKED.get(source.dtype) for source in sources} if len(spec.shape) > 1 else {None}
+    exact = {exact_form(source.dtype) for source in sources} if len(spec.shape) > 1 else {None}
     scheme, method = recipe.choose(spec, exact.pop() if len(exact) == 1 else None)
     return TensorPlan(spec, sources, scheme, method, geometry(scheme, spec.shape).bytes)
 

@@ -13,7 +13,6 @@ from ggq.convert.plan.described import Described, describe
 from ggq.convert.plan.leftovers import leave_out
 from ggq.convert.plan.pattern import Pattern
 from ggq.convert.source.checkpoint import CONFIG, FLOATS, Checkpoint
-from ggq.convert.source.packed.packed import PACKED
 from ggq.convert.source.quantized import check_not_quantized
 from ggq.errors import ConvertError, UsageError
 from ggq.models.family import TensorSpec
@@ -57,7 +56,7 @@ def settle(
     path = checkpoint.folder.path / CONFIG
     checkpoint.unpack()
     described = describe(checkpoint.config, path, pooling, checkpoint.tensors)
-    packed = list(dict.fromkeys(each.dtype for each in checkpoint.tensors.values() if each.dtype in PACKED))
+    packed = bool(checkpoint.packed)
     if check_not_quantized(checkpoint) and not packed:
         checkpoint.notes.append(f"{CONFIG} has a quantization_config, but all weights are floats: converted as such")
     left = leave_out_ignored(checkpoint, ignore) + leave_out_beside(checkpoint, described.beside)

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from ggq.convert.source.folder import Folder
 from ggq.convert.source.json_input import load_object
-from ggq.convert.source.packed.packed import Packed, find_packed
+from ggq.convert.source.packed.find import find_packed
+from ggq.convert.source.packed.packed import Packed
 from ggq.convert.source.safetensors_header import SafetensorsFile, SourceTensor
 from ggq.convert.source.shards import read_all_files, read_files
 from ggq.errors import ConvertError
@@ -64,7 +65,7 @@ class Checkpoint:
         self.tensors: Mapping[str, SourceTensor] = MappingProxyType(self._tensors)
         self._files = {file.path: file for file in self.files}
         self._local = threading.local()
-        self._packed: dict[str, Packed] = {}
+        self.packed: dict[str, Packed] = {}
 
     def shape(self, name: str) -> tuple[int, ...]:
         """The dimensions of a tensor; see `ggq.models.names.Source`."""
@@ -75,8 +76,8 @@ class Checkpoint:
         tensor = self.tensors[name]
         if out is None:
             out = np.empty((stop - start, tensor.shape[-1]), np.float32)
-        if name in self._packed:
-            self._packed[name].rows(self._read_at, start, out)
+        if name in self.packed:
+            self.packed[name].rows(self._read_at, start, out)
             return out
         kind = FLOATS[tensor.dtype]
         if kind == "f32" and out.flags.c_contiguous:
@@ -88,7 +89,7 @@ class Checkpoint:
     def rename(self, names: Mapping[str, str]) -> None:
         """Call tensors otherwise: old names to new ones, no two of them equal."""
         renamed = {names.get(name, name): tensor for name, tensor in self._tensors.items()}
-        self._packed = {names.get(name, name): packed for name, packed in self._packed.items()}
+        self.packed = {names.get(name, name): packed for name, packed in self.packed.items()}
         self._tensors.clear()
         self._tensors.update((name, replace(tensor, name=name)) for name, tensor in renamed.items())
 
@@ -103,11 +104,11 @@ class Checkpoint:
         self._tensors.update((tensor.name, tensor) for tensor in file.tensors)
 
     def unpack(self) -> None:
-        """Have packed matrices in place of their codes and scales; raises as `find_packed` does."""
+        """Have packed matrices in place of their parts; raises as `find_packed` does."""
         for packed in find_packed(self._tensors, self.config, self._read_at, self.folder.path / CONFIG):
-            name = packed.codes.name
-            self._packed[name], self._tensors[name] = packed, packed.tensor()
-            del self._tensors[packed.scales.name]
+            for part in packed.parts:
+                self._tensors.pop(part.name, None)
+            self.packed[packed.name], self._tensors[packed.name] = packed, packed.tensor()
 
     def add_zeros(self, name: str, shape: tuple[int, ...]) -> None:
         """Have a tensor of zeros that is in no file."""

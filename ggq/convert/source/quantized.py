@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 
 from ggq.convert.source.checkpoint import CONFIG, FLOATS, Checkpoint
-from ggq.convert.source.packed.packed import PACKED
 from ggq.errors import UnsupportedError
 
 PARTS = re.compile(
@@ -33,7 +32,7 @@ def check_not_quantized(checkpoint: Checkpoint) -> bool:
     signs = [
         name
         for name, tensor in checkpoint.tensors.items()
-        if tensor.dtype not in PACKED
+        if name not in checkpoint.packed
         if PARTS.fullmatch(name) or (name.endswith(".weight") and tensor.dtype not in (*FLOATS, "F64"))
     ]
     if said and signs:

@@ -14,6 +14,7 @@ from ggq.convert.calibrate.changes import read_changed
 from ggq.convert.plan.plan import TensorPlan
 from ggq.convert.plan.taken import place_codes, read_codes
 from ggq.convert.source.checkpoint import FLOATS, Checkpoint
+from ggq.convert.source.packed.find import exact_form
 from ggq.convert.write.stages import Work, plain_work
 from ggq.errors import ConvertError
 from ggq.format.scheme import TILE_ROWS
@@ -28,6 +29,9 @@ from ggq.quant.tiles import Segments, empty_segments, view_floats, view_matrix
 
 BLOCK_WEIGHTS = 1 << 20
 """Weights of a block, about: 4 MiB of float32. Smaller ones wait for Python, larger ones leave threads idle."""
+
+MULTIPLES = "multiples"
+"""The method that keeps numbers which were rounded before."""
 
 COMPILED_METHODS = ("absmax", "zero-point")
 """Methods that the compiled encoder knows; the scheme's zero-points tell it which."""
@@ -141,6 +145,13 @@ class TensorJob:
         self._place(segments, weights.shape, matrix, start // TILE_ROWS)
         total = ErrorSum()
         total.add(weights, decode_tensor(scheme, weights.shape, segments))
+        if total.largest and self.work.method == MULTIPLES and exact_form(self.plan.sources[0].dtype) is not None:
+            raise ConvertError(
+                "f16 does not hold its scales, so no scheme keeps its numbers",
+                path=self.plan.sources[0].file,
+                where=f"tensor {self.plan.name}",
+                fix="--scheme q4-g32, or another, quantizes it anew",
+            )
         return total
 
     def _prepared(self) -> Method | None:

@@ -11,6 +11,7 @@ from ggq.quant.methods.absmax import AbsMax
 from ggq.quant.methods.clip import Clip
 from ggq.quant.methods.fitted import Fitted
 from ggq.quant.methods.fixed.binary import Binary
+from ggq.quant.methods.fixed.multiples import Multiples
 from ggq.quant.methods.fixed.ternary import Ternary
 from ggq.quant.methods.fixed.ternary_max import TernaryMax
 from ggq.quant.methods.gptq import Gptq
@@ -39,6 +40,7 @@ METHODS: dict[str, Method] = {
     "binary": Binary(),
     "mse": Mse(),
     "hqq": HQQ(),
+    "multiples": Multiples(),
     "clip": Clip(),
     "gptq": Gptq(),
 }

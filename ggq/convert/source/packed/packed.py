@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ggq.convert.source.safetensors_header import SourceTensor
-from ggq.errors import ConvertError, UnsupportedError
+from ggq.errors import ConvertError
 
 ReadBytes = Callable[[SourceTensor, int, NDArray[np.uint8]], None]
 """Fills memory with bytes of a tensor from an offset on."""
@@ -42,6 +42,21 @@ class Packed(ABC):
     scales: SourceTensor
 
     @property
+    def name(self) -> str:
+        """The matrix's name."""
+        return self.codes.name
+
+    @property
+    def label(self) -> str:
+        """What its type is called: a name in PACKED where a scheme keeps every number."""
+        return self.dtype
+
+    @property
+    def parts(self) -> tuple[SourceTensor, ...]:
+        """The tensors that it takes the place of."""
+        return (self.codes, self.scales)
+
+    @property
     @abstractmethod
     def shape(self) -> tuple[int, ...]:
         """Its dimensions as a tensor of numbers."""
@@ -52,10 +67,8 @@ class Packed(ABC):
 
     def tensor(self) -> SourceTensor:
         """As a tensor of the checkpoint."""
-        codes = self.codes
-        return SourceTensor(
-            codes.name, self.dtype, self.shape, codes.file, codes.offset, codes.bytes + self.scales.bytes
-        )
+        codes, size = self.codes, sum(part.bytes for part in self.parts)
+        return SourceTensor(self.name, self.label, self.shape, codes.file, codes.offset, size)
 
 
 @dataclass(frozen=True)
@@ -120,50 +133,17 @@ class Bits2(Packed):
             done += count
 
 
-PACKED = {Mxfp4.dtype: ("mxfp4-g32", "mxfp4"), Bits2.dtype: ("ternary-g64", "ternary-max")}
-"""For each type of packed matrices the scheme and the method that keep every number."""
-
-
-def find_packed(
-    tensors: Mapping[str, SourceTensor], config: Mapping[str, Any], read: ReadBytes, path: Any = None
-) -> list[Packed]:
-    """The packed matrices of a checkpoint.
-
-    Args:
-        tensors: Its tensors by name.
-        config: Its config.json.
-        read: Reads bytes of one.
-        path: Of config.json, for messages.
-
-    Raises:
-        ConvertError: Codes and scales that do not fit each other.
-        UnsupportedError: Weights that are packed only when they are loaded.
-    """
-    said = config.get("quantization_config")
-    form = said.get("quant_method") if isinstance(said, dict) else None
-    if form == "mxfp4":
-        return list(_mxfp4(tensors))
-    if form == "bitnet" and isinstance(said, dict):
-        found = list(_ternary(tensors, said, read))
-        if not found:
-            problem = "its weights are made ternary when they are loaded, not in the file"
-            fix = "convert a checkpoint whose weights are packed already"
-            raise UnsupportedError(problem, path=path, where="quantization_config", fix=fix)
-        return found
-    return []
-
-
-def _mxfp4(tensors: Mapping[str, SourceTensor]) -> Any:
+def mxfp4(tensors: Mapping[str, SourceTensor]) -> Any:
     for name, codes in tensors.items():
         scales = tensors.get(name.removesuffix("_blocks") + "_scales")
         if not name.endswith("_blocks") or scales is None:
             continue
         if codes.dtype != "U8" or scales.dtype != "U8" or codes.shape[:-1] != scales.shape or codes.shape[-1:] != (16,):
-            raise _misfit(codes, scales)
+            raise misfit(codes, scales)
         yield Mxfp4(codes, scales)
 
 
-def _ternary(tensors: Mapping[str, SourceTensor], said: Mapping[str, Any], read: ReadBytes) -> Any:
+def ternary(tensors: Mapping[str, SourceTensor], said: Mapping[str, Any], read: ReadBytes) -> Any:
     from ggq.quant.floats import STORAGE, to_float32
 
     kinds = {"F32": "f32", "F16": "f16", "BF16": "bf16"}
@@ -172,7 +152,7 @@ def _ternary(tensors: Mapping[str, SourceTensor], said: Mapping[str, Any], read:
         if not name.endswith(".weight") or scales is None:
             continue
         if codes.dtype != "U8" or len(codes.shape) != 2 or prod(scales.shape) != 1 or scales.dtype not in kinds:
-            raise _misfit(codes, scales)
+            raise misfit(codes, scales)
         kind, memory = kinds[scales.dtype], np.empty(scales.bytes, np.uint8)
         read(scales, 0, memory)
         scale = float(to_float32(memory.view(STORAGE[kind]), kind)[0])
@@ -181,6 +161,7 @@ def _ternary(tensors: Mapping[str, SourceTensor], said: Mapping[str, Any], read:
         yield Bits2(codes, scales, said.get("linear_class", "bitlinear") == "bitlinear", scale)
 
 
-def _misfit(codes: SourceTensor, scales: SourceTensor) -> ConvertError:
+def misfit(codes: SourceTensor, scales: SourceTensor) -> ConvertError:
+    """Parts of a matrix whose types or shapes contradict each other."""
     found = f"{codes.dtype} {list(codes.shape)} and {scales.dtype} {list(scales.shape)} of {scales.name} found"
     return ConvertError(f"{found}, which do not fit each other", path=codes.file, where=f"tensor {codes.name}")
