@@ -228,12 +228,14 @@ def test_choosing_a_method() -> None:
         (
             "q4z-g32",
             "absmax",
-            "method absmax cannot fill scheme q4z-g32\nuse zero-point, mse, hqq, multiples, clip, gptq or another scheme",
+            "method absmax cannot fill scheme q4z-g32\n"
+            "use zero-point, mse, hqq, multiples, clip, gptq or another scheme",
         ),
         (
             "q4-g32",
             "zero-point",
-            "method zero-point cannot fill scheme q4-g32\nuse absmax, mse, hqq, multiples, clip, gptq or another scheme",
+            "method zero-point cannot fill scheme q4-g32\n"
+            "use absmax, mse, hqq, multiples, clip, gptq or another scheme",
         ),
     ],
 )
