@@ -17,6 +17,7 @@ from ggq.cli.texts import typing
 from ggq.cli.texts.conversation import Conversation, chosen_template
 from ggq.errors import UsageError
 from ggq.generate.model import Model
+from ggq.generate.options import Options
 from tests.kit.small_models import write_demo
 from tests.kit.support import ROOT
 from tests.text.test_template import CHATML
@@ -35,7 +36,14 @@ def model(path: Path) -> Iterator[Model]:
         yield model
 
 
-def talk(model: Model, monkeypatch: pytest.MonkeyPatch, *lines: str, verbose: bool = False) -> Conversation:
+def talk(
+    model: Model,
+    monkeypatch: pytest.MonkeyPatch,
+    *lines: str,
+    verbose: bool = False,
+    session: Path | None = None,
+    system: str | None = None,
+) -> Conversation:
     """A conversation in which these lines are typed."""
     left = list(lines)
 
@@ -45,13 +53,34 @@ def talk(model: Model, monkeypatch: pytest.MonkeyPatch, *lines: str, verbose: bo
         return left.pop(0)
 
     monkeypatch.setattr("builtins.input", typed)
-    conversation = Conversation(model, None, {"max_tokens": 4, "temperature": 0.0}, verbose=verbose)
+    options: Options = {"max_tokens": 4, "temperature": 0.0}
+    conversation = Conversation(model, system, options, verbose=verbose, session=session)
     conversation.talk()
     return conversation
 
 
 def contents(conversation: Conversation, role: str) -> list[str]:
     return [str(message["content"]) for message in conversation.messages if message["role"] == role]
+
+
+def test_a_session_goes_on_where_it_was_left(
+    model: Model, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Capture
+) -> None:
+    file = tmp_path / "session.json"
+    whole = talk(model, monkeypatch, "one", "two", "three")
+    first = talk(model, monkeypatch, "one", "two", session=file)
+    assert json.loads(file.read_text()) == first.messages == whole.messages[:4]
+    again = talk(model, monkeypatch, "three", session=file)
+    assert again.messages == whole.messages and json.loads(file.read_text()) == whole.messages
+    assert list(tmp_path.iterdir()) == [file] and "4 messages read" in capsys.readouterr().err
+    with pytest.raises(UsageError, match="begins with another message than --system"):
+        talk(model, monkeypatch, "four", session=file, system="Be brief.")
+    file.write_text("[1]")
+    with pytest.raises(UsageError, match="no conversation that /save has written"):
+        talk(model, monkeypatch, "four", session=file)
+    assert file.read_text() == "[1]"
+    talk(model, monkeypatch, "one", session=tmp_path / "nowhere" / "s.json")
+    assert "note: " in capsys.readouterr().err
 
 
 def test_messages_of_several_lines(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,6 +43,14 @@ def chat(
         str | None,
         typer.Option(metavar="NAME|FILE", help="One of the model's named chat templates, or a file with one."),
     ] = None,
+    session: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Go on with the conversation in a file, if it is there, and write it after each answer.",
+            show_default=False,
+        ),
+    ] = None,
     max_tokens: MAX_TOKENS = None,
     greedy: GREEDY = False,
     temperature: TEMPERATURE = None,
@@ -68,6 +76,7 @@ def chat(
 
     Example:
         ggq chat model.ggq --system "Answer in one sentence."
+        ggq chat model.ggq --session yesterday.json
         ggq chat HuggingFaceTB/SmolLM2-135M-Instruct
     """
     options = cli.options(
@@ -76,7 +85,7 @@ def chat(
     instruction = None if system is None else cli.text(system)
     if server is not None:
         name = None if model_name is None else Path(model_name)
-        Conversation(RemoteModel(server, name), instruction, options, verbose=verbose).talk()
+        Conversation(RemoteModel(server, name), instruction, options, verbose=verbose, session=session).talk()
         return
     path = model_file(cli.need_model(model_name))
     announce_compiling(interpreter)
@@ -84,4 +93,4 @@ def chat(
         if template is not None:
             model.__dict__["chat_template"] = chosen_template(model, template)
         model.chat_template  # noqa: B018  refuse a model without one before anything is typed
-        Conversation(model, instruction, options, verbose=verbose).talk()
+        Conversation(model, instruction, options, verbose=verbose, session=session).talk()

@@ -14,6 +14,7 @@ from ggq.cli.output import printable
 from ggq.cli.server.remote import RemoteModel, RemoteStream
 from ggq.cli.texts.typing import editing, read_message
 from ggq.errors import GGQError, UsageError, nearest
+from ggq.format.unfinished import replacing
 from ggq.generate.model import Model
 from ggq.generate.options import Options
 from ggq.generate.stream import Stream
@@ -70,11 +71,22 @@ class Conversation:
         system: The message before all others, if any.
         options: How it answers.
         verbose: Whether the speed of each answer is told.
+        session: A file that the conversation goes on from, if it is there, and that is written after each answer.
+
+    Raises:
+        UsageError: The session is no conversation, or has a message before all others besides `system`.
     """
 
     def __init__(
-        self, model: Model | RemoteModel, system: str | None, options: Options, *, verbose: bool = False
+        self,
+        model: Model | RemoteModel,
+        system: str | None,
+        options: Options,
+        *,
+        verbose: bool = False,
+        session: Path | None = None,
     ) -> None:
+        self.session = session
         self.model, self.options, self.verbose = model, options, verbose
         self.messages: list[Message] = [] if system is None else [{"role": "system", "content": system}]
         self.memory: Any = model.remember()
@@ -88,8 +100,29 @@ class Conversation:
             "load": self.load,
         }
 
+    def resume(self) -> None:
+        """Go on with the session, where there is one."""
+        if self.session is None or not self.session.exists():
+            return
+        before = self.messages
+        self.load(str(self.session))
+        if before and before != self.messages[:1]:
+            fix = "leave --system out, or change it by /system in the conversation"
+            raise UsageError("the session begins with another message than --system", path=self.session, fix=fix)
+
+    def keep(self) -> None:
+        """Write the session; a conversation of which nothing can be kept goes on."""
+        if self.session is None:
+            return
+        try:
+            with replacing(self.session, b'"role"') as file:
+                file.write((json.dumps(self.messages, ensure_ascii=False, indent=2) + "\n").encode("utf-8"))
+        except GGQError as problem:
+            say(f"note: {problem}")
+
     def talk(self) -> None:
         """Ask and answer until the person ends it."""
+        self.resume()
         if sys.stdin.isatty():
             say("/help lists what may be typed besides messages, /quit ends")
         with editing():
@@ -188,6 +221,7 @@ class Conversation:
         sys.stdout.write("\n")
         sys.stdout.flush()
         self.messages.append({"role": "assistant", "content": stream.answer.text})
+        self.keep()
         if self.verbose:
             say(stream.figures if isinstance(stream, RemoteStream) else cli.figures(stream.timing))
         if isinstance(stream, Stream) and isinstance(self.model, Model):
