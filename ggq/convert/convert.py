@@ -70,10 +70,10 @@ def make_solved_plan(
     links = options.follow_links
     ignore = options.ignore or ()
     if options.generic:
-        found = find_source(source, lambda folder: None, weights=["*.safetensors"])
+        found = find_source(source, lambda folder: None, weights=["*.safetensors"], offline=options.offline)
         planned = make_generic_plan(found, wish.recipe, ignore, follow_links=links)
     else:
-        found = find_source(source, lambda folder: _check_config(folder, links))
+        found = find_source(source, lambda folder: _check_config(folder, links), offline=options.offline)
         lora, pooling = options.lora or (), options.pooling
         planned = make_plan(found, wish.recipe, ignore, follow_links=links, lora=lora, pooling=pooling)
         if planned.packed and (kept := keeping_packed(wish, options, planned.sources)) is not wish:

@@ -116,6 +116,7 @@ class SourceOptions(Record):
     generic: bool = option(
         False, "Store the tensors of any safetensors file or folder by the recipe, without a model that could run."
     )
+    offline: bool = option(False, "Take a model of the hub from the cache, and ask nobody.")
     follow_links: bool = option(False, "Read files that are links out of the checkpoint's folder.")
 
 

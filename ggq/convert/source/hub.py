@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from ggq.convert.source.assets import ASSETS
@@ -45,6 +46,8 @@ def find_source(
     check: Callable[[Path], None],
     download: Download | None = None,
     weights: list[str] | None = None,
+    *,
+    offline: bool = False,
 ) -> Source:
     """The folder of a checkpoint, downloaded if need be.
 
@@ -52,7 +55,9 @@ def find_source(
         source: A folder, ORG/NAME or ORG/NAME@REVISION on the hub, or "demo:".
         check: Called with the folder once its small files are there; raises what makes downloading the rest pointless.
         weights: Patterns of the files with the weights; by default those that the index lists, or model.safetensors.
-        download: What downloads; by default huggingface_hub, which minds HF_ENDPOINT, HF_HOME and HF_HUB_OFFLINE.
+        download: What downloads; by default huggingface_hub, which minds HF_ENDPOINT, HF_HOME, HF_TOKEN and
+            HF_HUB_OFFLINE, goes on where a connection broke, and keeps what it has.
+        offline: Take what the cache has, and ask nobody.
 
     Raises:
         ConvertError: There is no such folder and no such model, or the hub refuses.
@@ -70,7 +75,7 @@ def find_source(
             "no such folder", path=path, fix="give the folder of a checkpoint, or ORG/NAME of a model on the hub"
         )
     name, revision = match["name"], match["revision"]
-    fetch = download or _download
+    fetch = download or partial(_download, offline=offline)
     try:
         folder = Path(fetch(name, revision, SMALL_FILES))
         check(folder)
@@ -93,10 +98,10 @@ def _weight_files(folder: Path) -> list[str]:
     return sorted(set(shard_places(small).values())) if INDEX in small else [SINGLE]
 
 
-def _download(name: str, revision: str | None, patterns: list[str]) -> str:
+def _download(name: str, revision: str | None, patterns: list[str], *, offline: bool = False) -> str:
     from huggingface_hub import snapshot_download
 
-    return str(snapshot_download(name, revision=revision, allow_patterns=patterns))
+    return str(snapshot_download(name, revision=revision, allow_patterns=patterns, local_files_only=offline))
 
 
 def _reason(error: Exception) -> str:
