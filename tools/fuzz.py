@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Mutated files of strangers against their readers: tokenizers, templates, recipes, statistics, saved logits, journals,
-ggq files.
+ggq files, GGUF files, importance matrices, safetensors files.
 
 Structure-aware and seeded: JSON values, TOML lines, records and index fields are changed, checksums and digests made
 right again. Each kind runs in a child that is stopped when it hangs. Exits with 1 on a crash, a hang, a failure that is

@@ -402,6 +402,7 @@ def kinds(folder: Path) -> dict[str, Kind]:
     from ggq.convert.plan.recipe_file import read_recipe
     from ggq.format import Writer, open_reader, verify
     from ggq.quant.possible import impossible
+    from tools import fuzz_gguf
 
     made = good_inputs(folder)
 
@@ -424,12 +425,13 @@ def kinds(folder: Path) -> dict[str, Kind]:
     def recipe_file(path: Path) -> None:
         read_recipe(path)
 
-    model, base, adapter = (folder / name for name in ("model", "base", "adapter"))
-    for place in (model, base):
+    model, base, adapter, weighed = (folder / name for name in ("model", "base", "adapter", "weighed"))
+    for place in (model, base, weighed):
         shutil.copytree(ROOT / "ggq" / "demo", place)
     recipe = b'scheme = "q4-g32"\nmethod = "mse"\nrules = [\n  { match = "down_proj|q", scheme = "q6-g32" },\n]\n'
     good = b"{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
     tokenizer = (ROOT / "ggq" / "demo" / "tokenizer.json").read_bytes()
+    weights = (weighed / "model.safetensors").read_bytes()
     return {
         "tokenizer": Kind(tokenizer, change_tokenizer, use_tokenizer),
         "template": Kind(good, change_template, use_template),
@@ -439,5 +441,8 @@ def kinds(folder: Path) -> dict[str, Kind]:
         "config": Kind((model / "config.json").read_bytes(), change_json, use_checkpoint("config.json", model)),
         "adapter": Kind(good_adapter(adapter), change_json, use_checkpoint("adapter_config.json", base, adapter)),
         "journal": Kind(made.journal, change_journal, resume),
+        "gguf": Kind(fuzz_gguf.good_gguf(folder), fuzz_gguf.change_gguf, fuzz_gguf.use_gguf),
+        "imatrix": Kind(fuzz_gguf.good_imatrix(), fuzz_gguf.change_imatrix, fuzz_gguf.use_imatrix),
+        "safetensors": Kind(weights, fuzz_gguf.change_safetensors, fuzz_gguf.use_safetensors(weighed)),
         "ggq": Kind(made.small.read_bytes(), change_ggq, use_ggq),
     }
