@@ -6,7 +6,7 @@ as any file's are, and what comes out must be the model.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,13 @@ from ggq.models.parts import Attention, Mlp, ModelSpec
 from ggq.models.registry import find_architecture
 from ggq.models.rope import Linear, Llama3, Rope, Yarn
 
+SAME = {"MistralForCausalLM": "LlamaForCausalLM"}
+"""Classes whose models are written as those of another, where its parts are the same."""
+
+
+BIASED = ("llama", "qwen2", "granite", "starcoder2", "stablelm")
+"""Architectures in which llama.cpp loads biases; elsewhere it refuses the file."""
+
 
 def architecture_of(model: str, path: str) -> str:
     """The architecture of GGUF files by the name of a class of transformers.
@@ -30,7 +37,7 @@ def architecture_of(model: str, path: str) -> str:
     """
     written = {name: each for name, each in ARCHITECTURES.items() if not each.names.fused}
     for name, each in written.items():
-        if each.name == model:
+        if each.name == SAME.get(model, model):
             return name
     known = ", ".join(each.name for each in written.values())
     raise UnsupportedError(f"{model} is not written as a GGUF file; supported: {known}", path=path)
@@ -49,6 +56,11 @@ def model_keys(spec: ModelSpec, model: str, path: str) -> tuple[dict[str, Any], 
     """
     name = architecture_of(model, path)
     found, factors = _keys(spec, ARCHITECTURES[name].epsilon, path)
+    found |= OWN_KEYS.get(name, lambda spec: {})(spec)
+    if name not in BIASED and any(role.endswith(".bias") for role in role_shapes(spec)):
+        raise UnsupportedError(
+            f"{model} with biases is not written as a GGUF file: llama.cpp has none there", path=path
+        )
     keys = {"general.architecture": name, **{f"{name}.{key}": value for key, value in found.items()}}
     _check(spec, model, keys, factors, path)
     return keys, factors
@@ -88,6 +100,34 @@ def _keys(spec: ModelSpec, epsilon: str, path: str) -> tuple[dict[str, Any], np.
     if spec.head.softcap:
         found["final_logit_softcapping"] = float(spec.head.softcap)
     return found, factors
+
+
+def _multipliers(spec: ModelSpec) -> dict[str, Any]:
+    first, scale = spec.layers[0], spec.head.scale
+    assert isinstance(first.mixer, Attention)
+    return {
+        "embedding_scale": float(spec.embedding.scale),
+        "attention.scale": float(first.mixer.scale),
+        "residual_scale": float(first.residual_scale),
+        "logit_scale": 1 / scale,
+    }
+
+
+def _logit_scale(spec: ModelSpec) -> dict[str, Any]:
+    return {"logit_scale": float(spec.head.scale)}
+
+
+def _parallel(spec: ModelSpec) -> dict[str, Any]:
+    return {"use_parallel_residual": bool(spec.layers[0].parallel)}
+
+
+OWN_KEYS: dict[str, Callable[[ModelSpec], dict[str, Any]]] = {
+    "granite": _multipliers,
+    "command-r": _logit_scale,
+    "cohere2": _logit_scale,
+    "stablelm": _parallel,
+}
+"""Keys that not all architectures have."""
 
 
 def _scaling(rope: Rope) -> tuple[dict[str, Any], np.ndarray | None]:

@@ -62,13 +62,36 @@ def family_config(name: str) -> dict[str, Any]:
     return config
 
 
-@pytest.mark.parametrize("name", ["qwen2", "qwen3", "gemma2"])
+UNBIASED = {"qwen3": "attention_bias", "arcee": "mlp_bias", "ernie4_5": "use_bias"}
+"""Biases that llama.cpp does not have."""
+
+
+@pytest.mark.parametrize(
+    "name", ["qwen2", "gemma2", "olmo2", "granite", "cohere", "stablelm", "stablelm_parallel", "hunyuan"]
+)
 def test_families_come_back(name: str, tmp_path: Path) -> None:
     config = family_config(name)
     ours = write_ggq(tmp_path / "m.ggq", config, family_checkpoint(name), "f32")
     export_gguf(ours, tmp_path / "m.gguf")
     tokens = prompt(config, 40)
-    np.testing.assert_array_equal(logits(tmp_path / "m.gguf", tokens), logits(ours, tokens))
+    np.testing.assert_allclose(logits(tmp_path / "m.gguf", tokens), logits(ours, tokens), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", UNBIASED)
+def test_biases_that_llama_cpp_does_not_have_are_refused(name: str, tmp_path: Path) -> None:
+    assert family_config(name)[UNBIASED[name]]
+    ours = write_ggq(tmp_path / "m.ggq", family_config(name), family_checkpoint(name), "f32")
+    with pytest.raises(UnsupportedError, match="with biases is not written as a GGUF file: llama.cpp has none there"):
+        export_gguf(ours, tmp_path / "m.gguf")
+    assert [path.name for path in tmp_path.iterdir()] == ["m.ggq"]
+
+
+def test_a_mistral_is_a_llama(tmp_path: Path) -> None:
+    config = {**family_config("mistral"), "sliding_window": None}
+    ours = write_ggq(tmp_path / "m.ggq", config, family_checkpoint("mistral"), "f32")
+    export_gguf(ours, tmp_path / "m.gguf")
+    tokens = prompt(config, 40)
+    np.testing.assert_allclose(logits(tmp_path / "m.gguf", tokens), logits(ours, tokens), atol=2e-5)
 
 
 @pytest.mark.parametrize("name", ["grouped", "stretched"])
@@ -185,7 +208,7 @@ def test_what_cannot_be_said_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedError, match="scale: .* cannot be said in a GGUF file of this architecture"):
         export_gguf(ours, tmp_path / "m.gguf")
     qwen = write_ggq(tmp_path / "q.ggq", FAMILIES["qwen3"], family_checkpoint("qwen3"), "f32")
-    with pytest.raises(UnsupportedError, match="attention.sliding_window: [0-9]+ is not supported"):
+    with pytest.raises(UnsupportedError, match="Qwen3ForCausalLM with biases is not written"):
         export_gguf(qwen, tmp_path / "m.gguf")
     other = write_ggq(tmp_path / "o.ggq", FAMILIES["phi3"], family_checkpoint("phi3"), "f32")
     with pytest.raises(UnsupportedError, match="Phi3ForCausalLM is not written as a GGUF file; supported: Llama"):

@@ -1,0 +1,192 @@
+#!/usr/bin/env python3
+"""Tiny random models of the families that ggq and llama.cpp both know, exported and run there: whether each type loads,
+how far its f16 logits are from ours, relative to the largest, and whether 64 greedy tokens are the same.
+
+    tools/gguf_families.py --peer PYTHON
+
+PYTHON has llama-cpp-python and NumPy. One line for each family; exits with 1 if a file does not load, if f16 logits are
+off by more than 2e-3, or if a token differs that is further behind than twice that error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "kernels")]
+
+TYPES = ("f16", "q8_0", "q4_0", "q4_k", "q6_k")
+
+SIZES: dict[str, Any] = {
+    "vocab_size": 320,
+    "hidden_size": 256,
+    "intermediate_size": 512,
+    "num_hidden_layers": 8,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "max_position_embeddings": 512,
+    "tie_word_embeddings": False,
+    "rope_theta": 10000.0,
+}
+RMS = {"rms_norm_eps": 1e-5}
+GEMMA = {"query_pre_attn_scalar": 32, "sliding_window": 24, "tie_word_embeddings": True, "num_hidden_layers": 6}
+FAMILIES: dict[str, dict[str, Any]] = {
+    "llama": {**RMS, "architectures": ["LlamaForCausalLM"], "model_type": "llama"},
+    "mistral": {**RMS, "architectures": ["MistralForCausalLM"], "model_type": "mistral", "sliding_window": None},
+    "qwen2": {**RMS, "architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "use_sliding_window": False},
+    "qwen3": {**RMS, "architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "use_sliding_window": False},
+    "gemma2": {**RMS, **GEMMA, "architectures": ["Gemma2ForCausalLM"], "model_type": "gemma2"},
+    "gemma3": {**RMS, **GEMMA, "architectures": ["Gemma3ForCausalLM"], "model_type": "gemma3_text"},
+    "olmo2": {**RMS, "architectures": ["Olmo2ForCausalLM"], "model_type": "olmo2"},
+    "granite": {
+        **RMS,
+        "architectures": ["GraniteForCausalLM"],
+        "model_type": "granite",
+        "embedding_multiplier": 3.0,
+        "attention_multiplier": 0.2,
+        "residual_multiplier": 0.4,
+        "logits_scaling": 2.5,
+    },
+    "cohere": {"architectures": ["CohereForCausalLM"], "model_type": "cohere", "layer_norm_eps": 1e-5,
+               "logit_scale": 0.25, "tie_word_embeddings": True},
+    "cohere2": {"architectures": ["Cohere2ForCausalLM"], "model_type": "cohere2", "layer_norm_eps": 1e-5,
+                "logit_scale": 0.25, "sliding_window": 24, "sliding_window_pattern": 4, "tie_word_embeddings": True},
+    "smollm3": {**RMS, "architectures": ["SmolLM3ForCausalLM"], "model_type": "smollm3",
+                "no_rope_layer_interval": 4, "use_sliding_window": False, "tie_word_embeddings": True},
+    "arcee": {**RMS, "architectures": ["ArceeForCausalLM"], "model_type": "arcee", "hidden_act": "relu2"},
+    "ernie4_5": {**RMS, "architectures": ["Ernie4_5ForCausalLM"], "model_type": "ernie4_5", "use_bias": False},
+    "hunyuan": {**RMS, "architectures": ["HunYuanDenseV1ForCausalLM"], "model_type": "hunyuan_v1_dense"},
+    "stablelm": {"architectures": ["StableLmForCausalLM"], "model_type": "stablelm", "layer_norm_eps": 1e-5,
+                 "partial_rotary_factor": 0.25, "head_dim": None},
+    "starcoder2": {"architectures": ["Starcoder2ForCausalLM"], "model_type": "starcoder2", "norm_epsilon": 1e-5,
+                   "sliding_window": None, "head_dim": None, "hidden_act": "gelu_pytorch_tanh"},
+}  # fmt: skip
+"""How each differs from SIZES; None leaves a key out where a family has none of it."""
+
+PEER = r"""
+import ctypes, json, sys
+import llama_cpp as L, numpy as np
+silent = L.llama_log_callback(lambda *a: None)
+L.llama_log_set(silent, ctypes.c_void_p(0))
+L.llama_backend_init()
+def run(path, ids, greedy):
+    params = L.llama_model_default_params()
+    params.n_gpu_layers = 0
+    model = L.llama_model_load_from_file(path.encode(), params)
+    if not model:
+        return None
+    size = L.llama_vocab_n_tokens(L.llama_model_get_vocab(model))
+    params = L.llama_context_default_params()
+    params.n_ctx = params.n_batch = params.n_ubatch = 512
+    params.n_threads = params.n_threads_batch = 1
+    params.flash_attn_type = params.type_k = params.type_v = 0
+    context = L.llama_init_from_model(model, params)
+    def logits(tokens, start):
+        batch = L.llama_batch_init(len(tokens), 0, 1)
+        batch.n_tokens = len(tokens)
+        for i, token in enumerate(tokens):
+            batch.token[i], batch.pos[i], batch.n_seq_id[i] = token, start + i, 1
+            batch.seq_id[i][0], batch.logits[i] = 0, True
+        if L.llama_decode(context, batch):
+            raise SystemExit("llama_decode failed")
+        made = [np.ctypeslib.as_array(L.llama_get_logits_ith(context, i), (size,)).copy() for i in range(len(tokens))]
+        L.llama_batch_free(batch)
+        return np.array(made)
+    found = logits(ids, 0)
+    last, made, place = found[-1], [], len(ids)
+    for _ in range(greedy):
+        made.append(int(last.argmax()))
+        last, place = logits(made[-1:], place)[0], place + 1
+    L.llama_free(context)
+    L.llama_model_free(model)
+    return found, made
+jobs = json.loads(sys.stdin.read())
+out = []
+for job in jobs:
+    found = run(job["path"], job["ids"], job["greedy"])
+    if found is not None and job["greedy"]:
+        np.save(job["path"] + ".npy", found[0])
+    out.append(None if found is None else found[1])
+print(json.dumps(out))
+"""
+
+
+def made(name: str, folder: Path) -> Path:
+    """A .ggq file of a family's random model."""
+    from tests.kit.small_models import checkpoint, write_ggq
+
+    config = {**SIZES, **FAMILIES[name]}
+    config = {key: value for key, value in config.items() if value is not None or key == "sliding_window"}
+    return write_ggq(folder / f"{name}.ggq", config, checkpoint(config), "f32")
+
+
+def ours(path: Path, ids: list[int], theirs: list[int]) -> tuple[np.ndarray, int, float]:
+    """Logits of a prompt; how many of the other's greedy tokens are ours; and how far the first that is not is behind
+    our own, relative to the largest logit."""
+    import ggq
+
+    with ggq.load(path, interpreter="numpy") as model:
+        logits = np.asarray(model.logits([*ids, *theirs]))
+    for i, token in enumerate(theirs):
+        row = logits[len(ids) - 1 + i]
+        if int(row.argmax()) != token:
+            return logits[: len(ids)], i, float((row.max() - row[token]) / np.abs(row).max())
+    return logits[: len(ids)], len(theirs), 0.0
+
+
+def compare(name: str, folder: Path, peer: str, greedy: int) -> tuple[str, bool]:
+    """A line about a family, and whether all is well."""
+    from ggq.export.gguf import export_gguf
+
+    source = made(name, folder)
+    ids = [int(token) for token in np.random.default_rng(1).integers(3, 300, 48)]
+    jobs = []
+    for kind in TYPES:
+        export_gguf(source, folder / f"{name}-{kind}.gguf", type=kind)
+        jobs.append({"path": str(folder / f"{name}-{kind}.gguf"), "ids": ids, "greedy": greedy if kind == "f16" else 0})
+    done = subprocess.run([peer, "-c", PEER], input=json.dumps(jobs), capture_output=True, text=True, check=False)
+    if done.returncode:
+        return f"{name}: {done.stderr.strip()[-120:]}", False
+    loaded = json.loads(done.stdout)
+    failed = [kind for kind, found in zip(TYPES, loaded, strict=True) if found is None]
+    if loaded[0] is None:
+        return f"{name}: does not load: {', '.join(failed)}", False
+    logits, same, margin = ours(folder / f"{name}-f16.gguf", ids, loaded[0])
+    error = float(np.abs(np.load(folder / f"{name}-f16.gguf.npy") - logits).max() / np.abs(logits).max())
+    line = f"{name}: f16 logits {error:.2e}, {same} of {greedy} greedy tokens the same"
+    if same < greedy:
+        line += f", then one that is {margin:.1e} behind"
+    line += f"; does not load {failed}" if failed else "; loads all types"
+    return line, not failed and error < 2e-3 and margin < 2 * error
+
+
+def main() -> int:
+    """Run what the command line asks for; the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--peer", required=True, help="a Python with llama-cpp-python")
+    parser.add_argument("--families", default="", help="comma-separated; all by default")
+    parser.add_argument("--greedy", type=int, default=64)
+    options = parser.parse_args()
+    well = True
+    with tempfile.TemporaryDirectory(prefix="ggq-families-") as folder:
+        for name in [each for each in options.families.split(",") if each] or list(FAMILIES):
+            try:
+                line, good = compare(name, Path(folder), options.peer, options.greedy)
+            except Exception as error:
+                line, good = f"{name}: {error}", False
+            well = well and good
+            print(line, flush=True)
+    return 0 if well else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
