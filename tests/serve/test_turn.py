@@ -14,7 +14,7 @@ from tokenizers import AddedToken, Tokenizer
 from ggq.serve.turn.closed import closed
 from ggq.serve.turn.prepare import plain
 from ggq.serve.turn.reader import Reader
-from ggq.serve.turn.reasoning import KNOWN, AfterThinking, tags_of
+from ggq.serve.turn.reasoning import KNOWN, AfterThinking, ThinkingBudget, tags_of
 from ggq.serve.turn.tools import FORMS, GENERIC, Form, form_of, grammar
 from ggq.serve.turn.turn import Call, Tool
 from tests.kit.support import DEMO
@@ -200,7 +200,7 @@ class Only:
         self.taken.append(token)
 
 
-def written(constraint: AfterThinking, wishes: Sequence[int]) -> list[int]:
+def written(constraint: AfterThinking | ThinkingBudget, wishes: Sequence[int]) -> list[int]:
     """What a model writes that wishes for these tokens."""
     found = []
     for wish in wishes:
@@ -221,6 +221,17 @@ def test_thoughts_that_end_by_themselves_are_left_alone() -> None:
     inner = Only(9)
     assert written(AfterThinking(inner, [7, 8], 10), [1, 7, 7, 8, 1]) == [1, 7, 7, 8, 9]
     assert written(AfterThinking(None, [7], None), [1, 7, 2, 3]) == [1, 7, 2, 3]
+
+
+def test_thoughts_that_an_answer_begins_end_when_their_budget_is_used() -> None:
+    def budget(inner: Only | None = None) -> ThinkingBudget:
+        return ThinkingBudget(inner, 5, [7, 8], 2, [6, 7, 8])
+
+    assert written(budget(), [5, 1, 1, 1, 1, 1, 2]) == [5, 1, 1, 6, 7, 8, 2]
+    assert written(budget(), [5, 7, 8, 1, 5, 1, 1]) == [5, 7, 8, 1, 5, 1, 1]
+    assert written(budget(), [1, 5, 1, 1, 1, 1, 1]) == [1, 5, 1, 1, 1, 1, 1]
+    inner = Only(5)
+    assert written(budget(inner), [1, 1]) == [5, 5] and inner.taken == [5, 5]
 
 
 def test_messages_for_templates_that_know_no_tools() -> None:

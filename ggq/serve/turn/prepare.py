@@ -12,7 +12,7 @@ from ggq.generate.model import Model
 from ggq.generate.options import GRAMMARS
 from ggq.serve.errors import refused
 from ggq.serve.turn.reader import Reader
-from ggq.serve.turn.reasoning import AfterThinking, Tags, tags_of
+from ggq.serve.turn.reasoning import AfterThinking, Tags, ThinkingBudget, tags_of
 from ggq.serve.turn.tools import Form, explained, form_of, grammar
 from ggq.serve.turn.turn import Turn
 from ggq.text.tokenizer import TOKENIZER
@@ -121,11 +121,14 @@ def _token(model: Model, text: str) -> int | None:
 
 def _thinking_wrap(model: Model, turn: Turn, tags: Tags | None, thinking: bool) -> Callable[[Any], Any]:
     """What becomes of a constraint where the answer begins with thoughts."""
-    if tags is None or not thinking:
+    if tags is None or (turn.budget is None and not thinking):
         return lambda inner: inner
     encode = model.tokenizer.encode
     end = encode(tags.end, add_special_tokens=False).ids
     closing = encode(f"\n{tags.end}\n\n", add_special_tokens=False).ids
+    if not thinking:
+        begin, most = _token(model, tags.begin), turn.budget or 0
+        return lambda inner: inner if begin is None else ThinkingBudget(inner, begin, end, most, closing)
     if turn.budget is None:
         return lambda inner: None if inner is None else AfterThinking(inner, end, None)
     return lambda inner: AfterThinking(inner, end, turn.budget, closing)

@@ -86,3 +86,42 @@ class AfterThinking:
         self._thought += 1
         self._last = [*self._last, token][-len(self._end) :]
         self._thinking = self._last != self._end and self._forced < len(self._closing)
+
+
+class ThinkingBudget:
+    """Ends thoughts that the answer itself begins, after so many tokens.
+
+    Args:
+        inner: What must be matched, thoughts included; None lets anything follow.
+        begin: The token that begins thoughts, at the answer's beginning only.
+        end: The tokens that end them.
+        budget: Tokens of thought.
+        closing: The tokens that are written then, `end` among them.
+    """
+
+    def __init__(
+        self, inner: Constraint | None, begin: int, end: Sequence[int], budget: int, closing: Sequence[int]
+    ) -> None:
+        self._inner, self._begin = inner, begin
+        self._thoughts = AfterThinking(None, end, budget, closing)
+        self._first, self._thinking = True, False
+
+    @property
+    def over(self) -> bool:
+        """See `Constraint`."""
+        return self._inner is not None and self._inner.over
+
+    def masked(self, logits: np.ndarray) -> np.ndarray:
+        """See `Constraint`."""
+        logits = logits if self._inner is None else self._inner.masked(logits)
+        return self._thoughts.masked(logits) if self._thinking else logits
+
+    def accept(self, token: int) -> None:
+        """See `Constraint`."""
+        if self._inner is not None:
+            self._inner.accept(token)
+        if self._thinking:
+            self._thoughts.accept(token)
+        elif self._first and token == self._begin:
+            self._thinking = True
+        self._first = False
