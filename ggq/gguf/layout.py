@@ -6,6 +6,7 @@ bit are read as any others (blocks.py) and packed (quant/tiles.py), which shows 
 
 from __future__ import annotations
 
+import threading
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +23,7 @@ from ggq.quant.matrix import geometry
 from ggq.quant.tiles import MatrixView, empty_segments, pack_rows, view_matrix
 
 if TYPE_CHECKING:
-    from ggq_kernels.quantize.repack import Cell, Term
+    from ggq_kernels.quantize.repack import Repacker, Term
 
 MOVED = frozenset({2, 3, 6, 7, 8, 10, 11, 12, 13, 14, 20, 23, 35, 41, 42})
 """Types whose bits are only moved, or turned over."""
@@ -30,11 +31,11 @@ MOVED = frozenset({2, 3, 6, 7, 8, 10, 11, 12, 13, 14, 20, 23, 35, 41, 42})
 LEAST_BYTES = 1 << 20
 """Smaller tensors are laid out by NumPy: that takes less time than compiling or loading a kernel."""
 
-CHUNK_BYTES = 1 << 20
+CHUNK_BYTES = 1 << 19
 """Bytes of blocks, about, that a thread reads and moves at a time; they stay in its second-level cache."""
 
-Reader = Callable[[int, int, int], NDArray[np.uint8]]
-"""Gives bytes of a tensor: first byte, how many, and how many of no meaning behind them."""
+Reader = Callable[[int, NDArray[np.uint8]], None]
+"""Fills memory with the bytes of a tensor from some byte on."""
 
 
 def packed(kind: int, blocks: NDArray[np.uint8]) -> MatrixView:
@@ -47,18 +48,19 @@ def packed(kind: int, blocks: NDArray[np.uint8]) -> MatrixView:
 
 
 @cache
-def cells_of(kind: int) -> tuple[Cell, ...]:
-    """Where the bits of a block of a type in MOVED go.
+def repacker_of(kind: int) -> Repacker:
+    """What moves the blocks of a type in MOVED.
 
     A bit's number is 8 * byte + place; a word's bits are counted in the same way, from its lowest byte on.
     """
-    from ggq_kernels.quantize.repack import Cell
+    from ggq_kernels.quantize.repack import Cell, Repacker
 
     size = TYPES[kind].bytes
     blocks = np.zeros((8 * size + 1, 1, size), np.uint8)
     bits = np.arange(8 * size)
     blocks[bits + 1, 0, bits // 8] = 1 << bits % 8
     cells: list[Cell] = []
+    phase = _phase(kind)
     for number, array in enumerate(packed(kind, blocks).tiled):
         flat = np.ascontiguousarray(array.transpose(0, 2, 1)).reshape(-1, array.shape[1])[: len(blocks)]
         words = flat.view(f"<u{array.itemsize}").astype(np.uint32)
@@ -67,27 +69,24 @@ def cells_of(kind: int) -> tuple[Cell, ...]:
             from_bit = {
                 bit: int(source) for bit in range(8 * array.itemsize) for source in np.flatnonzero(moved >> bit & 1)
             }
-            cells.append(Cell(number, place, int(words[0, place]), _terms(from_bit)))
-    return tuple(cells)
+            cells.append(Cell(number, place, int(words[0, place]), _terms(from_bit, phase)))
+    return Repacker(cells, size, phase)
 
 
-def _terms(from_bit: dict[int, int]) -> tuple[Term, ...]:
-    """Bits of a word, by the block's bits that they come from, as few shifted words of the block."""
+def _phase(kind: int) -> int:
+    """Bytes, from 1 to 4, of a block before the words that most codes lie in: a half, or none, stands before those."""
+    return 2 if TYPES[kind].bytes % 4 == 2 and TYPES[kind].numbers < 256 else 4
+
+
+def _terms(from_bit: dict[int, int], phase: int) -> tuple[Term, ...]:
+    """Bits of a number, by the block's bits that they come from, as few shifted words of the block."""
     from ggq_kernels.quantize.repack import Term
 
-    together: dict[int, list[int]] = defaultdict(list)
+    together: dict[tuple[int, int], int] = defaultdict(int)
     for bit, source in from_bit.items():
-        together[source - bit].append(bit)
-    terms = []
-    for distance, places in together.items():
-        at, right = distance // 8, distance % 8
-        up = [bit for bit in places if at < 0 or bit + right > 31]  # read from the next byte on and shifted left
-        down = [bit for bit in places if bit not in up]
-        if down:
-            terms.append(Term(at, 0, right, sum(1 << bit for bit in down)))
-        if up:
-            terms.append(Term(at + 1, 8 - right, 0, sum(1 << bit for bit in up)))
-    return tuple(terms)
+        word, place = divmod(source + 8 * (4 - phase), 32)
+        together[word, place - bit] |= 1 << bit
+    return tuple(Term(word, max(0, -down), max(0, down), mask) for (word, down), mask in together.items())
 
 
 def move(kind: int, shape: tuple[int, ...], order: NDArray[np.int64] | None, view: MatrixView, read: Reader) -> None:
@@ -98,29 +97,33 @@ def move(kind: int, shape: tuple[int, ...], order: NDArray[np.int64] | None, vie
         shape: Its dimensions; rows are those of all but the last.
         order: Which row of the tensor each row of the tiles is; None where it is the same.
         view: The tiles.
-        read: Gives the tensor's bytes.
+        read: Reads the tensor.
     """
-    from ggq_kernels.quantize.repack import SPARE, Repacker
+    from ggq_kernels.quantize.repack import SPARE
     from ggq_kernels.run.cores import available_cores
 
     block = TYPES[kind]
     blocks = shape[-1] // block.numbers
     row_bytes, rows = blocks * block.bytes, int(np.prod(shape[:-1]))
-    repacker = Repacker(cells_of(kind), block.bytes)
+    repacking = repacker_of(kind).into(blocks, view.tiled)
     whole = rows // TILE_ROWS * TILE_ROWS
     step = max(1, CHUNK_BYTES // row_bytes // TILE_ROWS) * TILE_ROWS
-    everything = None if order is None else read(0, rows * row_bytes, SPARE)
+    own, everything = threading.local(), None
+    if order is not None:
+        everything = np.empty(rows * row_bytes + 2 * SPARE, np.uint8)
+        read(0, everything[SPARE:-SPARE])
 
     def chunk(start: int) -> None:
         stop = min(start + step, whole)
         if everything is None:
-            data = read(start * row_bytes, (stop - start) * row_bytes, SPARE)
-            places = np.arange(stop - start, dtype=np.int64)
+            if not hasattr(own, "memory"):  # the same for all pieces: new pages take as long as reading
+                own.memory = np.empty(step * row_bytes + 2 * SPARE, np.uint8)
+            data, places = own.memory, np.arange(stop - start, dtype=np.int64)
+            read(start * row_bytes, data[SPARE:][: (stop - start) * row_bytes])
         else:
             assert order is not None
             data, places = everything, order[start:stop]
-        tiles = slice(start // TILE_ROWS, stop // TILE_ROWS)
-        repacker.run(data.ctypes.data + places * row_bytes, blocks, [array[tiles] for array in view.tiled])
+        repacking.run(data.ctypes.data + SPARE + places * row_bytes, start // TILE_ROWS)
 
     with ThreadPoolExecutor(max(1, available_cores())) as pool:
         for _ in pool.map(chunk, range(0, whole, step)):
@@ -137,4 +140,7 @@ def _rows(
 ) -> NDArray[np.uint8]:
     """Blocks of some rows of the tiles, at least of one."""
     places: list[Any] = [row if order is None else int(order[row]) for row in rows] or [0]
-    return np.stack([read(row * row_bytes, row_bytes, 0) for row in places]).reshape(len(places), -1, block_bytes)
+    found = np.empty((len(places), row_bytes), np.uint8)
+    for row, out in zip(places, found, strict=True):
+        read(row * row_bytes, out)
+    return found.reshape(len(places), -1, block_bytes)

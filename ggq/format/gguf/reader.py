@@ -67,11 +67,9 @@ class _File:
                 pass
         raise AssertionError
 
-    def raw(self, tensor: Listed, start: int = 0, count: int | None = None, spare: int = 0) -> NDArray[np.uint8]:
-        """Bytes of a tensor, by default all, and so many of no meaning behind them."""
-        assert tensor.bytes is not None
-        count = tensor.bytes if count is None else count
-        return self._read(self.header.data_start + tensor.offset + start, count, spare)
+    def read_tensor(self, tensor: Listed, start: int, out: NDArray[np.uint8]) -> None:
+        """Fill `out` with bytes of a tensor."""
+        self._fill(self.header.data_start + tensor.offset + start, out)
 
     def pieces(self) -> Iterator[NDArray[np.uint8]]:
         """All bytes, in order."""
@@ -82,22 +80,27 @@ class _File:
         """Nothing is read after that."""
         self._file.close()
 
-    def _read(self, offset: int, count: int, spare: int = 0) -> NDArray[np.uint8]:
-        """A copy of a run of bytes, read-only, with room behind it."""
+    def _read(self, offset: int, count: int) -> NDArray[np.uint8]:
+        """A copy of a run of bytes, read-only."""
+        out = np.empty(count, np.uint8)
+        self._fill(offset, out)
+        out.flags.writeable = False
+        return out
+
+    def _fill(self, offset: int, out: NDArray[np.uint8]) -> None:
+        """Fill `out` with a run of bytes; several threads may do so at once."""
         if self._file.closed:
             raise UsageError("the file is closed", path=self.path)
-        out, done = np.empty(count + spare, np.uint8), 0
+        done = 0
         try:
-            while done < count:
-                found = os.preadv(self._file.fileno(), [out[done:count].data], offset + done)
+            while done < len(out):
+                found = os.preadv(self._file.fileno(), [out[done:].data], offset + done)
                 if not found:
                     now = os.fstat(self._file.fileno()).st_size
                     raise FormatError(f"{now} bytes found, {self.size} when it was opened", path=self.path)
                 done += found
         except OSError as error:
             raise os_error(error, self.path, "read") from None
-        out.flags.writeable = False
-        return out
 
 
 class GGUFReader:
@@ -155,23 +158,34 @@ class GGUFReader:
         """The name of a metadata value's type."""
         return self._files[0].header.kind(key)
 
-    def raw(self, name: str, start: int = 0, count: int | None = None, spare: int = 0) -> NDArray[np.uint8]:
-        """The bytes of a tensor, read-only; several threads may read at once.
-
-        Args:
-            name: Of the tensor.
-            start, count: Which of its bytes; by default all.
-            spare: Bytes of no meaning behind them.
+    def raw(self, name: str) -> NDArray[np.uint8]:
+        """The bytes of a tensor, read-only.
 
         Raises:
             UnsupportedError: Of a type that this version does not know.
             FormatError: The file has become shorter.
         """
+        out = np.empty(self._known(name).bytes or 0, np.uint8)
+        self.read_into(name, 0, out)
+        out.flags.writeable = False
+        return out
+
+    def read_into(self, name: str, start: int, out: NDArray[np.uint8]) -> None:
+        """Fill `out` with the bytes of a tensor from `start` on; several threads may do so at once.
+
+        Raises:
+            UnsupportedError: Of a type that this version does not know.
+            FormatError: The file has become shorter.
+        """
+        self._places[name].read_tensor(self._known(name), start, out)
+
+    def _known(self, name: str) -> Listed:
+        """A tensor whose type has a size."""
         tensor = self.tensors[name]
         if tensor.bytes is None:
             problem = f"{tensor.type_name} is not known to this version"
             raise UnsupportedError(problem, path=self.path, where=f"tensor {name}")
-        return self._places[name].raw(tensor, start, count, spare)
+        return tensor
 
     def close(self) -> None:
         """Close it; nothing is read after that."""
