@@ -4,6 +4,8 @@ python llama_peer.py speed FILE THREADS PROMPT GENERATE        prefill and decod
 python llama_peer.py context FILE THREADS PROMPT GENERATE      the prompt, then decoding behind it
 python llama_peer.py start FILE THREADS PROMPT                 writes a line when the first token is known
 python llama_peer.py quantize SOURCE TARGET THREADS KIND       its own quantizer, KIND such as Q4_0
+python llama_peer.py load FILE THREADS PROMPT                  loading alone, and with the first token of a prompt
+python llama_peer.py logits FILE THREADS IDS.npy OUT.npy       float32 logits of windows of ids (windows, context)
 """
 
 from __future__ import annotations
@@ -105,9 +107,40 @@ def quantize(source: str, target: str, threads: int, kind: str) -> dict[str, Any
     return {"call_s": time.perf_counter() - begun}
 
 
+def load(path: str, threads: int, prompt: int) -> dict[str, Any]:
+    """Seconds until a model and its context are there, and until the first token of a prompt is known."""
+    begun = time.perf_counter()
+    context = Context(path, threads, prompt)
+    loaded = time.perf_counter()
+    context.feed(prompt, BATCH)
+    return {"load_s": loaded - begun, "first_s": time.perf_counter() - begun}
+
+
+def logits(path: str, threads: int, ids: str, out: str) -> dict[str, Any]:
+    """All logits of some windows."""
+    windows = np.load(ids)
+    context = Context(path, threads, windows.shape[1])
+    size = llama.llama_vocab_n_tokens(llama.llama_model_get_vocab(context.model))
+    found = np.zeros((*windows.shape, size), np.float32)
+    batch = llama.llama_batch_init(windows.shape[1], 0, 1)
+    for window, rows in zip(windows, found):
+        context.clear()
+        batch.n_tokens = len(window)
+        for i, token in enumerate(window):
+            batch.token[i], batch.pos[i], batch.n_seq_id[i], batch.seq_id[i][0] = int(token), i, 1, 0
+            batch.logits[i] = 1
+        if llama.llama_decode(context.context, batch):
+            raise SystemExit("llama_decode failed")
+        for i, row in enumerate(rows):
+            row[:] = np.ctypeslib.as_array(llama.llama_get_logits_ith(context.context, i), (size,))
+    np.save(out, found)
+    return {}
+
+
 def main() -> None:
     mode, *words = sys.argv[1:]
     modes: dict[str, Any] = {"speed": speed, "context": behind, "start": start, "quantize": quantize}
+    modes |= {"load": load, "logits": logits}
     numbers = [int(word) if word.isdecimal() else word for word in words]
     found = modes[mode](*numbers)
     print(json.dumps({**found, "version": f"llama-cpp-python {version('llama-cpp-python')}"}))

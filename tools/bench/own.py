@@ -3,6 +3,7 @@
 python own.py context FILE THREADS PROMPT GENERATE            the prompt, then decoding behind it
 python own.py batch FILE THREADS SEQUENCES GENERATE           one sequence, then several decoded together
 python own.py matrix ROWS COLUMNS TOKENS COPIES THREADS       one 4-bit matrix, rounding of activations included
+python own.py load FILE THREADS PROMPT                        loading alone, and with the first token of a prompt
 python own.py limits THREADS                                  what the machine can do
 python own.py prompt FILE TOKENS                              a text of so many tokens
 """
@@ -49,6 +50,17 @@ def behind(path: str, threads: int, prompt: int, generate: int) -> dict[str, Any
             seconds = [middle - start, time.perf_counter() - middle]
             executor.close_sequence(sequence)
     return {"prefill_tok_s": prompt / seconds[0], "decode_tok_s": generate / seconds[1]}
+
+
+def loading(path: str, threads: int, prompt: int) -> dict[str, Any]:
+    """Seconds until a model is there, and until the first token of a prompt is known, in a process that has imported
+    what it needs for that."""
+    ids = np.random.default_rng(0).integers(0, 1000, prompt).astype(np.int32)
+    start = time.perf_counter()
+    with load(path, threads=threads) as model:
+        loaded = time.perf_counter()
+        model.executor.forward([Run(model.executor.open_sequence(), ids)])
+        return {"load_s": loaded - start, "first_s": time.perf_counter() - start}
 
 
 def batch(path: str, threads: int, sequences: int, generate: int) -> dict[str, Any]:
@@ -123,7 +135,8 @@ def prompt(path: str, tokens: int) -> dict[str, Any]:
 
 def main() -> None:
     mode, *words = sys.argv[1:]
-    modes: dict[str, Any] = {"context": behind, "batch": batch, "matrix": matrix, "limits": limits, "prompt": prompt}
+    modes: dict[str, Any] = {"context": behind, "batch": batch, "load": loading, "matrix": matrix}
+    modes |= {"limits": limits, "prompt": prompt}
     print(json.dumps(modes[mode](*(int(word) if word.isdecimal() else word for word in words))))
 
 

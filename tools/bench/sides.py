@@ -74,13 +74,14 @@ class Bench:
         return path
 
     def gguf(self, shape: str, scheme: str = "") -> Path:
-        """The same shape as a GGUF: F16, or llama.cpp's type for a scheme."""
-        path = self.folder / f"model-{shape}-{GGML.get(scheme, 'F16')}.gguf"
+        """The same shape as a GGUF: F16, a type of llama.cpp's, or its type for a scheme."""
+        kind = GGML.get(scheme, scheme or "F16")
+        path = self.folder / f"model-{shape}-{kind}.gguf"
         if not path.exists():
             say(f"making {path}")
             part = path.with_suffix(".part")
             if scheme:
-                self.other(LLAMA, "quantize", self.gguf(shape), part, self.threads, GGML[scheme])
+                self.other(LLAMA, "quantize", self.gguf(shape), part, self.threads, kind)
             else:
                 self.other(GGUF, part, *SHAPES[shape])
             part.rename(path)

@@ -167,6 +167,32 @@ def matrix(tokens: int, copies: int, ratio: float) -> Work:
     return Work(ours, {program: peer(program) for program in ("onnxruntime", "openvino")}, (row,))
 
 
+def gguf(kind: str, prefill: float, decode: float) -> Work:
+    """Prefill and decoding of a GGUF file of the 1b shape, and loading it: until the model is there, and until the
+    first token of a short prompt is. Both sides read the same file, which lies in the page cache."""
+
+    def ours(bench: Bench) -> dict[str, Any]:
+        path = bench.gguf("1b", kind)
+        warm(path)
+        options = ["--prompt", PROMPT, "--generate", GENERATE, "--threads", bench.threads, "--repeat", 1, "--json"]
+        return {**bench.own("load", path, bench.threads, SHORT), **bench.ggq("bench", path, *options)}
+
+    def peer(bench: Bench) -> dict[str, Any]:
+        path = bench.gguf("1b", kind)
+        warm(path)
+        found = bench.other(LLAMA, "load", path, bench.threads, SHORT)
+        return {**found, **bench.other(LLAMA, "speed", path, bench.threads, PROMPT, GENERATE)}
+
+    name = f"gguf-{kind.lower()}"
+    rows = (
+        Row(f"prefill-{name}", "prefill_tok_s", prefill),
+        Row(f"decode-{name}", "decode_tok_s", decode),
+        Row(f"load-{name}", "load_s", 1.0, "s"),
+        Row(f"first-{name}", "first_s", 1.0, "s"),
+    )
+    return Work(ours, {"llama.cpp": peer}, rows)
+
+
 WORKS = (
     speed("1b", "q4-g32", 2.0, 1.15, 0.90),
     speed("1b", "q8-g32", 2.5, 1.0, 0.92),
@@ -178,4 +204,5 @@ WORKS = (
     convert("1b", "q4-g32", 4.0),
     matrix(512, 2, 1.8),
     matrix(1, 16, 1.0),
+    *(gguf(kind, 2.0, 1.05) for kind in ("Q4_0", "Q4_K_M", "Q6_K", "Q8_0")),
 )
