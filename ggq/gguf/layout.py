@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 MOVED = frozenset({2, 3, 6, 7, 8, 10, 11, 12, 13, 14, 20, 23, 35, 41, 42})
 """Types whose bits are only moved, or turned over."""
 
-LEAST_BYTES = 1 << 20
+LEAST_BYTES = 1 << 16
 """Smaller tensors are laid out by NumPy: that takes less time than compiling or loading a kernel."""
 
 CHUNK_BYTES = 1 << 19
