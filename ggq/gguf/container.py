@@ -25,7 +25,7 @@ from ggq.gguf.architecture.places import tensor_name as tensor_name
 from ggq.gguf.architecture.table import ARCHITECTURES, names_of
 from ggq.gguf.blocks import matrix, numbers, rows_of, scheme_of
 from ggq.gguf.config import read_config
-from ggq.gguf.layout import LEAST_BYTES, MOVED, move
+from ggq.gguf.layout import LEAST_BYTES, MOVED, Workers, move
 from ggq.gguf.vocabulary import Vocabulary
 from ggq.models.build import role_shapes
 from ggq.models.metadata import to_metadata
@@ -243,6 +243,8 @@ class GGUFModel:
         """Close the file."""
         self._segments.clear()
         self._memory = None
+        if "_workers" in self.__dict__:
+            self._workers.close()
         self.reader.close()
 
     def stored_bytes(self, name: str) -> int:
@@ -264,6 +266,10 @@ class GGUFModel:
     def _read_into(self, place: Place, start: int, out: NDArray[np.uint8]) -> None:
         """Fill `out` with bytes of some numbers."""
         self.reader.read_into(place.tensor, self._run(place)[0] + start, out)
+
+    @cached_property
+    def _workers(self) -> Workers:
+        return Workers()
 
     def _kept(self, length: int) -> NDArray[np.uint8]:
         """A part of one run of memory that all tensors share. It has small pages: large ones take six times as long to
@@ -292,7 +298,7 @@ class GGUFModel:
         segments = {part: (memory or _aligned)(length) for part, length in sizes.lengths.items()}
         view, order = view_matrix(scheme, sizes, segments, 0), self._order(entry.attributes["role"], entry.shape[0])
         if kind in MOVED and sizes.bytes >= LEAST_BYTES:
-            move(kind, entry.shape, order, view, partial(self._read_into, place))
+            move(kind, entry.shape, order, view, partial(self._read_into, place), self._workers)
             return segments
         blocks = rows_of(kind, self._raw(place), entry.shape)
         for start in range(0, len(blocks), BLOCK_ROWS):

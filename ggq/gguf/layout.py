@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -89,8 +89,47 @@ def _terms(from_bit: dict[int, int], phase: int) -> tuple[Term, ...]:
     return tuple(Term(word, max(0, -down), max(0, down), mask) for (word, down), mask in together.items())
 
 
-def move(kind: int, shape: tuple[int, ...], order: NDArray[np.int64] | None, view: MatrixView, read: Reader) -> None:
-    """Lay a tensor of a type in MOVED out in tiles, on as many threads as there are cores.
+class Workers:
+    """Threads that lay tensors out, one for each core, with memory of their own."""
+
+    def __init__(self) -> None:
+        from ggq_kernels.run.cores import available_cores
+
+        self._count, self._own = max(1, available_cores()), threading.local()
+        self._pool = ThreadPoolExecutor(self._count)
+
+    def run(self, work: Callable[[int], None], starts: Iterable[int]) -> None:
+        """Have `work` done for all starts; what it raises is raised."""
+        left = iter(starts)  # threads take from it in turn: a task for each would take as long as the work
+
+        def some(_: int) -> None:
+            for start in left:
+                work(start)
+
+        for _ in self._pool.map(some, range(self._count)):
+            pass
+
+    def memory(self, size: int) -> NDArray[np.uint8]:
+        """At least so many bytes of the thread that asks, the same as before: new pages take as long as reading."""
+        if getattr(self._own, "memory", np.empty(0)).size < size:
+            self._own.memory = np.empty(size, np.uint8)
+        found: NDArray[np.uint8] = self._own.memory
+        return found
+
+    def close(self) -> None:
+        """End the threads."""
+        self._pool.shutdown()
+
+
+def move(
+    kind: int,
+    shape: tuple[int, ...],
+    order: NDArray[np.int64] | None,
+    view: MatrixView,
+    read: Reader,
+    workers: Workers,
+) -> None:
+    """Lay a tensor of a type in MOVED out in tiles.
 
     Args:
         kind: Its type.
@@ -98,9 +137,9 @@ def move(kind: int, shape: tuple[int, ...], order: NDArray[np.int64] | None, vie
         order: Which row of the tensor each row of the tiles is; None where it is the same.
         view: The tiles.
         read: Reads the tensor.
+        workers: Who does it.
     """
     from ggq_kernels.quantize.repack import SPARE
-    from ggq_kernels.run.cores import available_cores
 
     block = TYPES[kind]
     blocks = shape[-1] // block.numbers
@@ -108,7 +147,7 @@ def move(kind: int, shape: tuple[int, ...], order: NDArray[np.int64] | None, vie
     repacking = repacker_of(kind).into(blocks, view.tiled)
     whole = rows // TILE_ROWS * TILE_ROWS
     step = max(1, CHUNK_BYTES // row_bytes // TILE_ROWS) * TILE_ROWS
-    own, everything = threading.local(), None
+    everything = None
     if order is not None:
         everything = np.empty(rows * row_bytes + 2 * SPARE, np.uint8)
         read(0, everything[SPARE:-SPARE])
@@ -116,18 +155,14 @@ def move(kind: int, shape: tuple[int, ...], order: NDArray[np.int64] | None, vie
     def chunk(start: int) -> None:
         stop = min(start + step, whole)
         if everything is None:
-            if not hasattr(own, "memory"):  # the same for all pieces: new pages take as long as reading
-                own.memory = np.empty(step * row_bytes + 2 * SPARE, np.uint8)
-            data, places = own.memory, np.arange(stop - start, dtype=np.int64)
+            data, places = workers.memory(step * row_bytes + 2 * SPARE), np.arange(stop - start, dtype=np.int64)
             read(start * row_bytes, data[SPARE:][: (stop - start) * row_bytes])
         else:
             assert order is not None
             data, places = everything, order[start:stop]
         repacking.run(data.ctypes.data + SPARE + places * row_bytes, start // TILE_ROWS)
 
-    with ThreadPoolExecutor(max(1, available_cores())) as pool:
-        for _ in pool.map(chunk, range(0, whole, step)):
-            pass
+    workers.run(chunk, range(0, whole, step))
     last = MATRICES[kind](_rows(read, order, range(whole, rows), row_bytes, block.bytes))
     if whole < rows:
         pack_rows(last, view, whole // TILE_ROWS)

@@ -25,6 +25,7 @@ pytestmark = pytest.mark.kernels
 def test_every_bit_is_where_numpy_lays_it(kind: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """37 rows, two whole tiles and a part of one, in their order and in another, a chunk a tile."""
     monkeypatch.setattr(layout, "CHUNK_BYTES", 1)
+    workers = layout.Workers()
     blocks = np.concatenate([blocks_of(kind)] * 10)[:37]
     blocks[5:30] = np.random.default_rng(1).permuted(blocks[5:30], axis=0)
     raw, shape = blocks.reshape(-1), (37, 3 * TYPES[kind].numbers)
@@ -38,9 +39,22 @@ def test_every_bit_is_where_numpy_lays_it(kind: int, monkeypatch: pytest.MonkeyP
         def read(start: int, out: np.ndarray) -> None:
             out[:] = raw[start : start + len(out)]
 
-        layout.move(kind, shape, order, view, read)
+        layout.move(kind, shape, order, view, read, workers)
         for mine, other in zip((*view.tiled, *view.shared), (*expected.tiled, *expected.shared), strict=True):
             np.testing.assert_array_equal(mine.view(np.uint8), other.view(np.uint8))
+    workers.close()
+
+
+def test_what_a_thread_raises_is_raised() -> None:
+    workers = layout.Workers()
+
+    def work(start: int) -> None:
+        if start == 30:
+            raise KeyError(start)
+
+    with pytest.raises(KeyError):
+        workers.run(work, range(100))
+    workers.close()
 
 
 @pytest.mark.parametrize("kind", ["Q4_K", "Q6_K"])
