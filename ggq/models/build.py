@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from ggq.models.layers.layered import LayeredSpec
-from ggq.models.mixers import experts, layered, recurrent
+from ggq.models.mixers import experts, latent, layered, recurrent
 from ggq.models.mixers.mlp import mlp
 from ggq.models.parts import (
     Attention,
@@ -17,6 +17,7 @@ from ggq.models.parts import (
     Head,
     Hybrid,
     KeyedAttention,
+    LatentAttention,
     Layer,
     Mamba2,
     ModelSpec,
@@ -319,6 +320,7 @@ MIXERS: dict[type, Callable[[Builder, str, Any, Buffer], Buffer]] = {
     Attention: _attention,
     GatedAttention: _attention,
     KeyedAttention: _attention,
+    LatentAttention: latent.latent_attention,
     NormedAttention: _attention,
     SharedAttention: _attention,
     GatedDelta: recurrent.gated_delta,

@@ -137,9 +137,9 @@ def _yarn(config: Config, inner: Inner, context: int) -> Yarn:
     if "attention_factor" in inner:
         attention = _read(inner, "attention_factor", Yarn, "attention_factor")
     elif one and all_dimensions:
-        attention = _attention_factor(factor, one) / _attention_factor(factor, all_dimensions)
+        attention = attention_factor(factor, one) / attention_factor(factor, all_dimensions)
     else:
-        attention = _attention_factor(factor, 1.0)
+        attention = attention_factor(factor, 1.0)
     return Yarn(
         factor=factor,
         original_context_length=original,
@@ -162,7 +162,8 @@ def _longrope(config: Config, inner: Inner, context: int) -> Factors:
     return Factors(_read(inner, "short_factor", Factors, "factors"), attention)
 
 
-def _attention_factor(factor: float, weight: float) -> float:
+def attention_factor(factor: float, weight: float) -> float:
+    """YaRN's factor of scores, of one weight."""
     return 1.0 if factor <= 1 else 0.1 * weight * math.log(factor) + 1.0
 
 

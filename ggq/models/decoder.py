@@ -13,7 +13,7 @@ from ggq.models.config_rope import read_rope
 from ggq.models.family import TensorSpec, checkpoint_name
 from ggq.models.fields import shown
 from ggq.models.names import Expression, Matrix, Rows, Tensor
-from ggq.models.parts import MOST_LAYERS, PLAIN, Attention, Embedding, Experts, Head, Layer, Mlp, ModelSpec, Norm
+from ggq.models.parts import MOST_LAYERS, PLAIN, Attention, Embedding, Experts, Head, Layer, Mixer, Mlp, ModelSpec, Norm
 from ggq.models.rope import Rope
 
 BASE: Keys = {
@@ -72,6 +72,7 @@ def read_decoder(
     layout: str = "half",
     rope: Callable[..., Rope | None] = read_rope,
     feed_forward: Mlp | Experts | None = None,
+    mixer: Mixer | None = None,
 ) -> ModelSpec:
     """The model of a config.json with Llama's keys, as far as the family has them, and its own defaults.
 
@@ -81,11 +82,12 @@ def read_decoder(
         layout: How RoPE pairs the numbers of a head.
         rope: What reads the RoPE, with the arguments of `read_rope`.
         feed_forward: That of the layers; what `mlp` reads by default.
+        mixer: That of the layers; what `attention` reads by default.
     """
     context = config.take("max_position_embeddings", ModelSpec, "context_length")
     norm = norm or rms_norm(config)
     layer = Layer(
-        mixer=attention(config, context, layout, rope),
+        mixer=mixer or attention(config, context, layout, rope),
         feed_forward=feed_forward or mlp(config),
         mixer_norm=norm,
         mixer_post_norm=None,
@@ -156,7 +158,8 @@ def mlp(config: Config) -> Mlp:
 def experts(config: Config) -> Experts:
     """Experts that a softmax chooses, none of them for all tokens."""
     width = "moe_intermediate_size" if "moe_intermediate_size" in config.keys else "intermediate_size"
-    count = "num_experts" if "num_experts" in config.keys else "num_local_experts"
+    names = ("num_experts", "num_local_experts", "n_routed_experts")
+    count = next(name for name in names if name in config.keys)
     return Experts(
         count=config.take(count, Experts, "count"),
         chosen=config.take("num_experts_per_tok", Experts, "chosen"),

@@ -21,6 +21,7 @@ from ggq.models.layers.attentions import (
     Attention,
     GatedAttention,
     KeyedAttention,
+    LatentAttention,
     Norm,
     NormedAttention,
     SharedAttention,
@@ -40,8 +41,10 @@ __all__ = [
     "Head",
     "Hybrid",
     "KeyedAttention",
+    "LatentAttention",
     "Layer",
     "Mamba2",
+    "Mixer",
     "Mlp",
     "ModelSpec",
     "Norm",
@@ -138,6 +141,7 @@ Mixer = (
     | NormedAttention
     | KeyedAttention
     | SharedAttention
+    | LatentAttention
     | ShortConv
     | GatedDelta
     | Mamba2

@@ -13,6 +13,9 @@ from ggq.models.families.encoders.modernbert import MODERNBERT
 from ggq.models.families.encoders.roberta import ROBERTA
 from ggq.models.families.encoders.xlm_roberta import XLM_ROBERTA
 from ggq.models.families.ernie4_5 import ERNIE4_5
+from ggq.models.families.experts.deepseek_v2 import DEEPSEEK_V2
+from ggq.models.families.experts.deepseek_v3 import DEEPSEEK_V3
+from ggq.models.families.experts.glm4_moe_lite import GLM4_MOE_LITE
 from ggq.models.families.experts.gpt_oss import GPT_OSS
 from ggq.models.families.experts.granite_moe import GRANITE_MOE
 from ggq.models.families.experts.granite_moe_shared import GRANITE_MOE_SHARED
@@ -104,6 +107,9 @@ FAMILIES: tuple[Family, ...] = (
     GRANITE_MOE,
     GRANITE_MOE_SHARED,
     GPT_OSS,
+    DEEPSEEK_V2,
+    DEEPSEEK_V3,
+    GLM4_MOE_LITE,
 )
 """Every supported family. To add one, write its file in `families` and list it here."""
 

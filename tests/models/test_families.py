@@ -51,7 +51,7 @@ def errors_of(mixer: Any) -> int:
     sizes = {"delta": "key_dim", "mamba2": "state_size"}
     if mixer.kind in sizes:
         return 6 + 2 * int(getattr(mixer, sizes[mixer.kind]))
-    return {"gated_attention": 5, "conv": 6}.get(mixer.kind, 4)
+    return {"gated_attention": 5, "conv": 6, "latent_attention": 8}.get(mixer.kind, 4)
 
 
 def clamped(part: Any) -> int:

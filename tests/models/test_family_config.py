@@ -50,6 +50,8 @@ def test_a_family_knows_every_key_that_its_class_in_transformers_reads(family: F
         "global_head_dim",
         "num_global_key_value_heads",
         "per_layer_config",
+        "num_nextn_predict_layers",
+        "first_k_dense_replace",
     }
     assert set(family.keys) - set(read["own"]) <= others
     bases = read["rope_theta"] if isinstance(read["rope_theta"], dict) else {"global": read["rope_theta"]}

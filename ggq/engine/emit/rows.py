@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from ggq.engine.emit.context import Context, Step
-from ggq.tape.ops import Activate, Add, Gate, Norm, Rope, Scale, Select, Slice, SoftCap
+from ggq.tape.ops import Activate, Add, Copy, Gate, Norm, Rope, Scale, Select, Slice, SoftCap
 
 
 def norm(op: Norm, at: Context) -> tuple[Step, np.ndarray]:
@@ -70,4 +70,12 @@ def columns(op: Slice, at: Context) -> tuple[Step, np.ndarray]:
     """Some columns."""
     source, out = at.floats(op.source), at.floats(op.out)
     row = at.calls.columns_row(at.tokens(op.out), replace(source, address=source.address + 4 * op.start), out)
+    return Step(op.name, op.out.name, op.out.rows), row
+
+
+def copy(op: Copy, at: Context) -> tuple[Step, np.ndarray]:
+    """Parts of heads into another buffer."""
+    source, out = at.floats(op.source), at.floats(op.out)
+    starts = op.source_start, op.source_step, op.start, op.step
+    row = at.calls.copy_row(at.tokens(op.out), source, out, op.heads, op.width, *starts, keep=op.add)
     return Step(op.name, op.out.name, op.out.rows), row

@@ -98,3 +98,28 @@ class SharedAttention(Attention):
 
     kind: ClassVar[str] = "shared_attention"
     source: Annotated[int, Integer(0, 1 << 12, "number of the layer whose keys and values it reads")]
+
+
+@dataclass(frozen=True)
+class LatentAttention:
+    """Attention whose keys and values are made of one latent row that all heads share; a part of keys turns."""
+
+    kind: ClassVar[str] = "latent_attention"
+    role: ClassVar[str] = "attention"
+    heads: Annotated[int, Integer(1, HEADS, "query heads")]
+    query_rank: Annotated[int, Integer(0, WIDTH, "numbers of the row that queries are made of; 0: of the input")]
+    rank: Annotated[int, Integer(1, WIDTH, "numbers of the latent row")]
+    plain_dim: Annotated[int, Integer(1, 1 << 13, "numbers of a head's query and key that do not turn")]
+    turned_dim: Annotated[int, Integer(2, 1 << 13, "numbers that turn; of keys, all heads have the same")]
+    value_dim: Annotated[int, Integer(1, 1 << 13, "numbers of a head's value")]
+    scale: Annotated[float, Number(0.0, 1e6, "products of query and key are multiplied with it")]
+    rope: Annotated[Rope, Part("how these turn with their position")]
+    norm: Annotated[Norm, Part("norm of the latent row, and of that of queries")]
+    bias: Annotated[bool, Flag("the first matrices of latent rows have biases")]
+    output_bias: Annotated[bool, Flag("o has a bias")]
+
+    def problem(self) -> str | None:
+        """What contradicts itself, if anything."""
+        if self.rope.rotated != self.turned_dim:
+            return f"RoPE must rotate all of the {self.turned_dim} numbers that turn, not {self.rope.rotated}"
+        return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ggq.tape.ops.activate import Activate
 from ggq.tape.ops.attention import Attention, StoreKV
+from ggq.tape.ops.copy import Copy
 from ggq.tape.ops.embed import Embed
 from ggq.tape.ops.experts import Experts
 from ggq.tape.ops.gate import Gate
@@ -25,6 +26,7 @@ OPS: tuple[type[Operation], ...] = (
     Activate,
     Add,
     Attention,
+    Copy,
     Embed,
     Experts,
     Gate,
@@ -48,6 +50,7 @@ __all__ = [
     "Activate",
     "Add",
     "Attention",
+    "Copy",
     "Embed",
     "Experts",
     "Gate",

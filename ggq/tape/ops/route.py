@@ -105,7 +105,7 @@ class Route(Operation):
             wishes = wishes + run.weight(self.correction)
         lowest = xp.full_like(wishes, -float("inf"))
         if self.groups > 1:
-            grouped = wishes.reshape(*wishes.shape[:-1], self.groups, -1)
+            grouped = wishes.reshape(*wishes.shape[:-1], self.groups, wishes.shape[-1] // self.groups)
             best = xp.sum(xp.sort(grouped, axis=-1)[..., -self.best :], axis=-1)
             allowed = xp.broadcast_to(_largest(xp, best, self.chosen_groups)[..., None], grouped.shape)
             wishes = xp.where(allowed.reshape(wishes.shape), wishes, lowest)

@@ -7,7 +7,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ggq_kernels.code import ready
-from ggq_kernels.row.operands import ASSIGN, ELEMENTS, GATE, NORM, ROPE, ROUND, ROUTE, SCORED, SELECT, SHARE, TRANSFORM
+from ggq_kernels.row.operands import (
+    ASSIGN,
+    COPY,
+    ELEMENTS,
+    GATE,
+    NORM,
+    ROPE,
+    ROUND,
+    ROUTE,
+    SCORED,
+    SELECT,
+    SHARE,
+    TRANSFORM,
+)
 from ggq_kernels.run.rows import BF16_TOKENS, SMALL, HasAddress, Int8Rows, Rows, operands, row
 
 if TYPE_CHECKING:
@@ -149,6 +162,40 @@ def select_row(tokens: int, source: Rows, out: Rows, rows: int) -> np.ndarray:
         rows=rows,
     )
     return row(gather.select, given, alone=1)
+
+
+def copy_row(
+    tokens: int,
+    source: Rows,
+    out: Rows,
+    heads: int,
+    width: int,
+    source_start: int,
+    source_step: int,
+    start: int,
+    step: int,
+    *,
+    keep: bool,
+) -> np.ndarray:
+    """out[start + h * step + i] = source[source_start + h * source_step + i] for each head h and i below `width`; the
+    rest of out becomes 0 unless `keep`."""
+    given = operands(
+        COPY,
+        tokens=tokens,
+        source=source.address,
+        source_stride=source.stride,
+        out=out.address,
+        out_stride=out.stride,
+        columns=out.width,
+        heads=heads,
+        width=width,
+        source_start=source_start,
+        source_step=source_step,
+        start=start,
+        step=step,
+        keep=int(keep),
+    )
+    return row(gather.copy, given, alone=1)
 
 
 def columns_row(tokens: int, source: Rows, out: Rows) -> np.ndarray:

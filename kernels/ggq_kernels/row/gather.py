@@ -5,9 +5,9 @@ from __future__ import annotations
 from numba import int64
 
 from ggq_kernels.code.compiled import inlined, op
-from ggq_kernels.row.operands import SELECT, TRANSFORM
+from ggq_kernels.row.operands import COPY, SELECT, TRANSFORM
 from ggq_kernels.run.team import take
-from ggq_kernels.vector.simd import load_f32, read_f32, read_i32, read_i64, store_f32, write_f32
+from ggq_kernels.vector.simd import load_f32, read_f32, read_i32, read_i64, splat_f32, store_f32, write_f32
 
 
 @inlined
@@ -53,6 +53,31 @@ def columns(row: int, team: int) -> None:
             store_f32(y + c, load_f32(x + c))
         for c in range(whole, width * 4, 4):
             write_f32(y + c, read_f32(x + c))
+
+
+@op
+def copy(row: int, team: int) -> None:
+    """Parts of the heads of source into out, the rest of which becomes 0 or stays; see `COPY`."""
+    n, source = read_i64(read_i64(row + COPY.tokens)), read_i64(row + COPY.source)
+    stride, heads, width = read_i64(row + COPY.source_stride), read_i64(row + COPY.heads), read_i64(row + COPY.width)
+    out, out_stride, columns = read_i64(row + COPY.out), read_i64(row + COPY.out_stride), read_i64(row + COPY.columns)
+    source_start, source_step = read_i64(row + COPY.source_start), read_i64(row + COPY.source_step)
+    start, step, keep = read_i64(row + COPY.start), read_i64(row + COPY.step), read_i64(row + COPY.keep)
+    whole = width // 16 * 16
+    while True:
+        t = take(team, 1)
+        if t >= n:
+            return
+        y = out + t * out_stride
+        if keep == 0:
+            for c in range(0, columns * 4, 64):
+                store_f32(y + c, splat_f32(0.0))
+        for h in range(heads):
+            a, b = source + t * stride + 4 * (source_start + h * source_step), y + 4 * (start + h * step)
+            for c in range(0, whole * 4, 64):
+                store_f32(b + c, load_f32(a + c))
+            for c in range(whole * 4, width * 4, 4):
+                write_f32(b + c, read_f32(a + c))
 
 
 @op

@@ -79,6 +79,25 @@ class SelectRow(NamedTuple):
     rows: int = 56
 
 
+class CopyRow(NamedTuple):
+    """`heads` parts of `width` numbers, each `source_step` and `step` numbers behind the one before; `columns` of `out`
+    become 0 first unless `keep`."""
+
+    tokens: int = 8
+    source: int = 16
+    source_stride: int = 24
+    out: int = 32
+    out_stride: int = 40
+    columns: int = 48
+    heads: int = 56
+    width: int = 64
+    source_start: int = 72
+    source_step: int = 80
+    start: int = 88
+    step: int = 96
+    keep: int = 104
+
+
 class TransformRow(NamedTuple):
     """`order` and `factors` are addresses, 0 for none."""
 
@@ -192,4 +211,4 @@ class ShareRow(NamedTuple):
 
 ROUTE, SCORED, ASSIGN, SHARE = RouteRow(), ScoredRow(), AssignRow(), ShareRow()
 NORM, ROPE, GATE, ELEMENTS, SELECT = NormRow(), RopeRow(), GateRow(), ElementsRow(), SelectRow()
-TRANSFORM, ROUND = TransformRow(), RoundRow()
+TRANSFORM, ROUND, COPY = TransformRow(), RoundRow(), CopyRow()
