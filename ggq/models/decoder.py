@@ -160,11 +160,12 @@ def experts(config: Config) -> Experts:
     width = "moe_intermediate_size" if "moe_intermediate_size" in config.keys else "intermediate_size"
     names = ("num_experts", "num_local_experts", "n_routed_experts")
     count = next(name for name in names if name in config.keys)
+    has_word = "hidden_act" in config.keys
     return Experts(
         count=config.take(count, Experts, "count"),
         chosen=config.take("num_experts_per_tok", Experts, "chosen"),
         width=config.take(width, Experts, "width"),
-        activation=ACTIVATIONS[config.choice("hidden_act", tuple(ACTIVATIONS))],
+        activation=ACTIVATIONS[config.choice("hidden_act", tuple(ACTIVATIONS))] if has_word else "silu",
         gated=True,
         bias=False,
         router=PLAIN,

@@ -46,7 +46,9 @@ from ggq.models.families.qwen3 import QWEN3
 from ggq.models.families.recurrent.falcon_h1 import FALCON_H1
 from ggq.models.families.recurrent.granite_hybrid import GRANITE_HYBRID
 from ggq.models.families.recurrent.lfm2 import LFM2
+from ggq.models.families.recurrent.lfm2_moe import LFM2_MOE
 from ggq.models.families.recurrent.mamba2 import MAMBA2
+from ggq.models.families.recurrent.nemotron_h import NEMOTRON_H
 from ggq.models.families.recurrent.qwen3_5 import QWEN3_5
 from ggq.models.families.recurrent.qwen3_5_images import QWEN3_5_IMAGES
 from ggq.models.families.recurrent.qwen3_5_moe import QWEN3_5_MOE
@@ -92,6 +94,8 @@ FAMILIES: tuple[Family, ...] = (
     HUNYUAN,
     GPT_NEOX,
     LFM2,
+    LFM2_MOE,
+    NEMOTRON_H,
     QWEN3_5,
     QWEN3_5_IMAGES,
     QWEN3_NEXT,

@@ -183,5 +183,5 @@ def test_a_family_is_a_short_file_that_says_how_it_differs_from_llama() -> None:
     for file in files:
         lines = file.read_text(encoding="utf-8").splitlines()
         # some are more than a difference from Llama
-        most = {"recurrent": 160, "experts": 90, "gemma": 170}.get(file.parent.name, 60)
+        most = {"recurrent": 190, "experts": 150, "gemma": 170}.get(file.parent.name, 60)
         assert len(lines) <= most and lines[0].startswith('"""') and "Llama" in lines[0], file.name

@@ -52,6 +52,9 @@ def test_a_family_knows_every_key_that_its_class_in_transformers_reads(family: F
         "per_layer_config",
         "num_nextn_predict_layers",
         "first_k_dense_replace",
+        "hybrid_override_pattern",
+        "layer_types",
+        "num_hidden_layers",
     }
     assert set(family.keys) - set(read["own"]) <= others
     bases = read["rope_theta"] if isinstance(read["rope_theta"], dict) else {"global": read["rope_theta"]}
@@ -193,12 +196,6 @@ def changed(model: str, **changes: Any) -> tuple[ModelSpec, tuple[str, ...]]:
         ("mamba2", {"time_step_limit": [-1, 1]}, ModelError, "time_step_limit.least: -1 found, 0, or a number above 0"),
         ("mamba2", {"time_step_limit": [2, 1]}, ModelError, "steps of at least 2 and at most 1 cannot be"),
         ("mamba2", {"hidden_act": "relu"}, UnsupportedError, "hidden_act: 'relu' is not supported"),
-        (
-            "granite_hybrid",
-            {"num_local_experts": 8},
-            UnsupportedError,
-            "num_local_experts: 8 found: only models without experts are supported",
-        ),
         (
             "granite_hybrid",
             {"position_embedding_type": "alibi"},

@@ -1,4 +1,4 @@
-"""Granite 4 hybrids without experts: Llama with scans of Mamba-2 instead of attention in most layers, no RoPE unless
+"""Granite 4 hybrids: Llama with scans of Mamba-2 instead of attention in most layers, no RoPE unless
 asked for, gate and up of the feed-forward in one matrix, and Granite's multipliers."""
 
 from __future__ import annotations
@@ -8,17 +8,19 @@ from dataclasses import replace
 from ggq.models import decoder
 from ggq.models.config import ANY, Config, Keys, OrNull
 from ggq.models.families import granite
+from ggq.models.families.experts import granite_moe
 from ggq.models.families.recurrent import mamba2
 from ggq.models.family import Family, checkpoint_name
 from ggq.models.names import Expression, Rows, Tensor
-from ggq.models.parts import Mamba2, ModelSpec
+from ggq.models.parts import Experts, Mamba2, ModelSpec
 
 KEYS: Keys = {
     **{key: value for key, value in granite.KEYS.items() if key not in ("head_dim", "mlp_bias")},
-    "intermediate_size": ANY,  # of experts
+    "intermediate_size": 11008,  # of experts
     "shared_intermediate_size": 1024,
     "num_local_experts": 8,
-    **dict.fromkeys(("num_experts_per_tok", "output_router_logits", "router_aux_loss_coef"), ANY),
+    "num_experts_per_tok": 2,
+    **dict.fromkeys(("output_router_logits", "router_aux_loss_coef"), ANY),
     "position_embedding_type": OrNull(),
     "layer_types": OrNull(),
     "mamba_n_heads": 128,
@@ -50,9 +52,12 @@ WORDS = {"full_attention": "attention", "linear_attention": "mamba", "attention"
 
 def parts(config: Config) -> ModelSpec:
     """The model of a config.json."""
-    if (experts := config.get("num_local_experts")) != 0:
-        raise config.unsupported("num_local_experts", f"{experts} found: only models without experts are supported")
     spec = granite.parts(config)
+    if config.get("num_local_experts") == 0:
+        config.get("intermediate_size"), config.get("num_experts_per_tok")  # of experts
+    else:
+        width = config.take("shared_intermediate_size", Experts, "shared_width")
+        spec = decoder.with_layers(spec, feed_forward=replace(decoder.experts(config), shared_width=width))
     place = config.get("position_embedding_type")
     if place not in (None, "rope", "nope"):
         raise config.unsupported("position_embedding_type", f"{place!r} is not supported; supported: rope, nope, null")
@@ -92,6 +97,9 @@ def scan(config: Config, spec: ModelSpec) -> Mamba2:
 
 def expression(role: str, spec: ModelSpec) -> Expression:
     """The tensor of a role: rows of a fused matrix, or a tensor of a checkpoint."""
+    if ".experts." in role:
+        return granite_moe.expression(role, spec)
+    role = role.replace(".experts_norm.", ".mlp_norm.")
     for place, name in enumerate(("gate", "up")):
         if f".mlp.{name}." in role:
             width = decoder.layer_of(role, spec).mlp.width

@@ -51,15 +51,20 @@ MODULES = decoder.MODULES | {
 
 def parts(config: Config) -> ModelSpec:
     """The model of a config.json."""
+    return mixed(config, width(config))
+
+
+def mixed(config: Config, width: int) -> ModelSpec:
+    """The model whose feed-forwards have so many numbers between their matrices."""
     norm = decoder.rms_norm(config, "norm_eps")
     spec = decoder.with_mixers(decoder.read_decoder(config, norm), query_norm=norm, key_norm=norm)
-    attends = config.get("full_attn_idxs")
+    attends = config.get("full_attn_idxs") if "full_attn_idxs" in config.keys else None
     if attends is not None and not isinstance(attends, list):
         raise config.error("full_attn_idxs", f"{shown(attends)} found, a list of numbers of layers expected")
     words = ("full_attention", "conv")
     kinds = decoder.layer_kinds(config, words, lambda number: words[attends is not None and number not in attends])
     mixer = ShortConv(spec.hidden_size, config.take("conv_L_cache", ShortConv, "reach"), config.flag("conv_bias"))
-    feed_forward = replace(spec.layers[0].mlp, width=width(config))
+    feed_forward = replace(spec.layers[0].mlp, width=width)
     layers = (replace(each, feed_forward=feed_forward) for each in spec.layers)
     mixed = (each if kind != "conv" else replace(each, mixer=mixer) for each, kind in zip(layers, kinds))
     tied = config.flag("tie_word_embeddings" if config.get("tie_embedding") is None else "tie_embedding")
