@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from ggq.tape.ops.activate import Activate
 from ggq.tape.ops.attention import Attention, StoreKV
-from ggq.tape.ops.copy import Copy
 from ggq.tape.ops.embed import Embed
 from ggq.tape.ops.experts import Experts
 from ggq.tape.ops.gate import Gate
@@ -12,6 +11,7 @@ from ggq.tape.ops.linear import Linear
 from ggq.tape.ops.norm import Norm
 from ggq.tape.ops.operation import Operation, Product
 from ggq.tape.ops.plain.add import Add
+from ggq.tape.ops.plain.copy import Copy
 from ggq.tape.ops.plain.scale import Scale
 from ggq.tape.ops.plain.select import Select
 from ggq.tape.ops.plain.slice import Slice

@@ -18,7 +18,7 @@ UNUSED = (
     *("num_hidden_layers", "num_logits_to_keep", "use_mamba_kernels", "expand", "chunk_size", "mamba_ssm_cache_dtype"),
     *("time_step_max", "time_step_floor", "time_step_limit", "moe_shared_expert_overlap", "output_router_logits"),
     *("num_nextn_predict_layers", "mtp_layers_block_type", "residual_in_fp32", "hidden_dropout", "mamba_proj_bias"),
-    *("rescale_prenorm_residual", "attention_bias", "n_shared_experts", "rope_theta"),
+    *("rescale_prenorm_residual", "attention_bias", "n_shared_experts"),
 )
 """Of training, of other programs' kernels, and what transformers does not heed when it computes."""
 
@@ -135,15 +135,8 @@ def scan(config: Config) -> Mamba2:
 
 def attention(config: Config) -> Attention:
     """Attention without RoPE."""
-    heads, kv_heads, head_dim = (
-        config.take(key, Attention, name)
-        for key, name in {
-            "num_attention_heads": "heads",
-            "num_key_value_heads": "kv_heads",
-            "head_dim": "head_dim",
-        }.items()
-    )
-    return decoder.plain_attention(heads, kv_heads, head_dim, None, False)
+    heads, kv_heads = (config.integer(f"num_{name}_heads", (1, 1 << 14)) for name in ("attention", "key_value"))
+    return decoder.plain_attention(heads, kv_heads, config.take("head_dim", Attention, "head_dim"), None, bias=False)
 
 
 def mlp(config: Config) -> Mlp:
