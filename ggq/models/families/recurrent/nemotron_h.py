@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 
 from ggq.models import decoder
 from ggq.models.config import ANY, REQUIRED, Config, Keys, Only, OrNull
@@ -182,12 +183,6 @@ def expression(role: str, spec: ModelSpec) -> Expression:
     return mamba2.expression(f"layers.{place}.{rest}", spread, MODULES, "backbone.layers", "mixer")
 
 
-NEMOTRON_H = Family(
-    ("NemotronHForCausalLM", "NemotronHModel"),
-    ("nemotron_h",),
-    KEYS,
-    parts,
-    expression,
-    lambda spec: decoder.tied_output(spec, expression),
-    beside=("mtp.",),
-)
+NAMES = ("NemotronHForCausalLM", "NemotronHModel")
+OUTPUT = partial(decoder.tied_output, expression=expression)
+NEMOTRON_H = Family(NAMES, ("nemotron_h",), KEYS, parts, expression, OUTPUT, beside=("mtp.",))
