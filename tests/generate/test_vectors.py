@@ -234,9 +234,15 @@ def test_three_scores_rank_nothing(tmp_path: Path) -> None:
         ({MODULES: "{}"}, FormatError, "an object found, a list of modules expected"),
         ({MODULES: "[]x"}, FormatError, "modules.json"),
         (
-            {MODULES: '[{"type": "sentence_transformers.models.Dense"}]'},
+            {MODULES: '[{"type": "sentence_transformers.models.LSTM"}]'},
             UnsupportedError,
-            "0.type: 'Dense' is not supp",
+            "0.type: 'LSTM' is not supp",
+        ),
+        ({MODULES: '[{"type": "sentence_transformers.models.Dense"}]'}, ModelError, "0.path: missing"),
+        (
+            {MODULES: '[{"type": "a.Normalize"}, {"type": "a.Dense", "path": "2_Dense"}]'},
+            UnsupportedError,
+            "a matrix behind Normalize is not supported",
         ),
         (
             {MODULES: '[{"type": "a.Pooling", "path": "../.."}]'},

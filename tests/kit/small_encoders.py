@@ -60,6 +60,22 @@ ENCODERS: dict[str, dict[str, Any]] = {
         "id2label": {"0": "a", "1": "b", "2": "c"},
     },
     "modernbert": {**MODERN, "architectures": ["ModernBertModel"], "global_attn_every_n_layers": 2},
+    "gemma3": {
+        **SIZES,
+        "pad_token_id": 0,
+        "architectures": ["Gemma3TextModel"],
+        "model_type": "gemma3_text",
+        "num_key_value_heads": 1,
+        "head_dim": 14,
+        "query_pre_attn_scalar": 90,
+        "sliding_window": 38,
+        "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+        "rope_parameters": {
+            "sliding_attention": {"rope_type": "default", "rope_theta": 60.0},
+            "full_attention": {"rope_type": "default", "rope_theta": 900.0},
+        },
+        "use_bidirectional_attention": True,
+    },
     "modernbert_scores": {
         **MODERN,
         "architectures": ["ModernBertForSequenceClassification"],
@@ -80,7 +96,7 @@ TEXTS = (140, 37, 5)
 def types_of(name: str, count: int) -> np.ndarray | None:
     """The types of the tokens of a text, as of a pair; None where the model knows one type."""
     types = int(ENCODERS[name].get("type_vocab_size", 2))
-    if ENCODERS[name]["model_type"] == "modernbert" or types < 2:
+    if ENCODERS[name]["model_type"] in ("modernbert", "gemma3_text") or types < 2:
         return None
     return np.where(np.arange(count) < count // 3, 0, types - 1)
 

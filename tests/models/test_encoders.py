@@ -40,7 +40,7 @@ INTERPRETERS = ["numpy", pytest.param("numba", marks=pytest.mark.kernels)]
 TEXTS = range(3)
 
 
-INSIDE = {"bert": "bert.", "roberta": "roberta.", "modernbert": "model."}
+INSIDE = {"bert": "bert.", "roberta": "roberta.", "modernbert": "model.", "gemma3": "model."}
 """What stands before the names of tensors where a class has more than the model; where it has not, they lack it."""
 
 
@@ -150,6 +150,35 @@ def write_tensors(folder: Path, tensors: dict[str, np.ndarray], config: dict[str
     return folder
 
 
+@pytest.mark.parametrize("normalized", [False, True])
+def test_matrices_behind_a_pooling_are_taken(normalized: bool, tmp_path: Path) -> None:
+    """As EmbeddingGemma has them: two without biases and activations, of which each has a folder."""
+    folder, random = write_folder(tmp_path / "m", "gemma3"), np.random.default_rng(8)
+    sizes, tensors = ((40, 56), (56, 24)), list[np.ndarray]()
+    modules = [("Transformer", ""), ("Pooling", "1_Pooling"), ("Dense", "2_Dense"), ("Dense", "3_Dense")]
+    modules += [("Normalize", "4_Normalize")] if normalized else []
+    listed = [{"type": f"sentence_transformers.models.{kind}", "path": place} for kind, place in modules]
+    (folder / "modules.json").write_text(json.dumps(listed))
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_mean_tokens": True}))
+    for (_, place), (taken, given) in zip(modules[2:4], sizes, strict=True):
+        values = (random.standard_normal((given, taken)) / np.sqrt(taken)).astype(np.float32)
+        tensors.append(values)
+        (folder / place).mkdir()
+        said: dict[str, Any] = {"in_features": taken, "out_features": given, "bias": False}
+        said["activation_function"] = "torch.nn.modules.linear.Identity"
+        (folder / place / "config.json").write_text(json.dumps(said))
+        header = {"linear.weight": {"dtype": "F32", "shape": [given, taken], "data_offsets": [0, values.nbytes]}}
+        write_safetensors(folder / place / "model.safetensors", header, values.tobytes())
+    ggq.convert(folder, tmp_path / "m.ggq", scheme="f32")
+    with load(tmp_path / "m.ggq", interpreter="numpy") as model:
+        found = model.vectors.results(tokens_of("gemma3"))
+    for number, vector in enumerate(found):
+        want = tensors[1] @ (tensors[0] @ FOUND[f"gemma3.{number}.result"])
+        want = want / np.linalg.norm(want) if normalized else want
+        np.testing.assert_allclose(vector, want, atol=1e-5 * np.abs(want).max())
+
+
 @pytest.mark.parametrize("interpreter", INTERPRETERS)
 @pytest.mark.parametrize(("scheme", "step"), [("q8-g32", 1 / 127), ("q4-g32", 1 / 8)])
 @pytest.mark.parametrize("name", ["bert", "xlm_roberta", "modernbert"])
@@ -241,6 +270,9 @@ MODERN_CHANGES: dict[str, Callable[[TextSpec], TextSpec]] = {
 CHANGES = [("bert", *item) for item in BERT_CHANGES.items()]
 CHANGES += [("modernbert", *item) for item in MODERN_CHANGES.items()]
 CHANGES += [("roberta", "no positions", embedding(positions=0))]
+GEMMA_CHANGES = ("causal", "no windows", "larger windows", "smaller windows", "the other RoPE", "SiLU")
+CHANGES += [("gemma3", what, MODERN_CHANGES[what]) for what in GEMMA_CHANGES]
+CHANGES += [("gemma3", "no scale of the embedding", embedding(scale=1.0))]
 
 
 @pytest.mark.parametrize(("name", "what", "change"), CHANGES, ids=[f"{name}, {what}" for name, what, _ in CHANGES])

@@ -49,5 +49,5 @@ def describe(
     specs = tuple(family.laid_out(model, names).tensors(model))
     if pooling is not None:
         model = check(with_pooling(model, pooling), path)
-        specs = pooled_tensors(specs, model)
+        specs = pooled_tensors(specs, model, pooling)
     return Described(family.names[0], model, specs, unread, family.beside)

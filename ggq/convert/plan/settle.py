@@ -14,6 +14,7 @@ from ggq.convert.plan.leftovers import leave_out
 from ggq.convert.plan.pattern import Pattern
 from ggq.convert.source.checkpoint import CONFIG, FLOATS, Checkpoint
 from ggq.convert.source.quantized import check_not_quantized
+from ggq.convert.source.sentence import add_dense
 from ggq.errors import ConvertError, UsageError
 from ggq.models.family import TensorSpec
 from ggq.models.fields import shown
@@ -63,6 +64,7 @@ def settle(
     untied = describe({**checkpoint.config, TIED: False}, path, pooling, checkpoint.tensors)
     whole = source_names([*described.specs, *untied.specs])
     rename(checkpoint, whole)
+    add_dense(checkpoint, pooling)
     described = settle_output(checkpoint, described, untied)
     add_missing_biases(checkpoint, described.specs)
     return described, (*left, *leave_out(checkpoint, source_names(described.specs), whole))
