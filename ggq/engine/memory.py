@@ -61,17 +61,18 @@ def batch_rows(program: Program, most: int, file_bytes: int) -> int:
     """How many tokens are computed together, so that the buffers stay within bounds however wide a file says they are.
 
     Args:
-        program: Its buffers that are live at one time count, as floats and rounded: six bytes an element.
+        program: Its buffers that are live at one time count, as floats and rounded: six bytes an element. Those of an
+            expert count in full, as every row may go through it.
         most: The most that anybody asks for.
         file_bytes: Of the model's file.
     """
     limit = min(MOST_BYTES, max(LEAST_BYTES, TIMES_FILE * file_bytes))
     distinct = {buffer for op in program.ops for buffer in op.writes()}
-    if 6 * most * sum(buffer.width for buffer in distinct if buffer.rows == "tokens") <= limit:
+    if 6 * most * sum(buffer.width for buffer in distinct if rows_of(buffer) == "tokens") <= limit:
         return most  # also if all were live at once
     changes = [0] * (len(program.ops) + 2)
     for value in values(program):
-        if value.buffer.rows == "tokens":
+        if rows_of(value.buffer) == "tokens":
             changes[max(value.first, 0)] += value.buffer.width
             changes[value.last + 1] -= value.buffer.width
     row = 6 * max(accumulate(changes))

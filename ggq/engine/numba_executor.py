@@ -16,6 +16,7 @@ from ggq.engine.footprint import usable_memory
 from ggq.engine.kv.policy import border
 from ggq.engine.kv.pool import PagePool, PoolFull
 from ggq.engine.kv.sequence import PagedSequence, cost
+from ggq.engine.lower.experts import with_widest_expert
 from ggq.engine.memory import batch_rows
 from ggq.engine.weights import Weights
 from ggq.errors import FormatError, UsageError
@@ -43,7 +44,7 @@ def capacity(program: Program, most: int, file_bytes: int) -> tuple[dict[str, in
     for is never touched.
 
     Args:
-        program: The model.
+        program: The model, with one expert of each layer at least.
         most: Tokens that are computed together at most.
         file_bytes: Of the model's file, to bound the buffers.
     """
@@ -86,9 +87,10 @@ class NumbaExecutor:
         from ggq_kernels.run.threads import Team, team_size
 
         self.program, self._container, self._jobs = program, container, calls.attention_jobs
-        self._rows, self._together = capacity(program, max_rows, stored_bytes(container))
-        self._batch = Batch(self._rows["tokens"])
         weights = Weights(container, roles)
+        measured = with_widest_expert(program, weights)
+        self._rows, self._together = capacity(measured, max_rows, stored_bytes(container))
+        self._batch = Batch(self._rows["tokens"])
         self._bound = bind(program, weights, self._batch, self._rows, activations, cache, team_size(threads))
         self._team = Team(threads)  # when what its threads need was compiled together with the rest
         self.threads = self._team.threads

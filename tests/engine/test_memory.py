@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ggq.engine.memory import LEAST_BYTES, MOST_BYTES, batch_rows, plan, values
-from ggq.tape.ops import Add, Norm, Operation, Select
+from ggq.tape.ops import Add, Embed, Norm, Operation, Select
 from ggq.tape.program import Buffer, Inputs, Program
 
 NAMES = [Buffer(f"b{i}", 16 if i % 3 else 32) for i in range(7)]
@@ -109,3 +109,19 @@ def test_a_wide_layer_makes_fewer_rows(width: int, file_bytes: int) -> None:
     assert rows == 1 or rows * 2 * 6 * width <= limit
     assert rows == 512 or (rows + 1) * 2 * 6 * width > limit
     assert width != 64 or rows == 512
+
+
+def test_buffers_of_experts_count_for_the_rows_of_a_batch() -> None:
+    """Every row may go through an expert; two experts, of which one is computed after the other, count once."""
+    wide = 1 << 17
+
+    def rows(experts: int, place: str) -> int:
+        ops: list[Operation] = [Embed("table", Buffer("a", 16))]
+        for expert in range(experts):
+            inner = Buffer(f"inner{expert}", wide, f"tokens.{expert}" if place == "expert" else "tokens")
+            ops += [Embed("table", inner), Norm(inner, None, Buffer(f"end{expert}", 16), 1e-5)]
+        ops.append(Select(Buffer("a", 16), Buffer("out", 16, "wanted")))
+        return batch_rows(program(ops, Buffer("out", 16, "wanted")), 512, 0)
+
+    assert rows(1, "expert") == rows(1, "tokens") < 512
+    assert rows(5, "expert") == rows(1, "expert")

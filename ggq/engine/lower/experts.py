@@ -18,9 +18,20 @@ def spread_experts(program: Program, target: Target) -> Program:
     return replace(program, ops=tuple(ops))
 
 
-def _spread(op: Experts, weights: Weights) -> Iterator[Operation]:
+def with_widest_expert(program: Program, weights: Weights) -> Program:
+    """The program with one expert of each layer, the widest: as one is computed after the other, it needs as much memory
+    as all."""
+    ops = [each for op in program.ops for each in (_spread(op, weights, 1) if isinstance(op, Experts) else [op])]
+    return replace(program, ops=tuple(ops))
+
+
+def _spread(op: Experts, weights: Weights, most: int | None = None) -> Iterator[Operation]:
+    """The operations of all experts, or of so many of the widest."""
     yield Assign(op.shares, op.out)
-    for expert, (up, down) in enumerate(zip(op.ups, op.downs, strict=True)):
+    experts = range(len(op.downs))
+    chosen = experts if most is None else sorted(experts, key=lambda each: -weights.shape(op.ups[each])[0])[:most]
+    for expert in chosen:
+        up, down = op.ups[expert], op.downs[expert]
         rows, width = f"{op.source.rows}.{expert}", weights.shape(up)[0]
         biases = [each[expert] if each else None for each in (op.gate_biases, op.up_biases, op.down_biases)]
 
