@@ -19,8 +19,8 @@ def spread_experts(program: Program, target: Target) -> Program:
 
 
 def with_widest_expert(program: Program, weights: Weights) -> Program:
-    """The program with one expert of each layer, the widest: as one is computed after the other, it needs as much memory
-    as all."""
+    """The program with one expert of each layer, the widest: as one is computed after the other, it needs as much
+    memory as all."""
     ops = [each for op in program.ops for each in (_spread(op, weights, 1) if isinstance(op, Experts) else [op])]
     return replace(program, ops=tuple(ops))
 
