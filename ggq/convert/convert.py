@@ -21,6 +21,7 @@ from ggq.convert.plan.fingerprint import fingerprint
 from ggq.convert.plan.generic import make_generic_plan
 from ggq.convert.plan.plan import Plan, make_plan, with_recipe
 from ggq.convert.plan.preflight import check_disk, check_output
+from ggq.convert.plan.recipe import Recipe
 from ggq.convert.plan.recipe_file import recipe_text
 from ggq.convert.plan.taken import METHOD
 from ggq.convert.source.checkpoint import CONFIG, load_config
@@ -89,6 +90,13 @@ def make_solved_plan(
     if wish.target is None:
         return planned
     return solve_target(planned, wish.target, wish.method, options.calibration, options.report)
+
+
+def unsolved_plan(source: str | os.PathLike[str], options: PlanOptions, recipe: Recipe) -> Plan:
+    """The plan of a checkpoint by a recipe, whatever the target."""
+    links, ignore = options.follow_links, options.ignore or ()
+    found = find_source(source, lambda folder: _check_config(folder, links))
+    return make_plan(found, recipe, ignore, follow_links=links, lora=options.lora or (), pooling=options.pooling)
 
 
 def prepare(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +12,7 @@ import typer
 
 from ggq.cli.bars import conversion_bar, reporting
 from ggq.cli.interrupts import INTERRUPTED
-from ggq.cli.layout import pairs, table
+from ggq.cli.layout import pairs, paragraph, table
 from ggq.cli.options import command_options
 from ggq.cli.output import print_json, printable, progress, quantity, size
 from ggq.convert.options import Options
@@ -53,6 +53,9 @@ def convert(
             show_default=False,
         ),
     ] = None,
+    fits: Annotated[
+        bool, typer.Option("--what-fits", help="Print what each preset would be on this machine, and write nothing.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and write nothing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
     **options: Any,
@@ -73,6 +76,8 @@ def convert(
     from ggq.convert.convert import prepare, run, worker_count
     from ggq.convert.plan.preflight import check_disk
 
+    if fits:
+        return _show_fits(source, Options(**options), as_json)
     if out is None and not dry_run:
         raise UsageError("the name of the file to write is missing", fix="give OUT.ggq, or --dry-run to see the plan")
     given = Options(**options)
@@ -103,6 +108,34 @@ def convert(
         print_json(report.document())
     else:
         _show_report(report, [*_ignored(planned), *_unread(planned)])
+    return 0
+
+
+def _show_fits(source: str, options: Options, as_json: bool) -> int:
+    """What each preset would be."""
+    from ggq.convert.fits import what_fits
+
+    with reporting() as report_to:
+        found = what_fits(source, replace(options, report=report_to))
+    if as_json:
+        print_json({"sizes": [asdict(each) for each in found]})
+        return 0
+    rows = [
+        [
+            f"--preset {each.preset}",
+            f"{each.bits_per_weight:.2f}",
+            size(each.file_bytes),
+            f"{each.divergence:.2g}",
+            "?" if each.tokens_per_second is None else f"{each.tokens_per_second:.3g}",
+            str(each.context) if each.fits else "too large",
+        ]
+        for each in found
+    ]
+    table(["", "bits", "size", "divergence", "tokens/s", "context"], rows, right=(1, 2, 3, 4, 5))
+    paragraph(
+        "\ndivergence: predicted, in nats per token; tokens/s: one sequence on all cores, from the memory's bandwidth "
+        "measured just now; context: tokens that fit into memory beside the weights"
+    )
     return 0
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ggq.convert.calibrate.calibration_text import read_windows
 from ggq.convert.mix.budget import solve
-from ggq.convert.mix.candidates import able, candidates, searched
+from ggq.convert.mix.candidates import Candidate, able, candidates, searched
 from ggq.convert.mix.sensitivity import CONTEXT, WINDOWS, random_windows, sensitivities
 from ggq.convert.plan.pattern import Pattern
 from ggq.convert.plan.plan import Plan, TensorPlan, with_recipe
@@ -100,6 +100,20 @@ def solve_target(
         UsageError: The target is too small.
         GGQError: The text cannot be used.
     """
+    return solve_targets(planned, [target], method, text, report)[0]
+
+
+def solve_targets(
+    planned: Plan,
+    targets: Sequence[Target],
+    method: str,
+    text: str | os.PathLike[str] | None = None,
+    report: Callable[[str], None] | None = None,
+) -> list[Plan]:
+    """The same for several targets, of which each matrix is measured once.
+
+    Args, Raises: See `solve_target`.
+    """
     model, tokens = planned.model, planned.tokens
     if text is None:
         windows = random_windows(model.vocabulary_size, model.context_length, tokens.bos)
@@ -107,8 +121,9 @@ def solve_target(
         context = min(CONTEXT, model.context_length)
         windows = read_windows(text, planned.assets[TOKENIZER], tokens, context, WINDOWS * context).windows
     sensitivity = sensitivities(planned.checkpoint, planned.expressions, planned.program, windows, report)
-    solved = mix(planned, target.budget(planned), method, sensitivity, report=report)
-    return with_recipe(planned, solved.recipe, solved.divergence)
+    budgets = [target.budget(planned) for target in targets]
+    solved = mixes(planned, budgets, method, sensitivity, report=report)
+    return [with_recipe(planned, each.recipe, each.divergence) for each in solved]
 
 
 def mix(
@@ -118,11 +133,22 @@ def mix(
     sensitivity: Mapping[str, NDArray[np.float64]],
     report: Callable[[str], None] | None = None,
 ) -> Mix:
-    """Choose the scheme of each matrix so that the predicted divergence is least.
+    """Choose the scheme of each matrix so that the predicted divergence is least; see `mixes`."""
+    return mixes(planned, [budget], method, sensitivity, report)[0]
+
+
+def mixes(
+    planned: Plan,
+    budgets: Sequence[int],
+    method: str,
+    sensitivity: Mapping[str, NDArray[np.float64]],
+    report: Callable[[str], None] | None = None,
+) -> list[Mix]:
+    """Choose the scheme of each matrix so that the predicted divergence is least, for each of some budgets.
 
     Args:
         planned: The checkpoint; matrices that rules of its recipe match keep what these say, all others are chosen.
-        budget: Bits of all matrices.
+        budgets: Bits of all matrices.
         method: Of the matrices that are chosen for, where it can fill the scheme.
         sensitivity: Of each matrix by role; see `ggq.convert.mix.sensitivity`.
         report: Called with what is being done.
@@ -144,7 +170,20 @@ def mix(
                 lambda t: candidates(planned.checkpoint, t, ladder(t), sensitivity[t.role], compiled=compiled), free
             )
         )
-    left = budget - sum(8 * tensor.bytes for tensor in fixed)
+    taken = sum(8 * tensor.bytes for tensor in fixed)
+    return [_mix_of(planned, method, free, ladders, budget, taken) for budget in budgets]
+
+
+def _mix_of(
+    planned: Plan,
+    method: str,
+    free: Sequence[TensorPlan],
+    ladders: Sequence[Sequence[Candidate]],
+    budget: int,
+    taken: int,
+) -> Mix:
+    """The mix for a budget, of which fixed matrices take so many bits."""
+    left = budget - taken
     options = [[candidate.option for candidate in each] for each in ladders]
     chosen = solve(options, left)
     if chosen is None:
