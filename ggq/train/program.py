@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ggq.tape.buffers import Buffer
-from ggq.tape.cut import Section, sections
+from ggq.tape.cut import Section, cache_of, sections
 from ggq.tape.ops.operation import Operation, Product
 from ggq.tape.program import Program
 from ggq.tape.rotation import Rotation
@@ -68,7 +68,7 @@ class ProgramModule(nn.Module):
             run = _Run(self, tokens, dict(zip(state, values, strict=True)))
             for op in section.ops:
                 run.step(op)
-            return tuple(run.state[buffer] for buffer in kept)
+            return tuple(run.kept(buffer) for buffer in kept)
 
         values = tuple(state.values())
         if self.remember or not torch.is_grad_enabled():
@@ -106,6 +106,16 @@ class _Run:
         self.module, self.tokens, self.state = module, tokens, state
         self.caches: dict[int, Sequence[Any]] = {}
         self._weights: dict[str, Any] = {}
+        for buffer, cache in ((buffer, cache_of(buffer)) for buffer in state):
+            if cache is not None:  # keys or values of an earlier section
+                held = list(self.caches.get(cache[0], (None, None)))
+                held[cache[1]] = state[buffer]
+                self.caches[cache[0]] = held
+
+    def kept(self, buffer: Buffer) -> Any:
+        """What a buffer holds that later sections read; it may stand for a cache."""
+        found = cache_of(buffer)
+        return self.state[buffer] if found is None else self.caches[found[0]][found[1]]
 
     def step(self, op: Operation) -> None:
         """Carry out one operation."""
@@ -115,8 +125,8 @@ class _Run:
             op.forward(self)
 
     def _quantized(self, op: Operation) -> bool:
-        """Whether it reads matrices that are stored as codes."""
-        return any(self.module.weight(role).scheme.kind != "float" for role in op.weights_read())
+        """Whether it multiplies with matrices that are stored as codes; an embedding only takes rows."""
+        return not op.tables() and any(self.module.weight(role).scheme.kind != "float" for role in op.weights_read())
 
     def _rounded(self, op: Operation, rounding: InputRounding) -> None:
         """A product whose matrices meet their inputs rounded to int8."""
