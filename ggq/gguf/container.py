@@ -253,7 +253,11 @@ class GGUFModel:
 
     def _run(self, place: Place) -> tuple[int, int]:
         """First byte of some numbers in their tensor, and how many there are."""
-        block = TYPES[self.reader.tensors[place.tensor].type]
+        kind = self.reader.tensors[place.tensor].type
+        if kind not in TYPES:
+            problem = f"tensors of type {type_name(kind)} cannot be decoded by this version"
+            raise UnsupportedError(problem, path=self.path, where=f"tensor {place.tensor}")
+        block = TYPES[kind]
         row = place.shape[-1] // block.numbers * block.bytes if len(place.shape) > 1 else block.bytes
         return place.first * row, place.shape[0] * row
 

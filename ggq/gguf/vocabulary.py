@@ -58,7 +58,9 @@ class Vocabulary:
         if not _is_list(self.tokens) or not self.tokens:
             raise self._refuse("no list of tokens", "tokenizer.ggml.tokens")
         types = metadata.get("tokenizer.ggml.token_type")
-        self.types = np.ones(len(self.tokens), np.int64) if types is None else np.asarray(types, np.int64)
+        if types is not None and not (isinstance(types, np.ndarray) and types.dtype.kind in "iu"):
+            raise self._refuse(f"{shown(types)} found, a list of whole numbers expected", "tokenizer.ggml.token_type")
+        self.types = np.ones(len(self.tokens), np.int64) if types is None else types.astype(np.int64)
         if self.types.shape != (len(self.tokens),):
             raise self._refuse(f"{len(self.types)} types of {len(self.tokens)} tokens", "tokenizer.ggml.token_type")
         if self.kind not in ("llama", "gpt2"):
@@ -108,7 +110,10 @@ class Vocabulary:
 
     def _sentencepiece(self) -> dict[str, Any]:
         """SentencePiece's merges: of the neighbours that make a token, those of the highest score first."""
-        scores = np.asarray(self._metadata.get("tokenizer.ggml.scores", ()), np.float64)
+        scores = self._metadata.get("tokenizer.ggml.scores", np.zeros(0))
+        if not (isinstance(scores, np.ndarray) and scores.dtype.kind in "fiu"):
+            raise self._refuse(f"{shown(scores)} found, a list of numbers expected", "tokenizer.ggml.scores")
+        scores = scores.astype(np.float64)
         if scores.shape != (len(self.tokens),):
             raise self._refuse(f"{len(scores)} scores of {len(self.tokens)} tokens", "tokenizer.ggml.scores")
         vocabulary = self._vocabulary()

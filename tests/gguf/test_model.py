@@ -15,7 +15,7 @@ from ggq.errors import ConvertError, FormatError, GGQError, ModelError, Unsuppor
 from ggq.format.gguf.types import TYPES
 from ggq.gguf import container
 from ggq.gguf.blocks import numbers, rows_of
-from ggq.gguf.container import tensor_name
+from ggq.gguf.container import GGUFModel, tensor_name
 from ggq.gguf.vocabulary import Vocabulary
 from ggq.models.build import role_shapes
 from ggq.models.registry import find_architecture
@@ -382,3 +382,24 @@ def test_the_command_line(tmp_path: Path) -> None:
     near = run_ggq("inspect", path, "--metadata", "llama.block_cont")
     assert near.returncode == 2 and "did you mean llama.block_count" in near.stderr
     assert document["model"]["type"] == "BPE"
+
+
+@pytest.mark.parametrize("kind", [9, 31, 36, 43, 255, 2**32 - 1])
+def test_types_that_are_not_decoded_are_refused_by_name(kind: int, tmp_path: Path) -> None:
+    """Found by fuzzing: the number was looked up in a table."""
+    tensors: dict[str, Any] = dict(llama(CONFIGS["grouped"]))
+    values = tensors["blk.0.ffn_up.weight"]
+    tensors["blk.0.ffn_up.weight"] = (kind, values.shape, values.tobytes())
+    path = write_gguf(tmp_path / "m.gguf", keys_of(CONFIGS["grouped"], "llama"), tensors)
+    with pytest.raises(UnsupportedError, match="blk.0.ffn_up.weight: .*decoded"):
+        model = GGUFModel(path)
+        model.segments("blk.0.ffn_up.weight")
+
+
+@pytest.mark.parametrize("key", ["token_type", "scores"])
+@pytest.mark.parametrize("value", ["llama", "", 7, True, ["x"]])
+def test_lists_of_a_vocabulary_that_are_none_are_refused(key: str, value: Any) -> None:
+    """Found by fuzzing: a text was read as a number."""
+    keys = {"tokenizer.ggml.model": "llama", "tokenizer.ggml.tokens": ["a"], f"tokenizer.ggml.{key}": value}
+    with pytest.raises(ModelError, match=f"tokenizer.ggml.{key}: .* expected"):
+        Vocabulary(keys, "m").document()
