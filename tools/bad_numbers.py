@@ -74,8 +74,7 @@ NUMBERS = [
             "code of row 1, column 6 is 3",
             lambda: coded(TERNARY, [_with(b"\x55" * 128, (4 + 2, b"\x5d")), 32]),
         ),
-        ("codebook-64", "S4.7", "codebook entry 2 is 64", lambda: coded(BOOK, [128, 32, b"\x00\x01\x40\x02"])),
-        ("codebook-65", "S4.7", "codebook entry 3 is -65", lambda: coded(BOOK, [128, 32, b"\xc0\x01\x3f\xbf"])),
+        ("codebook-128", "S4.7", "codebook entry 3 is -128", lambda: coded(BOOK, [128, 32, b"\xc0\x01\x3f\x80"])),
         (
             "padding-code",
             "S5.2",

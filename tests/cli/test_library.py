@@ -85,7 +85,7 @@ def test_a_model_that_is_kept_is_run_without_asking_a_hub(models: Path, monkeypa
     """The name on the hub is enough; what is downloaded is a snapshot as huggingface_hub makes them."""
     asked: list[str] = []
 
-    def download(name: str, revision: str | None, patterns: list[str]) -> str:
+    def download(name: str, revision: str | None, patterns: list[str], *, offline: bool = False) -> str:
         asked.append(name)
         return str(DEMO)
 

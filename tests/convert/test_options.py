@@ -162,6 +162,7 @@ def test_convert_shows_every_option_with_its_default_type_and_help() -> None:
         "out",
         "dry_run",
         "as_json",
+        *("fits", "type", "imatrix"),
     }
     assert any(each.name == "workers" and (each.least, each.most) == (1, 1024) for each in declared(Options))
 

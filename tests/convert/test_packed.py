@@ -1,4 +1,5 @@
-"""Checkpoints of matrices that are quantized already: read exactly, kept where a scheme can, refused where none can.
+"""Checkpoints of matrices that are quantized already: read exactly, kept where a scheme can, refused where none can
+(S-24).
 
 Each is packed here bit by bit from the words of its format, and what it stands for is computed number by number.
 """

@@ -1,4 +1,4 @@
-"""Tokenizers of checkpoints without tokenizer.json: ids of strange texts are those of transformers."""
+"""Tokenizers of checkpoints without tokenizer.json: ids of strange texts are those of transformers (S-23)."""
 
 from __future__ import annotations
 

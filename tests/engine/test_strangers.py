@@ -175,9 +175,9 @@ def test_commands_without_kernels_end_with_a_line(
 
 
 def test_verify_says_where_a_file_ends(path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
-    from ggq.cli.commands import verify
+    from ggq.generate import verification
 
-    cut_once(monkeypatch, verify, "check_segments", path)
+    cut_once(monkeypatch, verification, "check_segments", path)
     assert main(["verify", str(path)]) == 1
     assert "the file has become shorter since it was opened (C-2)" in capsys.readouterr().out
 

@@ -25,6 +25,7 @@ WORDS, SUPPORTED = (
     ", ".join(ACTIVATIONS),
     ", ".join(family.names[0].removesuffix("ForCausalLM").removesuffix("Model") for family in FAMILIES),
 )
+ELSE = "docs/families.md lists what is supported; `ggq convert --generic` stores tensors without a model"
 
 LLAMA = {
     "architectures": ["LlamaForCausalLM"],
@@ -143,7 +144,7 @@ def test_contradictions_are_refused(changes: dict[str, Any], message: str) -> No
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor: rotating a part of each head is not supported"),
         (
             {"architectures": ["T5Model"]},
-            f"architectures: 'T5Model' is not supported; supported: {SUPPORTED}",
+            f"architectures: 'T5Model' is not supported; supported: {SUPPORTED}\n{ELSE}",
         ),
     ],
 )
@@ -347,7 +348,7 @@ def test_any_json_is_refused_in_the_family_or_accepted_whole(changes: dict[str, 
     try:
         config = find_architecture(hf).config(hf)
     except GGQError as problem:
-        assert len(str(problem)) < 600  # the longest names every family
+        assert len(str(problem)) < 900  # the longest names every family
         return
     assert from_metadata(to_metadata(config, "LlamaForCausalLM")) == config
 
@@ -368,11 +369,17 @@ def test_the_names_and_shapes_are_those_of_real_checkpoints(folder: str) -> None
 
 def test_every_role_has_one_name() -> None:
     gpt2 = {"n_positions": 64, "n_embd": 40, "n_layer": 2, "n_head": 4}  # which has keys of its own
+    checked = 0
     for hf in CONFIGS.values():
         for architecture in FAMILIES:  # not all of them have every form of RoPE, on which names do not depend
-            if architecture.text or architecture.names[0] in ("Mamba2ForCausalLM", "GraniteMoeHybridForCausalLM"):
-                continue  # whose own sizes cannot be left out
-            config = architecture.config({**gpt2, **{key: hf[key] for key in hf if not key.startswith("rope")}})
+            if architecture.text:
+                continue
+            try:
+                config = architecture.config({**gpt2, **{key: hf[key] for key in hf if not key.startswith("rope")}})
+            except GGQError:
+                continue  # its own sizes cannot be left out
+            checked += 1
             stored = [spec for spec in architecture.tensors(config) if spec.role]
             assert [spec.role for spec in stored] == list(role_shapes(config))
             assert len({spec.name for spec in stored}) == len(stored)
+    assert checked > 30 * len(CONFIGS)
