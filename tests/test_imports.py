@@ -19,7 +19,7 @@ ALLOWED: dict[str, set[str]] = {
     "models": {"errors", "format", "quant", "tape"},
     "engine": {"errors", "format", "quant", "tape"},
     "text": {"errors"},
-    "gguf": {"errors", "format", "quant", "models"},
+    "gguf": {"errors", "format", "quant", "models", "text"},
     "generate": {"notebook", "errors", "format", "quant", "tape", "models", "engine", "text", "gguf"},
     "convert": {
         "notebook",

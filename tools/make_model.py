@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from ggq.text.tokenizer_json import bpe, byte_level  # noqa: E402
 from tools import hybrid_shapes  # noqa: E402
 
 SHAPES: dict[str, tuple[int, int, int, int, int, int]] = {
@@ -239,21 +240,10 @@ def tokenizer(vocabulary: int) -> dict[str, Any]:
         "padding": None,
         "added_tokens": [{"id": number, "content": token, **added} for number, token in enumerate(SPECIAL)],
         "normalizer": None,
-        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
+        "pre_tokenizer": byte_level(),
         "post_processor": template(),
-        "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
-        "model": {
-            "type": "BPE",
-            "dropout": None,
-            "unk_token": None,
-            "continuing_subword_prefix": None,
-            "end_of_word_suffix": None,
-            "fuse_unk": False,
-            "byte_fallback": False,
-            "ignore_merges": False,
-            "vocab": {token: number for number, token in enumerate(tokens)},
-            "merges": merges,
-        },
+        "decoder": byte_level(prefix=True),
+        "model": bpe({token: number for number, token in enumerate(tokens)}, merges),
     }
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from ggq.errors import ModelError, UnsupportedError
 from ggq.models.fields import shown
+from ggq.text.tokenizer_json import SPACE, bpe, byte_level, replace, sequence, split, strip_left
 
 UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 2, 3, 4, 5, 6
 """Types of tokens besides 1, the usual ones."""
@@ -119,15 +120,13 @@ class Vocabulary:
         vocabulary = self._vocabulary()
         prefix = self._metadata.get("tokenizer.ggml.add_space_prefix", True) is True
         unknown = self._token("unknown")
-        space = {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"}
-        steps = [{"type": "Prepend", "prepend": "\u2581"}, space] if prefix else [space]
-        back = {"type": "Replace", "pattern": {"String": "\u2581"}, "content": " "}
-        strip = [{"type": "Strip", "content": " ", "start": 1, "stop": 0}] if prefix else []
+        before = [{"type": "Prepend", "prepend": SPACE}] if prefix else []
+        strip = [strip_left()] if prefix else []
         return {
-            "normalizer": {"type": "Sequence", "normalizers": steps},
+            "normalizer": sequence("normalizers", [*before, replace(" ", SPACE)]),
             "pre_tokenizer": None,
-            "decoder": {"type": "Sequence", "decoders": [back, {"type": "ByteFallback"}, {"type": "Fuse"}, *strip]},
-            "model": _bpe(
+            "decoder": sequence("decoders", [replace(SPACE, " "), {"type": "ByteFallback"}, {"type": "Fuse"}, *strip]),
+            "model": bpe(
                 vocabulary,
                 merges_of(self.tokens, scores, self.types, vocabulary),
                 unk_token=None if unknown is None else self.tokens[unknown],
@@ -144,18 +143,12 @@ class Vocabulary:
         merges = self._metadata.get("tokenizer.ggml.merges")
         if not _is_list(merges):
             raise self._refuse("missing", "tokenizer.ggml.merges")
-        steps = [
-            {"type": "Split", "pattern": {"Regex": step}, "behavior": "Isolated", "invert": False}
-            if isinstance(step, str)
-            else step
-            for step in SPLITS[self.cut]
-        ]
-        level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+        steps = [split(step) if isinstance(step, str) else step for step in SPLITS[self.cut]]
         return {
             "normalizer": {"type": "NFC"} if self.cut == "qwen2" else None,
-            "pre_tokenizer": {"type": "Sequence", "pretokenizers": [*steps, level]},
-            "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
-            "model": _bpe(self._vocabulary(), merges, ignore_merges=self.cut in BEGINS),
+            "pre_tokenizer": sequence("pretokenizers", [*steps, byte_level(regex=False)]),
+            "decoder": byte_level(prefix=True),
+            "model": bpe(self._vocabulary(), list(merges), ignore_merges=self.cut in BEGINS),
         }
 
     def _token(self, name: str) -> int | None:
@@ -175,21 +168,6 @@ class Vocabulary:
 def _is_list(found: object) -> TypeGuard[Sequence[Any]]:
     """Whether a value is an array of strings."""
     return isinstance(found, Sequence) and not isinstance(found, str)
-
-
-def _bpe(vocabulary: Mapping[str, int], merges: Sequence[Any], **settings: Any) -> dict[str, Any]:
-    """The model of a tokenizer.json that merges pairs; `settings` differ from what is usual."""
-    usual = {
-        "type": "BPE",
-        "dropout": None,
-        "unk_token": None,
-        "continuing_subword_prefix": None,
-        "end_of_word_suffix": None,
-        "fuse_unk": False,
-        "byte_fallback": False,
-        "ignore_merges": False,
-    }
-    return {**usual, **settings, "vocab": vocabulary, "merges": list(merges)}
 
 
 def merges_of(

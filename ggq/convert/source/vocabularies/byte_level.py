@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from ggq.convert.source.json_input import load_object
-from ggq.convert.source.vocabularies.document import Step, bpe, byte_level, sequence, split, write_document
 from ggq.convert.source.vocabularies.sentencepiece import begin_and_end
 from ggq.errors import ConvertError, FormatError
 from ggq.models.fields import shown
 from ggq.text.special_tokens import token_text
+from ggq.text.tokenizer_json import Step, bpe, byte_level, sequence, split, write_document
 
 QWEN2 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"

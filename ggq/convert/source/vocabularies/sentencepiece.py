@@ -12,19 +12,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ggq.convert.source.vocabularies.document import (
-    SPACE,
-    Step,
-    bpe,
-    metaspace,
-    replace,
-    sequence,
-    split,
-    strip_left,
-    template,
-    unigram,
-    write_document,
-)
 from ggq.convert.source.vocabularies.proto import (
     BPE,
     CONTROL,
@@ -37,6 +24,19 @@ from ggq.convert.source.vocabularies.proto import (
 )
 from ggq.errors import ConvertError, UnsupportedError
 from ggq.text.special_tokens import token_text
+from ggq.text.tokenizer_json import (
+    SPACE,
+    Step,
+    bpe,
+    metaspace,
+    replace,
+    sequence,
+    split,
+    strip_left,
+    template,
+    unigram,
+    write_document,
+)
 
 Settings = Mapping[str, Any]
 

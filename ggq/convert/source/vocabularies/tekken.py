@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ggq.convert.source.json_input import load_object
-from ggq.convert.source.vocabularies.document import bpe, byte_level, sequence, split, template, write_document
 from ggq.errors import FormatError, UnsupportedError
 from ggq.models.fields import shown
+from ggq.text.tokenizer_json import bpe, byte_level, sequence, split, template, write_document
 
 FILLER = "<SPECIAL_{}>"
 """Special tokens that have no name."""
