@@ -38,7 +38,7 @@ def numbers(kind: int, blocks: Blocks) -> Floats:
         return FLOATS[kind](blocks)
     found = matrix(kind, blocks)
     if found is None:
-        raise UnsupportedError(f"tensors of type {type_name(kind)} cannot be decoded by this version")
+        raise unread(kind)
     return decode(found)
 
 
@@ -51,15 +51,10 @@ def matrix(kind: int, blocks: Blocks) -> QuantizedMatrix | None:
     return MATRICES[kind](blocks) if kind in MATRICES else None
 
 
-def scheme_of(kind: int) -> str:
-    """The name of the scheme that expresses a type exactly.
-
-    Raises:
-        UnsupportedError: A type that is not read.
-    """
-    if kind not in SCHEMES:
-        raise UnsupportedError(f"tensors of type {type_name(kind)} cannot be decoded by this version")
-    return SCHEMES[kind]
+def unread(kind: int, path: str | None = None, where: str | None = None) -> UnsupportedError:
+    """The refusal of a type that is not read."""
+    problem = f"tensors of type {type_name(kind)} cannot be decoded by this version"
+    return UnsupportedError(problem, path=path, where=where)
 
 
 def _fifth_bits(blocks: Blocks, start: int) -> Blocks:

@@ -23,7 +23,7 @@ from ggq.format.scheme import Scheme, round_up
 from ggq.gguf.architecture.places import Place, holds, places, whole_shapes
 from ggq.gguf.architecture.places import tensor_name as tensor_name
 from ggq.gguf.architecture.table import ARCHITECTURES, names_of
-from ggq.gguf.blocks import matrix, numbers, rows_of, scheme_of
+from ggq.gguf.blocks import SCHEMES, matrix, numbers, rows_of, unread
 from ggq.gguf.config import read_config
 from ggq.gguf.layout import LEAST_BYTES, MOVED, Workers, move
 from ggq.gguf.vocabulary import Vocabulary
@@ -132,7 +132,15 @@ class GGUFModel:
         tensor = self.reader.tensors.get(FACTORS)
         if tensor is None:
             return None
-        return numbers(tensor.type, rows_of(tensor.type, self.reader.raw(FACTORS), tensor.shape)).reshape(-1)
+        kind = self._type(FACTORS)
+        return numbers(kind, rows_of(kind, self.reader.raw(FACTORS), tensor.shape)).reshape(-1)
+
+    def _type(self, tensor: str) -> int:
+        """The type of a tensor; one that is not read is refused."""
+        kind = self.reader.tensors[tensor].type
+        if kind not in SCHEMES:
+            raise unread(kind, self.path, f"tensor {tensor}")
+        return kind
 
     def _check(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         expected = whole_shapes(self._places.values())
@@ -149,9 +157,9 @@ class GGUFModel:
 
     def _entry(self, name: str, role: str) -> Entry:
         place = self._places[role]
-        kind, shape = self.reader.tensors[place.tensor].type, place.shape
+        kind, shape = self._type(place.tensor), place.shape
         attributes: dict[str, Any] = {"role": role, "source_dtype": type_name(kind).lower()}
-        scheme = parse_scheme("f32" if len(shape) == 1 else scheme_of(kind))
+        scheme = parse_scheme("f32" if len(shape) == 1 else SCHEMES[kind])
         lengths = geometry(scheme, shape).lengths
         return Entry(name, shape, scheme, attributes, {part: Part(n) for part, n in lengths.items()}, type_name(kind))
 
@@ -196,7 +204,8 @@ class GGUFModel:
 
     def _tokenizer_source(self) -> bytes:
         """A digest of what tokenizer.json is made of, and by: the header, and the source of what turns it over."""
-        program = pkgutil.get_data("ggq.gguf", "vocabulary.py") or b""
+        parts = (("ggq.gguf", "vocabulary.py"), ("ggq.text", "tokenizer_json.py"))
+        program = b"".join(pkgutil.get_data(*part) or b"" for part in parts)
         return digest_of(self.reader.header_digest() + program)
 
     def _tokenizer_config(self) -> bytes:
@@ -253,11 +262,7 @@ class GGUFModel:
 
     def _run(self, place: Place) -> tuple[int, int]:
         """First byte of some numbers in their tensor, and how many there are."""
-        kind = self.reader.tensors[place.tensor].type
-        if kind not in TYPES:
-            problem = f"tensors of type {type_name(kind)} cannot be decoded by this version"
-            raise UnsupportedError(problem, path=self.path, where=f"tensor {place.tensor}")
-        block = TYPES[kind]
+        block = TYPES[self.reader.tensors[place.tensor].type]
         row = place.shape[-1] // block.numbers * block.bytes if len(place.shape) > 1 else block.bytes
         return place.first * row, place.shape[0] * row
 

@@ -12,7 +12,7 @@ import pytest
 from ggq.errors import UnsupportedError
 from ggq.format.gguf.types import TYPES
 from ggq.format.scheme_names import parse_filled
-from ggq.gguf.blocks import FLOATS, IQ4, MATRICES, matrix, numbers, scheme_of
+from ggq.gguf.blocks import FLOATS, IQ4, MATRICES, SCHEMES, matrix, numbers
 from ggq.quant import choose_method, pack, scheme_name, unpack
 from ggq.quant.check import check_segments
 from ggq.quant.reference import decode
@@ -204,7 +204,7 @@ def blocks_of(kind: int) -> np.ndarray:
 def test_a_scheme_is_named_where_it_stands_for_the_same_numbers(kind: int) -> None:
     raw = blocks_of(kind)
     found = matrix(kind, raw)
-    assert found is not None and scheme_name(found.scheme) == scheme_of(kind)
+    assert found is not None and scheme_name(found.scheme) == SCHEMES[kind]
     np.testing.assert_array_equal(decode(found), numbers(kind, raw))
     packed = pack(found)  # sub-scales fit their bits, entries their codebook
     check_segments(found.scheme, found.shape, packed)
