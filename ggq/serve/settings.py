@@ -20,7 +20,6 @@ class Settings:
         keys: Of these a client must have one; none lets everybody in.
         hosts: Names besides this machine's own that a request's Host may have; "*" for any.
         origins: Web pages that may ask from a browser: "https://chat.example", "*" for any without keys.
-        context: Most tokens of a sequence; None for the model's own.
         cache_memory: Bytes of keys, values and states of a model; None for what the machine has left less a reserve.
         share: Of their rate that sequences which decode keep while prompts are read, above 0 and at most 1.
         most_running: Sequences that are computed at once at most.
@@ -32,7 +31,6 @@ class Settings:
         grace: Seconds that running requests have when the server ends.
         idle: Seconds without a request after which a model is unloaded; 0 keeps it.
         images: "refuse", or "mention": an image, which no model here sees, becomes words that say so.
-        log_prompts: Whether logs may hold what clients write.
         web: Whether the pages / and /status are there.
         load: Passed on to `ggq.load`: threads, activations, cache.
     """
@@ -42,7 +40,6 @@ class Settings:
     keys: Sequence[str] = ()
     hosts: Sequence[str] = ()
     origins: Sequence[str] = ()
-    context: int | None = None
     cache_memory: int | None = None
     share: float = 0.5
     most_running: int = 64
@@ -54,6 +51,5 @@ class Settings:
     grace: float = 8.0
     idle: float = 0.0
     images: str = "refuse"
-    log_prompts: bool = False
     web: bool = True
     load: Mapping[str, object] = field(default_factory=dict)
