@@ -12,6 +12,7 @@ from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -148,11 +149,13 @@ class Interleaved(Picked):
 
 
 @dataclass(frozen=True)
-class Matrix(Unary):
-    """One matrix of a source tensor of three dimensions, such as an expert of a stack."""
+class Indexed(Unary):
+    """One of what a source tensor has along its first dimension."""
 
     expression: Tensor
     index: int
+    dimensions: ClassVar[int]
+    parts: ClassVar[str]
 
     def __str__(self) -> str:
         return f"{self.expression}[{self.index}]"
@@ -162,9 +165,16 @@ class Matrix(Unary):
 
     def shape(self, shapes: Shapes) -> Shape:
         inner = self.expression.shape(shapes)
-        if len(inner) != 3 or not 0 <= self.index < inner[0]:
-            raise _misfit(self, f"shape {list(inner)} found, {self.index + 1} matrices or more expected")
+        if len(inner) != self.dimensions or not 0 <= self.index < inner[0]:
+            raise _misfit(self, f"shape {list(inner)} found, {self.index + 1} {self.parts} or more expected")
         return inner[1:]
+
+
+@dataclass(frozen=True)
+class Matrix(Indexed):
+    """One matrix of a source tensor of three dimensions, such as an expert of a stack."""
+
+    dimensions, parts = 3, "matrices"
 
     def fill(self, source: Source, start: int, out: Floats) -> None:
         self.expression.fill(source, self.index * self.shape(source.shape)[0] + start, out)
@@ -174,23 +184,10 @@ class Matrix(Unary):
 
 
 @dataclass(frozen=True)
-class Row(Unary):
+class Row(Indexed):
     """One row of a matrix as a tensor of one dimension, such as the bias of an expert of a stack."""
 
-    expression: Tensor
-    index: int
-
-    def __str__(self) -> str:
-        return f"{self.expression}[{self.index}]"
-
-    def whole(self) -> str | None:
-        return None
-
-    def shape(self, shapes: Shapes) -> Shape:
-        inner = self.expression.shape(shapes)
-        if len(inner) != 2 or not 0 <= self.index < inner[0]:
-            raise _misfit(self, f"shape {list(inner)} found, {self.index + 1} rows or more expected")
-        return inner[1:]
+    dimensions, parts = 2, "rows"
 
     def fill(self, source: Source, start: int, out: Floats) -> None:
         self.expression.fill(source, self.index, out)

@@ -112,6 +112,11 @@ def by_groups(weights: NDArray[np.float32], scheme: Scheme) -> NDArray[np.float3
     return np.ascontiguousarray(weights).reshape(sizes.rows, sizes.groups, sizes.group)
 
 
+def largest(groups: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The largest |weight| of each group, float32 (rows, groups)."""
+    return np.maximum(groups.max(axis=2), -groups.min(axis=2))
+
+
 def mean_magnitudes(weights: NDArray[np.float32], scheme: Scheme) -> NDArray[np.float32]:
     """The mean of |weight| of each group, padding not counted; 0 for a group of padding.
 

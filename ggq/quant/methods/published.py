@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from ggq.format.scheme import TABLE_LIMITS, Scheme
 from ggq.quant.grid import fit_grid
 from ggq.quant.matrix import QuantizedMatrix
-from ggq.quant.reference import by_groups
+from ggq.quant.reference import by_groups, largest
 
 NF4_LEVELS = (
     -1.0,
@@ -54,8 +54,7 @@ class NF4:
             scheme: One that `supports` accepts.
         """
         groups = by_groups(weights, scheme)
-        largest = np.maximum(groups.max(axis=2), -groups.min(axis=2))
-        grid = fit_grid(largest / np.float32(TABLE_LIMITS[1]), scheme, codebook=NF4_TABLE)
+        grid = fit_grid(largest(groups) / np.float32(TABLE_LIMITS[1]), scheme, codebook=NF4_TABLE)
         return grid.nearest_matrix(groups, weights.shape[1])
 
 
@@ -84,7 +83,7 @@ class MXFP4:
             scheme: One that `supports` accepts.
         """
         groups = by_groups(weights, scheme)
-        largest = np.maximum(groups.max(axis=2), -groups.min(axis=2))
-        _, exponent = np.frexp(largest)  # largest is within 2**(exponent - 1) and 2**exponent
-        step = np.where(largest > 0, np.ldexp(np.float32(1), exponent - 4), np.float32(0)).astype(np.float32)
+        most = largest(groups)
+        _, exponent = np.frexp(most)  # it is within 2**(exponent - 1) and 2**exponent
+        step = np.where(most > 0, np.ldexp(np.float32(1), exponent - 4), np.float32(0)).astype(np.float32)
         return fit_grid(step, scheme, codebook=FP4_TABLE).nearest_matrix(groups, weights.shape[1])

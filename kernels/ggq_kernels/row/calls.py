@@ -213,24 +213,27 @@ def columns_row(tokens: int, source: Rows, out: Rows) -> np.ndarray:
     return row(gather.columns, given, alone=int(out.width <= SMALL))
 
 
+def _routing(tokens: int, logits: Rows, gate: Rows | None, out: Rows) -> dict[str, int]:
+    """Operands of a router's buffers."""
+    return {
+        "tokens": tokens,
+        "logits": logits.address,
+        "logits_stride": logits.stride,
+        "width": logits.width,
+        "gate": gate.address if gate else 0,
+        "gate_stride": gate.stride if gate else 0,
+        "out": out.address,
+        "out_stride": out.stride,
+    }
+
+
 def route_row(
     tokens: int, logits: Rows, gate: Rows | None, out: Rows, chosen: int, renormalised: bool, scale: float
 ) -> np.ndarray:
     """out = a softmax of the `chosen` largest logits of a row, of these alone or of all, times `scale`, 0 elsewhere;
     behind it the sigmoid of the gate where there is one."""
     given = operands(
-        ROUTE,
-        tokens=tokens,
-        logits=logits.address,
-        logits_stride=logits.stride,
-        width=logits.width,
-        gate=gate.address if gate else 0,
-        gate_stride=gate.stride if gate else 0,
-        out=out.address,
-        out_stride=out.stride,
-        chosen=chosen,
-        renormalised=int(renormalised),
-        scale=float(scale),
+        ROUTE, **_routing(tokens, logits, gate, out), chosen=chosen, renormalised=int(renormalised), scale=float(scale)
     )
     return row(experts.route, given, alone=1)
 
@@ -262,14 +265,7 @@ def scored_row(
     """
     given = operands(
         SCORED,
-        tokens=tokens,
-        logits=logits.address,
-        logits_stride=logits.stride,
-        width=logits.width,
-        gate=gate.address if gate else 0,
-        gate_stride=gate.stride if gate else 0,
-        out=out.address,
-        out_stride=out.stride,
+        **_routing(tokens, logits, gate, out),
         chosen=chosen,
         renormalised=int(renormalised),
         scale=float(scale),

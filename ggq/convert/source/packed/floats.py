@@ -23,10 +23,8 @@ NV_GROUP, MX_GROUP = 16, 32
 
 
 @dataclass(frozen=True)
-class Wide(Packed):
-    """f64 as it is, or a float of eight bits without scales; `scales` is the tensor itself."""
-
-    dtype: ClassVar[str] = "WIDE"
+class _Floats(Packed):
+    """Codes that are floats themselves, one a number."""
 
     @property
     def label(self) -> str:
@@ -37,6 +35,13 @@ class Wide(Packed):
     def shape(self) -> tuple[int, ...]:
         """See `Packed`."""
         return self.codes.shape
+
+
+@dataclass(frozen=True)
+class Wide(_Floats):
+    """f64 as it is, or a float of eight bits without scales; `scales` is the tensor itself."""
+
+    dtype: ClassVar[str] = "WIDE"
 
     @property
     def parts(self) -> tuple[SourceTensor, ...]:
@@ -49,7 +54,7 @@ class Wide(Packed):
 
 
 @dataclass(frozen=True)
-class Float8(Packed):
+class Float8(_Floats):
     """Floats of eight bits (rows, columns) times scales: one, one a row, one a group of columns, or one a block.
 
     Args:
@@ -60,16 +65,6 @@ class Float8(Packed):
     dtype: ClassVar[str] = "F8"
     block: tuple[int, int] = (1, 1)
     extra: tuple[SourceTensor, ...] = ()
-
-    @property
-    def label(self) -> str:
-        """See `Packed`."""
-        return self.codes.dtype
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """See `Packed`."""
-        return self.codes.shape
 
     @property
     def parts(self) -> tuple[SourceTensor, ...]:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from ggq.format.scheme import Scheme
 from ggq.quant.grid import fit_grid
 from ggq.quant.matrix import QuantizedMatrix
-from ggq.quant.reference import by_groups
+from ggq.quant.reference import by_groups, largest
 
 
 class TernaryMax:
@@ -28,5 +28,5 @@ class TernaryMax:
             scheme: One that `supports` accepts.
         """
         groups = by_groups(weights, scheme)
-        grid = fit_grid(np.maximum(groups.max(axis=2), -groups.min(axis=2)), scheme)
+        grid = fit_grid(largest(groups), scheme)
         return grid.nearest_matrix(groups, weights.shape[1])
