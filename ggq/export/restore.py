@@ -9,16 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ggq.errors import UnsupportedError
+from ggq.models.combined import Joined, Stack
 from ggq.models.names import (
     Expression,
     Interleaved,
-    Joined,
     Matrix,
     Picked,
     Plus,
     Row,
     Rows,
-    Stack,
     Taps,
     Tensor,
     Times,

@@ -1,20 +1,27 @@
-"""Expressions: numbers that are made of source tensors and read by rows; their kinds are in `ggq.models.names`."""
+"""Expressions: numbers that are made of source tensors and read by rows; their kinds are in `ggq.models.names` and
+`ggq.models.combined`."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from math import prod
-from typing import NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ggq.errors import ConvertError
 
 Floats = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 Shape = tuple[int, ...]
 Shapes = Callable[[str], Shape]
 """The shape of a source tensor by its name."""
+
+
+PIECE_NUMBERS = 1 << 20
+"""Numbers of a source, about, that are read at once where a block of the result needs more than it keeps."""
 
 
 class Source(Protocol):
@@ -47,6 +54,9 @@ class Use(NamedTuple):
 
 class Expression(ABC):
     """Numbers made of source tensors. `str()` is what people read and what a conversion's fingerprint keeps."""
+
+    compound: ClassVar[bool] = False
+    """Whether it would be read in another way inside another one without parentheses."""
 
     @abstractmethod
     def names(self) -> tuple[str, ...]:
@@ -98,3 +108,18 @@ class Expression(ABC):
 def matrices(shape: Shape) -> tuple[int, int, int]:
     """How many matrices a tensor of this shape holds, and the rows and columns of each."""
     return (1, 1, shape[0]) if len(shape) == 1 else (prod(shape[:-2]), shape[-2], shape[-1])
+
+
+def piece_rows(columns: int) -> int:
+    """How many rows of so many columns are read at once, where more would have to be kept."""
+    return max(1, PIECE_NUMBERS // columns)
+
+
+def misfit(expression: Expression, problem: str) -> ConvertError:
+    """The refusal of source tensors that do not fit."""
+    return ConvertError(problem, where=f"tensor {expression.names()[0]}")
+
+
+def between(expression: Expression) -> str:
+    """An expression inside another, between parentheses where it would be read in another way without."""
+    return f"({expression})" if expression.compound else str(expression)

@@ -7,7 +7,6 @@ the block and one piece of PIECE_NUMBERS numbers, whatever the size of the sourc
 
 from __future__ import annotations
 
-import re
 from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,11 +16,19 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ggq.errors import ConvertError
-from ggq.models.expression import Expression, Floats, Mask, Shape, Shapes, Source, Use, matrices
-
-PIECE_NUMBERS = 1 << 20
-"""Numbers of a source, about, that are read at once where a block of the result needs more than it keeps."""
+from ggq.models.expression import (
+    Expression,
+    Floats,
+    Mask,
+    Shape,
+    Shapes,
+    Source,
+    Use,
+    between,
+    matrices,
+    misfit,
+    piece_rows,
+)
 
 GAP_NUMBERS = 1 << 16
 """Numbers between two wanted rows, at most, that are read along with them: opening the file again takes as long."""
@@ -88,7 +95,7 @@ class Picked(Unary):
     def shape(self, shapes: Shapes) -> Shape:
         inner = self.expression.shape(shapes)
         if not inner:
-            raise _misfit(self, "a single number found, rows expected")
+            raise misfit(self, "a single number found, rows expected")
         axis = max(0, len(inner) - 2)
         return (*inner[:axis], len(self.picked(inner[axis])), *inner[axis + 1 :])
 
@@ -117,11 +124,11 @@ class Rows(Picked):
     stop: int
 
     def __str__(self) -> str:
-        return f"{_inner(self.expression)}[{self.start}:{self.stop}]"
+        return f"{between(self.expression)}[{self.start}:{self.stop}]"
 
     def picked(self, length: int) -> NDArray[np.int64]:
         if not 0 <= self.start < self.stop <= length:
-            raise _misfit(self, f"{length} rows found, rows {self.start} to {self.stop - 1} expected")
+            raise misfit(self, f"{length} rows found, rows {self.start} to {self.stop - 1} expected")
         return np.arange(self.start, self.stop)
 
 
@@ -138,13 +145,13 @@ class Interleaved(Picked):
     stop: int
 
     def __str__(self) -> str:
-        return f"{_inner(self.expression)}[{self.start}:{self.stop} of every {self.period}]"
+        return f"{between(self.expression)}[{self.start}:{self.stop} of every {self.period}]"
 
     def picked(self, length: int) -> NDArray[np.int64]:
         if not 0 <= self.start < self.stop <= self.period:
-            raise _misfit(self, f"rows {self.start} to {self.stop - 1} of every {self.period} cannot be taken")
+            raise misfit(self, f"rows {self.start} to {self.stop - 1} of every {self.period} cannot be taken")
         if not length or length % self.period:
-            raise _misfit(self, f"{length} rows found, a multiple of {self.period} expected")
+            raise misfit(self, f"{length} rows found, a multiple of {self.period} expected")
         return (np.arange(0, length, self.period)[:, None] + np.arange(self.start, self.stop)).reshape(-1)
 
 
@@ -166,7 +173,7 @@ class Indexed(Unary):
     def shape(self, shapes: Shapes) -> Shape:
         inner = self.expression.shape(shapes)
         if len(inner) != self.dimensions or not 0 <= self.index < inner[0]:
-            raise _misfit(self, f"shape {list(inner)} found, {self.index + 1} {self.parts} or more expected")
+            raise misfit(self, f"shape {list(inner)} found, {self.index + 1} {self.parts} or more expected")
         return inner[1:]
 
 
@@ -212,12 +219,12 @@ class Transposed(Unary):
     def shape(self, shapes: Shapes) -> Shape:
         inner = self.expression.shape(shapes)
         if len(inner) < 2:
-            raise _misfit(self, f"shape {list(inner)} found, a matrix expected")
+            raise misfit(self, f"shape {list(inner)} found, a matrix expected")
         return (*inner[:-2], inner[-1], inner[-2])
 
     def fill(self, source: Source, start: int, out: Floats) -> None:
         _, rows, columns = matrices(self.expression.shape(source.shape))
-        step, done = max(1, PIECE_NUMBERS // columns), 0
+        step, done = piece_rows(columns), 0
         while done < len(out):
             matrix, first = divmod(start + done, columns)
             count = min(columns - first, len(out) - done)
@@ -260,7 +267,7 @@ class Taps(Reshaped):
     def shape(self, shapes: Shapes) -> Shape:
         inner = self.expression.shape(shapes)
         if len(inner) != 3 or inner[1] != 1:
-            raise _misfit(self, f"shape {list(inner)} found, weights of each channel by itself expected")
+            raise misfit(self, f"shape {list(inner)} found, weights of each channel by itself expected")
         return (inner[0] * inner[2],)
 
     def fill(self, source: Source, start: int, out: Floats) -> None:
@@ -278,7 +285,7 @@ class Flattened(Reshaped):
     def shape(self, shapes: Shapes) -> Shape:
         inner = self.expression.shape(shapes)
         if len(inner) < 2:
-            raise _misfit(self, f"shape {list(inner)} found, two dimensions or more expected")
+            raise misfit(self, f"shape {list(inner)} found, two dimensions or more expected")
         return (inner[0], prod(inner[1:]))
 
     def fill(self, source: Source, start: int, out: Floats) -> None:
@@ -288,84 +295,15 @@ class Flattened(Reshaped):
 
 
 @dataclass(frozen=True)
-class Stack(Expression):
-    """Tensors of one shape behind each other as a tensor with one dimension more, such as the experts of a layer."""
-
-    parts: tuple[Expression, ...]
-
-    def __str__(self) -> str:
-        return f"stack({_listed([str(part) for part in self.parts])})"
-
-    def names(self) -> tuple[str, ...]:
-        return tuple(name for part in self.parts for name in part.names())
-
-    def shape(self, shapes: Shapes) -> Shape:
-        first = self.parts[0].shape(shapes)
-        for part in self.parts[1:]:
-            if (found := part.shape(shapes)) != first:
-                expected = f"{list(first)} like {self.parts[0]} expected"
-                raise _misfit(part, f"shape {list(found)} found, {expected}")
-        return (len(self.parts), *first)
-
-    def fill(self, source: Source, start: int, out: Floats) -> None:
-        count, done = prod(self.parts[0].shape(source.shape)[:-1]), 0
-        while done < len(out):
-            part, first = divmod(start + done, count)
-            rows = min(count - first, len(out) - done)
-            self.parts[part].fill(source, first, out[done : done + rows])
-            done += rows
-
-    def reach(self, shapes: Shapes, rows: Mask, columns: Mask) -> Iterator[Use]:
-        flat = len(self.parts[0].shape(shapes)) == 1  # each of them is a row of the stack
-        for number, part in enumerate(self.parts):
-            yield from part.reach(shapes, rows[number : number + 1] if flat else rows, columns)
-
-
-@dataclass(frozen=True)
-class Joined(Expression):
-    """Matrices of so many rows each below each other."""
-
-    parts: tuple[Expression, ...]
-    heights: tuple[int, ...]
-
-    def __str__(self) -> str:
-        return f"joined({', '.join(map(str, self.parts))})"
-
-    def names(self) -> tuple[str, ...]:
-        return tuple(name for part in self.parts for name in part.names())
-
-    def shape(self, shapes: Shapes) -> Shape:
-        columns = self.parts[0].shape(shapes)[-1]
-        for part, height in zip(self.parts, self.heights, strict=True):
-            if (found := part.shape(shapes)) != (height, columns):
-                raise _misfit(part, f"shape {list(found)} found, {[height, columns]} expected")
-        return (sum(self.heights), columns)
-
-    def fill(self, source: Source, start: int, out: Floats) -> None:
-        done = first = 0
-        for part, height in zip(self.parts, self.heights, strict=True):
-            begin = max(start + done - first, 0)
-            if done < len(out) and begin < height:
-                count = min(height - begin, len(out) - done)
-                part.fill(source, begin, out[done : done + count])
-                done += count
-            first += height
-
-    def reach(self, shapes: Shapes, rows: Mask, columns: Mask) -> Iterator[Use]:
-        first = 0
-        for part, height in zip(self.parts, self.heights, strict=True):
-            yield from part.reach(shapes, rows[first : first + height], columns)
-            first += height
-
-
-@dataclass(frozen=True)
 class Plus(Unary):
     """Every number and an amount, rounded to float32, such as the weights of Gemma's norms, which are stored less 1."""
+
+    compound = True
 
     amount: float = 1.0
 
     def __str__(self) -> str:
-        return f"{_inner(self.expression)} + {self.amount:.9g}"
+        return f"{between(self.expression)} + {self.amount:.9g}"
 
     def fill(self, source: Source, start: int, out: Floats) -> None:
         self.expression.fill(source, start, out)
@@ -383,7 +321,7 @@ class Times(Unary):
     factors: tuple[tuple[int, float], ...]
 
     def __str__(self) -> str:
-        return f"{' or '.join(f'{factor:.9g}' for _, factor in self.factors)} * {_inner(self.expression)}"
+        return f"{' or '.join(f'{factor:.9g}' for _, factor in self.factors)} * {between(self.expression)}"
 
     def column(self) -> Floats:
         """The factor of each row, (rows, 1)."""
@@ -397,80 +335,9 @@ class Times(Unary):
         out *= column.T if len(self.expression.shape(source.shape)) == 1 else column[start : start + len(out)]
 
 
-@dataclass(frozen=True)
-class Sum(Expression):
-    """Two expressions of one shape added, rounded to float32, such as a matrix and the product of a LoRA adapter."""
-
-    left: Expression
-    right: Expression
-
-    def __str__(self) -> str:
-        return f"{_inner(self.left)} + {_inner(self.right)}"
-
-    def names(self) -> tuple[str, ...]:
-        return (*self.left.names(), *self.right.names())
-
-    def whole(self) -> str | None:
-        return self.left.whole()
-
-    def shape(self, shapes: Shapes) -> Shape:
-        left, right = self.left.shape(shapes), self.right.shape(shapes)
-        if left != right:
-            raise _misfit(self.right, f"shape {list(right)} found, {list(left)} like {self.left} expected")
-        return left
-
-    def fill(self, source: Source, start: int, out: Floats) -> None:
-        self.left.fill(source, start, out)
-        out += self.right.rows(source, start, start + len(out))
-
-    def reach(self, shapes: Shapes, rows: Mask, columns: Mask) -> Iterator[Use]:
-        yield from self.left.reach(shapes, rows, columns)
-        yield from self.right.reach(shapes, rows, columns)
-
-
-@dataclass(frozen=True)
-class Product(Expression):
-    """A matrix product times a number, summed in float64 and rounded once: LoRA's B @ A * alpha / rank.
-
-    Every block of rows reads the whole right matrix, piece by piece: cheap where that is of low rank.
-    """
-
-    left: Expression
-    right: Expression
-    scale: float = 1.0
-
-    def __str__(self) -> str:
-        factor = "" if self.scale == 1 else f"{self.scale:.9g} * "
-        return f"{factor}{_inner(self.left)} @ {_inner(self.right)}"
-
-    def names(self) -> tuple[str, ...]:
-        return (*self.left.names(), *self.right.names())
-
-    def shape(self, shapes: Shapes) -> Shape:
-        left, right = self.left.shape(shapes), self.right.shape(shapes)
-        if len(left) != 2 or len(right) != 2 or left[1] != right[0]:
-            problem = f"shape {list(right)} found, which cannot be multiplied with {self.left} of shape {list(left)}"
-            raise _misfit(self.right, problem)
-        return (left[0], right[1])
-
-    def fill(self, source: Source, start: int, out: Floats) -> None:
-        left = self.left.rows(source, start, start + len(out)).astype(np.float64)
-        total = np.zeros(out.shape, np.float64)
-        step = max(1, PIECE_NUMBERS // out.shape[1])
-        for at in range(0, left.shape[1], step):
-            part = left[:, at : at + step]
-            total += part @ self.right.rows(source, at, at + part.shape[1]).astype(np.float64)
-        out[...] = total * self.scale
-
-    def reach(self, shapes: Shapes, rows: Mask, columns: Mask) -> Iterator[Use]:
-        inner = np.ones(self.right.shape(shapes)[0], np.bool_)
-        yield from self.left.reach(shapes, rows, inner)
-        yield from self.right.reach(shapes, inner, columns)
-
-
 def _gather(expression: Expression, source: Source, numbers: NDArray[np.int64], out: Floats) -> None:
     """Rows by their numbers, ascending, into float32 (rows, columns)."""
-    gap, most = max(1, GAP_NUMBERS // out.shape[1]), max(1, PIECE_NUMBERS // out.shape[1])
+    gap, most = max(1, GAP_NUMBERS // out.shape[1]), piece_rows(out.shape[1])
     ends = [*(np.flatnonzero(np.diff(numbers) > gap) + 1).tolist(), len(numbers)]
     for at, end in zip([0, *ends], ends):
         first, last = int(numbers[at]), int(numbers[end - 1])
@@ -484,42 +351,14 @@ def _gather(expression: Expression, source: Source, numbers: NDArray[np.int64], 
                 out[low:high] = expression.rows(source, begin, stop)[numbers[low:high] - begin]
 
 
-def _misfit(expression: Expression, problem: str) -> ConvertError:
-    return ConvertError(problem, where=f"tensor {expression.names()[0]}")
-
-
-def _inner(expression: Expression) -> str:
-    """An expression inside another, between parentheses where it would be read in another way without."""
-    return f"({expression})" if isinstance(expression, Plus | Sum | Product) else str(expression)
-
-
-_NUMBER = re.compile(r"(\d+)")
-
-
-def _listed(texts: list[str]) -> str:
-    """Texts for people; those that differ by one number, which counts up, are written once: "experts.{0..7}.w1"."""
-    split = [_NUMBER.split(text) for text in texts]
-    places = [i for i, part in enumerate(split[0]) if any(other[i : i + 1] != [part] for other in split)]
-    if len(texts) > 1 and len(places) == 1 and places[0] % 2 and len({len(parts) for parts in split}) == 1:
-        place = places[0]
-        first = int(split[0][place])
-        if all(parts[place] == str(first + i) for i, parts in enumerate(split)):
-            return "".join([*split[0][:place], f"{{{first}..{first + len(texts) - 1}}}", *split[0][place + 1 :]])
-    return ", ".join(texts)
-
-
 __all__ = [
     "Expression",
     "Interleaved",
-    "Joined",
     "Matrix",
     "Plus",
-    "Product",
     "Row",
     "Rows",
     "Source",
-    "Stack",
-    "Sum",
     "Taps",
     "Tensor",
     "Times",

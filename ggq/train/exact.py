@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from ggq.models.combined import Stack
 from ggq.models.expression import Expression, Shapes
-from ggq.models.names import Interleaved, Matrix, Plus, Rows, Stack, Taps, Tensor, Transposed, Unary
+from ggq.models.names import Interleaved, Matrix, Plus, Rows, Taps, Tensor, Transposed, Unary
 
 MOVED = (Rows, Interleaved, Matrix, Taps, Transposed, Plus)
 """Expressions of one other that put its numbers elsewhere, or add something to them."""

@@ -26,10 +26,11 @@ from ggq.convert.plan.plan import plan_document
 from ggq.errors import ConvertError
 from ggq.format import open_reader, verify
 from ggq.models import registry
+from ggq.models.combined import Product, Sum
 from ggq.models.families.experts.granite_moe import GRANITE_MOE
 from ggq.models.families.llama import LLAMA
 from ggq.models.family import TensorSpec
-from ggq.models.names import Expression, Interleaved, Matrix, Plus, Product, Rows, Sum, Tensor, Transposed
+from ggq.models.names import Expression, Interleaved, Matrix, Plus, Rows, Tensor, Transposed
 from ggq.models.parts import ModelSpec
 from tests.kit.checkpoints import edit_json, numbers, replace_tensors, tiny
 from tests.kit.family_models import write_checkpoint

@@ -17,7 +17,8 @@ from ggq.errors import GGQError, UsageError
 from ggq.export.export import export
 from ggq.export.restore import restored
 from ggq.format import open_reader
-from ggq.models.names import Interleaved, Matrix, Plus, Product, Rows, Stack, Sum, Tensor, Transposed
+from ggq.models.combined import Product, Stack, Sum
+from ggq.models.names import Interleaved, Matrix, Plus, Rows, Tensor, Transposed
 from ggq.quant.floats import STORAGE, to_float32
 from ggq.quant.stored import decoded
 from tests.kit.checkpoints import edit_json, replace_tensors, tiny

@@ -13,21 +13,10 @@ from numpy.typing import NDArray
 
 from ggq.errors import ConvertError
 from ggq.export.restore import restored
+from ggq.models import expression as base
 from ggq.models import names
-from ggq.models.names import (
-    Expression,
-    Interleaved,
-    Matrix,
-    Plus,
-    Product,
-    Rows,
-    Stack,
-    Sum,
-    Tensor,
-    Times,
-    Transposed,
-    matrices,
-)
+from ggq.models.combined import Product, Stack, Sum
+from ggq.models.names import Expression, Interleaved, Matrix, Plus, Rows, Tensor, Times, Transposed, matrices
 
 Floats = NDArray[np.float32]
 
@@ -146,8 +135,8 @@ def cases(draw: Callable[..., Any], kind: str | None = None) -> tuple[Expression
 @settings(max_examples=40, deadline=None)
 def test_every_expression_gives_what_plain_numpy_does(kind: str, piece: int, data: st.DataObject) -> None:
     expression, array, source, cuts = data.draw(cases(kind))
-    before = names.PIECE_NUMBERS, names.GAP_NUMBERS
-    names.PIECE_NUMBERS, names.GAP_NUMBERS = piece, piece
+    before = base.PIECE_NUMBERS, names.GAP_NUMBERS
+    base.PIECE_NUMBERS, names.GAP_NUMBERS = piece, piece
     try:
         assert expression.shape(source.shape) == array.shape
         expected = array.reshape(-1, array.shape[-1])
@@ -155,7 +144,7 @@ def test_every_expression_gives_what_plain_numpy_does(kind: str, piece: int, dat
         given_memory = np.full(expected.shape, np.nan, np.float32)
         assert expression.rows(source, 0, len(expected), given_memory) is given_memory
     finally:
-        names.PIECE_NUMBERS, names.GAP_NUMBERS = before
+        base.PIECE_NUMBERS, names.GAP_NUMBERS = before
     for found in (np.concatenate(blocks), given_memory):
         assert found.dtype == np.float32
         if "@" in str(expression):  # a product's sums may be rounded in another order
@@ -186,7 +175,7 @@ def test_uses_are_the_numbers_that_change_the_result(
 
 
 def test_memory_stays_at_a_block_and_a_piece(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(names, "PIECE_NUMBERS", 640)
+    monkeypatch.setattr(base, "PIECE_NUMBERS", 640)
     monkeypatch.setattr(names, "GAP_NUMBERS", 32)
     fused, low = np.zeros((960, 64), np.float32), np.zeros((64, 320), np.float32)
     for expression, most in (

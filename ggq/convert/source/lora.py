@@ -16,9 +16,10 @@ from ggq.convert.source.folder import Folder
 from ggq.convert.source.json_input import load_object
 from ggq.convert.source.safetensors_header import SourceTensor, read_header
 from ggq.errors import ConvertError, UnsupportedError, UsageError
+from ggq.models.combined import Product, Sum
 from ggq.models.family import TensorSpec
 from ggq.models.fields import shown
-from ggq.models.names import Expression, Product, Sum, Tensor, Transposed
+from ggq.models.names import Expression, Tensor, Transposed
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 LARGEST_CONFIG = 4 << 20

@@ -7,11 +7,12 @@ from dataclasses import replace
 from itertools import pairwise
 
 from ggq.models import decoder
+from ggq.models.combined import Joined
 from ggq.models.config import ANY, Config, Keys, OrNull
 from ggq.models.families.experts import qwen2_moe
 from ggq.models.families.recurrent import qwen3_5
 from ggq.models.family import Family
-from ggq.models.names import Expression, Interleaved, Joined, Tensor
+from ggq.models.names import Expression, Interleaved, Tensor
 from ggq.models.parts import Experts, GatedDelta, ModelSpec
 
 KEYS: Keys = {
