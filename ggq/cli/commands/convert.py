@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ggq.cli.bars import conversion_bar, reporting
-from ggq.cli.interrupts import INTERRUPTED
+from ggq.cli.interrupts import interrupted
 from ggq.cli.layout import pairs, paragraph, table
 from ggq.cli.options import command_options
 from ggq.cli.output import print_json, printable, progress, quantity, size
@@ -100,10 +99,7 @@ def convert(
         with conversion_bar(planned.source_bytes) as bar:
             report = run(planned, out, replace(given, progress=bar), calibrated, start)
     except KeyboardInterrupt:
-        kept = Path(f"{out}.partial").exists()
-        text = f"; the same command with --resume goes on from {out}.partial" if kept else ""
-        print(printable(f"interrupted{text}"), file=sys.stderr)
-        return INTERRUPTED
+        return interrupted(f"{out}.partial")
     if as_json:
         print_json(report.document())
     else:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import random
-import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
@@ -86,26 +86,17 @@ def measured(
 ) -> list[Result]:
     """The results of requests by so many threads."""
     results = [Result() for _ in prompts]
-    lock, order = threading.Lock(), iter(range(len(prompts)))
     begin, moments, total = time.perf_counter(), list[float](), 0.0
     for delay in delays:
         total += delay
         moments.append(total)
 
-    def work() -> None:
-        while True:
-            with lock:
-                place = next(order, None)
-            if place is None:
-                return
-            time.sleep(max(0.0, begin + moments[place] - time.perf_counter()))
-            ask(client, model, prompts[place], answer, results[place])
+    def work(place: int) -> None:
+        time.sleep(max(0.0, begin + moments[place] - time.perf_counter()))
+        ask(client, model, prompts[place], answer, results[place])
 
-    threads = [threading.Thread(target=work) for _ in range(clients)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(clients) as threads:
+        list(threads.map(work, range(len(prompts))))
     return results
 
 

@@ -22,15 +22,18 @@ from ggq.generate.loading import load
 LARGEST = 1 << 30
 """Bytes of a file of texts."""
 
+TEXTS = Annotated[
+    list[str] | None, typer.Argument(metavar="[TEXT]...", help="Texts; - reads one a line from standard input.")
+]
+SOURCE = Annotated[
+    Path | None, typer.Option("--file", metavar="FILE", help="Texts from a file, one a line.", show_default=False)
+]
+
 
 def embed(
     file: FILE,
-    texts: Annotated[
-        list[str] | None, typer.Argument(metavar="[TEXT]...", help="Texts; - reads one a line from standard input.")
-    ] = None,
-    source: Annotated[
-        Path | None, typer.Option("--file", metavar="FILE", help="Texts from a file, one a line.", show_default=False)
-    ] = None,
+    texts: TEXTS = None,
+    source: SOURCE = None,
     query: Annotated[
         str | None,
         typer.Option("--query", metavar="TEXT", help="Score each text for this query instead.", show_default=False),

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ggq.cli.generation import FILE
 from ggq.cli.output import print_json, printable
-from ggq.cli.texts.embed import read_texts
+from ggq.cli.texts.embed import SOURCE, TEXTS, read_texts
 from ggq.errors import UsageError
 from ggq.generate.loading import open_container
 from ggq.text.tokenizer import load_tokenizer
@@ -23,12 +22,8 @@ if TYPE_CHECKING:
 
 def tokenize(
     file: FILE,
-    texts: Annotated[
-        list[str] | None, typer.Argument(metavar="[TEXT]...", help="Texts; - reads one a line from standard input.")
-    ] = None,
-    source: Annotated[
-        Path | None, typer.Option("--file", metavar="FILE", help="Texts from a file, one a line.", show_default=False)
-    ] = None,
+    texts: TEXTS = None,
+    source: SOURCE = None,
     decode: Annotated[bool, typer.Option("--decode", help="Give the texts of token ids instead.")] = False,
     plain: Annotated[bool, typer.Option("--plain", help="Add no token that prompts begin or end with.")] = False,
     count: Annotated[bool, typer.Option("--count", help="Print only how many tokens there are.")] = False,

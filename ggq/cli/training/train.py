@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ggq.cli.interrupts import INTERRUPTED
+from ggq.cli.interrupts import interrupted
 from ggq.cli.layout import pairs
 from ggq.cli.options import command_options
 from ggq.cli.output import print_json, printable, quantity, size
@@ -58,10 +58,7 @@ def train(
         with _telling() as tell:
             trained = run(source, out, **{**given, "progress": tell})
     except KeyboardInterrupt:
-        kept = Path(f"{out}.training").exists()
-        text = f"; the same command with --resume goes on from {out}.training" if kept else ""
-        print(printable(f"interrupted{text}"), file=sys.stderr)
-        return INTERRUPTED
+        return interrupted(f"{out}.training")
     if as_json:
         print_json(trained.document())
     else:
