@@ -231,4 +231,5 @@ def numba_executor(
     executor: Executor = NumbaExecutor(
         program, container, names, threads=threads, activations=activations, cache=cache, cache_bytes=cache_bytes
     )
+    getattr(container, "keep", lambda: None)()
     return executor

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import mmap
 import os
 import pkgutil
 import threading
@@ -19,12 +18,13 @@ from ggq.errors import ModelError, UnsupportedError
 from ggq.format.digests import digest_of
 from ggq.format.gguf.reader import GGUFReader
 from ggq.format.gguf.types import TYPES, type_name
-from ggq.format.scheme import Scheme, round_up
+from ggq.format.scheme import Scheme
 from ggq.gguf.architecture.places import Place, holds, places, whole_shapes
 from ggq.gguf.architecture.places import tensor_name as tensor_name
 from ggq.gguf.architecture.table import ARCHITECTURES, names_of
 from ggq.gguf.blocks import SCHEMES, matrix, numbers, rows_of, unread
 from ggq.gguf.config import read_config
+from ggq.gguf.kept.matrices import ALIGNMENT, Matrices
 from ggq.gguf.layout import LEAST_BYTES, MOVED, Workers, move
 from ggq.gguf.vocabulary import Vocabulary
 from ggq.models.build import role_shapes
@@ -38,9 +38,6 @@ from ggq.quant.tiles import pack_rows, view_matrix
 FACTORS = "rope_freqs.weight"
 
 BLOCK_ROWS = 1 << 11
-
-ALIGNMENT = 64
-"""Bytes of a cache line, and of a vector of the kernels."""
 
 
 @dataclass(frozen=True)
@@ -124,8 +121,7 @@ class GGUFModel:
         self.tensors = {name: self._entry(name, role) for name, role in named.items()}
         self._segments: dict[str, dict[str, NDArray[np.uint8]]] = {}
         self._lock = threading.Lock()
-        self._memory: NDArray[np.uint8] | None = None
-        self._used = 0
+        self._matrices = Matrices(self.reader, self.tensors)
 
     def _factors(self) -> NDArray[np.float32] | None:
         """What frequencies are divided by; None without."""
@@ -221,15 +217,32 @@ class GGUFModel:
         return json.dumps(found, indent=2, ensure_ascii=False).encode()
 
     def segment(self, name: str, part: str) -> NDArray[np.uint8]:
-        """See `ggq.format.container.Container`; the tensor is laid out when the first of its parts is asked for."""
+        """See `ggq.format.container.Container`; the tensor is laid out when the first of its parts is asked for, unless
+        the file's were kept."""
         with self._lock:
             if name not in self._segments:
-                self._segments[name] = self._laid_out(self.tensors[name], self._kept)
+                self._segments[name] = self._kept_or_laid_out(name)
             return self._segments[name][part]
+
+    def _kept_or_laid_out(self, name: str) -> dict[str, NDArray[np.uint8]]:
+        entry = self.tensors[name]
+        return (
+            self._matrices.parts(name, partial(self._laid_out, entry))
+            if name in self._matrices
+            else self._laid_out(entry)
+        )
 
     def read_segment(self, name: str, part: str) -> NDArray[np.uint8]:
         """A tensor's part, nothing of which stays in memory; see `ggq.format.container.Container`."""
+        kept = self._matrices.read(name, part)
+        if kept is not None:
+            return kept
         return self._segments[name][part] if name in self._segments else self._laid_out(self.tensors[name])[part]
+
+    def keep(self) -> None:
+        """Begin to keep what has been laid out, if that is everything, for the processes that come."""
+        with self._lock:
+            self._matrices.keep()
 
     def segments(self, name: str) -> dict[str, NDArray[np.uint8]]:
         """All parts of a tensor, nothing of which stays in memory."""
@@ -245,13 +258,19 @@ class GGUFModel:
         order = self._order(role, found.size if len(entry.shape) == 1 else len(found))
         return (found if order is None else found.reshape(len(order), -1)[order]).reshape(entry.shape)
 
-    def mapped(self) -> None:
-        """There is no map that segments are views of."""
+    def mapped(self) -> NDArray[np.uint8] | None:
+        """The map of what was kept, where segments are views of it."""
+        return None if self._matrices.kept is None else self._matrices.kept.mapped()
+
+    def check_whole(self) -> None:
+        """Raise FormatError when what was kept, and is mapped, has been written to."""
+        if self._matrices.kept is not None:
+            self._matrices.kept.check_whole()
 
     def close(self) -> None:
         """Close the file."""
         self._segments.clear()
-        self._memory = None
+        self._matrices.close()
         if "_workers" in self.__dict__:
             self._workers.close()
         self.reader.close()
@@ -280,18 +299,8 @@ class GGUFModel:
     def _workers(self) -> Workers:
         return Workers()
 
-    def _kept(self, length: int) -> NDArray[np.uint8]:
-        """A part of one run of memory that all tensors share. It has small pages: large ones take six times as long to
-        get where memory is full of files (2.6 s a GB, small ones .4)."""
-        if self._memory is None:
-            lengths = (part.length for entry in self.tensors.values() for part in entry.segments.values())
-            total = sum(round_up(length, ALIGNMENT) for length in lengths)
-            self._memory = np.frombuffer(mmap.mmap(-1, total), np.uint8)
-        start, self._used = self._used, self._used + round_up(length, ALIGNMENT)
-        return self._memory[start : start + length]
-
     def _laid_out(
-        self, entry: Entry, memory: Callable[[int], NDArray[np.uint8]] | None = None
+        self, entry: Entry, memory: Callable[[str], NDArray[np.uint8]] | None = None
     ) -> dict[str, NDArray[np.uint8]]:
         place = self._places[entry.attributes["role"]]
         scheme, kind = entry.scheme, self.reader.tensors[place.tensor].type
@@ -299,12 +308,12 @@ class GGUFModel:
         if scheme.kind == "float":
             weights: Any = from_float32(self.numbers(entry.name), scheme.value)
             made = encode_tensor(weights, scheme, where=entry.name)
-            segments = {part: (memory or _aligned)(data.nbytes) for part, data in made.items()}
+            segments = {part: memory(part) if memory else _aligned(data.nbytes) for part, data in made.items()}
             for part, data in made.items():
                 segments[part][:] = data
             return segments
         sizes = geometry(scheme, entry.shape)
-        segments = {part: (memory or _aligned)(length) for part, length in sizes.lengths.items()}
+        segments = {part: memory(part) if memory else _aligned(n) for part, n in sizes.lengths.items()}
         view, order = view_matrix(scheme, sizes, segments, 0), self._order(entry.attributes["role"], entry.shape[0])
         if kind in MOVED and sizes.bytes >= LEAST_BYTES:
             move(kind, entry.shape, order, view, partial(self._read_into, place), self._workers)

@@ -18,7 +18,7 @@ from ggq.format.paths import open_regular, os_error
 _SPLIT = re.compile(r"(?P<start>.*)-(?P<number>[0-9]{5})-of-(?P<count>[0-9]{5})\.gguf", re.DOTALL)
 MOST_FILES = 1024
 
-HEADER_BYTES = (1 << 24, 1 << 27, 1 << 30)
+HEADER_BYTES = (1 << 20, 1 << 24, 1 << 27, 1 << 30)
 """Bytes of a file that are read to find its header in; one with a vocabulary of 256,000 tokens has about 10 million."""
 CHUNK = 1 << 24
 
@@ -70,6 +70,11 @@ class _File:
     def read_tensor(self, tensor: Listed, start: int, out: NDArray[np.uint8]) -> None:
         """Fill `out` with bytes of a tensor."""
         self._fill(self.header.data_start + tensor.offset + start, out)
+
+    def state(self) -> tuple[int, ...]:
+        """Device, number, size, times of the last write and of the last change: others once anybody has written."""
+        status = os.fstat(self._file.fileno())
+        return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
     def pieces(self) -> Iterator[NDArray[np.uint8]]:
         """All bytes, in order."""
@@ -153,6 +158,11 @@ class GGUFReader:
     def header_digest(self) -> bytes:
         """BLAKE3 of the header of the first file: of its metadata and its list of tensors."""
         return self._files[0].header.digest()
+
+    def state(self) -> list[tuple[int, ...]]:
+        """Of each file its device, number, size, and the times of the last write and of the last change, in ns: others
+        once anybody has written to it."""
+        return [file.state() for file in self._files]
 
     def kind(self, key: str) -> str:
         """The name of a metadata value's type."""

@@ -79,11 +79,17 @@ def read_own(path: Path) -> bytes:
         if not stat.S_ISREG(os.lstat(path).st_mode):  # told apart before it is opened
             return b""
         with os.fdopen(os.open(path, _OPEN | getattr(os, "O_BINARY", 0)), "rb") as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                return b""
-            if hasattr(os, "geteuid") and (not _ours(status) or status.st_mode & OTHERS_WRITE):
-                return b""
-            return file.read()
+            return file.read() if own_file(os.fstat(file.fileno())) else b""
     except OSError:
         return b""
+
+
+def own_file(status: os.stat_result) -> bool:
+    """Whether a file is a regular one that only this user or the administrator can have written.
+
+    Args:
+        status: Of the open file.
+    """
+    if not stat.S_ISREG(status.st_mode):
+        return False
+    return not hasattr(os, "geteuid") or (_ours(status) and not status.st_mode & OTHERS_WRITE)
