@@ -6,6 +6,10 @@ import html
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ggq_kernels.code.store import Left
 
 MOST_ROWS = 200
 """Rows of a table that are shown."""
@@ -50,29 +54,44 @@ def bar(label: str, unit: str, *, scale: bool = False) -> Iterator[Callable[...,
 
 @contextmanager
 def compiling() -> Iterator[None]:
-    """The kernels that are compiled while the block runs, in a notebook."""
-    if not in_notebook():
-        yield
-        return
-    from tqdm.auto import tqdm
-
+    """How many kernels are left, and about how long they take, while the block compiles them: a bar in a notebook, a
+    line on a terminal. Where somebody else tells it (the command line), nothing."""
     from ggq_kernels.code import store
 
-    shown = None
-
-    def tell(name: str) -> None:
-        nonlocal shown
-        shown = shown or tqdm(desc="compiling kernels, once", unit="kernel")
-        shown.set_postfix_str(name, refresh=False)
-        shown.update(1)
-
-    store.listeners.append(tell)
+    watcher = _Bar() if in_notebook() else _Line() if sys.stderr is not None and sys.stderr.isatty() else None
+    if watcher is None or store.watchers:
+        yield
+        return
+    store.watchers.append(watcher)
     try:
         yield
     finally:
-        store.listeners.remove(tell)
-        if shown is not None:
-            shown.close()
+        store.watchers.remove(watcher)
+
+
+class _Bar:
+    """A bar below the cell."""
+
+    def __init__(self) -> None:
+        self._shown: Any = None
+
+    def __call__(self, left: Left) -> None:
+        from tqdm.auto import tqdm
+
+        self._shown = self._shown or tqdm(desc="compiling kernels, once", unit="kernel", total=left.total)
+        self._shown.set_postfix_str(f"about {left.seconds:.0f} s left" if left.kernels else "", refresh=False)
+        self._shown.update(left.total - left.kernels - self._shown.n)
+        if not left.kernels:
+            self._shown.close()
+            self._shown = None
+
+
+class _Line:
+    """A line that is written over, and is gone at the end."""
+
+    def __call__(self, left: Left) -> None:
+        text = f"compiling kernels, once: {left.kernels} of {left.total} left, about {max(left.seconds, 1):.0f} s"
+        print(f"\r\x1b[K{text if left.kernels else ''}", end="", file=sys.stderr, flush=True)
 
 
 def table(caption: str, head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

@@ -75,6 +75,33 @@ def bind(
     """
     from ggq_kernels.run import calls
 
+    with calls.addresses_later() as kernels:
+        bound = _unlinked(program, weights, batch, capacity, activations, cache, threads)
+    calls.link(bound.rows, kernels)
+    return bound
+
+
+def kernels_for(program: Program, weights: Weights, activations: str = "int8", cache: str = "f16") -> list[str]:
+    """The kernels that a program runs, "module.name" each; nothing is compiled. See `bind`."""
+    from ggq_kernels.run import calls
+
+    with calls.addresses_later() as kernels:
+        _unlinked(program, weights, Batch(1), {"tokens": 1, "wanted": 1}, activations, cache, 1)
+    return calls.keys_of(kernels)
+
+
+def _unlinked(
+    program: Program,
+    weights: Weights,
+    batch: Batch,
+    capacity: Mapping[str, int],
+    activations: str,
+    cache: str,
+    threads: int,
+) -> Bound:
+    """A bound program whose rows have no addresses of kernels yet."""
+    from ggq_kernels.run import calls
+
     int8 = activations == "int8"
     bf16 = int8 and calls.bf16_from() < calls.EVERY
     lowered = lower(program, Target(weights, int8, bf16))
@@ -82,12 +109,9 @@ def bind(
     places = plan(lowered, lambda buffer: form_of(buffer, padded.get(buffer.name, 0)))
     at = Context(calls, weights, batch, program.caches, capacity, cache, threads, bf16, padded)
     rows, steps = [], []
-    with calls.addresses_later() as kernels:
-        for op, memory in zip(lowered.ops, places, strict=True):
-            at.memory = memory
-            step, row = emit(op, at)
-            steps.append(step)
-            rows.append(row)
-    words = np.ascontiguousarray(np.stack(rows))
-    calls.link(words, kernels)
-    return Bound(lowered, words, steps, at, places)
+    for op, memory in zip(lowered.ops, places, strict=True):
+        at.memory = memory
+        step, row = emit(op, at)
+        steps.append(step)
+        rows.append(row)
+    return Bound(lowered, np.ascontiguousarray(np.stack(rows)), steps, at, places)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -61,7 +62,7 @@ def load(
         path, threads=threads, activations=activations, cache=cache, interpreter=interpreter, cache_bytes=cache_bytes
     )
     try:
-        with compiling():
+        with compiling() if interpreter == "numba" else nullcontext():
             model.executor  # noqa: B018  made here, so that what it cannot run is refused here
     except BaseException:
         model.close()

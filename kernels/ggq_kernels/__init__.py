@@ -52,12 +52,8 @@ def tiles() -> str:
     return "amx-bf16" if permission.tiles_allowed() else "refused"
 
 
-def warmup(progress: Callable[[int, int, str], None] | None = None) -> float:
+def warmup() -> float:
     """Compile, or find compiled, every kernel that a model with int8 activations may need.
-
-    Args:
-        progress: Called before each kernel that this process compiles: how many are ready, how many there are, its
-            name.
 
     Returns:
         Seconds spent compiling; 0 when all were there.
@@ -68,12 +64,17 @@ def warmup(progress: Callable[[int, int, str], None] | None = None) -> float:
     left_out = ("peaks.", *(ready.NEED_TILES if calls.bf16_from() == calls.EVERY else ()))
     keys = [key for key in ready.all_keys() if not key.endswith("_float32") and not key.startswith(left_out)]
     missing, start = [key for key in keys if not store.is_saved(key)], time.perf_counter()
-    if progress:
-        store.listeners.append(lambda name: progress(sum(map(store.is_saved, keys)), len(keys), name))
     together.compile_missing(missing)
     for module, name in (key.split(".") for key in keys):
         assert getattr(ready.module(module), name).address
     return time.perf_counter() - start if missing else 0.0
+
+
+def compile_seconds() -> float:
+    """Seconds that this process has spent on compiling kernels, or on waiting for processes that do."""
+    from ggq_kernels.code import store
+
+    return store.compile_seconds()
 
 
 def on_compile(tell: Callable[[str], None]) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import numpy as np
 import typer
 
-from ggq.cli.compiling import announce_compiling
+from ggq.cli.compiling import announce_compiling, compile_seconds
 from ggq.cli.generation import ACTIVATIONS, CACHE, FILE, INTERPRETER, THREADS
 from ggq.cli.layout import pairs
 from ggq.cli.output import one_line, print_json, size
@@ -65,7 +65,8 @@ def bench(
     announce_compiling(interpreter)
     start = time.perf_counter()
     with load(file, threads=threads, activations=activations, cache=cache, interpreter=interpreter) as model:
-        load_s = time.perf_counter() - start
+        compile_s = compile_seconds(interpreter)
+        load_s = time.perf_counter() - start - compile_s
         prompt, generate = (
             min(usual, model.config.context_length) if wished is None else wished
             for wished, usual in ((prompt, PROMPT), (generate, GENERATE))
@@ -85,8 +86,9 @@ def bench(
             "name": model.reader.metadata.get("general.name"),
             "digest": model.reader.digest,
             **figures(times, traffic, prompt, generate),
+            "compile_s": compile_s,
             "load_s": load_s,
-            "first_token_s": load_s + times.first_pass,
+            "first_token_s": compile_s + load_s + times.first_pass,
             "prompt": prompt,
             "generate": generate,
             "repeat": repeat,
@@ -259,6 +261,7 @@ def _print(document: dict[str, Any]) -> None:
             ("prefill", f"{document['prefill_tok_s']:.1f} tokens/s ({document['prompt']}), {_gop(document)} GOP/s"),
             ("decode", f"{document['decode_tok_s']:.1f} tokens/s ({document['generate']}), {reads}"),
             ("memory", f"{size(document['memory_bytes'])} beside the file" if document["memory_bytes"] else "unknown"),
+            *([("compile", f"{document['compile_s']:.2f} s")] if document["compile_s"] else []),
             ("load", f"{document['load_s']:.3f} s; first token after {document['first_token_s']:.3f} s"),
             (
                 "spread",

@@ -72,6 +72,7 @@ def convert(
         ggq convert HuggingFaceTB/SmolLM2-135M smol.ggq --scheme q4z-g64 --keep "down_proj=q6-g64"
         ggq convert ./my-model my-model.ggq --scheme q3-g64 --method gptq --calibration text.txt
     """
+    from ggq.convert.behind import compile_behind
     from ggq.convert.convert import prepare, run, worker_count
     from ggq.convert.plan.preflight import check_disk
 
@@ -95,6 +96,7 @@ def convert(
         _show_plan(planned, calibrated, out, worker_count(given), as_json)
         return 0
     assert out is not None
+    compile_behind(planned)
     try:
         with conversion_bar(planned.source_bytes) as bar:
             report = run(planned, out, replace(given, progress=bar), calibrated, start)

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from ggq.cli import generation as cli
-from ggq.cli.compiling import announce_compiling
+from ggq.cli.compiling import announce_compiling, compile_seconds
 from ggq.cli.generation import (
     ACTIVATIONS,
     CACHE,
@@ -32,6 +32,7 @@ from ggq.cli.generation import (
     TOP_P,
     read_text,
 )
+from ggq.cli.layout import remark
 from ggq.cli.library.folder import model_file
 from ggq.cli.output import print_json, progress
 from ggq.cli.server.remote import run_remote
@@ -101,7 +102,8 @@ def run(
     start = time.perf_counter()
     announce_compiling(interpreter)
     with load(path, threads=threads, activations=activations, cache=cache, interpreter=interpreter) as model:
-        loaded = time.perf_counter() - start
+        compiled = compile_seconds(interpreter)
+        loaded = time.perf_counter() - start - compiled
         stream = model.stream(text, **options)
         if echo and not as_json:
             cli.show(text)
@@ -111,11 +113,12 @@ def run(
             if not as_json:
                 cli.show(piece)
     if as_json:
-        print_json(document(text, stream, loaded, first))
+        print_json(document(text, stream, compiled, loaded, first))
         return
     sys.stdout.write("\n")
     sys.stdout.flush()
-    print(f"{cli.figures(stream.timing)}; loaded in {loaded:.2f} s, first token after {first:.2f} s", file=sys.stderr)
+    told = f"compiled for {compiled:.2f} s, " if compiled else ""
+    remark(f"{cli.figures(stream.timing)}; {told}loaded in {loaded:.2f} s, first token after {first:.2f} s")
 
 
 def read_prompt(given: str | None, option: str | None, file: Path | None) -> str:
@@ -156,7 +159,7 @@ def verify_first(path: Path) -> None:
         raise FormatError(first.text, path=path, where=first.where, fix="download or convert it again")
 
 
-def document(prompt: str, stream: Stream, loaded: float, first: float) -> dict[str, object]:
+def document(prompt: str, stream: Stream, compiled: float, loaded: float, first: float) -> dict[str, object]:
     """What --json prints."""
     answer, timing = stream.answer, stream.timing
     return {
@@ -166,6 +169,7 @@ def document(prompt: str, stream: Stream, loaded: float, first: float) -> dict[s
         "prompt_tokens": len(answer.prompt),
         "generated_tokens": len(answer.tokens),
         "tokens": answer.tokens,
+        "compile_s": compiled,
         "load_s": loaded,
         "first_token_s": first,
         "prefill_s": timing.prefill_seconds,

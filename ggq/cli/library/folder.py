@@ -98,6 +98,7 @@ def pull_model(source: str, options: dict[str, object], *, force: bool = False) 
     out = models_folder() / f"{kept_name(source)}{SUFFIX}"
     if out.exists() and not force:
         return out
+    from ggq.convert.behind import compile_behind
     from ggq.convert.convert import prepare, run
 
     out.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -105,6 +106,7 @@ def pull_model(source: str, options: dict[str, object], *, force: bool = False) 
     given = Options(**{**options, "force": force})  # type: ignore[arg-type]
     with reporting() as report_to:
         planned, calibrated = prepare(source, out, replace(given, report=report_to))
+    compile_behind(planned)
     with conversion_bar(planned.source_bytes) as progress:
         run(planned, out, replace(given, progress=progress), calibrated)
     if Path(source).is_dir():  # what was made of this folder before it changed

@@ -288,7 +288,7 @@ def _describe(module: ModuleType) -> dict[str, dict[str, Any]]:
     return {"constants": constants, "kernels": {name: op.form for name, op in names if isinstance(op, Op)}}
 
 
-NEED_TILES = ("amx.", "bf16.", "peaks.multiply_tiles")
+NEED_TILES = ("amx.", "bf16.", "half_tiles.", "peaks.multiply_tiles")
 """Beginnings of kernels that are compiled for processors with tiles of bf16 alone; LLVM ends the process elsewhere."""
 
 

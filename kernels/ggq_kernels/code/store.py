@@ -16,6 +16,7 @@ import json
 import os
 import re
 import shutil
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -45,10 +46,28 @@ class ObjectCode(NamedTuple):
     code: bytes
 
 
+class Left(NamedTuple):
+    """What is still to be compiled, where several kernels are compiled together.
+
+    Args:
+        kernels: How many; 0 at the end, also where one could not be compiled.
+        total: How many there were at the beginning.
+        seconds: About how long it takes from now, as fast as it went until now.
+    """
+
+    kernels: int
+    total: int
+    seconds: float
+
+
 compile_log: list[tuple[str, float]] = []
 """Name and seconds of each kernel that this process had to compile rather than load."""
+waits: list[float] = []
+"""Seconds beside those: of starting processes that share the work, of saving, of waiting for what others compile."""
 listeners: list[Callable[[str], None]] = []
 """Called with the name of each kernel before it is compiled."""
+watchers: list[Callable[[Left], None]] = []
+"""Called at the beginning, when a kernel of this process is done, and at the end."""
 
 write_failures: list[str] = []
 """What the system said when something could not be saved."""
@@ -150,6 +169,11 @@ def read(name: str) -> tuple[dict[str, Any], bytes] | None:
 def find(name: str) -> tuple[dict[str, Any], bytes] | None:
     """What is saved under a name, in the installed wheel or by `write`; None when there is nothing."""
     return precompiled.read(name) or read(name)
+
+
+def compile_seconds() -> float:
+    """Seconds that this process has spent on compiling kernels, or on waiting for processes that do."""
+    return sum(seconds for _, seconds in compile_log) + sum(waits)
 
 
 def save_code(kernel: str, made: ObjectCode) -> None:
@@ -266,7 +290,8 @@ def _llvm() -> Any:
 
 @functools.cache
 def _abort() -> int:
-    return int(ctypes.cast(ctypes.CDLL(None).abort, ctypes.c_void_p).value or 0)
+    library = ctypes.CDLL("msvcrt" if sys.platform == "win32" else None)
+    return int(ctypes.cast(library.abort, ctypes.c_void_p).value or 0)
 
 
 def callable_at(address: int, arguments: int, returns: bool) -> Callable[..., Any]:

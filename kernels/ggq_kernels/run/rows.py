@@ -85,10 +85,15 @@ def addresses_later() -> Iterator[Kernels]:
         _waiting.reset(token)
 
 
+def keys_of(kernels: Kernels) -> list[str]:
+    """What a tape with these kernels needs, "module.name" each, with those that run it."""
+    return [kernel.key for pair in kernels for kernel in pair if isinstance(kernel, ready.Kernel)] + TEAM
+
+
 def link(tape: np.ndarray, kernels: Kernels) -> None:
     """Write the addresses of its kernels into a tape; what must be compiled for it is compiled by two processes at
     once."""
-    keys = [kernel.key for pair in kernels for kernel in pair if isinstance(kernel, ready.Kernel)] + TEAM
+    keys = keys_of(kernels)
     if not all(map(store.is_saved, dict.fromkeys(keys))):
         from ggq_kernels.code.together import compile_missing
 
