@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
+from ggq.convert import behind
 from tests.kit.checkpoints import TEXT, tiny
 from tests.kit.format_files import small_bytes, write_small
 
@@ -24,8 +26,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_sessionstart() -> None:
-    """Emulate the tile instructions where kernels are compiled for AMX and this machine has none; pytest's own handler
-    of their signal has been set by now."""
+    """Have interrupts arrive, also under nohup or behind a shell's &, which pass on that they are ignored; have no
+    command compile anything that no test asked for.
+
+    Emulate the tile instructions where kernels are compiled for AMX and this machine has none; pytest's own handler of
+    their signal has been set by now."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.environ[behind.OFF] = "0"
     if "+amx-tile" in os.environ.get("NUMBA_CPU_FEATURES", ""):
         from ggq_kernels.code import permission
         from tests.kit import tile_emulator

@@ -13,7 +13,7 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from ggq.engine.foreseen import Foreseen
 from ggq.format.scheme import Scheme
@@ -45,15 +45,19 @@ def compile_behind(plan: Plan) -> None:
     with suppress(OSError), tempfile.TemporaryFile() as file:  # no process can be started, or no file be written
         pickle.dump(need, file)
         file.seek(0)
-        process = subprocess.Popen(
-            [sys.executable, "-c", WORK.format(path=sys.path)],
-            stdin=file,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
-            start_new_session=True,
-        )
-        _started.append(process)  # so that nobody is warned that it still runs
+        _started.append(start(file))  # so that nobody is warned that it still runs
+
+
+def start(need: IO[bytes]) -> subprocess.Popen[bytes]:
+    """Start the process; its input is a pickled Need."""
+    return subprocess.Popen(
+        [sys.executable, "-c", WORK.format(path=sys.path)],
+        stdin=need,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
+        start_new_session=True,
+    )
 
 
 def work() -> None:

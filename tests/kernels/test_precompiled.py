@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ggq_kernels.code import key, precompiled, store
+from ggq_kernels.code import key, precompiled, ready, store
 from ggq_kernels.code.targets import TARGETS, Target, form_of, target_of, usable
 from ggq_kernels.vector import isa
 
@@ -64,6 +64,17 @@ def test_a_processor_gets_the_code_of_its_own_form_or_none(
 
 def test_compiled_kernels_have_the_form_that_is_told_here() -> None:
     assert (isa.ISA, isa.AMX) == form_of(usable(isa.CPU, isa.FEATURES))
+
+
+def test_kernels_that_need_tiles_are_not_compiled_where_there_are_none() -> None:
+    """LLVM ends the process that compiles them for another processor."""
+    from ggq_kernels.code.compiled import Op
+    from ggq_kernels.product.amx import linear_tiles
+
+    for name, load in ready.MODULES.items():
+        for kernel in vars(load()).values():
+            if isinstance(kernel, Op) and linear_tiles in kernel.function.__globals__.values():
+                assert f"{name}.{kernel.name}".startswith(ready.NEED_TILES)
 
 
 def test_what_was_saved_is_found(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,9 +63,9 @@ def bench(
         ggq bench model.ggq --prompt 2048 --generate 128 --threads 4 --json
     """
     announce_compiling(interpreter)
-    start = time.perf_counter()
+    start, before = time.perf_counter(), compile_seconds(interpreter)
     with load(file, threads=threads, activations=activations, cache=cache, interpreter=interpreter) as model:
-        compile_s = compile_seconds(interpreter)
+        compile_s = compile_seconds(interpreter) - before
         load_s = time.perf_counter() - start - compile_s
         prompt, generate = (
             min(usual, model.config.context_length) if wished is None else wished

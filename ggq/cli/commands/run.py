@@ -99,10 +99,10 @@ def run(
     path = model_file(cli.need_model(model_name))
     if check:
         verify_first(path)
-    start = time.perf_counter()
+    start, before = time.perf_counter(), compile_seconds(interpreter)
     announce_compiling(interpreter)
     with load(path, threads=threads, activations=activations, cache=cache, interpreter=interpreter) as model:
-        compiled = compile_seconds(interpreter)
+        compiled = compile_seconds(interpreter) - before
         loaded = time.perf_counter() - start - compiled
         stream = model.stream(text, **options)
         if echo and not as_json:

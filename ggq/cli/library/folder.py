@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -103,12 +104,14 @@ def pull_model(source: str, options: dict[str, object], *, force: bool = False) 
 
     out.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     remark(f"converting {printable(source)}, once; `ggq list` lists what is kept")
+    start = time.perf_counter()
     given = Options(**{**options, "force": force})  # type: ignore[arg-type]
     with reporting() as report_to:
         planned, calibrated = prepare(source, out, replace(given, report=report_to))
     compile_behind(planned)
     with conversion_bar(planned.source_bytes) as progress:
-        run(planned, out, replace(given, progress=progress), calibrated)
+        report = run(planned, out, replace(given, progress=progress), calibrated, start)
+    remark(f"converted in {report.seconds:.2f} s")
     if Path(source).is_dir():  # what was made of this folder before it changed
         for path in out.parent.glob(f"*-{_place(Path(source))}-*{SUFFIX}"):
             if path != out:
