@@ -104,6 +104,12 @@ def test_the_compiled_search_finds_the_same_mix(tmp_path: Path, monkeypatch: pyt
     assert len(digests) == 1
 
 
+def test_the_search_is_compiled_code_where_it_takes_less_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    for wheel, least in ((None, candidates.SEARCHED_WEIGHTS), ("an archive", candidates.LOADED_WEIGHTS)):
+        monkeypatch.setattr("ggq_kernels.code.precompiled.archive", lambda wheel=wheel: wheel)
+        assert candidates.searched(least) and not candidates.searched(least - 1)
+
+
 @pytest.mark.kernels
 def test_the_compiled_encoder_leaves_bad_weights_to_the_reference(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -28,12 +28,18 @@ MEASURED_WITH = Mse.name
 """The method that errors are measured with where it can fill a scheme. Others err in like proportion."""
 
 SEARCHED_WEIGHTS = 1 << 20
-"""Weights of a model from which on loading the compiled search, a tenth of a second, pays."""
+"""Weights of a model from which on loading the compiled search, a tenth of a second, pays, and compiling it once."""
+LOADED_WEIGHTS = 1 << 18
+"""The same where the installed wheel carries it compiled."""
 
 
 def searched(weights: int) -> bool:
-    """Whether the search in a model of so many weights is compiled code's."""
-    return weights >= SEARCHED_WEIGHTS
+    """Whether the search in a model of so many weights is compiled code's; its numbers are the same."""
+    if not LOADED_WEIGHTS <= weights < SEARCHED_WEIGHTS:
+        return weights >= SEARCHED_WEIGHTS
+    from ggq_kernels.code import precompiled
+
+    return precompiled.archive() is not None
 
 
 def able(method: str, scheme: Scheme) -> str | None:
