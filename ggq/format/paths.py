@@ -50,6 +50,8 @@ def os_error(error: OSError, path: str, doing: str, *, resume: bool = False) -> 
     fix = _FIXES.get(error.errno or 0)
     if resume and error.errno in (errno.ENOSPC, errno.EDQUOT):
         fix = f"{fix} with --resume"
+    if NAMES_KEPT and isinstance(error, PermissionError):
+        fix = "close whatever has the file open"
     return GGQError(f"cannot {doing}: {error.strerror or str(error)}", path=path, fix=fix)
 
 
@@ -155,6 +157,21 @@ def lock(file: io.FileIO, path: str) -> None:
         raise GGQError("another process is writing this file", path=path, fix="wait until it is done") from None
     except OSError:  # file systems without locks
         return
+
+
+NAMES_KEPT = sys.platform == "win32"
+"""Whether a file that is open keeps its name: there it is closed before it is renamed or removed."""
+
+
+def take_name(file: io.IOBase, temporary: str, name: str) -> None:
+    """Gives a file that is whole its name, in place of one that has it. It stays claimed meanwhile where it can.
+
+    Raises:
+        OSError: The name cannot be taken; on Windows, that of a file that somebody has open.
+    """
+    if NAMES_KEPT:
+        file.close()
+    os.replace(temporary, name)
 
 
 def sync_folder(path: str) -> None:

@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from typing import BinaryIO, cast
 
 from ggq.errors import GGQError, UsageError
-from ggq.format.paths import kind_of, lock, os_error, sync_folder
+from ggq.format import paths
+from ggq.format.paths import kind_of, lock, os_error, sync_folder, take_name
 
 HEAD_BYTES = 4096
 """Bytes of a file that say what it is."""
@@ -59,6 +60,8 @@ def open_unfinished(path: str, ours: Callable[[bytes], bool], *, force: bool = F
             if not force:
                 problem = "a file of the temporary name is there, and no interrupted run has left it"
                 raise UsageError(problem, path=path, fix="move it away, choose another name, or give --force")
+            if paths.NAMES_KEPT:
+                file.close()
             os.unlink(path)
         except BaseException:
             file.close()
@@ -132,8 +135,10 @@ def replacing(path: str | os.PathLike[str], marker: bytes, *, force: bool = Fals
                 yield cast(BinaryIO, file)
                 file.flush()
                 os.fsync(raw.fileno())
-                os.replace(partial, target)
+                take_name(file, partial, target)
             except BaseException:
+                if paths.NAMES_KEPT:
+                    _close(file)
                 _remove(partial)
                 raise
         sync_folder(target)
@@ -141,6 +146,13 @@ def replacing(path: str | os.PathLike[str], marker: bytes, *, force: bool = Fals
         raise
     except OSError as error:
         raise os_error(error, name, "write") from None
+
+
+def _close(file: io.BufferedWriter) -> None:
+    try:
+        file.close()
+    except (OSError, ValueError):  # what is still buffered cannot be written
+        pass
 
 
 def _remove(path: str) -> None:

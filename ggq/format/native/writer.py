@@ -12,6 +12,7 @@ import numpy.typing as npt
 from blake3 import blake3
 
 from ggq.errors import GGQError, UsageError
+from ggq.format import paths
 from ggq.format.digests import digest_of
 from ggq.format.names import check_key, check_name
 from ggq.format.native import journal, values
@@ -22,7 +23,7 @@ from ggq.format.native.index import TensorParts, attribute_kind, encode_index
 from ggq.format.native.layout import MAGIC, padding
 from ggq.format.native.restore import restore
 from ggq.format.native.values import Scalar, Value
-from ggq.format.paths import kind_of, os_error, sync_folder, write_all
+from ggq.format.paths import kind_of, os_error, sync_folder, take_name, write_all
 from ggq.format.scheme import Scheme
 from ggq.format.unfinished import open_unfinished
 
@@ -299,7 +300,7 @@ class Writer:
             self._journal.wait()  # the system tells of a write error once, perhaps to the sync before
             self._check_target()
             self._journal.finish(digest)
-            os.replace(self.partial, self._target)
+            take_name(self._file, self.partial, self._target)
             sync_folder(self._target)
             self._open = False
             self._file.close()
@@ -319,6 +320,8 @@ class Writer:
         except (OSError, ValueError):  # what was journaled before stays good; `finish` may have closed the journal
             pass
         self._journal.close()
+        if paths.NAMES_KEPT:
+            self._file.close()
         if not (self._names and self._keep):
             for path in (self.partial, self.journal):
                 try:
