@@ -49,6 +49,18 @@ def test_the_contents_name_pages_that_are_there() -> None:
     assert named <= pages and len(named) > 20
 
 
+def test_notes_are_an_index_of_pages_that_begin_with_what_was_decided() -> None:
+    """Each with a table of decision, why, figure, machine and date before any other."""
+    listed = re.findall(r"\]\(docs/notes/(\w+)\.md\)", (ROOT / "NOTES.md").read_text())
+    pages = {path.stem: path.read_text() for path in (ROOT / "docs" / "notes").glob("*.md")}
+    assert sorted(listed) == sorted(pages) and len((ROOT / "NOTES.md").read_text().splitlines()) < 50
+    contents = (ROOT / "mkdocs.yml").read_text()
+    for name, text in pages.items():
+        head = next(line for line in text.splitlines() if line.startswith("|"))
+        assert all(word in head for word in ("decision", "why", "figure", "machine and date")), name
+        assert f"- notes/{name}.md\n" in contents
+
+
 @pytest.mark.parametrize("name", ["ci.yml", "release.yml"])
 def test_workflows_run_what_is_there(name: str) -> None:
     text = (ROOT / ".github" / "workflows" / name).read_text()

@@ -22,7 +22,8 @@ from tests.kit.support import run_python
 
 BEGIN = """
 import json, os, sys
-import ctypes, multiprocessing, numpy, safetensors.numpy, subprocess, tempfile, tokenizers, typer, platformdirs  # as here
+import ctypes, multiprocessing, numpy, subprocess, tempfile  # as they are on this system
+import platformdirs, safetensors.numpy, tokenizers, typer
 import huggingface_hub, jinja2.sandbox, llguidance, llvmlite.binding, numba
 from ggq_kernels.code import key
 here = key.key()
@@ -32,8 +33,9 @@ LACKS = {
     "win32": (
         ("fcntl", "resource", "termios", "readline", "pwd", "grp"),
         (
-            *("sched_getaffinity", "sysconf", "geteuid", "getuid", "nice", "pread", "pwrite", "fork", "register_at_fork"),
-            *("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_DIRECTORY", "fchmod", "mkfifo", "killpg", "setsid", "fdatasync"),
+            *("sched_getaffinity", "sysconf", "geteuid", "getuid", "nice", "pread", "pwrite", "fork"),
+            *("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_DIRECTORY", "fchmod", "mkfifo", "killpg", "setsid"),
+            *("fdatasync", "register_at_fork"),
         ),
     ),
     "darwin": (("readline",), ("sched_getaffinity", "fdatasync", "sched_setaffinity")),

@@ -1,7 +1,7 @@
 """A wheel for release, built for this machine and installed: no run imports Numba or compiles anything.
 
-Building it compiles every kernel, which takes minutes: `pytest -m release`; .ci/run does. GGQ_RELEASE_WHEEL=FILE tests a
-wheel that was built before, with all of its targets that this machine can run.
+Building it compiles every kernel, which takes minutes: `pytest -m release`; .ci/run does. GGQ_RELEASE_WHEEL=FILE tests
+a wheel that was built before, with all of its targets that this machine can run.
 """
 
 from __future__ import annotations

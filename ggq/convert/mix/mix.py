@@ -42,7 +42,7 @@ LADDER = tuple(
         "q8-g32-s8",
     )
 )
-"""Schemes to choose from, besides the checkpoint's own float type: those that a mix gains from (NOTES.md)."""
+"""Schemes to choose from, beside the checkpoint's own float type: those a mix gains from (docs/notes/mixes.md)."""
 
 F16, BF16 = parse_scheme("f16"), parse_scheme("bf16")
 
@@ -57,7 +57,7 @@ class Mix:
     Args:
         recipe: Gives each matrix its scheme, by name.
         divergence: The KL divergence from full precision that was predicted, in nats per token, rounding of activations
-            aside; NOTES.md says how good it is as an absolute number.
+            aside; docs/notes/mixes.md says how good it is as an absolute number.
     """
 
     recipe: Recipe

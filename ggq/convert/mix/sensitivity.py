@@ -3,8 +3,8 @@
 Small independent errors in the numbers of a matrix, of variance v[c] in column c, move the model's distribution of the
 next token from p to q with, to second order, KL(p, q) = sum of v[c] * F[c] / 2, where F[c] is the trace of the column's
 block of the Fisher information per token: the expected sum of the squared gradient of log p of tokens drawn from p
-itself. So it takes no labels, and hardly any text: random tokens measure nearly the same (NOTES.md), as what counts is
-how far an error is carried on, and not what the text says.
+itself. So it takes no labels, and hardly any text: random tokens measure nearly the same, as what counts is how far an
+error is carried on, and not what the text says (docs/notes/mixes.md).
 
 Source: J. Martens, New insights and perspectives on the natural gradient method, JMLR 21 (2020), sections 5 and 9.
 """

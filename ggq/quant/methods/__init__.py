@@ -140,7 +140,7 @@ def _chain(scheme: Scheme, name: str, found: list[str], rest: list[str]) -> Meth
     if not found and not rest[:-1]:
         return rounding
     # A transform found for plain rounding does not suit steps that are searched for: it takes care of ranges that the
-    # search cuts off anyway (NOTES.md).
+    # search cuts off anyway (docs/notes/calibrated.md).
     searched = isinstance(rounding, Fitted) and plain.bits < EIGHT_BITS
     plainer = METHODS["mse" if searched else default_method(plain)]
     return Chain(name, tuple(TRANSFORMS[part] for part in found), rounding, plainer)
