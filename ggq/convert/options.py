@@ -15,7 +15,7 @@ ACTIVATIONS = ("group", "token", "static")
 """How inputs are rounded to int8: a scale for some columns of a token, for all of them, or one for a matrix."""
 
 PRESETS = {"small": 3.3, "balanced": 4.6, "high": 6.6}
-"""Bits per weight of what one word asks for: mixes, as no single scheme does as well at any size (docs/notes/mixes.md)."""
+"""Bits per weight of what one word asks for: mixes, as no scheme does as well at any size (docs/notes/mixes.md)."""
 
 Progress = Callable[[int, int, str], None]
 """Called with the source bytes done, the source bytes in all, and the name of the tensor that is waited for."""

@@ -23,7 +23,8 @@ from ggq.generate.model import Model
 
 TOP = 256
 """Tokens kept of each distribution by default: 2 kB a scored token. On pylm (4,096 tokens, perplexity 14) the mean
-divergence comes out 6 % too small with them, with 64 tokens 15 %, with 1,024 1 %, whatever the file (docs/notes/evaluation.md)."""
+divergence comes out 6 % too small with them, with 64 tokens 15 %, with 1,024 1 %, whatever the file
+(docs/notes/evaluation.md)."""
 
 FORMAT, VERSION = "ggq-logits", "1"
 MASS_TOLERANCE = 1e-3
