@@ -138,7 +138,7 @@ def replacing(path: str | os.PathLike[str], marker: bytes, *, force: bool = Fals
                 take_name(file, partial, target)
             except BaseException:
                 if paths.NAMES_KEPT:
-                    _close(file)
+                    _close(cast(BinaryIO, file))
                 _remove(partial)
                 raise
         sync_folder(target)
@@ -148,7 +148,7 @@ def replacing(path: str | os.PathLike[str], marker: bytes, *, force: bool = Fals
         raise os_error(error, name, "write") from None
 
 
-def _close(file: io.BufferedWriter) -> None:
+def _close(file: BinaryIO) -> None:
     try:
         file.close()
     except (OSError, ValueError):  # what is still buffered cannot be written
