@@ -34,7 +34,7 @@ TOKENS = 80
 SAVED = {"gpt_neox": {"lm_head.weight": "embed_out.weight"}}
 """Names that transformers' tensors have in the files that it saves, where they are others, by "model_type"."""
 
-WHOLE = ("gpt_oss",)
+WHOLE = ("gpt_oss", "gemma4_text")
 """Values of "model_type" of models whose experts are stacked in a checkpoint too; others are when it is read."""
 
 FORMS = {"attn_implementation": "eager", "experts_implementation": "eager"}

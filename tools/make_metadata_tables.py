@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from ggq.models.field import Declared, Part, Parts, declared, kinds  # noqa: E402
-from ggq.models.layers.layered import LayeredSpec  # noqa: E402
+from ggq.models.layers.layered import LayeredSpec, StreamedSpec  # noqa: E402
 from ggq.models.parts import MOST_LAYERS, ModelSpec  # noqa: E402
 from ggq.models.text.parts import TextSpec  # noqa: E402
 
@@ -24,7 +24,7 @@ BEGIN, END = "<!-- begin: tools/make_metadata_tables.py -->\n", "<!-- end -->\n"
 def tables() -> str:
     """The tables of all parts, each after those that hold it."""
     texts = []
-    for part in dict.fromkeys([*parts(ModelSpec), *parts(TextSpec), *parts(LayeredSpec)]):
+    for part in dict.fromkeys([*parts(ModelSpec), *parts(TextSpec), *parts(LayeredSpec), *parts(StreamedSpec)]):
         own = () if "kind" in declared(part) else kinds(part)
         title = f"### {part.__name__}" + "".join(f", kind `{kind}`" for kind in own)
         summary = " ".join((part.__doc__ or "").split("\n\n")[0].split())

@@ -12,12 +12,14 @@ from ggq.errors import UnsupportedError
 from ggq.models.combined import Joined, Stack
 from ggq.models.names import (
     Expression,
+    Extended,
     Interleaved,
     Matrix,
     Picked,
     Plus,
     Row,
     Rows,
+    Scalar,
     Taps,
     Tensor,
     Times,
@@ -54,7 +56,10 @@ def restored(pieces: Iterable[tuple[Expression, Numbers]]) -> dict[str, Numbers]
                 inner += _solved(expression, numbers)
         inner += ((whole, np.stack([found[i] for i in sorted(found)])) for whole, found in stacks.items())
         left = [*inner, *((expression, _joined(picks)) for expression, picks in parts.items())]
-    return {expression.names()[0]: numbers for expression, numbers in left}
+    return {
+        expression.names()[0]: numbers.reshape(()) if isinstance(expression, Scalar) else numbers
+        for expression, numbers in left
+    }
 
 
 def _depth(expression: Expression) -> int:
@@ -63,7 +68,7 @@ def _depth(expression: Expression) -> int:
         return 1 + _depth(expression.expression)
     if isinstance(expression, Stack | Joined):
         return 1 + max(map(_depth, expression.parts))
-    return int(not isinstance(expression, Tensor))
+    return int(not isinstance(expression, Tensor | Scalar))
 
 
 def _solved(expression: Expression, numbers: Numbers) -> list[tuple[Expression, Numbers]]:
@@ -75,6 +80,8 @@ def _solved(expression: Expression, numbers: Numbers) -> list[tuple[Expression, 
         return [(expression.expression, numbers / (column[:, 0] if numbers.ndim == 1 else column))]
     if isinstance(expression, Transposed):
         return [(expression.expression, np.ascontiguousarray(np.swapaxes(numbers, -1, -2)))]
+    if isinstance(expression, Extended):
+        return [(expression.expression, numbers[: expression.held])]
     if isinstance(expression, Taps) and expression.taps:
         return [(expression.expression, np.ascontiguousarray(numbers.reshape(expression.taps, -1).T)[:, None])]
     if isinstance(expression, Joined):

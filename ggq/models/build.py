@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
-from ggq.models.layers.layered import LayeredSpec
-from ggq.models.mixers import experts, latent, layered, recurrent
+from ggq.models.layers.layered import LayeredSpec, StreamedSpec
+from ggq.models.mixers import experts, latent, layered, recurrent, streamed
 from ggq.models.mixers.mlp import mlp
 from ggq.models.parts import (
     Attention,
@@ -20,12 +20,14 @@ from ggq.models.parts import (
     LatentAttention,
     Layer,
     Mamba2,
+    MixedExperts,
     ModelSpec,
     Norm,
     NormedAttention,
     SharedAttention,
     ShortConv,
     Stack,
+    TemperedAttention,
 )
 from ggq.models.text.parts import TextEmbedding, TextSpec, VectorHead
 from ggq.tape import ops as tape
@@ -62,6 +64,10 @@ def _build(spec: Stack) -> tuple[Program, Shapes]:
     hidden = _embedding(build, spec)
     own = spec if isinstance(spec, LayeredSpec) else None
     more = layered.layer_inputs(build, own, own.inputs, hidden) if own and own.inputs else None
+    if isinstance(spec, StreamedSpec) and more:
+        hidden = streamed.streams(build, spec, hidden, more, _branches)
+        name, result = _logits(build, spec, hidden)
+        return Program(tuple(build.ops), inputs_of(spec), {name: result}, tuple(build.caches)), build.shapes
     for number, layer in enumerate(spec.layers):
         hidden = _layer(build, number, layer, hidden, last=number == len(spec.layers) - 1)
         if own and own.inputs and more:
@@ -70,9 +76,13 @@ def _build(spec: Stack) -> tuple[Program, Shapes]:
             build.ops.append(tape.Scale(hidden, build.weight(f"layers.{number}.scale", 1)))
     assert isinstance(spec, ModelSpec | TextSpec)
     name, result = _logits(build, spec, hidden) if isinstance(spec.head, Head) else _rows(build, spec.head, hidden)
-    types = max(1, text.embedding.types) if text is not None else 1
-    inputs = Inputs(spec.vocabulary_size, spec.context_length, types)
-    return Program(tuple(build.ops), inputs, {name: result}, tuple(build.caches)), build.shapes
+    return Program(tuple(build.ops), inputs_of(spec), {name: result}, tuple(build.caches)), build.shapes
+
+
+def inputs_of(spec: Stack) -> Inputs:
+    """What a program of a model takes."""
+    types = max(1, spec.embedding.types) if isinstance(spec, TextSpec) else 1
+    return Inputs(spec.vocabulary_size, spec.context_length, types)
 
 
 def _embedding(build: Builder, spec: Stack) -> Buffer:
@@ -193,7 +203,11 @@ def _layer(build: Builder, number: int, layer: Layer, hidden: Buffer, *, last: b
         out = Buffer("normed" + _suffix(hidden), hidden.width, hidden.rows)
         normed = build.norm(layer.feed_forward_norm, f"{role}.{inner}_norm", hidden, out)
     if isinstance(feed_forward, Experts):
-        result = experts.mixture(build, f"{role}.{inner}", feed_forward, normed)
+        result = (
+            mixed(build, role, feed_forward, hidden, normed)
+            if isinstance(feed_forward, MixedExperts)
+            else experts.mixture(build, f"{role}.{inner}", feed_forward, normed)
+        )
         if layer.parallel:
             add_mixed()
         build.norm(layer.feed_forward_post_norm, f"{role}.{inner}_post_norm", result, result)
@@ -205,6 +219,23 @@ def _layer(build: Builder, number: int, layer: Layer, hidden: Buffer, *, last: b
     down = Branch(between, f"{role}.{inner}.down", feed_forward.bias)
     _add(build, layer, [down], hidden, layer.feed_forward_post_norm, f"{role}.{inner}_post_norm")
     return hidden
+
+
+def mixed(build: Builder, role: str, part: MixedExperts, hidden: Buffer, normed: Buffer) -> Buffer:
+    """Append experts beside a feed-forward without; the buffer of their sum."""
+    suffix = _suffix(hidden)
+    result, met, routed = (
+        Buffer(name + suffix, hidden.width, hidden.rows) for name in ("mlp_result", "met", "routed")
+    )
+    between = mlp(build, f"{role}.mlp", part.mlp, normed)
+    build.linear(between, {f"{role}.mlp.down": result}, {f"{role}.mlp.down"} if part.mlp.bias else set())
+    build.norm(part.mlp_post_norm, f"{role}.mlp_result_norm", result, result)
+    build.norm(part.router_norm, f"{role}.router_norm", hidden, routed)
+    build.norm(part.experts_norm, f"{role}.experts_norm", hidden, met)
+    mixture = experts.mixture(build, f"{role}.experts", part, met, routed)
+    build.norm(part.experts_post_norm, f"{role}.experts_post_norm", mixture, mixture)
+    build.ops.append(tape.Add(result, mixture))
+    return mixture
 
 
 class Branch(NamedTuple):
@@ -309,7 +340,9 @@ def _turn(build: Builder, role: str, part: Attention, query: Buffer, key: Buffer
         norms()
     if part.rope is not None:
         rotation = part.rope.rotation()
-        build.ops.append(tape.Rope(query, part.heads, rotation))
+        tempered = isinstance(part, TemperedAttention)
+        grown = replace(rotation, growth=part.growth, period=part.period) if tempered else rotation
+        build.ops.append(tape.Rope(query, part.heads, grown))
         if key is not None:
             build.ops.append(tape.Rope(key, part.kv_heads, rotation))
     if part.normed == "turned":
@@ -323,6 +356,7 @@ MIXERS: dict[type, Callable[[Builder, str, Any, Buffer], Buffer]] = {
     LatentAttention: latent.latent_attention,
     NormedAttention: _attention,
     SharedAttention: _attention,
+    TemperedAttention: _attention,
     GatedDelta: recurrent.gated_delta,
     Mamba2: recurrent.mamba2,
     ShortConv: recurrent.short_conv,

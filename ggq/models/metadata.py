@@ -15,13 +15,18 @@ import numpy as np
 from ggq.errors import ModelError
 from ggq.models.field import Declared, Parts, declared, kinds
 from ggq.models.fields import Fields, shown
-from ggq.models.layers.layered import LayeredSpec
+from ggq.models.layers.layered import LayeredSpec, StreamedSpec
 from ggq.models.parts import MOST_LAYERS, ModelSpec, Stack, check
 from ggq.models.text.parts import TextSpec
 
 Scalar = bool | int | float | str | list[int] | list[float]
 
-KINDS: dict[str, type[Stack]] = {"decoder": ModelSpec, "text": TextSpec, "layered": LayeredSpec}
+KINDS: dict[str, type[Stack]] = {
+    "decoder": ModelSpec,
+    "text": TextSpec,
+    "layered": LayeredSpec,
+    "streamed": StreamedSpec,
+}
 """Kinds of models that this version knows."""
 
 

@@ -63,6 +63,33 @@ class Tensor(Expression):
 
 
 @dataclass(frozen=True)
+class Scalar(Expression):
+    """A tensor of one number, of no or of one dimension, as one of one dimension."""
+
+    name: str
+
+    def __str__(self) -> str:
+        return self.name
+
+    def names(self) -> tuple[str, ...]:
+        return (self.name,)
+
+    def whole(self) -> str | None:
+        return self.name
+
+    def shape(self, shapes: Shapes) -> Shape:
+        if (found := shapes(self.name)) not in ((), (1,)):
+            raise misfit(self, f"shape {list(found)} found, one number expected")
+        return (1,)
+
+    def fill(self, source: Source, start: int, out: Floats) -> None:
+        source.rows(self.name, start, start + len(out), out)
+
+    def reach(self, shapes: Shapes, rows: Mask, columns: Mask) -> Iterator[Use]:
+        yield Use(self.name, rows, columns)
+
+
+@dataclass(frozen=True)
 class Unary(Expression):
     """What is made of one expression; as it stands, of the same shape and of the same parts of its sources."""
 
@@ -239,6 +266,39 @@ class Transposed(Unary):
 
 
 @dataclass(frozen=True)
+class Extended(Unary):
+    """A matrix of `held` rows as one of `rows`: those that it does not have are its first, as for tokens that a smaller
+    table does not know."""
+
+    held: int
+    count: int
+
+    def __str__(self) -> str:
+        return f"extended({self.expression}, {self.count})"
+
+    def whole(self) -> str | None:
+        return None
+
+    def shape(self, shapes: Shapes) -> Shape:
+        inner = self.expression.shape(shapes)
+        if len(inner) != 2 or inner[0] != self.held:
+            raise misfit(self, f"shape {list(inner)} found, {self.held} rows expected")
+        return (self.count, inner[1])
+
+    def fill(self, source: Source, start: int, out: Floats) -> None:
+        own = max(0, min(self.held - start, len(out)))
+        if own:
+            self.expression.fill(source, start, out[:own])
+        if own < len(out):
+            out[own:] = self.expression.rows(source, 0, 1)
+
+    def reach(self, shapes: Shapes, rows: Mask, columns: Mask) -> Iterator[Use]:
+        mine = rows[: self.held].copy()
+        mine[0] |= bool(rows[self.held :].any())
+        return self.expression.reach(shapes, mine, columns)
+
+
+@dataclass(frozen=True)
 class Reshaped(Unary):
     """All numbers of an expression, in other rows and columns."""
 
@@ -353,11 +413,13 @@ def _gather(expression: Expression, source: Source, numbers: NDArray[np.int64], 
 
 __all__ = [
     "Expression",
+    "Extended",
     "Interleaved",
     "Matrix",
     "Plus",
     "Row",
     "Rows",
+    "Scalar",
     "Source",
     "Taps",
     "Tensor",

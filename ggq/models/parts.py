@@ -25,14 +25,26 @@ from ggq.models.layers.attentions import (
     Norm,
     NormedAttention,
     SharedAttention,
+    TemperedAttention,
 )
-from ggq.models.layers.feed_forwards import ACTIVATION, PLAIN, Experts, Mlp, NormedMlp, Router
+from ggq.models.layers.feed_forwards import (
+    ACTIVATION,
+    PLAIN,
+    XIELU,
+    Experts,
+    MixedExperts,
+    Mlp,
+    NormedMlp,
+    Router,
+    SparseMlp,
+)
 
 __all__ = [
     "ACTIVATION",
     "HEADS",
     "PLAIN",
     "WIDTH",
+    "XIELU",
     "Attention",
     "Embedding",
     "Experts",
@@ -44,6 +56,7 @@ __all__ = [
     "LatentAttention",
     "Layer",
     "Mamba2",
+    "MixedExperts",
     "Mixer",
     "Mlp",
     "ModelSpec",
@@ -53,7 +66,9 @@ __all__ = [
     "Router",
     "SharedAttention",
     "ShortConv",
+    "SparseMlp",
     "Stack",
+    "TemperedAttention",
     "check",
 ]
 
@@ -141,6 +156,7 @@ Mixer = (
     | NormedAttention
     | KeyedAttention
     | SharedAttention
+    | TemperedAttention
     | LatentAttention
     | ShortConv
     | GatedDelta
@@ -155,7 +171,7 @@ class Layer:
     """A mixer and a feed-forward, whose results are added to the row: x + scale * post_norm(mixer(norm(x)))."""
 
     mixer: Annotated[Mixer, Part("what exchanges between tokens")]
-    feed_forward: Annotated[Mlp | NormedMlp | Experts | None, Part("what is computed for each token")]
+    feed_forward: Annotated[Mlp | NormedMlp | SparseMlp | Experts | MixedExperts | None, Part("what is computed for each token")]
     mixer_norm: Annotated[Norm | None, Part("norm of the mixer's input")]
     mixer_post_norm: Annotated[Norm | None, Part("norm of the mixer's result")]
     feed_forward_norm: Annotated[Norm | None, Part("norm of the feed-forward's input")]

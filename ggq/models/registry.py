@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 
 from ggq.errors import ModelError, UnsupportedError
+from ggq.models.families.apertus import APERTUS
 from ggq.models.families.arcee import ARCEE
 from ggq.models.families.bitnet import BITNET
 from ggq.models.families.encoders.bert import BERT
@@ -25,6 +26,8 @@ from ggq.models.families.experts.qwen2_moe import QWEN2_MOE
 from ggq.models.families.experts.qwen3_moe import QWEN3_MOE
 from ggq.models.families.gemma.gemma2 import GEMMA2
 from ggq.models.families.gemma.gemma3 import GEMMA3
+from ggq.models.families.gemma.gemma3n import GEMMA3N
+from ggq.models.families.gemma.gemma3n_images import GEMMA3N_IMAGES
 from ggq.models.families.gemma.gemma4 import GEMMA4
 from ggq.models.families.gemma.gemma4_images import GEMMA4_IMAGES
 from ggq.models.families.glm4 import GLM4
@@ -68,6 +71,8 @@ FAMILIES: tuple[Family, ...] = (
     QWEN3,
     GEMMA2,
     GEMMA3,
+    GEMMA3N,
+    GEMMA3N_IMAGES,
     GEMMA4,
     GEMMA4_IMAGES,
     OLMO2,
@@ -79,6 +84,7 @@ FAMILIES: tuple[Family, ...] = (
     ROBERTA,
     MODERNBERT,
     GLM4,
+    APERTUS,
     ARCEE,
     BITNET,
     PHI3,

@@ -19,13 +19,17 @@ class Rotation:
             head's numbers, the first 2 * len(frequencies) numbers of a head turn and the others stay.
         layout: "half": number i is paired with i + len(frequencies); "pairs": 2 i with 2 i + 1.
         scale: What cosines and sines are multiplied with (YaRN's attention factor).
+        growth, period: They are multiplied with 1 + growth * ln(1 + floor(position / period)) too, as queries may be.
     """
 
     frequencies: tuple[float, ...]
     layout: str = "half"
     scale: float = 1.0
+    growth: float = 0.0
+    period: int = 1
 
     def table(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Cosines and sines, float64 (positions, pairs) each."""
         angles = positions[:, None] * np.array(self.frequencies)
-        return np.cos(angles) * self.scale, np.sin(angles) * self.scale
+        scale = self.scale * (1 + self.growth * np.log(1 + positions // self.period))[:, None]
+        return np.cos(angles) * scale, np.sin(angles) * scale

@@ -134,6 +134,97 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "tie_word_embeddings": False,
         "layer_types": ["sliding_attention", "sliding_attention", "full_attention"],
     },
+    "gemma4_experts": {
+        **SIZES,
+        "architectures": ["Gemma4ForCausalLM"],
+        "model_type": "gemma4_text",
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "head_dim": 6,
+        "global_head_dim": 10,
+        "sliding_window": 29,
+        "hidden_size_per_layer_input": 0,
+        "layer_types": ["sliding_attention", "full_attention"],
+        "enable_moe_block": True,
+        "num_experts": 5,
+        "top_k_experts": 2,
+        "moe_intermediate_size": 22,
+    },
+    "gemma3n": {
+        **SIZES,
+        "architectures": ["Gemma3nForCausalLM"],
+        "model_type": "gemma3n_text",
+        "num_hidden_layers": 5,
+        "num_attention_heads": 4,
+        "head_dim": 6,
+        "intermediate_size": [52, 44, 52, 36, 52],
+        "sliding_window": 19,
+        "num_kv_shared_layers": 2,
+        "hidden_size_per_layer_input": 10,
+        "vocab_size_per_layer_input": 50,
+        "final_logit_softcapping": 1.5,
+        "layer_types": ["sliding_attention"] * 2
+        + ["full_attention", "sliding_attention", "full_attention"],
+        "altup_num_inputs": 3,
+        "altup_active_idx": 1,
+        "laurel_rank": 7,
+        "activation_sparsity_pattern": [0.8, 0.3, 0.0, 0.6, 0.0],
+        "rope_theta": 20000.0,
+        "rope_local_base_freq": 500.0,
+    },
+    "gemma3n_plain": {
+        **SIZES,
+        "architectures": ["Gemma3nForCausalLM"],
+        "model_type": "gemma3n_text",
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "head_dim": 6,
+        "sliding_window": 27,
+        "num_kv_shared_layers": 0,
+        "hidden_size_per_layer_input": 6,
+        "vocab_size_per_layer_input": 61,
+        "layer_types": ["sliding_attention", "full_attention"],
+        "altup_num_inputs": 2,
+        "altup_correct_scale": False,
+        "laurel_rank": 5,
+        "tie_word_embeddings": False,
+    },
+    "apertus": {
+        **SIZES,
+        "architectures": ["ApertusForCausalLM"],
+        "model_type": "apertus",
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "attention_bias": True,
+        "rope_parameters": {
+            "rope_type": "llama3",
+            "rope_theta": 5000.0,
+            "factor": 4.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 32,
+        },
+    },
+    "ministral3_long": {
+        **SIZES,
+        "architectures": ["Ministral3ForCausalLM"],
+        "model_type": "ministral3",
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "head_dim": 12,
+        "max_position_embeddings": 400,
+        "rope_parameters": {
+            "rope_type": "yarn",
+            "rope_theta": 3000.0,
+            "factor": 16.0,
+            "original_max_position_embeddings": 13,
+            "beta_fast": 8.0,
+            "beta_slow": 1.0,
+            "mscale": 1.0,
+            "mscale_all_dim": 1.0,
+            "llama_4_scaling_beta": 0.4,
+        },
+    },
     "olmo2": {**SIZES, "architectures": ["Olmo2ForCausalLM"], "model_type": "olmo2", "num_attention_heads": 4},
     "granite": {
         **SIZES,
@@ -742,11 +833,15 @@ def family_checkpoint(name: str, shapes: Mapping[str, Sequence[int]], seed: int 
     tensors = {}
     for index, (tensor, shape) in enumerate(shapes.items()):
         values = numbers(int(np.prod(shape)), seed * 1000 + index).reshape(shape)
-        if tensor.endswith("q_norm.weight") and "gemma4" in name:
+        if tensor.endswith("q_norm.weight") and name.startswith(("gemma4", "gemma3n")):
             tensors[tensor] = values / 6 + np.float32(0.35)  # as scores have no scale of their own
         elif tensor.endswith("norm.weight"):
             tensors[tensor] = values / 2 + np.float32(0 if less_one and "linear_attn" not in tensor else 1)
-        elif tensor.endswith("layer_scalar"):
+        elif tensor.endswith("act_fn.beta"):
+            tensors[tensor] = np.float32(0.5) + values / 4
+        elif tensor.endswith("act_fn.eps"):
+            tensors[tensor] = np.float32(-1e-6) + 0 * values
+        elif tensor.endswith(("layer_scalar", "router.scale", "per_expert_scale", "correct_output_scale")):
             tensors[tensor] = values / 2 + 1
         elif tensor.endswith("A_log"):
             tensors[tensor] = values * 2 - 2  # states that last, some for a hundred tokens
@@ -754,7 +849,7 @@ def family_checkpoint(name: str, shapes: Mapping[str, Sequence[int]], seed: int 
             scale = 0.4 if len(shape) == 1 else np.sqrt(3 / shape[-1])
             scale *= 3 if name == "gpt_oss" and "gate_up_proj" in tensor else 1  # past the bounds of its SwiGLU
             tensors[tensor] = values * np.float32(scale)
-    return {tensor: values.astype(np.float32) for tensor, values in tensors.items()}
+    return {tensor: np.asarray(values, np.float32) for tensor, values in tensors.items()}
 
 
 def experts_of(config: Mapping[str, Any]) -> int:
@@ -769,4 +864,5 @@ def through_all_experts(name: str) -> dict[str, Any]:
     config = FAMILIES[name]
     count = experts_of(config)
     groups = {"topk_group": config["n_group"]} if "n_group" in config else {}
-    return {**config, **groups, "num_experts_per_tok": count} if count else config
+    key = "top_k_experts" if "top_k_experts" in config else "num_experts_per_tok"
+    return {**config, **groups, key: count} if count else config

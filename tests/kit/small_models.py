@@ -102,7 +102,7 @@ class Arrays:
         return self.arrays[name].shape
 
     def rows(self, name: str, start: int, stop: int, out: np.ndarray | None = None) -> np.ndarray:
-        array = self.arrays[name]
+        array = np.atleast_1d(self.arrays[name])
         found = array.reshape(-1, array.shape[-1])[start:stop].astype(np.float32)
         if out is None:
             return found

@@ -10,7 +10,7 @@ import pytest
 
 from ggq.models.build import role_shapes
 from ggq.models.field import Part, Parts, Word, declared
-from ggq.models.layers.layered import LayeredSpec
+from ggq.models.layers.layered import LayeredSpec, StreamedSpec
 from ggq.models.metadata import KINDS, to_metadata
 from ggq.models.parts import PLAIN, Experts, GatedAttention, GatedDelta, Mamba2, ModelSpec, Norm, ShortConv
 from ggq.models.registry import find_architecture
@@ -88,6 +88,7 @@ def test_every_field_has_a_meaning() -> None:
         *make_metadata_tables.parts(ModelSpec),
         *make_metadata_tables.parts(TextSpec),
         *make_metadata_tables.parts(LayeredSpec),
+        *make_metadata_tables.parts(StreamedSpec),
     ]:
         for field in declared(part).values():
             assert field.declaration.doc and isinstance(field.declaration, Part | Parts) == bool(field.classes)

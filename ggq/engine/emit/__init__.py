@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ggq.engine.emit import attention, experts, linear, recurrent, rounding, rows
+from ggq.engine.emit import attention, experts, linear, recurrent, rounding, rows, streams
 from ggq.engine.emit.context import Context, Step
 from ggq.engine.lower.ops import AddShares, Assign, Gather, Halve, Multiply, Rearrange, Round, RoundGate
 from ggq.errors import UnsupportedError
@@ -15,21 +15,26 @@ from ggq.tape.ops import (
     Activate,
     Add,
     Attention,
+    Blend,
     Copy,
     Embed,
     Gate,
     GatedDelta,
+    GaussianTopK,
     Mamba2,
     Norm,
     Operation,
+    Rescale,
     Rope,
     Route,
     Scale,
+    ScaleColumns,
     Select,
     ShortConv,
     Slice,
     SoftCap,
     StoreKV,
+    Xielu,
 )
 
 EMITTERS: dict[type[Operation], Callable[[Any, Context], tuple[Step, np.ndarray]]] = {
@@ -38,26 +43,31 @@ EMITTERS: dict[type[Operation], Callable[[Any, Context], tuple[Step, np.ndarray]
     AddShares: experts.add_shares,
     Assign: experts.assign,
     Attention: attention.attention,
+    Blend: streams.blend,
     Copy: rows.copy,
     Embed: linear.embed,
     Gate: rows.gate,
     Gather: experts.gather,
     GatedDelta: recurrent.gated_delta,
+    GaussianTopK: streams.gaussian_top_k,
     Halve: rounding.halve,
     Mamba2: recurrent.mamba2,
     Multiply: linear.multiply,
     Norm: rows.norm,
     Rearrange: rounding.rearrange,
+    Rescale: streams.rescale,
     Rope: rows.rope,
     Round: rounding.quantize,
     RoundGate: rounding.quantize_gate,
     Route: experts.route,
     Scale: rows.scale,
+    ScaleColumns: rows.scale_columns,
     Select: rows.select,
     ShortConv: recurrent.short_conv,
     Slice: rows.columns,
     SoftCap: rows.softcap,
     StoreKV: attention.store,
+    Xielu: rows.xielu,
 }
 """The emitter of every operation that kernels compute."""
 

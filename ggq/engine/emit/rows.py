@@ -7,7 +7,8 @@ from dataclasses import replace
 import numpy as np
 
 from ggq.engine.emit.context import Context, Step
-from ggq.tape.ops import Activate, Add, Copy, Gate, Norm, Rope, Scale, Select, Slice, SoftCap
+from ggq.tape.ops import Activate, Add, Copy, Gate, Norm, Rope, Scale, ScaleColumns, Select, Slice, SoftCap, Xielu
+from ggq.tape.ops.xielu import form_of
 
 
 def norm(op: Norm, at: Context) -> tuple[Step, np.ndarray]:
@@ -40,6 +41,13 @@ def activate(op: Activate, at: Context) -> tuple[Step, np.ndarray]:
     return Step(op.name, op.out.name, op.out.rows), row
 
 
+def xielu(op: Xielu, at: Context) -> tuple[Step, np.ndarray]:
+    """An activation with learned numbers."""
+    form = form_of(*(at.weights.number(role) for role in (op.alpha_p, op.alpha_n, op.beta)))
+    row = at.calls.xielu_row(at.tokens(op.out), at.floats(op.source), at.floats(op.out), *form)
+    return Step(op.name, op.out.name, op.out.rows), row
+
+
 def add(op: Add, at: Context) -> tuple[Step, np.ndarray]:
     """Adding to a buffer."""
     row = at.calls.add_row(at.tokens(op.total), at.floats(op.source), at.floats(op.total), op.scale)
@@ -64,6 +72,12 @@ def scale(op: Scale, at: Context) -> tuple[Step, np.ndarray]:
     buffer = at.floats(op.buffer)
     row = at.calls.softcap_row(at.tokens(op.buffer), buffer, 0.0, at.weights.number(op.factor))
     return Step(op.name, op.factor, op.buffer.rows), row
+
+
+def scale_columns(op: ScaleColumns, at: Context) -> tuple[Step, np.ndarray]:
+    """Multiplying each column with a number of the model."""
+    row = at.calls.scale_columns_row(at.tokens(op.buffer), at.floats(op.buffer), at.weights.vector(op.factors))
+    return Step(op.name, op.factors, op.buffer.rows), row
 
 
 def columns(op: Slice, at: Context) -> tuple[Step, np.ndarray]:

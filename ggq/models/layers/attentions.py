@@ -76,6 +76,21 @@ class GatedAttention(Attention):
 
 
 @dataclass(frozen=True)
+class TemperedAttention(Attention):
+    """Attention whose queries, after RoPE, are multiplied with 1 + growth * ln(1 + floor(position / period))."""
+
+    kind: ClassVar[str] = "tempered_attention"
+    growth: Annotated[float, Number(0.0, 1e6, "how fast queries grow")]
+    period: Annotated[int, Integer(1, 1 << 27, "positions after which they grow")]
+
+    def problem(self) -> str | None:
+        """What contradicts itself, if anything."""
+        if self.rope is None or self.rope.rotated != self.head_dim or self.normed == "turned":
+            return "queries that grow with their position must turn as a whole, after their norm"
+        return super().problem()
+
+
+@dataclass(frozen=True)
 class NormedAttention(Attention):
     """Attention the results of whose heads are normed together before the last matrix."""
 

@@ -15,6 +15,8 @@ MEANINGS = (
     "`gelu`: x (1 + erf(x / sqrt(2))) / 2; `relu`: max(x, 0); `relu2`: max(x, 0)^2"
 )
 ACTIVATION = Word(WITHOUT_GATE, MEANINGS)
+XIELU = "xielu"
+"""The activation whose form is learned."""
 
 
 @dataclass(frozen=True)
@@ -26,10 +28,18 @@ class Mlp:
     width: Annotated[int, Integer(1, 1 << 22, "numbers between the matrices")]
     activation: Annotated[
         str,
-        ACTIVATION,
+        Word(
+            (*WITHOUT_GATE, XIELU),
+            f"{MEANINGS}; `xielu`: with rise = softplus(alpha_p) and fall = beta + softplus(alpha_n), rise x^2 + beta x "
+            "for x above 0, else fall (e^x - 1 - x) + beta x",
+        ),
     ]
     gated: Annotated[bool, Flag("true: down(activation(gate(x)) * up(x)); false: down(activation(up(x)))")]
     bias: Annotated[bool, Flag("all of its matrices have biases")]
+
+    def problem(self) -> str | None:
+        """What contradicts itself, if anything."""
+        return f"{XIELU} has no gate" if self.activation == XIELU and self.gated else None
 
 
 @dataclass(frozen=True)
@@ -38,6 +48,25 @@ class NormedMlp(Mlp):
 
     kind: ClassVar[str] = "normed_mlp"
     inner_norm: Annotated[Norm, Part("norm before the last matrix")]
+
+
+@dataclass(frozen=True)
+class SparseMlp(Mlp):
+    """A feed-forward whose gates lose all that is not far above their mean: what is below becomes 0."""
+
+    kind: ClassVar[str] = "sparse_mlp"
+    deviations: Annotated[
+        float,
+        Number(
+            -100.0,
+            100.0,
+            "gates become max(gate - mean - deviations * standard deviation, 0) before the activation, both of the row",
+        ),
+    ]
+
+    def problem(self) -> str | None:
+        """What contradicts itself, if anything."""
+        return super().problem() if self.gated else "gates that are made sparse, and no gates"
 
 
 @dataclass(frozen=True)
@@ -103,3 +132,17 @@ class Experts:
         if not self.router.chosen_groups <= self.router.groups or self.chosen > size * self.router.chosen_groups:
             return f"{self.chosen} experts cannot be chosen from {self.router.chosen_groups} groups of {size}"
         return None
+
+
+@dataclass(frozen=True)
+class MixedExperts(Experts):
+    """Experts beside a feed-forward without: mlp_post_norm(mlp(x)) + experts_post_norm(experts(experts_norm(row))), x
+    being the row behind the layer's norm of the feed-forward's input."""
+
+    kind: ClassVar[str] = "mixed_experts"
+    role: ClassVar[str] = "mixed"
+    mlp: Annotated[Mlp, Part("the feed-forward without experts")]
+    mlp_post_norm: Annotated[Norm, Part("norm of its result")]
+    experts_norm: Annotated[Norm, Part("norm of what experts meet")]
+    experts_post_norm: Annotated[Norm, Part("norm of their sum")]
+    router_norm: Annotated[Norm, Part("norm of what the router meets")]

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from ggq.models.build import Builder
 
 
-def mixture(build: Builder, role: str, part: Experts, source: Buffer) -> Buffer:
-    """Append a router and its experts; the buffer of their sum.
+def mixture(build: Builder, role: str, part: Experts, source: Buffer, routed: Buffer | None = None) -> Buffer:
+    """Append a router, which meets `routed` where that is given, and its experts; the buffer of their sum.
 
     A shared expert with a gate is one more expert, whose share is the gate's; without one it is a feed-forward.
     """
@@ -24,7 +24,7 @@ def mixture(build: Builder, role: str, part: Experts, source: Buffer) -> Buffer:
     logits = buffer("router", part.count)
     gate = buffer("shared_share", 1) if part.shared_gate else None
     outs = {f"{role}.router": logits, **({f"{role}.shared_share": gate} if gate else {})}
-    build.linear(source, outs, {f"{role}.router"} if part.router.bias else set())
+    build.linear(routed or source, outs, {f"{role}.router"} if part.router.bias else set())
     shares = buffer("shares", part.count + part.shared_gate)
     build.ops.append(route(build, role, part, logits, gate, shares))
     names = [(str(expert), part.width) for expert in range(part.count)]

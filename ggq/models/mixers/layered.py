@@ -27,6 +27,11 @@ def layer_inputs(build: Builder, spec: LayeredSpec, part: LayerInputs, hidden: B
 
 def take_input(build: Builder, role: str, number: int, part: LayerInputs, inputs: Buffer, hidden: Buffer) -> None:
     """Append how a layer's result, in place, takes its own inputs."""
+    build.ops.append(tape.Add(gated_input(build, role, number, part, inputs, hidden), hidden))
+
+
+def gated_input(build: Builder, role: str, number: int, part: LayerInputs, inputs: Buffer, hidden: Buffer) -> Buffer:
+    """Append what a layer's own inputs, gated by its result, add to it; the buffer of that."""
     suffix = "_wanted" if hidden.rows == "wanted" else ""
     mine = Buffer("layer_input", part.width)
     build.ops.append(tape.Slice(inputs, mine, number * part.width))
@@ -37,5 +42,4 @@ def take_input(build: Builder, role: str, number: int, part: LayerInputs, inputs
     build.linear(hidden, {f"{role}.layer_input.gate": gate}, set())
     build.ops.append(tape.Gate(gate, mine, gated, part.activation))
     build.linear(gated, {f"{role}.layer_input.o": added}, set())
-    build.norm(part.post_norm, f"{role}.layer_input_post_norm", added, added)
-    build.ops.append(tape.Add(added, hidden))
+    return build.norm(part.post_norm, f"{role}.layer_input_post_norm", added, added)

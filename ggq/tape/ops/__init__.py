@@ -13,6 +13,7 @@ from ggq.tape.ops.operation import Operation, Product
 from ggq.tape.ops.plain.add import Add
 from ggq.tape.ops.plain.copy import Copy
 from ggq.tape.ops.plain.scale import Scale
+from ggq.tape.ops.plain.scale_columns import ScaleColumns
 from ggq.tape.ops.plain.select import Select
 from ggq.tape.ops.plain.slice import Slice
 from ggq.tape.ops.recurrent.gated_delta import GatedDelta
@@ -21,27 +22,36 @@ from ggq.tape.ops.recurrent.short_conv import ShortConv
 from ggq.tape.ops.rope import Rope
 from ggq.tape.ops.route import Route
 from ggq.tape.ops.softcap import SoftCap
+from ggq.tape.ops.streams.blend import Blend
+from ggq.tape.ops.streams.gaussian_top_k import GaussianTopK
+from ggq.tape.ops.streams.rescale import Rescale
+from ggq.tape.ops.xielu import Xielu
 
 OPS: tuple[type[Operation], ...] = (
     Activate,
     Add,
     Attention,
+    Blend,
     Copy,
     Embed,
     Experts,
     Gate,
     GatedDelta,
+    GaussianTopK,
     Linear,
     Mamba2,
     Norm,
+    Rescale,
     Rope,
     Route,
     Scale,
+    ScaleColumns,
     Select,
     ShortConv,
     Slice,
     SoftCap,
     StoreKV,
+    Xielu,
 )
 """Every operation."""
 
@@ -50,22 +60,27 @@ __all__ = [
     "Activate",
     "Add",
     "Attention",
+    "Blend",
     "Copy",
     "Embed",
     "Experts",
     "Gate",
     "GatedDelta",
+    "GaussianTopK",
     "Linear",
     "Mamba2",
     "Norm",
     "Operation",
     "Product",
+    "Rescale",
     "Rope",
     "Route",
     "Scale",
+    "ScaleColumns",
     "Select",
     "ShortConv",
     "Slice",
     "SoftCap",
     "StoreKV",
+    "Xielu",
 ]

@@ -170,6 +170,12 @@ def _steps() -> ModuleType:
     return steps
 
 
+def _streams() -> ModuleType:
+    from ggq_kernels.row import streams
+
+    return streams
+
+
 def _sum_lanes() -> ModuleType:
     from ggq_kernels.quantize import sum_lanes
 
@@ -209,6 +215,7 @@ MODULES: dict[str, Callable[[], ModuleType]] = {
     "search_rows": _search_rows,
     "shift_rows": _shift_rows,
     "steps": _steps,
+    "streams": _streams,
     "sum_lanes": _sum_lanes,
     "team": _team,
 }

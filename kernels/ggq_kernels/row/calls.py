@@ -9,10 +9,12 @@ import numpy as np
 from ggq_kernels.code import ready
 from ggq_kernels.row.operands import (
     ASSIGN,
+    BLEND,
     COPY,
     ELEMENTS,
     GATE,
     NORM,
+    RESCALE,
     ROPE,
     ROUND,
     ROUTE,
@@ -20,6 +22,7 @@ from ggq_kernels.row.operands import (
     SELECT,
     SHARE,
     TRANSFORM,
+    XIELU,
 )
 from ggq_kernels.run.rows import BF16_TOKENS, SMALL, HasAddress, Int8Rows, Rows, operands, row
 
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
 # Not imported: that would import Numba, which a process with saved kernels does without.
 norm, rope, gate, elementwise = (ready.module(name) for name in ("norm", "rope", "gate", "elementwise"))
 gather, rounding, bf16, experts = (ready.module(name) for name in ("gather", "rounding", "bf16", "experts"))
+streams = ready.module("streams")
 
 ACTIVATIONS = ("silu", "gelu_tanh", "gelu", "relu", "relu2")
 """Activations that have kernels."""
@@ -147,6 +151,80 @@ def _elements(
         cap=float(cap),
     )
     return row(kernel, given, alone=int(out.width <= SMALL))
+
+
+def xielu_row(tokens: int, source: Rows, out: Rows, rise: float, fall: float, beta: float) -> np.ndarray:
+    """out = rise * x**2 + beta * x above 0, fall * (e**x - 1 - x) + beta * x below; they may be one buffer."""
+    given = operands(
+        XIELU,
+        tokens=tokens,
+        source=source.address,
+        source_stride=source.stride,
+        out=out.address,
+        out_stride=out.stride,
+        width=source.width,
+        rise=float(rise),
+        fall=float(fall),
+        beta=float(beta),
+    )
+    return row(streams.xielu, given, alone=int(out.width <= SMALL))
+
+
+def blend_row(
+    tokens: int, source: Rows, shares: Rows | None, total: Rows, width: int, base: float, first: int
+) -> np.ndarray:
+    """total[first + k] += the sum over i of (shares[k, i] + base) * source[i], in parts of `width` numbers."""
+    given = operands(
+        BLEND,
+        tokens=tokens,
+        source=source.address,
+        source_stride=source.stride,
+        shares=shares.address if shares else 0,
+        shares_stride=shares.stride if shares else 0,
+        total=total.address + 4 * first * width,
+        total_stride=total.stride,
+        width=width,
+        sources=source.width // width,
+        parts=total.width // width - first,
+        base=float(base),
+    )
+    return row(streams.blend, given, alone=1)
+
+
+def rescale_row(tokens: int, buffer: Rows, like: Rows, least: float) -> np.ndarray:
+    """buffer *= sqrt(mean(like**2) / max(mean(buffer**2), least))"""
+    given = operands(
+        RESCALE,
+        tokens=tokens,
+        buffer=buffer.address,
+        stride=buffer.stride,
+        width=buffer.width,
+        like=like.address,
+        like_stride=like.stride,
+        like_width=like.width,
+        least=float(least),
+    )
+    return row(streams.rescale, given, alone=1)
+
+
+def gaussian_top_k_row(tokens: int, buffer: Rows, deviations: float) -> np.ndarray:
+    """buffer = max(buffer - mean - deviations * standard deviation, 0), both of the row."""
+    return _elements(streams.gaussian_top_k, tokens, buffer, buffer, deviations)
+
+
+def scale_columns_row(tokens: int, buffer: Rows, factors: int) -> np.ndarray:
+    """buffer *= factors; these are the address of float32 (width,), padded with zeros to a multiple of 16."""
+    given = operands(
+        TRANSFORM,
+        tokens=tokens,
+        source=buffer.address,
+        source_stride=buffer.stride,
+        out=buffer.address,
+        out_stride=buffer.stride,
+        width=buffer.width,
+        factors=factors,
+    )
+    return row(streams.scale_columns, given, alone=1)
 
 
 def select_row(tokens: int, source: Rows, out: Rows, rows: int) -> np.ndarray:

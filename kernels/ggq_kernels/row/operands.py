@@ -209,6 +209,51 @@ class ShareRow(NamedTuple):
     rows: int = 72
 
 
+class BlendRow(NamedTuple):
+    """`shares`: for each of the `parts` that change as many numbers as there are `sources`, 0 for none; `width`:
+    numbers of a part; `total`: of the first part that changes; floats: `base`."""
+
+    tokens: int = 8
+    source: int = 16
+    source_stride: int = 24
+    shares: int = 32
+    shares_stride: int = 40
+    total: int = 48
+    total_stride: int = 56
+    width: int = 64
+    sources: int = 72
+    parts: int = 80
+    base: int = 88
+
+
+class RescaleRow(NamedTuple):
+    """Floats: `least`."""
+
+    tokens: int = 8
+    buffer: int = 16
+    stride: int = 24
+    width: int = 32
+    like: int = 40
+    like_stride: int = 48
+    like_width: int = 56
+    least: int = 64
+
+
+class XieluRow(NamedTuple):
+    """Floats: `rise`, `fall`, `beta`."""
+
+    tokens: int = 8
+    source: int = 16
+    source_stride: int = 24
+    out: int = 32
+    out_stride: int = 40
+    width: int = 48
+    rise: int = 56
+    fall: int = 64
+    beta: int = 72
+
+
+BLEND, RESCALE, XIELU = BlendRow(), RescaleRow(), XieluRow()
 ROUTE, SCORED, ASSIGN, SHARE = RouteRow(), ScoredRow(), AssignRow(), ShareRow()
 NORM, ROPE, GATE, ELEMENTS, SELECT = NormRow(), RopeRow(), GateRow(), ElementsRow(), SelectRow()
 TRANSFORM, ROUND, COPY = TransformRow(), RoundRow(), CopyRow()

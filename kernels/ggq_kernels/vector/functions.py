@@ -197,6 +197,21 @@ def activated(b: Any, kind: TagType, _: Any, x: Any) -> Any:
     return _ACTIVATIONS[kind.values[0]](b, x)
 
 
+@primitive(F32x16, F32x16, types.float32, types.float32, types.float32)
+def xielu(b: Any, x: Any, rise: Any, fall: Any, beta: Any) -> Any:
+    """rise * x**2 + beta * x above 0, fall * (e**x - 1 - x) + beta * x below; not finite where x is not.
+
+    Below, e**x is within 3e-7 of itself, so the result is within 4e-7 * fall, and half of its last bit.
+    """
+    rise, fall, beta = (splat(b, F32x16.ir, each) for each in (rise, fall, beta))
+    zero, one = constant(F32x16.ir, 0.0), constant(F32x16.ir, 1.0)
+    above = greater(b, x, zero)
+    below = b.select(b.fcmp_ordered("<", x, zero), x, zero)
+    power = exp2(b, greater(b, b.fmul(below, constant(F32x16.ir, LOG2_E)), constant(F32x16.ir, -126.0)))
+    bent = b.fsub(b.fsub(power, one), below)
+    return multiply_add(b, beta, x, multiply_add(b, fall, bent, b.fmul(rise, b.fmul(above, above))))
+
+
 CLAMPED = Tag("activation", "clamped_swiglu")
 """The tag of the gate that takes both of its numbers in a way of its own."""
 

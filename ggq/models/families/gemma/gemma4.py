@@ -5,18 +5,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 from ggq.models import decoder
-from ggq.models.config import ANY, Config, Inner, Keys, Only, OrNull
+from ggq.models.config import Config, Inner, Keys, OrNull
 from ggq.models.config_rope import PROPORTIONAL, read_rope, rope_sources
-from ggq.models.families.gemma import gemma2
-from ggq.models.family import Family, checkpoint_name
+from ggq.models.families.gemma._layers import (
+    MODULES,
+    layer_inputs,
+    matrix_of_experts,
+    named,
+    shared,
+    source_of,
+    table,
+    with_experts,
+)
+from ggq.models.family import Family
 from ggq.models.fields import Fields, shown
-from ggq.models.layers.layered import LayeredSpec, LayerInputs
-from ggq.models.names import Expression, Tensor
-from ggq.models.parts import Attention, KeyedAttention, Layer, ModelSpec, Norm, SharedAttention
+from ggq.models.layers.layered import LayeredSpec
+from ggq.models.names import Expression
+from ggq.models.parts import Attention, KeyedAttention, Layer, MixedExperts, Mlp, ModelSpec, Norm
 
 KEYS: Keys = {
     **decoder.base_without("hidden_act"),
@@ -35,24 +44,14 @@ KEYS: Keys = {
     "attention_k_eq_v": False,
     "num_kv_shared_layers": 0,
     "use_double_wide_mlp": False,
-    "enable_moe_block": Only(False),
-    **dict.fromkeys(("num_experts", "top_k_experts", "moe_intermediate_size"), ANY),
+    "enable_moe_block": False,
+    **dict.fromkeys(("num_experts", "top_k_experts", "moe_intermediate_size"), OrNull()),
     "global_head_dim": 512,
     "num_global_key_value_heads": OrNull(),
     "per_layer_config": OrNull(),
     "rope_theta": 10000.0,
     "partial_rotary_factor": 1.0,
 }
-
-MODULES = gemma2.MODULES | {
-    "layer_inputs.embedding": "model.embed_tokens_per_layer",
-    "layer_inputs.product": "model.per_layer_model_projection",
-    "layer_inputs.norm": "model.per_layer_projection_norm",
-    "layer_input.gate": "per_layer_input_gate",
-    "layer_input.o": "per_layer_projection",
-    "layer_input_post_norm": "post_per_layer_input_norm",
-}
-"""Names of modules in a checkpoint."""
 
 FULL, SLIDING = "full_attention", "sliding_attention"
 USUAL = {"rope_type": PROPORTIONAL, "partial_rotary_factor": 0.25, "rope_theta": 1000000.0}
@@ -76,20 +75,17 @@ def parts(config: Config) -> LayeredSpec:
     layers: list[Layer] = []
     for number, (kind, layer) in enumerate(zip(kinds, spec.layers)):
         mine: Attention = mixers[kind]
-        feed_forward = layer.mlp
+        feed_forward: Mlp | MixedExperts = layer.mlp
         if number >= first:
-            source = max((each for each in range(first) if kinds[each] == kind), default=None)
-            if source is None:
-                raise config.error("num_kv_shared_layers", f"no layer before {first} is of kind {kind}")
-            plain = {each.name: getattr(mine, each.name) for each in fields(Attention)}
-            mine = SharedAttention(**{**plain, "key_norm": None, "key_bias": False, "value_bias": False}, source=source)
-            feed_forward = replace(feed_forward, width=wide * feed_forward.width)
+            source = source_of(config, kinds, number, first)
+            mine = shared(mine, source)
+            feed_forward = replace(layer.mlp, width=wide * layer.mlp.width)
+        feed_forward = with_experts(config, feed_forward, norm)
         layers.append(replace(layer, mixer=mine, feed_forward=feed_forward))
     head = replace(spec.head, softcap=decoder.read_softcap(config, "final_logit_softcapping"))
     embedding = replace(spec.embedding, scale=math.sqrt(spec.hidden_size))
-    return LayeredSpec(
-        spec.context_length, embedding, tuple(layers), head, layer_inputs(config, spec, norm), layer_scales=True
-    )
+    inputs, rows = layer_inputs(config, spec, norm)
+    return LayeredSpec(spec.context_length, embedding, tuple(layers), head, inputs, rows, layer_scales=True)
 
 
 def mixer(config: Config, spec: ModelSpec, kind: str, norm: Norm, inner: Inner) -> KeyedAttention:
@@ -134,23 +130,9 @@ def overridden(config: Config, plain: Attention, full: bool) -> Attention:
     return plain
 
 
-def layer_inputs(config: Config, spec: ModelSpec, norm: Norm) -> LayerInputs | None:
-    """What layers take besides the row, if anything."""
-    if config.get("hidden_size_per_layer_input") in (0, None):
-        return None
-    width = config.take("hidden_size_per_layer_input", LayerInputs, "width")
-    if (rows := config.integer("vocab_size_per_layer_input", (1, 1 << 24))) != spec.vocabulary_size:
-        raise config.unsupported("vocab_size_per_layer_input", f"{rows} is not the vocabulary's {spec.vocabulary_size}")
-    scales = math.sqrt(width), spec.hidden_size**-0.5, 2**-0.5
-    return LayerInputs(width, *scales, norm, spec.layers[0].mlp.activation, norm)
-
-
-def expression(role: str, spec: ModelSpec, layers: str = "model.layers", prefix: str = "model") -> Expression:
+def expression(role: str, spec: LayeredSpec, layers: str = "model.layers", prefix: str = "model") -> Expression:
     """The tensor of a role, by its name in a checkpoint."""
-    if role.endswith(".scale"):
-        return Tensor(f"{layers}.{role.split('.')[1]}.layer_scalar")
-    name = checkpoint_name(role, MODULES, layers)
-    return Tensor(name if role.startswith("layers.") else name.replace("model.", f"{prefix}.", 1))
+    return table(role, spec, prefix) or matrix_of_experts(role, spec, layers) or named(role, MODULES, layers, prefix)
 
 
 GEMMA4 = Family(

@@ -1,5 +1,5 @@
-"""Ministral 3: Llama with YaRN whose queries grow with their position in steps of the original context, which is the
-context here: within it they do not. A window where asked for."""
+"""Ministral 3: Llama with YaRN whose queries grow with their position, in steps of the original context, and a window
+where asked for."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ggq.models.config import Config, Inner, Keys, OrNull
 from ggq.models.config_rope import original_context, read_rope, rope_source
 from ggq.models.family import Family
 from ggq.models.fields import Fields
-from ggq.models.parts import ModelSpec
+from ggq.models.parts import ModelSpec, TemperedAttention
 
 KEYS: Keys = {
     **decoder.BASE,
@@ -31,12 +31,15 @@ def parts(config: Config) -> ModelSpec:
     """The model of a config.json."""
     source = rope_source(config)
     source = source if source.values else Inner(Fields(USUAL, config.path, "rope_parameters."))
-    grows = source.number("llama_4_scaling_beta", (0.0, 1e6), 0.0, zero=True) > 0
+    growth = source.number("llama_4_scaling_beta", (0.0, 1e6), 0.0, zero=True)
     source.get("max_position_embeddings", 0)  # the same as outside
     spec = decoder.read_decoder(config, rope=partial(read_rope, inner=source))
-    if grows:
-        spec = replace(spec, context_length=min(spec.context_length, original_context(config, source, 16384)))
-    return decoder.with_mixers(spec, window=decoder.read_window(config) or 0)
+    spec = decoder.with_mixers(spec, window=decoder.read_window(config) or 0)
+    if not growth:
+        return spec
+    period = original_context(config, source, 16384)
+    mixers = (TemperedAttention(**vars(layer.attention), growth=growth, period=period) for layer in spec.layers)
+    return replace(spec, layers=tuple(replace(layer, mixer=mixer) for layer, mixer in zip(spec.layers, mixers)))
 
 
 MINISTRAL3 = Family(

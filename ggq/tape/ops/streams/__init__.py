@@ -1,0 +1,1 @@
+"""Operations of models whose rows are several parallel ones (AltUp), and what goes with these."""
