@@ -224,9 +224,7 @@ def _layer(build: Builder, number: int, layer: Layer, hidden: Buffer, *, last: b
 def mixed(build: Builder, role: str, part: MixedExperts, hidden: Buffer, normed: Buffer) -> Buffer:
     """Append experts beside a feed-forward without; the buffer of their sum."""
     suffix = _suffix(hidden)
-    result, met, routed = (
-        Buffer(name + suffix, hidden.width, hidden.rows) for name in ("mlp_result", "met", "routed")
-    )
+    result, met, routed = (Buffer(name + suffix, hidden.width, hidden.rows) for name in ("mlp_result", "met", "routed"))
     between = mlp(build, f"{role}.mlp", part.mlp, normed)
     build.linear(between, {f"{role}.mlp.down": result}, {f"{role}.mlp.down"} if part.mlp.bias else set())
     build.norm(part.mlp_post_norm, f"{role}.mlp_result_norm", result, result)

@@ -107,7 +107,7 @@ class Expression(ABC):
 
 def matrices(shape: Shape) -> tuple[int, int, int]:
     """How many matrices a tensor of this shape holds, and the rows and columns of each."""
-    return (1, 1, shape[0]) if len(shape) == 1 else (prod(shape[:-2]), shape[-2], shape[-1])
+    return (1, 1, prod(shape)) if len(shape) <= 1 else (prod(shape[:-2]), shape[-2], shape[-1])
 
 
 def piece_rows(columns: int) -> int:

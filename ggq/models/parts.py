@@ -171,7 +171,9 @@ class Layer:
     """A mixer and a feed-forward, whose results are added to the row: x + scale * post_norm(mixer(norm(x)))."""
 
     mixer: Annotated[Mixer, Part("what exchanges between tokens")]
-    feed_forward: Annotated[Mlp | NormedMlp | SparseMlp | Experts | MixedExperts | None, Part("what is computed for each token")]
+    feed_forward: Annotated[
+        Mlp | NormedMlp | SparseMlp | Experts | MixedExperts | None, Part("what is computed for each token")
+    ]
     mixer_norm: Annotated[Norm | None, Part("norm of the mixer's input")]
     mixer_post_norm: Annotated[Norm | None, Part("norm of the mixer's result")]
     feed_forward_norm: Annotated[Norm | None, Part("norm of the feed-forward's input")]

@@ -100,6 +100,28 @@ def elementwise(kind: str) -> Compute:
     return compute
 
 
+def streamed(kind: str) -> Compute:
+    """What models of several parallel rows have besides, in place."""
+
+    def compute(buffers: list[np.ndarray]) -> np.ndarray:
+        x, tokens = Floats(buffers[0]), count(ROWS)
+        if kind == "xielu":
+            run(calls.xielu_row(address(tokens), x.rows, x.rows, 0.7, 1.2, 0.5))
+        elif kind == "gaussian top k":
+            run(calls.gaussian_top_k_row(address(tokens), x.rows, -9.0))
+        elif kind == "scale columns":
+            run(calls.scale_columns_row(address(tokens), x.rows, address(padded := np.pad(buffers[1][0], (0, 64)))))
+            assert padded.dtype == np.float32
+        else:
+            run(calls.rescale_row(address(tokens), x.rows, Floats(buffers[1]).rows, 1e-5))
+        return x.values
+
+    return compute
+
+
+STREAMED = {"xielu": 1, "gaussian top k": 1, "scale columns": 2, "rescale": 2}
+
+
 def multiplied(int8: bool) -> Compute:
     def compute(buffers: list[np.ndarray]) -> np.ndarray:
         return product([MATRIX], buffers[0], int8=int8)[0]
@@ -119,6 +141,7 @@ CASES: dict[str, tuple[int, Compute]] = {
     **{f"int8 {name}": (2, rounded("group", name)) for name in GATES},
     **{f"rope {layout}": (1, turned(layout)) for layout in ("half", "pairs")},
     **{name: (2 if name == "add" else 1, elementwise(name)) for name in ("add", "cap", "scale")},
+    **{name: (buffers, streamed(name)) for name, buffers in STREAMED.items()},
     **{f"product int8={int8}": (1, multiplied(int8)) for int8 in (True, False)},
 }
 

@@ -101,10 +101,14 @@ def write_checkpoint(
     folder: Path, name: str, vocabulary: int = VOCABULARY, config: dict[str, Any] | None = None
 ) -> Path:
     """A checkpoint as transformers saves it, without a tokenizer; with another config.json where that is given."""
-    shapes = {key: [vocabulary if rows == VOCABULARY else rows, *columns] for key, (rows, *columns) in tensors_of(name)}
+    shapes = {
+        key: [vocabulary if rows == VOCABULARY else rows for rows in shape[:1]] + shape[1:]
+        for key, shape in tensors_of(name)
+    }
     folder.mkdir(exist_ok=True)
     given = config or CONFIGS[name]
-    sizes = {key: vocabulary for key in ("vocab_size", "vocab_size_per_layer_input") if key in given}
+    keys = ("vocab_size", "vocab_size_per_layer_input")
+    sizes = {key: vocabulary for key in keys if given.get(key) == VOCABULARY}
     (folder / "config.json").write_text(json.dumps({**given, **sizes}))
     header: dict[str, Any] = {}
     data = b""

@@ -163,8 +163,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "hidden_size_per_layer_input": 10,
         "vocab_size_per_layer_input": 50,
         "final_logit_softcapping": 1.5,
-        "layer_types": ["sliding_attention"] * 2
-        + ["full_attention", "sliding_attention", "full_attention"],
+        "layer_types": ["sliding_attention"] * 2 + ["full_attention", "sliding_attention", "full_attention"],
         "altup_num_inputs": 3,
         "altup_active_idx": 1,
         "laurel_rank": 7,

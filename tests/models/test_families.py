@@ -15,7 +15,7 @@ import pytest
 from ggq.convert.convert import convert
 from ggq.format import open_reader
 from ggq.models.build import role_shapes
-from ggq.models.layers.layered import LayeredSpec
+from ggq.models.layers.layered import LayeredSpec, StreamedSpec
 from ggq.models.metadata import from_metadata, to_metadata
 from ggq.models.names import Plus, Tensor
 from ggq.models.registry import FAMILIES
@@ -99,7 +99,9 @@ def test_a_truncated_and_a_forked_sequence_go_on_as_new_ones(name: str, interpre
 def test_a_converted_checkpoint_gives_the_same_logits(name: str, tmp_path: Path) -> None:
     """Its weights in float32, its norms as the model multiplies with them."""
     report = convert(write_checkpoint(tmp_path / "m", name), tmp_path / "m.ggq", scheme="f32")
-    assert not report.ignored and not report.unread_keys
+    family, spec = spec_of(name)
+    constants = {each for known in family.tensors(spec) if not known.role for each in known.expression.names()}
+    assert set(report.ignored) <= constants and not report.unread_keys
     with opened(tmp_path / "m.ggq", "numpy") as executor:
         assert error(last_logits(executor, name), name) < TOLERANCE
 
@@ -127,9 +129,17 @@ def test_transforms_that_are_folded_keep_the_model(name: str, tmp_path: Path) ->
     assert 0 < folded < 2 * plain
 
 
-@pytest.mark.parametrize("interpreter", INTERPRETERS)
+@pytest.mark.parametrize(
+    ("interpreter", "scheme"),
+    [
+        ("numpy", "q8-g32"),
+        *(pytest.param("numba", scheme, marks=pytest.mark.kernels) for scheme in ("q8-g32", "q4-g32")),
+    ],
+)
 @pytest.mark.parametrize("name", CONFIGS)
-def test_int8_activations_differ_as_much_as_their_rounding(name: str, interpreter: str, tmp_path: Path) -> None:
+def test_int8_activations_differ_as_much_as_their_rounding(
+    name: str, interpreter: str, scheme: str, tmp_path: Path
+) -> None:
     """Inputs are rounded to int8 before every product, with at most half a step, 1 / 254 of the largest of a group.
 
     For a group of 32 numbers of one spread the root mean square of that, to the numbers' own, is 1 / 254 * sqrt(4 / 3)
@@ -138,13 +148,15 @@ def test_int8_activations_differ_as_much_as_their_rounding(name: str, interprete
     what norms, soft caps and attention make of it; `errors_of` counts those of other mixers. That the weights are
     quantized is in both results.
     """
-    path = write_ggq(tmp_path / "m.ggq", through_all_experts(name), checkpoint(name), "q8-g32")
+    path = write_ggq(tmp_path / "m.ggq", through_all_experts(name), checkpoint(name), scheme)
     with opened(path, "numpy", cache="f32", activations="float32") as executor:
         exact = last_logits(executor, name)
     with opened(path, interpreter, cache="f32", activations="int8") as executor:
         rounded = last_logits(executor, name)
     spec = spec_of(name)[1]
     own = 3 * len(spec.layers) if isinstance(spec, LayeredSpec) and spec.inputs else 0  # gate, table and o of inputs
+    if isinstance(spec, StreamedSpec):  # both of laurel, two routers and what they give, and a product of each stream
+        own += 6 * len(spec.layers) + 2 * (spec.streams - 1)
     factors = own + sum(errors_of(layer.mixer) + clamped(layer.feed_forward) for layer in spec.layers)
     bound = 2 * 0.006 * np.sqrt(factors + 1)
     for got, want in zip(rounded, exact, strict=True):
@@ -155,7 +167,9 @@ def test_int8_activations_differ_as_much_as_their_rounding(name: str, interprete
 def test_the_tensors_are_those_of_transformers(name: str) -> None:
     family, spec = spec_of(name)
     stored = [each for each in family.tensors(spec) if each.role]
-    assert {name for each in stored for name in each.expression.names()} == set(FACTS["models"][name]["tensors"])
+    found, there = {name for each in stored for name in each.expression.names()}, set(FACTS["models"][name]["tensors"])
+    constants = {name for each in family.tensors(spec) if not each.role for name in each.expression.names()}
+    assert found <= there <= found | constants
     assert [each.role for each in stored] == list(role_shapes(spec))
     assert len({each.name for each in stored}) == len(stored)
 

@@ -113,9 +113,13 @@ def no_norm_of_deltas(spec: ModelSpec) -> ModelSpec:
     return with_kind(spec, GatedDelta, norm=replace(spec.layers[0].mixer.norm, weight=False))  # type: ignore[union-attr]
 
 
+ADDED = ("output_norm", "inner_norm", "deviations", "growth", "period")
+PLAIN_NORM = Norm("rms", 1e-5, weight=False, bias=False)
+
+
 def plain_of(part: Any) -> dict[str, Any]:
     """The fields of a part but for those that its kind adds."""
-    return {key: value for key, value in vars(part).items() if key not in ("output_norm", "inner_norm")}
+    return {key: value for key, value in vars(part).items() if key not in ADDED}
 
 
 def without_windows(spec: ModelSpec) -> ModelSpec:
@@ -525,6 +529,59 @@ CHANGES: dict[str, dict[str, Callable[[ModelSpec], ModelSpec]]] = {
         "no norm of keys": lambda spec: with_layer(spec, 0, key_norm=None),
         "no scale of the embedding": lambda spec: replace(spec, embedding=replace(spec.embedding, scale=1.0)),
         "RoPE of whole heads": lambda spec: with_layer(spec, 2, rope=replace(rope_of(spec, 2), scaling=None)),
+    },
+    "gemma4_experts": {
+        "no norm of what experts meet": experts(experts_norm=PLAIN_NORM),
+        "no norm of the experts' sum": experts(experts_post_norm=PLAIN_NORM),
+        "no norm of the feed-forward's result": experts(mlp_post_norm=PLAIN_NORM),
+        "a router without scale": experts(router_norm=PLAIN_NORM),
+        "no factors of experts": router(factors=False),
+        "three experts": experts(chosen=3),
+        "shares of all experts": experts(renormalised=False),
+        "SiLU in experts": experts(activation="silu"),
+        "no norm behind both": lambda spec: with_layers(spec, feed_forward_post_norm=None),
+    },
+    "gemma3n": {
+        "another stream": lambda spec: replace(spec, active=0),
+        "another scale of routers": lambda spec: replace(spec, router_scale=1.0),
+        "no scale of what meets inputs": lambda spec: replace(spec, output_scale=False),
+        "another scale of laurel": lambda spec: replace(spec, laurel_scale=1.0),
+        "another norm of streams": lambda spec: replace(spec, stream_norm=Norm("rms", 0.5, True, False)),
+        "products keep their size": lambda spec: replace(spec, least=1.0),
+        "no gates that are sparse": lambda spec: replace(
+            spec, layers=tuple(replace(x, feed_forward=Mlp(**plain_of(x.feed_forward))) for x in spec.layers)
+        ),
+        "no norm of values": lambda spec: with_kind(spec, KeyedAttention, value_norm=None),
+        "no norm of queries": without("query_norm", None),
+        "keys of another layer": lambda spec: with_layer(spec, 3, source=0),
+        "no windows": without_windows,
+        "a larger window": window_plus(1),
+        "one RoPE": lambda spec: with_layer(with_layer(spec, 2, rope=rope_of(spec, 0)), 4, rope=rope_of(spec, 0)),
+        "no cap of logits": head(softcap=0.0),
+        "another scale of the table": lambda spec: replace(spec, inputs=replace(spec.inputs, table_scale=1.0)),
+        "no scale of the embedding": lambda spec: replace(spec, embedding=replace(spec.embedding, scale=1.0)),
+        "no norm behind attention": lambda spec: with_layers(spec, mixer_post_norm=None),
+        "no norm behind the feed-forward": lambda spec: with_layers(spec, feed_forward_post_norm=None),
+    },
+    "gemma3n_plain": {
+        "another stream": lambda spec: replace(spec, active=1),
+        "another scale of routers": lambda spec: replace(spec, router_scale=1.0),
+        "no windows": without_windows,
+        "no norm of keys": lambda spec: with_layer(spec, 0, key_norm=None),
+    },
+    "apertus": {
+        "ReLU squared": lambda spec: with_layers(spec, feed_forward=replace(spec.layers[0].mlp, activation="relu2")),
+        "no norm of queries": without("query_norm", None),
+        "no norm of keys": without("key_norm", None),
+        "no biases of queries": without("query_bias", False),
+        "no bias of the output": without("output_bias", False),
+        "no scaling of RoPE": no_scaling,
+    },
+    "ministral3_long": {
+        "queries that do not grow": lambda spec: with_layers(spec, mixer=Attention(**plain_of(spec.layers[0].mixer))),
+        "another growth": without("growth", 0.3),
+        "another period": without("period", 14),
+        "no YaRN": no_scaling,
     },
     "bitnet": {
         "no norm behind attention": lambda spec: with_layers(spec, mixer=Attention(**plain_of(spec.layers[0].mixer))),

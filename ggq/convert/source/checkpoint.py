@@ -21,6 +21,7 @@ from ggq.convert.source.safetensors_header import SafetensorsFile, SourceTensor
 from ggq.convert.source.shards import read_all_files, read_files
 from ggq.errors import ConvertError
 from ggq.format.paths import os_error
+from ggq.models.expression import matrices
 from ggq.quant.floats import STORAGE, widen
 
 CONFIG = "config.json"
@@ -75,7 +76,7 @@ class Checkpoint:
         """Rows of a tensor as float32; see `ggq.models.names.Source`, and `read_rows` for what is read and raised."""
         tensor = self.tensors[name]
         if out is None:
-            out = np.empty((stop - start, tensor.shape[-1]), np.float32)
+            out = np.empty((stop - start, matrices(tensor.shape)[2]), np.float32)
         if name in self.packed:
             self.packed[name].rows(self._read_at, start, out)
             return out
@@ -132,7 +133,7 @@ class Checkpoint:
             ConvertError: The file has changed since its header was read.
         """
         dtype = STORAGE[FLOATS[tensor.dtype]]
-        columns = tensor.shape[-1]
+        columns = matrices(tensor.shape)[2]
         size = (stop - start) * columns * dtype.itemsize
         memory = self._memory(size) if reuse else np.empty(size, np.uint8)
         self._read(tensor, start, memory)
@@ -146,7 +147,7 @@ class Checkpoint:
 
     def _read(self, tensor: SourceTensor, start: int, memory: NDArray[np.uint8]) -> None:
         """Rows from `start` on, as they are stored, into memory of their length."""
-        self._read_at(tensor, start * tensor.shape[-1] * STORAGE[FLOATS[tensor.dtype]].itemsize, memory)
+        self._read_at(tensor, start * matrices(tensor.shape)[2] * STORAGE[FLOATS[tensor.dtype]].itemsize, memory)
 
     def _read_at(self, tensor: SourceTensor, offset: int, memory: NDArray[np.uint8]) -> None:
         """Bytes of a tensor from `offset` on into memory of their length."""

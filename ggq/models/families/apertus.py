@@ -1,7 +1,8 @@
-"""Apertus: Llama with a norm of each head of query and key, and a feed-forward without gate whose activation, xIELU, is
-learned in each layer."""
+"""Apertus: Llama with norms of heads of queries and keys, and a feed-forward without gates whose xIELU is learned."""
 
 from __future__ import annotations
+
+from functools import partial
 
 from ggq.models import decoder
 from ggq.models.config import Config, Inner, Keys
@@ -36,14 +37,10 @@ def parts(config: Config) -> ModelSpec:
     source = rope_source(config)
     source = source if source.values else Inner(Fields(USUAL, config.path, "rope_parameters."))
     word = config.choice("hidden_act", (XIELU, *decoder.ACTIVATIONS))
-    width = config.take("intermediate_size", Mlp, "width")
-    plain = Mlp(width, decoder.ACTIVATIONS.get(word, word), gated=False, bias=False)
+    width, activation = config.take("intermediate_size", Mlp, "width"), decoder.ACTIVATIONS.get(word, word)
+    plain = Mlp(width, activation, gated=False, bias=False)
     norm = decoder.rms_norm(config)
-
-    def rope(config: Config, head_dim: int, context: int, layout: str) -> object:
-        return read_rope(config, head_dim, context, layout, inner=source)
-
-    spec = decoder.read_decoder(config, rope=rope, feed_forward=plain)  # type: ignore[arg-type]
+    spec = decoder.read_decoder(config, rope=partial(read_rope, inner=source), feed_forward=plain)
     return decoder.with_mixers(spec, query_norm=norm, key_norm=norm)
 
 
@@ -56,8 +53,7 @@ def expression(role: str, spec: ModelSpec) -> Expression:
 
 def constants(spec: ModelSpec) -> list[TensorSpec]:
     """See `decoder.constants`; and the number that xIELU's exponent is held at, which no result shows."""
-    layers = (n for n, layer in enumerate(spec.layers) if layer.mlp.activation == XIELU)
-    held = (Scalar(f"model.layers.{number}.mlp.act_fn.eps") for number in layers)
+    held = (Scalar(f"model.layers.{number}.mlp.act_fn.eps") for number in range(len(spec.layers)))
     return [*decoder.constants(spec), *(TensorSpec("", (1,), name, required=False) for name in held)]
 
 

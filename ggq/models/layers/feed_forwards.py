@@ -30,8 +30,8 @@ class Mlp:
         str,
         Word(
             (*WITHOUT_GATE, XIELU),
-            f"{MEANINGS}; `xielu`: with rise = softplus(alpha_p) and fall = beta + softplus(alpha_n), rise x^2 + beta x "
-            "for x above 0, else fall (e^x - 1 - x) + beta x",
+            f"{MEANINGS}; `xielu`: rise x^2 + beta x for x above 0, else fall (e^x - 1 - x) + beta x, with "
+            "rise = softplus(alpha_p) and fall = beta + softplus(alpha_n)",
         ),
     ]
     gated: Annotated[bool, Flag("true: down(activation(gate(x)) * up(x)); false: down(activation(up(x)))")]

@@ -32,7 +32,9 @@ class LayeredSpec(ModelSpec):
     table_rows: Annotated[
         int,
         Integer(
-            0, 1 << 24, "rows of the inputs' table in the source; in the file it has the vocabulary's, the others as row 0"
+            0,
+            1 << 24,
+            "rows of the inputs' table in the source; in a file it has the vocabulary's, the rest are row 0",
         ),
     ]
     layer_scales: Annotated[bool, Flag("each layer's result is multiplied with a number of its own")]
@@ -54,7 +56,9 @@ class StreamedSpec(LayeredSpec):
     active: Annotated[int, Integer(0, 63, "the one that layers compute; below `streams`")]
     router_scale: Annotated[float, Number(0.0, 1e6, "what the router's tanh meets is multiplied with it")]
     least: Annotated[float, Number(0.0, 1.0, "least mean square that a product is divided by")]
-    output_scale: Annotated[bool, Flag("the row that meets a layer's inputs is multiplied with a number for each column")]
+    output_scale: Annotated[
+        bool, Flag("the row that meets a layer's inputs is multiplied with a number for each column")
+    ]
     laurel_rank: Annotated[int, Integer(1, 1 << 16, "numbers between the two matrices of laurel")]
     laurel_scale: Annotated[float, Number(0.0, 1e6, "the sum with laurel's result is multiplied with it")]
     stream_norm: Annotated[Norm, Part("norm of what routers meet, and of laurel's result")]

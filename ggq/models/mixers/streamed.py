@@ -58,9 +58,7 @@ def _part(build: Builder, rows: Buffer, number: int, name: str, spec: StreamedSp
     return out
 
 
-def _layer(
-    build: Builder, spec: StreamedSpec, number: int, rows: Buffer, inputs: Buffer, branches: Branches
-) -> Buffer:
+def _layer(build: Builder, spec: StreamedSpec, number: int, rows: Buffer, inputs: Buffer, branches: Branches) -> Buffer:
     """Append a layer; the buffer of its streams, of the wanted rows alone behind the last one."""
     role, layer, width = f"layers.{number}", spec.layers[number], spec.hidden_size
     assert spec.inputs is not None

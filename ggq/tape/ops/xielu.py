@@ -12,8 +12,9 @@ from ggq.tape.passes import Array, Backward, Forward, Values
 
 @dataclass(frozen=True, eq=False)
 class Xielu(Operation):
-    """out = rise * x^2 + beta * x for x above 0, else fall * (e^x - 1 - x) + beta * x, with rise = softplus(alpha_p) and
-    fall = beta + softplus(alpha_n); source and out may be the same buffer.
+    """out = rise * x^2 + beta * x for x above 0, else fall * (e^x - 1 - x) + beta * x; both may be one buffer.
+
+    Here rise = softplus(alpha_p) and fall = beta + softplus(alpha_n).
 
     transformers takes e^min(x, -1e-6), which matters to its rounding alone: no result differs by more than 1e-6 * fall.
 

@@ -222,6 +222,7 @@ def scale_columns_row(tokens: int, buffer: Rows, factors: int) -> np.ndarray:
         out=buffer.address,
         out_stride=buffer.stride,
         width=buffer.width,
+        order=0,
         factors=factors,
     )
     return row(streams.scale_columns, given, alone=1)

@@ -28,19 +28,24 @@ from ggq_kernels.row.calls import (
     activate_row,
     add_row,
     assign_row,
+    blend_row,
     columns_row,
     copy_row,
     gate_row,
+    gaussian_top_k_row,
     norm_row,
     quantize_row,
+    rescale_row,
     rope_row,
     round_row,
     route_row,
+    scale_columns_row,
     scored_row,
     select_row,
     share_row,
     softcap_row,
     transform_row,
+    xielu_row,
 )
 from ggq_kernels.run.rows import (
     BF16_TOKENS,
@@ -101,6 +106,11 @@ __all__ = [
     "ssm_row",
     "store_kv_row",
     "transform_row",
+    "blend_row",
+    "gaussian_top_k_row",
+    "rescale_row",
+    "scale_columns_row",
+    "xielu_row",
 ]
 
 # Not imported: that would import Numba, which a process with saved kernels does without.

@@ -1,4 +1,4 @@
-"""What Gemma 3n and Gemma 4 share: inputs of layers, keys and values of earlier layers, experts beside a feed-forward."""
+"""What Gemma 3n and 4 share: inputs of layers, keys and values of earlier layers, experts beside a feed-forward."""
 
 from __future__ import annotations
 

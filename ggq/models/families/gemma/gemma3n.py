@@ -4,7 +4,7 @@ compute one (AltUp), learned residuals (LAuReL), gates that are made sparse in s
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from statistics import NormalDist
@@ -15,7 +15,7 @@ from ggq.models.config import ANY, Config, Keys, OrNull
 from ggq.models.config_rope import read_rope, rope_sources
 from ggq.models.families.gemma import _layers
 from ggq.models.families.gemma._layers import layer_inputs, named, shared, source_of, table
-from ggq.models.family import Family
+from ggq.models.family import Family, TensorSpec
 from ggq.models.fields import shown
 from ggq.models.layers.layered import StreamedSpec
 from ggq.models.names import Expression, Tensor
@@ -139,11 +139,11 @@ def expression(role: str, spec: StreamedSpec, layers: str = "model.layers", pref
     return table(role, spec, prefix) or named(role, MODULES, layers, prefix)
 
 
-GEMMA3N = Family(
-    ("Gemma3nForCausalLM", "Gemma3nTextModel"),
-    ("gemma3n_text",),
-    KEYS,
-    parts,
-    expression,
-    lambda spec: decoder.tied_output(spec, expression),
-)
+def constants(spec: StreamedSpec, plain: Callable[[str, StreamedSpec], Expression] = expression) -> list[TensorSpec]:
+    """An output matrix that is tied, and scales that are not in use."""
+    roles = () if spec.output_scale else (f"layers.{n}.altup.output_scale" for n in range(len(spec.layers)))
+    unused = [TensorSpec("", (spec.hidden_size,), plain(role, spec), required=False) for role in roles]
+    return decoder.tied_output(spec, plain) + unused
+
+
+GEMMA3N = Family(("Gemma3nForCausalLM", "Gemma3nTextModel"), ("gemma3n_text",), KEYS, parts, expression, constants)

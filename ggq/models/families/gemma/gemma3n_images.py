@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import partial
 
-from ggq.models import decoder
 from ggq.models.families.gemma import gemma3n
 from ggq.models.family import Family
 
@@ -16,7 +15,7 @@ GEMMA3N_IMAGES = Family(
     gemma3n.KEYS,
     gemma3n.parts,
     expression,
-    lambda spec: decoder.tied_output(spec, expression),
+    partial(gemma3n.constants, plain=expression),
     text="text_config",
     beside=("model.vision_tower.", "model.audio_tower.", "model.embed_vision.", "model.embed_audio."),
 )

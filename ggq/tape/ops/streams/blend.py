@@ -48,7 +48,7 @@ class Blend(Operation):
             run.add(self.shares, met.reshape(run[self.shares].shape))
 
     def _parts(self, x: Array) -> Array:
-        return x.reshape(*x.shape[:-1], -1, self.width)
+        return x.reshape(*x.shape[:-1], x.shape[-1] // self.width, self.width)
 
     def _shares(self, run: Values) -> Array:
         """The share of each part of the source in each part that changes."""
