@@ -157,7 +157,7 @@ def test_rows_stay_poisoned(case: str) -> None:
         for place in PLACES:
             for poison in POISONS:
                 given = [x.copy() for x in clean]
-                weight = case.startswith("norm") and which > 0
+                weight = case.startswith(("norm", "scale columns")) and which > 0
                 row = 0 if weight else 1
                 given[which][row, place] = poison
                 finite = np.isfinite(compute(given)).all(axis=1)
