@@ -338,8 +338,9 @@ def _turn(build: Builder, role: str, part: Attention, query: Buffer, key: Buffer
         norms()
     if part.rope is not None:
         rotation = part.rope.rotation()
-        tempered = isinstance(part, TemperedAttention)
-        grown = replace(rotation, growth=part.growth, period=part.period) if tempered else rotation
+        grown = rotation
+        if isinstance(part, TemperedAttention):
+            grown = replace(rotation, growth=part.growth, period=part.period)
         build.ops.append(tape.Rope(query, part.heads, grown))
         if key is not None:
             build.ops.append(tape.Rope(key, part.kv_heads, rotation))

@@ -264,7 +264,7 @@ def layer_of(role: str, spec: ModelSpec) -> Layer:
     return spec.layers[int(role.split(".")[1])]
 
 
-def tied_output(spec: ModelSpec, expression: Callable[[str, ModelSpec], Expression]) -> list[TensorSpec]:
+def tied_output(spec: ModelSpec, expression: Callable[[str, Any], Expression]) -> list[TensorSpec]:
     """An output matrix that a checkpoint may store although it is tied."""
     shape, output = (spec.vocabulary_size, spec.hidden_size), expression("output.weight", spec)
     return [TensorSpec("", shape, output, required=False)] if spec.head.tied else []

@@ -77,8 +77,9 @@ def with_experts(config: Config, mlp: Mlp, norm: Norm) -> Mlp | MixedExperts:
         shared_width=0,
         shared_gate=False,
     )
-    norms = dict.fromkeys(("mlp_post_norm", "experts_norm", "experts_post_norm", "router_norm"), norm)
-    return MixedExperts(**vars(mixture), mlp=mlp, **norms)
+    return MixedExperts(
+        **vars(mixture), mlp=mlp, mlp_post_norm=norm, experts_norm=norm, experts_post_norm=norm, router_norm=norm
+    )
 
 
 def table(role: str, spec: LayeredSpec, prefix: str) -> Expression | None:

@@ -25,7 +25,7 @@ from ggq.models.family import Family
 from ggq.models.fields import Fields, shown
 from ggq.models.layers.layered import LayeredSpec
 from ggq.models.names import Expression
-from ggq.models.parts import Attention, KeyedAttention, Layer, MixedExperts, Mlp, ModelSpec, Norm
+from ggq.models.parts import Attention, KeyedAttention, Layer, Mlp, ModelSpec, Norm
 
 KEYS: Keys = {
     **decoder.base_without("hidden_act"),
@@ -75,13 +75,12 @@ def parts(config: Config) -> LayeredSpec:
     layers: list[Layer] = []
     for number, (kind, layer) in enumerate(zip(kinds, spec.layers)):
         mine: Attention = mixers[kind]
-        feed_forward: Mlp | MixedExperts = layer.mlp
+        plain: Mlp = layer.mlp
         if number >= first:
             source = source_of(config, kinds, number, first)
             mine = shared(mine, source)
-            feed_forward = replace(layer.mlp, width=wide * layer.mlp.width)
-        feed_forward = with_experts(config, feed_forward, norm)
-        layers.append(replace(layer, mixer=mine, feed_forward=feed_forward))
+            plain = replace(plain, width=wide * plain.width)
+        layers.append(replace(layer, mixer=mine, feed_forward=with_experts(config, plain, norm)))
     head = replace(spec.head, softcap=decoder.read_softcap(config, "final_logit_softcapping"))
     embedding = replace(spec.embedding, scale=math.sqrt(spec.hidden_size))
     inputs, rows = layer_inputs(config, spec, norm)
