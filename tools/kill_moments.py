@@ -1,8 +1,11 @@
 #!/usr/bin/env python3
-"""kill -9 at random moments of convert, edit, repack, --statistics and --save-logits: the state is old or new, and
---resume goes on to the same bytes. Exits with 1 if not.
+"""kill -9 at random moments of convert, edit, repack, --statistics, --save-logits, and of GGUF files that are written,
+exported to or imported: the state is old or new, and --resume goes on to the same bytes. Exits with 1 if not.
 
     tools/kill_moments.py --count 200 --seed 1
+    tools/kill_moments.py --count 200 --commands convert,gguf,export,import
+    tools/kill_moments.py --disk 50     instead: files end at 50 sizes, as on a full disk
+    tools/kill_moments.py --cut 50      instead: the input is cut short while it is read
 """
 
 from __future__ import annotations
@@ -24,6 +27,9 @@ SYNC_OFTEN = (
     "print('ready', flush=True); sys.exit(main(sys.argv[1:]))"
 )
 """A command that journals each tensor, so that small models leave true partial files."""
+
+LIMITED = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({0}, {0})); "
+"""Before it: no file may become larger. Python ignores the signal, and a write fails, as on a full disk."""
 
 
 def state(path: Path) -> bytes | None:
@@ -48,6 +54,8 @@ class Moments:
         self.base = folder / "base.ggq"
         self.run(*self.convert(self.base))
         self.run("edit", str(self.base), "general.name=once")
+        self.gguf = folder / "base.gguf"
+        self.run("export", str(self.base), str(self.gguf), "--type", "q4_0")
         self.out, self.seconds, self.whole = folder / "out", dict[str, float](), dict[str, bytes]()
 
     def convert(self, out: Path) -> list[str]:
@@ -66,16 +74,28 @@ class Moments:
             "repack": ["repack", str(self.base), out],
             "statistics": ["convert", str(self.model), *kept, "--statistics", out],
             "save-logits": [*scored, "--save-logits", out],
+            "gguf": ["convert", str(self.model), f"{out}.gguf", "--type", "q4_k"],
+            "export": ["export", str(self.base), f"{out}.gguf", "--type", "q3_k"],
+            "import": ["convert", str(self.gguf), out],
         }
 
-    def start(self, *arguments: str) -> subprocess.Popen[bytes]:
-        """A command that has imported what it needs to begin."""
+    def inputs(self) -> dict[str, Path]:
+        """What each command that can be cut short reads."""
+        weights = self.model / "model.safetensors"
+        return {"convert": weights, "gguf": weights, "export": self.base, "import": self.gguf}
+
+    def made(self, name: str) -> Path:
+        """What a command writes."""
+        return Path(f"{self.out}.gguf") if name in ("gguf", "export") else self.out
+
+    def start(self, *arguments: str, limit: int | None = None) -> subprocess.Popen[bytes]:
+        """A command that has imported what it needs to begin; `limit` is of the sizes of files that it writes."""
         path = os.pathsep.join([str(ROOT), str(ROOT / "kernels")])
         process = subprocess.Popen(
-            [sys.executable, "-c", SYNC_OFTEN, *arguments],
+            [sys.executable, "-c", SYNC_OFTEN if limit is None else LIMITED.format(limit) + SYNC_OFTEN, *arguments],
             env={**os.environ, "PYTHONPATH": path},
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
         )
         assert process.stdout is not None
         process.stdout.readline()
@@ -102,27 +122,77 @@ class Moments:
         start = time.perf_counter()
         if self.run(*self.commands()[name]):
             raise SystemExit(f"{name} does not run")
-        self.seconds[name], self.whole[name] = time.perf_counter() - start, state(self.out) or b""
+        self.seconds[name], self.whole[name] = time.perf_counter() - start, state(self.made(name)) or b""
 
     def kill(self, name: str) -> tuple[str, bool]:
         """Kill a command at a random moment; what is wrong then, and whether a partial file was there."""
-        old = self.prepare(name)
+        old, made = self.prepare(name), self.made(name)
         process = self.start(*self.commands()[name])
         time.sleep(self.rng.random() * self.seconds[name])
         process.kill()
         process.communicate()
-        partial = Path(f"{self.out}.partial").exists()
-        found = state(self.out)
+        partial = Path(f"{made}.partial").exists()
+        found = state(made)
         torn_edit = name == "edit" and found is not None and old is not None and found.startswith(old)
-        if found not in (old, self.whole[name]) and not (torn_edit and self.run("inspect", str(self.out)) == 0):
+        if found not in (old, self.whole[name]) and not (torn_edit and self.run("inspect", str(made)) == 0):
             return "neither old nor new", partial
         again = [*self.commands()[name], *(["--resume"] if name == "convert" else [])]
-        if found != self.whole[name] or partial or Path(f"{self.out}.journal").exists():
-            if self.run(*again) or (name != "edit" and state(self.out) != self.whole[name]):
+        if found != self.whole[name] or partial or Path(f"{made}.journal").exists():
+            if self.run(*again) or (name != "edit" and state(made) != self.whole[name]):
                 return "going on does not give the same bytes", partial
-            if list(self.folder.glob("out.*")):
+            if list(self.folder.glob(f"{made.name}.*")):
                 return "something is left over", partial
         return "", partial
+
+    def full(self, name: str) -> tuple[str, bool]:
+        """Run a command where no file may be larger than a random size; what is wrong then, and whether it ended."""
+        self.prepare(name)
+        made, limit = self.made(name), self.rng.randrange(len(self.whole[name]))
+        process = self.start(*self.commands()[name], limit=limit)
+        _, errors = process.communicate()
+        if process.returncode == 0:
+            return ("a file of the whole size" if state(made) != self.whole[name] else ""), True
+        return self.refused(process.returncode, errors, made), False
+
+    def cut(self, name: str) -> tuple[str, bool]:
+        """Cut a command's input short at a random moment; what is wrong then, and whether it ended before that."""
+        self.prepare(name)
+        made, source = self.made(name), self.inputs()[name]
+        data = source.read_bytes()
+        try:
+            process = self.start(*self.commands()[name])
+            time.sleep(self.rng.random() * self.seconds[name])
+            os.truncate(source, self.rng.randrange(len(data)))
+            _, errors = process.communicate()
+        finally:
+            source.write_bytes(data)
+        if process.returncode == 0:
+            return ("" if state(made) == self.whole[name] else "a file of other bytes"), True
+        return self.refused(process.returncode, errors, made), False
+
+    def refused(self, status: int, errors: bytes, made: Path) -> str:
+        """What is wrong with how a command failed."""
+        lines = errors.decode(errors="replace").strip().splitlines()
+        if status != 2 or not 1 <= len(lines) <= 3 or "Traceback" in errors.decode(errors="replace"):
+            return f"status {status}: {lines[-1:]}"
+        if made.exists():
+            return "a file that is not whole has the name"
+        return ""
+
+
+def run_all(moments: Moments, names: list[str], count: int, attack: str) -> tuple[int, int]:
+    """Attack the commands in turns; how many attacks left a partial file, or came too late, and how many went badly."""
+    bad = noted = 0
+    for number in range(count):
+        name = names[number % len(names)]
+        if name not in moments.seconds:
+            moments.measure(name)
+        problem, note = getattr(moments, attack)(name)
+        noted += note
+        if problem:
+            bad += 1
+            print(f"{name}: {problem}", flush=True)
+    return noted, bad
 
 
 def main() -> int:
@@ -130,24 +200,22 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--commands", default="", help="comma-separated; all by default")
+    parser.add_argument("--disk", type=int, default=0, metavar="COUNT", help="so many full disks instead")
+    parser.add_argument("--cut", type=int, default=0, metavar="COUNT", help="so many inputs cut short instead")
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="ggq-kill-"))
-    bad, partials = 0, 0
     try:
         moments = Moments(folder, options.seed)
-        names = list(moments.commands())
-        for number in range(options.count):
-            name = names[number % len(names)]
-            if name not in moments.seconds:
-                moments.measure(name)
-            problem, partial = moments.kill(name)
-            partials += partial
-            if problem:
-                bad += 1
-                print(f"{name}: {problem}", flush=True)
+        attack, possible = ("full", moments.inputs()) if options.disk else ("kill", moments.commands())
+        attack, possible = ("cut", moments.inputs()) if options.cut else (attack, possible)
+        names = [each for each in options.commands.split(",") if each] or list(possible)
+        count = options.cut or options.disk or options.count
+        noted, bad = run_all(moments, names, count, attack)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    print(f"{options.count} moments, {partials} with a partial file, {bad} bad")
+    said = {"kill": "with a partial file", "full": "ended whole", "cut": "had ended before"}[attack]
+    print(f"{count} moments ({attack}), {noted} {said}, {bad} bad")
     return 1 if bad else 0
 
 

@@ -30,6 +30,7 @@ from ggq.gguf.vocabulary_keys import special_keys, vocabulary_keys
 from ggq.models.metadata import from_metadata
 from ggq.models.parts import ModelSpec
 from ggq.quant.floats import finite, from_float32
+from ggq.quant.inputs import InputStatistics
 
 OUTER = ("token_embd.weight", "output.weight")
 """Matrices that have more bits where the others have few."""
@@ -115,6 +116,7 @@ def write_weights(
     wanted: str | None,
     imatrix: Imatrix | None = None,
     *,
+    inputs: Callable[[str], InputStatistics | None] | None = None,
     force: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> ExportedGGUF:
@@ -124,9 +126,11 @@ def write_weights(
         weights: What it is made of.
         wanted: A type or a mix, from `check_type`; None for each matrix's own type.
         imatrix: By which errors count, or None.
+        inputs: The statistics of a role's inputs, with their gram, asked for layer by layer in order; None for a role
+            whose errors do not make up for each other.
         out, force, progress: As for `export_gguf`.
     """
-    made = _Model(weights, wanted, imatrix)
+    made = _Model(weights, wanted, imatrix, inputs)
     total, done = sum(tensor.size for tensor in made.tensors), 0
 
     def advance(count: int) -> None:
@@ -145,12 +149,19 @@ def write_weights(
 class _Model:
     """What a file is to hold; arguments as for `write_weights`."""
 
-    def __init__(self, weights: Weights, wanted: str | None, imatrix: Imatrix | None) -> None:
+    def __init__(
+        self,
+        weights: Weights,
+        wanted: str | None,
+        imatrix: Imatrix | None,
+        inputs: Callable[[str], InputStatistics | None] | None,
+    ) -> None:
         path, metadata = weights.path, weights.metadata
         spec, model = from_metadata(metadata, path), str(metadata["model.architecture"])
         if not isinstance(spec, ModelSpec):
             raise UnsupportedError(f"{model} is not written as a GGUF file", path=path)
         self.weights, self.wanted, self.imatrix, self.spec = weights, wanted, imatrix, spec
+        self.inputs = inputs or (lambda _: None)
         self.exact = self.encoded = 0
         self.errors: dict[str, float] = {}
         keys, factors = model_keys(spec, model, path)
@@ -159,7 +170,8 @@ class _Model:
         if wanted is not None:
             general["general.file_type"] = MIXES[wanted].file_type if wanted in MIXES else FILE_TYPES[wanted]
         self.keys = {**keys, **general, **self._vocabulary()}
-        self.tensors = [self._tensor(name, role) for name, role in weights.roles.items()]
+        roles = sorted(weights.roles.items(), key=lambda item: _layer(item[1])) if inputs else weights.roles.items()
+        self.tensors = [self._tensor(name, role) for name, role in roles]
         if factors is not None:
             self.tensors.append(GGUFTensor(FACTORS, factors.shape, 0, lambda: iter([factors.view(np.uint8)])))
 
@@ -187,7 +199,7 @@ class _Model:
         if kind == own:
             return GGUFTensor(name, shape, kind, partial(self.weights.kept, own_name, kind, order))
         counts = None if self.imatrix is None else self.imatrix.of(name, shape[-1])
-        return GGUFTensor(name, shape, kind, partial(self._anew, own_name, kind, order, counts))
+        return GGUFTensor(name, shape, kind, partial(self._anew, own_name, role, kind, order, counts))
 
     def _choose(self, name: str, shape: tuple[int, ...], own: int | None) -> int:
         """The type of a matrix; one that a row holds no whole blocks of gives way to another."""
@@ -222,10 +234,18 @@ class _Model:
             yield stored.view(np.uint8)
 
     def _anew(
-        self, name: str, kind: int, order: NDArray[np.int64] | None, counts: NDArray[np.float32] | None
+        self, name: str, role: str, kind: int, order: NDArray[np.int64] | None, counts: NDArray[np.float32] | None
     ) -> Iterator[NDArray[np.uint8]]:
-        tell = partial(self.errors.__setitem__, name)
-        return encoded_pieces(self._ordered(name, order), kind, counts, name, self.weights.path, tell)
+        tell, inputs = partial(self.errors.__setitem__, name), self.inputs(role)
+        return encoded_pieces(self._ordered(name, order), kind, counts, name, self.weights.path, tell, inputs)
+
+
+def _layer(role: str) -> tuple[int, int]:
+    """By which tensors are in the order of the layers: what comes before them first."""
+    parts = role.split(".")
+    if parts[0] == "layers":
+        return 1, int(parts[1])
+    return (0, 0) if role.startswith("embedding") else (2, 0)
 
 
 def _object(assets: Mapping[str, Any], name: str) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,20 @@ from ggq.format.digests import digest_of
 from ggq.format.paths import check_not_input, check_place
 from ggq.gguf.container import tensor_name
 from ggq.gguf.imatrix import Imatrix, default_name, read_imatrix, write_imatrix
+from ggq.quant.inputs import InputStatistics
 
-ALLOWED = {"calibration", "calibration_tokens", "calibration_context", "statistics", "ignore", "lora"}
+ALLOWED = {"calibration", "calibration_tokens", "calibration_context", "statistics", "ignore", "lora", "method"}
 ALLOWED |= {"follow_links", "workers", "force", "progress", "report"}
 """Options of a conversion that mean something for a GGUF file."""
 
 SEARCHED = Options(scheme="q4-g32", method="mse")
 """Of a plan whose matrices all have a use for mean squares of inputs; nothing is stored so."""
+
+FEEDBACK = "gptq"
+"""The method by which errors make up for each other."""
+
+LAYER = "layers."
+"""What the roles of a layer begin with."""
 
 BLOCK_WEIGHTS = 1 << 22
 """Weights that are read at once, about."""
@@ -118,15 +126,50 @@ def convert_to_gguf(
     wanted = check_type(type)
     check_not_input(out, options.calibration, options.statistics, imatrix)
     made = _check_imatrix(imatrix, options)
-    scheme = {each: getattr(SEARCHED, each) for each in ("scheme", "method")}
-    planned, calibration = prepare(source, out, replace(options, **scheme))
+    _check_method(options)
+    planned, calibration = prepare(source, out, replace(options, scheme=SEARCHED.scheme, method=SEARCHED.method))
     known = None if imatrix is None or made else read_imatrix(imatrix)
     if calibration is not None:
         known = statistics_imatrix(planned, calibration, options)
         if made:
             assert imatrix is not None
             write_imatrix(imatrix, known)
-    return write_weights(CheckpointWeights(planned), out, wanted, known, force=options.force, progress=progress)
+    write = partial(write_weights, CheckpointWeights(planned), out, wanted, known, force=options.force)
+    if options.method is None:
+        return write(progress=progress)
+    exact, again = prepare(source, out, replace(options, scheme=SEARCHED.scheme))
+    with layer_statistics(exact, again, options.report) as layers:
+        return write(progress=progress, inputs=in_order(layers))
+
+
+def _check_method(options: Options) -> None:
+    """Refuse a method that GGUF files have not, or one without its statistics."""
+    if options.method is None:
+        return
+    if options.method != FEEDBACK:
+        raise UsageError(f"--method is {options.method!r}, allowed for a GGUF file is {FEEDBACK}")
+    if options.calibration is None:
+        raise UsageError(f"--method {FEEDBACK} needs --calibration TEXT")
+
+
+def in_order(layers: Iterator[Mapping[str, InputStatistics]]) -> Callable[[str], InputStatistics | None]:
+    """Statistics by role, of one layer at a time, whose roles are asked for in the order of the layers; a role outside
+    of the layers has none."""
+    current: Mapping[str, InputStatistics] = {}
+
+    def find(role: str) -> InputStatistics | None:
+        nonlocal current
+        if not role.startswith(LAYER):
+            return None
+        number = role.split(".")[1]
+        while not any(each.startswith(f"{LAYER}{number}.") for each in current):
+            more = next(layers, None)
+            if more is None:
+                raise AssertionError(f"the statistics of {role} have passed")
+            current = more
+        return current.get(role)
+
+    return find
 
 
 def _check_imatrix(imatrix: str | os.PathLike[str] | None, options: Options) -> bool:

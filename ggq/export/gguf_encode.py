@@ -13,7 +13,7 @@ from ggq.convert.pool import in_order
 from ggq.errors import ConvertError
 from ggq.format.gguf.types import TYPES
 from ggq.gguf.blocks import SCHEMES, numbers, rows_of
-from ggq.gguf.encode.encoders import ENCODERS, encoded
+from ggq.gguf.encode.encoders import ENCODERS, FEEDBACK, encoded
 from ggq.gguf.packing import packed
 from ggq.quant import ErrorSum, parse_scheme
 from ggq.quant.inputs import InputStatistics
@@ -36,6 +36,7 @@ def encoded_pieces(
     name: str,
     path: str,
     tell: Callable[[float], None],
+    inputs: InputStatistics | None = None,
 ) -> Iterator[NDArray[np.uint8]]:
     """The bytes of a matrix under a type.
 
@@ -45,6 +46,7 @@ def encoded_pieces(
         importance: What errors count by column, or None.
         name, path: Of the tensor and its file, for messages.
         tell: Called with the relative error (root mean square) behind the last piece.
+        inputs: With their gram, where errors are to make up for each other.
 
     Raises:
         ConvertError: Weights that are NaN or infinite, or of which the type keeps little: they are too small or too
@@ -52,7 +54,8 @@ def encoded_pieces(
     """
     pieces = (piece for block in blocks for piece in _pieces(block, name, path))
     total = ErrorSum()
-    for data, error in in_order(partial(_encode, kind, _method(kind, importance), importance), pieces):
+    method = _method(kind, importance, inputs)
+    for data, error in in_order(partial(_encode, kind, method, importance, inputs), pieces):
         total.merge(error)
         yield data
     lost = total.error().relative_rmse
@@ -69,13 +72,16 @@ def _pieces(rows: Floats, name: str, path: str) -> Iterator[Floats]:
     return (rows[start : start + count] for start in range(0, len(rows), count))
 
 
-def _method(kind: int, importance: Floats | None) -> Method | None:
-    """The method of a type that has no encoder of its own; mean squares of inputs make it search."""
+def _method(kind: int, importance: Floats | None, exact: InputStatistics | None) -> Method | None:
+    """The method of a type that has no encoder of its own; mean squares of inputs make it search, and exact statistics
+    make it round with feedback."""
     if kind in ENCODERS:
         return None
     scheme = parse_scheme(SCHEMES[kind])
     if importance is None or scheme.bits == 8:
         return choose_method(scheme, None)
+    if exact is not None and not exact.trouble:
+        return prepared(choose_method(scheme, "gptq"), np.zeros((1, len(importance)), np.float32), scheme, exact)
     zeros = np.zeros_like(importance)
     inputs = InputStatistics(1, zeros, zeros, np.asarray(importance, np.float32))
     if inputs.trouble:
@@ -85,11 +91,12 @@ def _method(kind: int, importance: Floats | None) -> Method | None:
 
 
 def _encode(
-    kind: int, method: Method | None, importance: Floats | None, rows: Floats
+    kind: int, method: Method | None, importance: Floats | None, inputs: InputStatistics | None, rows: Floats
 ) -> tuple[NDArray[np.uint8], ErrorSum]:
     """The bytes of rows, and how far those are from them."""
     if method is None:
-        data = encoded(kind, rows, importance)
+        exact = inputs if inputs is not None and kind in FEEDBACK and not inputs.trouble else None
+        data = encoded(kind, rows, importance, inputs=exact)
     else:
         data = packed(kind, method.quantize(rows, parse_scheme(SCHEMES[kind])))
     error = ErrorSum()

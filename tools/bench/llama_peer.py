@@ -4,6 +4,8 @@ python llama_peer.py speed FILE THREADS PROMPT GENERATE        prefill and decod
 python llama_peer.py context FILE THREADS PROMPT GENERATE      the prompt, then decoding behind it
 python llama_peer.py start FILE THREADS PROMPT                 writes a line when the first token is known
 python llama_peer.py quantize SOURCE TARGET THREADS KIND       its own quantizer, KIND such as Q4_0
+python llama_peer.py pure SOURCE TARGET THREADS KIND [IMATRIX]  the same with one type for all matrices, Q6_K outside
+python llama_peer.py score SOURCE FILE THREADS IDS.npy         perplexity of windows' second halves, KL from SOURCE's
 python llama_peer.py load FILE THREADS PROMPT                  loading alone, and with the first token of a prompt
 python llama_peer.py logits FILE THREADS IDS.npy OUT.npy       float32 logits of windows of ids (windows, context)
 """
@@ -22,6 +24,9 @@ import numpy as np
 
 BATCH = 512
 """Tokens that are computed together, as llama-bench has it."""
+
+Q6_K = 14
+"""Number of the type."""
 
 silent = llama.llama_log_callback(lambda *_: None)
 
@@ -98,8 +103,38 @@ def start(path: str, threads: int, prompt: int) -> dict[str, Any]:
 
 def quantize(source: str, target: str, threads: int, kind: str) -> dict[str, Any]:
     """Quantize a GGUF."""
-    llama.llama_log_set(silent, ctypes.c_void_p(0))
+    return quantized(source, target, threads, kind, llama.llama_model_quantize_default_params())
+
+
+def pure(source: str, target: str, threads: int, kind: str, imatrix: str = "") -> dict[str, Any]:
+    """Quantize a GGUF to one type, its embedding and output to Q6_K, by an importance matrix if there is one."""
     options = llama.llama_model_quantize_default_params()
+    options.pure, options.token_embedding_type, options.output_tensor_type = True, Q6_K, Q6_K
+    kept = means(imatrix) if imatrix else {}
+    rows = (llama.llama_model_imatrix_data * (len(kept) + 1))()
+    for row, (name, values) in zip(rows, kept.items()):
+        row.name, row.size = name.encode(), values.size
+        row.data = values.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
+    if kept:
+        options.imatrix = ctypes.cast(rows, ctypes.POINTER(llama.llama_model_imatrix_data))
+    return quantized(source, target, threads, kind, options)
+
+
+def means(imatrix: str) -> dict[str, np.ndarray]:
+    """Mean squares of inputs by tensor, of an importance matrix in a GGUF."""
+    import gguf
+
+    tensors = {tensor.name: tensor.data for tensor in gguf.GGUFReader(imatrix).tensors}
+    found = {}
+    for name in (each.removesuffix(".in_sum2") for each in tensors if each.endswith(".in_sum2")):
+        sums, counts = tensors[f"{name}.in_sum2"], tensors[f"{name}.counts"]
+        found[name] = np.ascontiguousarray(sums.ravel() / counts.ravel()[0], np.float32)
+    return found
+
+
+def quantized(source: str, target: str, threads: int, kind: str, options: Any) -> dict[str, Any]:
+    """Quantize a GGUF by these options."""
+    llama.llama_log_set(silent, ctypes.c_void_p(0))
     options.ftype, options.nthread = getattr(llama, f"LLAMA_FTYPE_MOSTLY_{kind}"), threads
     begun = time.perf_counter()
     if llama.llama_model_quantize(source.encode(), target.encode(), ctypes.byref(options)):
@@ -116,31 +151,52 @@ def load(path: str, threads: int, prompt: int) -> dict[str, Any]:
     return {"load_s": loaded - begun, "first_s": time.perf_counter() - begun}
 
 
+def window_logits(context: Context, window: np.ndarray, first: int) -> np.ndarray:
+    """Logits of a window alone, float32 (tokens, vocabulary), from the token `first` on."""
+    size = llama.llama_vocab_n_tokens(llama.llama_model_get_vocab(context.model))
+    context.clear()
+    batch = llama.llama_batch_init(len(window), 0, 1)
+    batch.n_tokens = len(window)
+    for i, token in enumerate(window):
+        batch.token[i], batch.pos[i], batch.n_seq_id[i], batch.seq_id[i][0] = int(token), i, 1, 0
+        batch.logits[i] = i >= first
+    if llama.llama_decode(context.context, batch):
+        raise SystemExit("llama_decode failed")
+    llama.llama_batch_free(batch)
+    rows = (llama.llama_get_logits_ith(context.context, i) for i in range(first, len(window)))
+    return np.stack([np.ctypeslib.as_array(row, (size,)) for row in rows])
+
+
 def logits(path: str, threads: int, ids: str, out: str) -> dict[str, Any]:
     """All logits of some windows."""
     windows = np.load(ids)
     context = Context(path, threads, windows.shape[1])
-    size = llama.llama_vocab_n_tokens(llama.llama_model_get_vocab(context.model))
-    found = np.zeros((*windows.shape, size), np.float32)
-    batch = llama.llama_batch_init(windows.shape[1], 0, 1)
-    for window, rows in zip(windows, found):
-        context.clear()
-        batch.n_tokens = len(window)
-        for i, token in enumerate(window):
-            batch.token[i], batch.pos[i], batch.n_seq_id[i], batch.seq_id[i][0] = int(token), i, 1, 0
-            batch.logits[i] = 1
-        if llama.llama_decode(context.context, batch):
-            raise SystemExit("llama_decode failed")
-        for i, row in enumerate(rows):
-            row[:] = np.ctypeslib.as_array(llama.llama_get_logits_ith(context.context, i), (size,))
-    np.save(out, found)
+    np.save(out, np.stack([window_logits(context, window, 0) for window in windows]))
     return {}
+
+
+def log_shares(found: np.ndarray) -> np.ndarray:
+    """Logarithms of probabilities, in double precision."""
+    shifted = found.astype(np.float64) - found.max(axis=-1, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))
+
+
+def score(source: str, path: str, threads: int, ids: str) -> dict[str, Any]:
+    """As llama-perplexity scores: what the second half of each window costs."""
+    windows = np.load(ids)
+    contexts = [Context(each, threads, windows.shape[1]) for each in (source, path)]
+    middle, costs, divergences = windows.shape[1] // 2, [], []
+    for window in windows:
+        p, q = (log_shares(window_logits(context, window, middle - 1)[:-1]) for context in contexts)
+        costs.append(-q[np.arange(len(q)), window[middle:]])
+        divergences.append((np.exp(p) * (p - q)).sum(axis=-1))
+    return {"perplexity": float(np.exp(np.mean(costs))), "kl": float(np.mean(divergences))}
 
 
 def main() -> None:
     mode, *words = sys.argv[1:]
     modes: dict[str, Any] = {"speed": speed, "context": behind, "start": start, "quantize": quantize}
-    modes |= {"load": load, "logits": logits}
+    modes |= {"load": load, "logits": logits, "pure": pure, "score": score}
     numbers = [int(word) if word.isdecimal() else word for word in words]
     found = modes[mode](*numbers)
     print(json.dumps({**found, "version": f"llama-cpp-python {version('llama-cpp-python')}"}))

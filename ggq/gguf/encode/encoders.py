@@ -7,6 +7,7 @@ large inputs more often than not: with errors that count alike the perplexity of
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,9 +16,11 @@ from ggq.format.gguf.types import TYPES
 from ggq.gguf import block_bytes
 from ggq.gguf.block_parts import FP4, Blocks
 from ggq.gguf.blocks import LEVELS as IQ4
+from ggq.gguf.encode.feedback import Steps, rounded
 from ggq.gguf.encode.lines import two_level_lines
 from ggq.gguf.encode.steps import best_steps, one_step, stretches, two_level_steps
 from ggq.gguf.encode.sums import Floats, Lanes, Levels
+from ggq.quant.inputs import InputStatistics
 
 CHUNK = 1 << 18
 """Numbers that are encoded at once: with what belongs to them they fit in a core's second-level cache."""
@@ -27,14 +30,25 @@ Trials = list[tuple[float, float]]
 Encoder = Callable[[Floats, Floats, bool], Blocks]
 """Blocks of weights and what errors count, float32 (blocks, numbers), and whether compiled code adds; bytes."""
 
+Round = Callable[[Floats, Steps], Blocks]
+"""Codes (blocks, numbers) of blocks of weights whose steps are float32 (blocks, groups)."""
 
-def encoded(kind: int, rows: Floats, importance: Floats | None = None, *, compiled: bool = True) -> NDArray[np.uint8]:
+
+def encoded(
+    kind: int,
+    rows: Floats,
+    importance: Floats | None = None,
+    *,
+    inputs: InputStatistics | None = None,
+    compiled: bool = True,
+) -> NDArray[np.uint8]:
     """Rows of weights under a type.
 
     Args:
         kind: Number of a type in ENCODERS.
         rows: float32 (rows, columns), finite; columns are whole blocks.
         importance: float32 (columns,), what errors count by column: mean squares of inputs; None for all the same.
+        inputs: With their gram: levels make up for each other's errors where the type is one of FEEDBACK.
         compiled: Whether compiled code adds; the bytes are the same.
 
     Returns:
@@ -43,6 +57,7 @@ def encoded(kind: int, rows: Floats, importance: Floats | None = None, *, compil
     size, columns = TYPES[kind].numbers, rows.shape[1]
     blocks = np.ascontiguousarray(rows, np.float32).reshape(-1, size)
     counts = None if importance is None else _positive(importance).reshape(-1, size)
+    encode = ENCODERS[kind] if inputs is None else FEEDBACK[kind](rounding=_rounding(inputs, columns))
     made, per = [], max(1, CHUNK // columns) * (columns // size)
     for start in range(0, len(blocks), per):
         part = blocks[start : start + per]
@@ -51,8 +66,19 @@ def encoded(kind: int, rows: Floats, importance: Floats | None = None, *, compil
             energy = (energy.reshape(-1, *counts.shape) * counts).reshape(energy.shape)
             energy /= energy.max(axis=1, keepdims=True)
         with np.errstate(over="ignore", invalid="ignore"):  # whoever decodes what is written will see
-            made.append(ENCODERS[kind](part, energy, compiled))
+            made.append(encode(part, energy, compiled))
     return np.concatenate(made).reshape(len(rows), -1)
+
+
+def _rounding(inputs: InputStatistics, columns: int) -> Round:
+    """Rounding with feedback of blocks that are whole rows."""
+
+    def codes(blocks: Floats, steps: Steps) -> Blocks:
+        rows = blocks.size // columns
+        by_row = Steps(steps.step.reshape(rows, -1), steps.shift.reshape(rows, -1), steps.low, steps.high)
+        return rounded(blocks.reshape(rows, columns), inputs, by_row).reshape(blocks.shape)
+
+    return codes
 
 
 def _by_size(blocks: Floats) -> Floats:
@@ -81,21 +107,29 @@ def _by_block(numbers: Floats, count: int, low: int = 0) -> Blocks:
     return (numbers.T[:count] - np.float32(low)).astype(np.uint8)
 
 
-def _line(layout: Callable[..., Blocks], group: int, last: int, high: int, trials: Trials) -> Encoder:
+def _line(
+    layout: Callable[..., Blocks], group: int, last: int, high: int, trials: Trials, rounding: Round | None = None
+) -> Encoder:
     """A type with minimums."""
     levels = Levels(0, last)
 
     def encode(blocks: Floats, energy: Floats, compiled: bool) -> Blocks:
         lanes, count = Lanes(blocks, energy, group, compiled=compiled), len(blocks)
         found = two_level_lines(lanes, levels, trials, high)
-        codes = lanes.codes(levels, found.step * found.steps, found.minimum * found.minimums)
+        step, minimum = found.step * found.steps, found.minimum * found.minimums
+        if rounding is None:
+            codes = _codes(lanes.codes(levels, step, minimum), 0)
+        else:
+            codes = rounding(blocks, Steps(step.T[:count], minimum.T[:count], 0, last))
         wholes = _by_block(found.steps, count), _by_block(found.minimums, count)
-        return layout(found.step[:count], found.minimum[:count], *wholes, _codes(codes, 0))
+        return layout(found.step[:count], found.minimum[:count], *wholes, codes)
 
     return encode
 
 
-def _symmetric(layout: Callable[..., Blocks], bits: int, sub_bits: int, trials: int, most: float) -> Encoder:
+def _symmetric(
+    layout: Callable[..., Blocks], bits: int, sub_bits: int, trials: int, most: float, rounding: Round | None = None
+) -> Encoder:
     """A type of groups of 16 whose steps have sub-scales."""
     low, sub_low = -(1 << bits - 1), -(1 << sub_bits - 1)
     levels = Levels(low, -low - 1)
@@ -104,7 +138,11 @@ def _symmetric(layout: Callable[..., Blocks], bits: int, sub_bits: int, trials: 
     def encode(blocks: Floats, energy: Floats, compiled: bool) -> Blocks:
         lanes, count = Lanes(blocks, energy, 16, compiled=compiled), len(blocks)
         upper, lower = two_level_steps(lanes, levels, tried, sub_low, -sub_low - 1)
-        codes = _codes(lanes.codes(levels, upper * lower), low)
+        step = upper * lower
+        if rounding is None:
+            codes = _codes(lanes.codes(levels, step), low)
+        else:
+            codes = rounding(blocks, Steps(step.T[:count], np.zeros_like(step.T[:count]), low, -low - 1))
         return layout(upper[:count], _by_block(lower, count, sub_low), codes)
 
     return encode
@@ -164,12 +202,17 @@ def _spreads(last: int, cuts: tuple[float, ...], spreads: NDArray[np.float64]) -
     return [(float(last + spread), cut) for spread in spreads for cut in cuts]
 
 
+FEEDBACK: dict[int, Callable[..., Encoder]] = {
+    10: partial(_line, block_bytes.q2_k, 16, 3, 15, _spreads(3, (0, 0.08), np.arange(-1, 1.2, 0.3))),
+    11: partial(_symmetric, block_bytes.q3_k, 3, 6, 8, 1.6),
+    12: partial(_line, block_bytes.q4_k, 32, 15, 63, _spreads(15, (0, 0.02), np.arange(-1, 1.5, 0.25))),
+    13: partial(_line, block_bytes.q5_k, 32, 31, 63, _spreads(31, (0, 0.01), np.arange(-1, 1.5, 0.25))),
+    14: partial(_symmetric, block_bytes.q6_k, 6, 8, 8, 1.1),
+}
+"""What makes the encoder of a type, by type; it takes how codes are rounded, None for to the nearest level."""
+
 ENCODERS: dict[int, Encoder] = {
-    10: _line(block_bytes.q2_k, 16, 3, 15, _spreads(3, (0, 0.08), np.arange(-1, 1.2, 0.3))),
-    11: _symmetric(block_bytes.q3_k, 3, 6, 8, 1.6),
-    12: _line(block_bytes.q4_k, 32, 15, 63, _spreads(15, (0, 0.02), np.arange(-1, 1.5, 0.25))),
-    13: _line(block_bytes.q5_k, 32, 31, 63, _spreads(31, (0, 0.01), np.arange(-1, 1.5, 0.25))),
-    14: _symmetric(block_bytes.q6_k, 6, 8, 8, 1.1),
+    **{kind: make() for kind, make in FEEDBACK.items()},
     20: _iq4_nl,
     23: _iq4_xs,
     34: _ternary(block_bytes.tq1_0),

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
+from typing import Protocol
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -34,6 +35,18 @@ STRIP = 16
 
 STATIC_GROUP = 512
 """Groups larger than this get their steps from the weights as they were: a whole row can't be known at its start."""
+
+
+class Rounds(Protocol):
+    """Codes of weights (rows, k) of a group, and what they stand for: a `Grid`, or less."""
+
+    def nearest(self, weights: NDArray[np.float32], group: int, /) -> NDArray[np.uint8]:
+        """Codes."""
+        ...
+
+    def values(self, codes: NDArray[np.uint8], group: int, /) -> NDArray[np.float32]:
+        """What they stand for."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -196,7 +209,7 @@ def round_block(
     weights: NDArray[np.float32],
     target: NDArray[np.float32],
     own: NDArray[np.float32],
-    grid: Grid,
+    grid: Rounds,
     groups: NDArray[np.int64],
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     """Codes and errors of a block of columns.
