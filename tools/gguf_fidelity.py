@@ -1,7 +1,7 @@
 """How close the logits of GGUF files are to a float64 evaluation of the same files, ggq's and llama.cpp's.
 
     python tools/gguf_fidelity.py --peer PYTHON [--text FILE] [--windows 2] [--context 256] FILE.gguf ...
-    python tools/gguf_fidelity.py --peer PYTHON --source F16.gguf --folder DIR --types Q4_0 Q6_K ...
+    python tools/gguf_fidelity.py --peer PYTHON --source F16.gguf --folder DIR --types Q4_0 Q6_K ... [--imatrix GGUF]
 
 PYTHON is an interpreter with llama-cpp-python; with --source its own quantizer makes the files first. Each line is a
 file: the root mean square of the error of the logits, as a share of theirs, and the mean KL divergence of what follows
@@ -34,6 +34,7 @@ def main() -> int:
     parser.add_argument("--peer", required=True, help="a Python with llama-cpp-python")
     parser.add_argument("--source", type=Path, help="an F16 file that llama.cpp quantizes")
     parser.add_argument("--types", nargs="*", default=[], help="to these types")
+    parser.add_argument("--imatrix", type=Path, help="by this importance matrix, all matrices alike (IQ2_XS needs one)")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "ggq-bench")
     parser.add_argument("--text", type=Path, help="what windows are cut from; without one, ids are random")
     parser.add_argument("--windows", type=int, default=2)
@@ -47,7 +48,8 @@ def main() -> int:
         target = args.folder / f"{args.source.stem}-{kind}.gguf"
         try:
             if not target.exists():
-                bench.other(LLAMA, "quantize", args.source, target, args.threads, kind)
+                mode, last = ("pure", [args.imatrix]) if args.imatrix else ("quantize", [])
+                bench.other(LLAMA, mode, args.source, target, args.threads, kind, *last)
             files.append(target)
         except Missing as error:
             target.unlink(missing_ok=True)

@@ -49,8 +49,8 @@ class Sides:
         """What both sides begin with."""
         from ggq.text.tokenizer import load_tokenizer
 
-        for path in (self.f16, self.imatrix):
-            path.unlink(missing_ok=True)
+        if self.ids.exists():
+            return
         convert_to_gguf(self.args.checkpoint, self.f16, type="f16", imatrix=self.imatrix, options=self.calibrated())
         names = ("tokenizer.json", "tokenizer_config.json")
         assets = {name: (self.args.checkpoint / name).read_bytes() for name in names}
@@ -65,23 +65,35 @@ class Sides:
         text = {"calibration": self.args.calibration, "calibration_tokens": tokens, "calibration_context": context}
         return Options(force=True, **text, **more)
 
-    def score(self, kind: str, calibrated: bool) -> bool:
-        """Make both files and tell of them; whether ours is better."""
-        ours, theirs = (self.folder / f"{side}-{kind}{'-imatrix' * calibrated}.gguf" for side in ("ours", "theirs"))
+    def pair(self, kind: str, calibrated: bool) -> tuple[Path, Path]:
+        """Make the files of both sides; files that are there already stay."""
+        form = "imatrix" if calibrated else "plain"
+        theirs = self.folder / f"theirs-{kind}-{form}.gguf"
+        ours = self.folder / f"ours-{kind}-{'feedback' if calibrated and self.args.feedback else form}.gguf"
         imatrix = self.imatrix if calibrated else None
-        feedback = calibrated and self.args.feedback
-        given = self.calibrated(method="gptq") if feedback else Options(force=True)
-        convert_to_gguf(self.args.checkpoint, ours, type=kind, imatrix=None if feedback else imatrix, options=given)
-        words = [str(imatrix)] if imatrix else []
-        self.bench.other(LLAMA, "pure", self.f16, theirs, self.args.threads, THEIRS[kind], *words)
-        found: list[dict[str, Any]] = [
-            self.bench.other(LLAMA, "score", self.f16, path, self.args.threads, self.ids) for path in (ours, theirs)
-        ]
-        figures = [(each["perplexity"], each["kl"]) for each in found]
-        sizes = [path.stat().st_size for path in (ours, theirs)]
-        line = {"type": kind, "imatrix": calibrated, "ours": figures[0], "theirs": figures[1], "bytes": sizes}
-        say(json.dumps(line))
-        return bool(figures[0][0] < figures[1][0])
+        if not ours.exists():
+            feedback = "feedback" in ours.name
+            given = self.calibrated(method="gptq") if feedback else Options(force=True)
+            known = None if feedback else imatrix
+            convert_to_gguf(self.args.checkpoint, ours, type=kind, imatrix=known, options=given)
+        if not theirs.exists():
+            words = [str(imatrix)] if imatrix else []
+            self.bench.other(LLAMA, "pure", self.f16, theirs, self.args.threads, THEIRS[kind], *words)
+        return ours, theirs
+
+    def compare(self, pairs: dict[str, tuple[Path, Path]]) -> bool:
+        """Score all files and tell of them; whether ours are better."""
+        files = [path for pair in pairs.values() for path in pair]
+        found = self.bench.other(LLAMA, "score", self.f16, self.args.threads, self.ids, *files)
+        figures = dict(zip(files, zip(found["perplexity"], found["kl"])))
+        better = True
+        for name, (ours, theirs) in pairs.items():
+            (a, a_kl), (b, b_kl) = figures[ours], figures[theirs]
+            sizes = f"{ours.stat().st_size} / {theirs.stat().st_size} bytes"
+            say(f"{name:14} perplexity {a:.4f} / {b:.4f}   KL {a_kl:.5f} / {b_kl:.5f}   {sizes}")
+            better = better and a < b
+        print(json.dumps({path.name: figure for path, figure in figures.items()}))
+        return better
 
 
 class Held:
@@ -118,8 +130,9 @@ def main() -> int:
         args.folder.mkdir(parents=True, exist_ok=True)
         sides = Sides(args)
         sides.prepare()
-        better = [sides.score(kind, calibrated) for calibrated in (False, True) for kind in args.types.split(",")]
-    return int(not all(better))
+        forms = [(kind, calibrated) for calibrated in (False, True) for kind in args.types.split(",")]
+        better = sides.compare({f"{kind}{' imatrix' * form}": sides.pair(kind, form) for kind, form in forms})
+    return int(not better)
 
 
 if __name__ == "__main__":

@@ -116,6 +116,19 @@ def test_errors_count_by_an_importance_matrix(kind: str, tmp_path: Path) -> None
     assert errors[1] < 0.9 * errors[0]
 
 
+@pytest.mark.parametrize("kind", ["q4_0", "q4_k_m"])
+def test_errors_make_up_for_each_other(kind: str, known: Path, tmp_path: Path) -> None:
+    options = Options(calibration=known / "text", calibration_tokens=512, calibration_context=64, force=True)
+    convert_to_gguf(DEMO, tmp_path / "plain.gguf", type=kind, options=options)
+    convert_to_gguf(DEMO, tmp_path / "m.gguf", type=kind, options=Options(**{**vars(options), "method": "gptq"}))
+    plain, found = tensors(tmp_path / "plain.gguf"), tensors(tmp_path / "m.gguf")
+    assert plain.keys() == found.keys() and {n: k for n, (k, _) in plain.items()} == {
+        n: k for n, (k, _) in found.items()
+    }
+    changed = {name for name in found if found[name] != plain[name]}
+    assert "blk.0.ffn_down.weight" in changed and "token_embd.weight" not in changed
+
+
 def old_form(entries: list[tuple[bytes, int, list[float]]], end: bytes = b"") -> bytes:
     parts = [struct.pack("<i", len(entries))]
     for name, calls, values in entries:
@@ -185,6 +198,8 @@ def test_a_model_is_no_importance_matrix(known: Path, tmp_path: Path) -> None:
         (["--scheme", "q4-g32"], "--scheme is for .ggq files; a GGUF file has --type"),
         (["--imatrix", "none.gguf"], "it does not exist yet"),
         (["--dry-run"], "--dry-run is for .ggq files"),
+        (["--type", "q4_k", "--method", "hqq"], "--method is 'hqq', allowed for a GGUF file is gptq"),
+        (["--type", "q4_k", "--method", "gptq"], "--method gptq needs --calibration TEXT"),
     ],
 )
 def test_odd_options_are_refused(arguments: list[str], message: str, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ python llama_peer.py context FILE THREADS PROMPT GENERATE      the prompt, then 
 python llama_peer.py start FILE THREADS PROMPT                 writes a line when the first token is known
 python llama_peer.py quantize SOURCE TARGET THREADS KIND       its own quantizer, KIND such as Q4_0
 python llama_peer.py pure SOURCE TARGET THREADS KIND [IMATRIX]  the same with one type for all matrices, Q6_K outside
-python llama_peer.py score SOURCE FILE THREADS IDS.npy         perplexity of windows' second halves, KL from SOURCE's
+python llama_peer.py score SOURCE THREADS IDS.npy FILE...      perplexity of windows' second halves, KL from SOURCE's
 python llama_peer.py load FILE THREADS PROMPT                  loading alone, and with the first token of a prompt
 python llama_peer.py logits FILE THREADS IDS.npy OUT.npy       float32 logits of windows of ids (windows, context)
 """
@@ -181,16 +181,18 @@ def log_shares(found: np.ndarray) -> np.ndarray:
     return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))
 
 
-def score(source: str, path: str, threads: int, ids: str) -> dict[str, Any]:
+def score(source: str, threads: int, ids: str, *files: str) -> dict[str, Any]:
     """As llama-perplexity scores: what the second half of each window costs."""
     windows = np.load(ids)
-    contexts = [Context(each, threads, windows.shape[1]) for each in (source, path)]
-    middle, costs, divergences = windows.shape[1] // 2, [], []
+    middle = windows.shape[1] // 2
+    contexts = [Context(path, threads, windows.shape[1]) for path in (source, *files)]
+    costs, divergences = ([[] for _ in files] for _ in range(2))  # type: ignore[var-annotated]
     for window in windows:
-        p, q = (log_shares(window_logits(context, window, middle - 1)[:-1]) for context in contexts)
-        costs.append(-q[np.arange(len(q)), window[middle:]])
-        divergences.append((np.exp(p) * (p - q)).sum(axis=-1))
-    return {"perplexity": float(np.exp(np.mean(costs))), "kl": float(np.mean(divergences))}
+        p, *rest = (log_shares(window_logits(context, window, middle - 1)[:-1]) for context in contexts)
+        for q, cost, divergence in zip(rest, costs, divergences):
+            cost.append(-q[np.arange(len(q)), window[middle:]])
+            divergence.append((np.exp(p) * (p - q)).sum(axis=-1))
+    return {"perplexity": [float(np.exp(np.mean(c))) for c in costs], "kl": [float(np.mean(d)) for d in divergences]}
 
 
 def main() -> None:
