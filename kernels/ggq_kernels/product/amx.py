@@ -49,6 +49,7 @@ from ggq_kernels.product.linear import (
     X_BF16,
     aligned_scratch,
 )
+from ggq_kernels.product.operands import ADD, COLUMNS
 from ggq_kernels.product.planes import (
     BLOCK,
     HALF_BLOCK,
@@ -58,7 +59,7 @@ from ggq_kernels.product.planes import (
     plane1_bytes,
     step_and_negative,
 )
-from ggq_kernels.product.products import ADD, COLUMNS, M_BIAS, M_OUT, M_STRIDE
+from ggq_kernels.product.products import M_BIAS, M_OUT, M_STRIDE
 from ggq_kernels.product.steps import M_PLANE0, M_PLANE1, M_TABLE, expand_steps
 from ggq_kernels.run.team import release, seen, take
 from ggq_kernels.vector.isa import load_value, value_bytes

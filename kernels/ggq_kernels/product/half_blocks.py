@@ -31,6 +31,7 @@ from ggq_kernels.product.linear import (
     linear_float,
     take_tiles,
 )
+from ggq_kernels.product.operands import COLUMNS, X_OFFSET, X_SCALE, X
 from ggq_kernels.product.planes import (
     BLOCK,
     BLOCK_BYTES,
@@ -44,17 +45,7 @@ from ggq_kernels.product.planes import (
     prefetch_block,
     span,
 )
-from ggq_kernels.product.products import (
-    COLUMNS,
-    PANEL,
-    SCRATCH,
-    WIDE_PANEL,
-    X_OFFSET,
-    X_SCALE,
-    X,
-    unpack_panel,
-    write,
-)
+from ggq_kernels.product.products import PANEL, SCRATCH, WIDE_PANEL, unpack_panel, write
 from ggq_kernels.product.steps import M_PLANE0, M_PLANE1, M_TABLE, expand_steps
 from ggq_kernels.run.team import release
 from ggq_kernels.vector.isa import AHEAD_EXPANDED, Products

@@ -13,14 +13,12 @@ from typing import Any
 from numba.extending import overload
 
 from ggq_kernels.code.compiled import inlined, op
+from ggq_kernels.product.beginnings import ZEROS, begun_bytes, write_beginnings
+from ggq_kernels.product.operands import COLUMNS, X_STRIDE, X
 from ggq_kernels.product.planes import CODES, TABLE_CODES, WIDE_TABLE_CODES
 from ggq_kernels.product.products import (
-    COLUMNS,
     M_BIAS,
     SCRATCH,
-    X_STRIDE,
-    ZEROS,
-    X,
     multiply_float,
     multiply_many,
     multiply_packed,
@@ -102,8 +100,10 @@ def linear_int8(codes: Any, tiles: Any, row: int, team: int) -> None:
     whole = n if n % width == 1 else (n + width - 1) // width * width
     columns = read_i64(row + COLUMNS)
     sums_bytes = columns * TABLE_BYTES if token_bytes(codes) > 1 and n % width == 1 else 0
-    memory, sums = aligned_scratch(sums_bytes + ZEROS + SCRATCH + (min(block, whole) + width) * 64)
-    scratch = sums + sums_bytes + ZEROS
+    most = min(block, whole) + width
+    begun_room = (begun_bytes(row, most) + 63) // 64 * 64
+    memory, sums = aligned_scratch(sums_bytes + begun_room + ZEROS + SCRATCH + most * 64)
+    scratch = sums + sums_bytes + begun_room + ZEROS
     store_f32(scratch - ZEROS, splat_f32(0.0))
     if sums_bytes > 0:
         sums_of_token(read_i64(row + X) + (n - 1) * columns, columns, sums)
@@ -115,21 +115,22 @@ def linear_int8(codes: Any, tiles: Any, row: int, team: int) -> None:
         for start in range(0, n, block):
             stop = min(start + block, whole)
             many = start + (stop - start) // width * width
-            m = read_i64(row + MATRICES)
+            m, shift, begun = read_i64(row + MATRICES), -1, scratch - ZEROS - begun_room - begun_bytes(row, start)
             for tile in range(first, last):
                 while tile >= read_i64(m + M_END):
                     m += M_BYTES
                 t = tile - read_i64(m + M_START)
+                shift = write_beginnings(m, row, start, stop, begun, shift)
                 if many - start > few:
-                    multiply_many(codes, MANY, m, t, row, start, many, scratch)
+                    multiply_many(codes, MANY, m, t, row, start, many, begun, scratch)
                 else:
                     for token in range(start, many, width):
-                        write(multiply_packed(codes, MANY, m, t, row, token, scratch), m, t, row, token)
+                        write(multiply_packed(codes, MANY, m, t, row, token, begun, scratch), m, t, row, token)
                 if many < stop:
                     begin, end = max(first, read_i64(m + M_START)), min(last, read_i64(m + M_END))
                     apart = partner(tile - begin, end - begin, many == start) if tag_value(tiles) == 2 else 0
                     if apart >= 0:
-                        total = multiply_tiles(codes, tiles, m, t, apart, row, many, sums, scratch)
+                        total = multiply_tiles(codes, tiles, m, t, apart, row, many, sums, begun, scratch)
                         write_tiles(total, tiles, m, t, apart, row, many, scratch)
 
 

@@ -1,4 +1,4 @@
-"""Where a row of a tape holds the operands of the embedding, in bytes from the row's beginning.
+"""Where a row of a tape holds the operands of a product or of the embedding, in bytes from the row's beginning.
 
 A float is a float64. Imports nothing of Numba's: kernels and those who make their rows read the same record.
 """
@@ -6,6 +6,9 @@ A float is a float64. Imports nothing of Numba's: kernels and those who make the
 from __future__ import annotations
 
 from typing import NamedTuple
+
+ADD, COLUMNS, X_GROUP, X, X_SCALE, X_OFFSET, X_SUM, X_STRIDE = range(16, 80, 8)
+"""Operands of a product; the others are linear.py's."""
 
 
 class EmbedRow(NamedTuple):

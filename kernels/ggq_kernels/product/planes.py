@@ -16,7 +16,7 @@ from numba.core import cgutils
 
 from ggq_kernels.product.sums import TABLE_BYTES, Lookups, tabled
 from ggq_kernels.product.widths import PLANES
-from ggq_kernels.vector.isa import AHEAD, FOLDED, ISA, SHUFFLES, SIGNED, Products, emit_prefetch, look_up
+from ggq_kernels.vector.isa import AHEAD, FOLDED, ISA, SHUFFLES, SIGNED, Products, emit_prefetch, look_up, sums_to_float
 from ggq_kernels.vector.simd import (
     FLOAT,
     I8,
@@ -362,17 +362,15 @@ def _begun(m: TagType, *_: Any) -> Any:
     return Tile(I32x16, m.values[0]) if FOLDED else m
 
 
-@primitive(_begun, None, types.int64, types.int64)
-def begin_sums(b: Any, m: TagType, _: Any, address: Any, shift: Any) -> Any:
-    """What `dot_block` adds products to: of token i, or of the only one and each tile, (int32 at address + 4 * i) <<
-    shift; the tag itself, for nothing, where targets do not fold offsets in."""
+@primitive(_begun, None, types.int64)
+def begin_sums(b: Any, m: TagType, _: Any, address: Any) -> Any:
+    """What `dot_block` adds products to: of token i, or of the only one and each tile, the int32 at address + 4 * i;
+    the tag itself, for nothing, where targets do not fold offsets in."""
     if not FOLDED:
         return None
-    by = splat(b, I32x16.ir, b.trunc(shift, I32))
 
     def row(i: int) -> Any:
-        first = load(b, address, I32, 4, 0 if m.kind == "tiles" else 4 * i)
-        return b.shl(splat(b, I32x16.ir, first), by)
+        return splat(b, I32x16.ir, load(b, address, I32, 4, 0 if m.kind == "tiles" else 4 * i))
 
     return rows(b, Tile(I32x16, m.values[0]), row)
 
@@ -389,7 +387,7 @@ def scale_add(b: Any, totals: Tile, sums: Tile, t: Any, acc: Any, scale: Any, ad
 
     def row(i: int) -> Any:
         s = b.fmul(scale, splat(b, F32x16.ir, load(b, address, FLOAT, 4, 4 * i)))
-        return multiply_add(b, b.sitofp(b.extract_value(acc, i), F32x16.ir), s, b.extract_value(t, i))
+        return multiply_add(b, sums_to_float(b, b.extract_value(acc, i)), s, b.extract_value(t, i))
 
     return rows(b, totals, row)
 
@@ -412,7 +410,7 @@ def scale_add_tiles(b: Any, totals: Tile, sums: Tile, steps: Tile, t: Any, acc: 
 
     def row(i: int) -> Any:
         s = b.fmul(b.extract_value(scales, i), x)
-        return multiply_add(b, b.sitofp(b.extract_value(acc, i), F32x16.ir), s, b.extract_value(t, i))
+        return multiply_add(b, sums_to_float(b, b.extract_value(acc, i)), s, b.extract_value(t, i))
 
     return rows(b, totals, row)
 

@@ -19,6 +19,8 @@ from __future__ import annotations
 from typing import Any
 
 from ggq_kernels.code.compiled import inlined
+from ggq_kernels.product.beginnings import beginning, expands_offsets, folds
+from ggq_kernels.product.operands import ADD, COLUMNS, X_GROUP, X_OFFSET, X_SCALE, X_STRIDE, X
 from ggq_kernels.product.planes import (
     BLOCK,
     BLOCK_BYTES,
@@ -46,7 +48,6 @@ from ggq_kernels.product.steps import (
     M_SHIFT,
     M_SUB_WIDTH0,
     M_TABLE,
-    M_ZEROS,
     expand_steps,
     middle_of,
     prefetch_levels,
@@ -71,19 +72,8 @@ WIDE_PANEL, PAIR_PANEL = 4096, 2048
 """The same of steps and offsets alone, of one tile and of two: 16 KiB at groups of 32."""
 SCRATCH = PANEL * 20
 """Bytes of the largest of these panels."""
-ZEROS = 64
-"""Bytes before these panels that hold zeros."""
-
-# Operands of a row of a tape, as byte offsets; the others are linear.py's.
-ADD, COLUMNS, X_GROUP, X, X_SCALE, X_OFFSET, X_SUM, X_STRIDE = range(16, 80, 8)
 # Words of one matrix descriptor behind those of steps.py.
 M_OUT, M_STRIDE, M_BIAS = range(M_SHIFT + 8, M_SHIFT + 32, 8)
-
-
-@inlined
-def one_point(m: int) -> bool:
-    """Whether all offsets are the same multiple of their steps."""
-    return read_i64(m + M_ZEROS) | read_i64(m + M_MINIMUMS) == 0
 
 
 @inlined
@@ -93,28 +83,7 @@ def plain_scales(m: int, piece: int) -> bool:
 
 
 @inlined
-def folds(m: int) -> bool:
-    """Whether what is subtracted from the numbers is an integer that sums of products begin with."""
-    return FOLDED and read_i64(m + M_SHIFT) >= 0
-
-
-@inlined
-def expands_offsets(m: int) -> bool:
-    """Whether offsets of a few tokens are expanded: neither folded in nor the same multiple of all steps."""
-    return not folds(m) if FOLDED else not one_point(m)
-
-
-@inlined
-def beginning(m: int, row: int, place: int, scratch: int) -> Any:
-    """Where the sums lie that products of tokens begin with (`begin_sums`), bytes from one token's to the next, and by
-    how many bits they are shifted."""
-    if folds(m):
-        return read_i64(row + X_SUM) + place, 4, read_i64(m + M_SHIFT)
-    return scratch - ZEROS, 0, 0
-
-
-@inlined
-def multiply_packed(codes: Any, tokens: Any, m: int, tile: int, row: int, token: int, scratch: int) -> Any:
+def multiply_packed(codes: Any, tokens: Any, m: int, tile: int, row: int, token: int, begun: int, scratch: int) -> Any:
     """16 rows times a few tokens, the codes straight from their planes; int8 activations."""
     columns, piece, width = read_i64(row + COLUMNS), read_i64(row + X_GROUP), tag_value(tokens)
     blocks, table, pieces = columns // BLOCK, read_i64(m + M_TABLE), columns // piece
@@ -123,13 +92,13 @@ def multiply_packed(codes: Any, tokens: Any, m: int, tile: int, row: int, token:
     x = read_i64(row + X) + token * columns
     x_scale = read_i64(row + X_SCALE) + token * pieces * 4
     x_offset = read_i64(row + X_OFFSET) + token * pieces * 4
-    x_sum, each, shift = beginning(m, row, token * pieces * 4, scratch)
+    x_sum, each = beginning(m, token * pieces * 4, begun, scratch)
     steps, offsets, plain = scratch, scratch + WIDE_PANEL * 2 if expands_offsets(m) else 0, plain_scales(m, piece)
     scale, point = read_i64(m + M_SCALES) + tile * pieces * 32, middle_of(m, lowest(codes))
     total = tile_zeros(tokens)
     if plain and piece == BLOCK:  # the same without memory between steps and branches
         for _ in range(blocks):
-            acc = dot_block(codes, begin_sums(tokens, x_sum, shift), 1, plane0, plane1, table, x)
+            acc = dot_block(codes, begin_sums(tokens, x_sum), 1, plane0, plane1, table, x)
             step = load_f16(scale)
             total = scale_add(total, acc, step, x_scale)
             if not FOLDED:
@@ -147,7 +116,7 @@ def multiply_packed(codes: Any, tokens: Any, m: int, tile: int, row: int, token:
         if not plain:
             expand_steps(m, tile, piece, lowest(codes), start // piece, count, steps, offsets)
         for i in range(count):
-            acc = dot_block(codes, begin_sums(tokens, x_sum, shift), piece // BLOCK, plane0, plane1, table, x)
+            acc = dot_block(codes, begin_sums(tokens, x_sum), piece // BLOCK, plane0, plane1, table, x)
             plane0 += piece // BLOCK * plane0_bytes(codes)
             plane1 += piece // BLOCK * plane1_bytes(codes)
             x += piece * width
@@ -169,7 +138,7 @@ def multiply_packed(codes: Any, tokens: Any, m: int, tile: int, row: int, token:
 
 @inlined
 def multiply_tiles(
-    codes: Any, tiles: Any, m: int, tile: int, apart: int, row: int, token: int, sums: int, scratch: int
+    codes: Any, tiles: Any, m: int, tile: int, apart: int, row: int, token: int, sums: int, begun: int, scratch: int
 ) -> Any:
     """One tile of 16 rows, or two so many tiles apart, times one token, the codes straight from their planes; int8
     activations, or their tables at `sums`."""
@@ -183,14 +152,14 @@ def multiply_tiles(
     x = sums if token_bytes(codes) > 1 else read_i64(row + X) + token * columns
     x_scale = read_i64(row + X_SCALE) + token * pieces * 4
     x_offset = read_i64(row + X_OFFSET) + token * pieces * 4
-    x_sum, each, shift = beginning(m, row, token * pieces * 4, scratch)
+    x_sum, each = beginning(m, token * pieces * 4, begun, scratch)
     steps, offsets, plain = scratch, scratch + 2 * next_step if expands_offsets(m) else 0, plain_scales(m, piece)
     ahead = (AHEAD if plain else AHEAD_EXPANDED) // tag_value(tiles)
     leveled = read_i64(m + M_MINIMUMS) != 0 and read_i64(m + M_SUB_WIDTH0) != 0
     total = tile_zeros(tiles)
     if plain and piece == BLOCK:  # the same without memory between steps and branches: a quarter faster
         for _ in range(blocks):
-            acc = dot_tiles(codes, begin_sums(tiles, x_sum, shift), 1, plane0, plane1, next0, next1, ahead, table, x)
+            acc = dot_tiles(codes, begin_sums(tiles, x_sum), 1, plane0, plane1, next0, next1, ahead, table, x)
             step = tile_load_f16(tiles, scale, next_scale)
             total = scale_add_tiles(total, acc, step, x_scale)
             if not FOLDED:
@@ -213,7 +182,7 @@ def multiply_tiles(
                     prefetch_levels(m, tile + k * apart + 1)
         for i in range(0, count * 64, 64):
             acc = dot_tiles(
-                codes, begin_sums(tiles, x_sum, shift), piece // BLOCK, plane0, plane1, next0, next1, ahead, table, x
+                codes, begin_sums(tiles, x_sum), piece // BLOCK, plane0, plane1, next0, next1, ahead, table, x
             )
             plane0 += piece // BLOCK * plane0_bytes(codes)
             plane1 += piece // BLOCK * plane1_bytes(codes)
@@ -250,7 +219,7 @@ def unpack_panel(codes: Any, m: int, tile: int, columns: int, start: int, stop: 
 
 @inlined
 def multiply_panel(
-    codes: Any, many: Any, total: Any, m: int, row: int, token: int, start: int, stop: int, scratch: int
+    codes: Any, many: Any, total: Any, m: int, row: int, token: int, start: int, stop: int, begun: int, scratch: int
 ) -> Any:
     """Add the product of an expanded panel with a tile of tokens."""
     columns, piece, width = read_i64(row + COLUMNS), read_i64(row + X_GROUP), tag_value(many)
@@ -258,10 +227,10 @@ def multiply_panel(
     x = read_i64(row + X) + token * columns + start * width
     place = (token * (columns // piece) + start // piece * width) * 4
     x_scale, x_offset = read_i64(row + X_SCALE) + place, read_i64(row + X_OFFSET) + place
-    x_sum, each, shift = beginning(m, row, place, scratch)
+    x_sum, each = beginning(m, place, begun, scratch)
     if piece == BLOCK:  # without branches nothing but the totals is spilled
         for _ in range(start, stop, BLOCK):
-            acc = dot_bytes(codes, begin_sums(many, x_sum, shift), 1, quads, x)
+            acc = dot_bytes(codes, begin_sums(many, x_sum), 1, quads, x)
             total = scale_add(total, acc, load_f32(steps), x_scale)
             if not FOLDED or offsets != 0:
                 total = outer_add(total, load_f32(offsets), x_offset)
@@ -274,7 +243,7 @@ def multiply_panel(
             x_sum += each * width
         return total
     for _ in range((stop - start) // piece):
-        acc = dot_bytes(codes, begin_sums(many, x_sum, shift), piece // BLOCK, quads, x)
+        acc = dot_bytes(codes, begin_sums(many, x_sum), piece // BLOCK, quads, x)
         total = scale_add(total, acc, load_f32(steps), x_scale)
         if not FOLDED or offsets != 0:
             total = outer_add(total, load_f32(offsets), x_offset)
@@ -319,7 +288,9 @@ def write_tiles(total: Any, tiles: Any, m: int, tile: int, apart: int, row: int,
 
 
 @inlined
-def multiply_many(codes: Any, many: Any, m: int, tile: int, row: int, token: int, stop: int, scratch: int) -> None:
+def multiply_many(
+    codes: Any, many: Any, m: int, tile: int, row: int, token: int, stop: int, begun: int, scratch: int
+) -> None:
     """16 rows times tokens token .. stop - 1, whole tiles of them, panel by panel; int8 activations."""
     columns, piece, width = read_i64(row + COLUMNS), read_i64(row + X_GROUP), tag_value(many)
     totals = scratch + SCRATCH
@@ -333,7 +304,7 @@ def multiply_many(codes: Any, many: Any, m: int, tile: int, row: int, token: int
         for t in range(token, stop, width):
             kept = totals + (t - token) * 64
             total = tile_zeros(many) if start == 0 else tile_load(many, kept, 64)
-            total = multiply_panel(codes, many, total, m, row, t, start, end, scratch)
+            total = multiply_panel(codes, many, total, m, row, t, start, end, begun, scratch)
             if end == columns:
                 write(total, m, tile, row, t)
             else:

@@ -22,7 +22,7 @@ from ggq_kernels.attend.calls import (
 )
 from ggq_kernels.attend.operands import PAGE
 from ggq_kernels.code import permission, ready
-from ggq_kernels.product.operands import EMBED
+from ggq_kernels.product.operands import ADD, COLUMNS, EMBED, X_GROUP, X_OFFSET, X_SCALE, X_STRIDE, X_SUM, X
 from ggq_kernels.product.widths import PLANES
 from ggq_kernels.row.calls import (
     activate_row,
@@ -248,16 +248,16 @@ def linear_row(
         linear.SHARES: threads + threads // 2,
         linear.LEAST: max(2, tiles // (16 * threads) * 2),
         linear.TOKEN_BLOCK: max(1, CACHE_BYTES // row_bytes // width) * width,
-        products.ADD: int(add),
-        products.COLUMNS: first.columns,
+        ADD: int(add),
+        COLUMNS: first.columns,
         linear.FEW: few(first) if int8 else 0,
         linear.X_BF16: source.bf16,
     }
     if isinstance(source, Int8Rows):
-        given |= {products.X_GROUP: source.group, products.X: source.codes}
-        given |= {products.X_SCALE: source.scales, products.X_OFFSET: source.offsets, products.X_SUM: source.sums}
+        given |= {X_GROUP: source.group, X: source.codes}
+        given |= {X_SCALE: source.scales, X_OFFSET: source.offsets, X_SUM: source.sums}
     else:
-        given |= {products.X: source.address, products.X_STRIDE: source.stride}
+        given |= {X: source.address, X_STRIDE: source.stride}
     one, many = _kernels(first, int8)
     return row(one, given, many=many() if source.bf16 else None)
 

@@ -74,6 +74,9 @@ FOLDED = ISA in ("avx512-vnni", "avx-vnni")
 """Whether integer sums begin with what is subtracted from the numbers, where that is the same for all, instead of a
 float product with the offset for each group: 8 of 88 instructions that compete with vpdpbusd for its ports."""
 
+ZERO_SUM = 0
+"""What 32-bit sums begin with where targets fold offsets in."""
+
 
 def emit_prefetch(b: Any, address: Any) -> None:
     """Prefetch the cache line at an address, which need not exist."""
@@ -220,6 +223,11 @@ def _add_pairs(b: Any, halves: list[Any]) -> Any:
 def _safe_words(bits: int) -> int:
     """How many pmaddubsw results of codes of so many bits can be added in 16 bits: 2 * 127 * (2**bits - 1) each."""
     return 32767 // (2 * 127 * (2**bits - 1))
+
+
+def sums_to_float(b: Any, sums: Any) -> Any:
+    """16 sums of products as float32."""
+    return b.sitofp(sums, F32x16.ir)
 
 
 class Products:
