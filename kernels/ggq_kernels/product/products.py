@@ -54,7 +54,7 @@ from ggq_kernels.product.steps import (
 )
 from ggq_kernels.product.sums import token_bytes
 from ggq_kernels.vector.isa import AHEAD, AHEAD_EXPANDED, FOLDED, load_f16, load_value, tile_load_f16, value_bytes
-from ggq_kernels.vector.simd import load_f32, mul, read_i64, tag_value
+from ggq_kernels.vector.simd import load_f32, mul, read_i64, splat_f32, store_f32, tag_value
 from ggq_kernels.vector.tiles import (
     tile_add,
     tile_add_vector,
@@ -219,17 +219,20 @@ def unpack_panel(codes: Any, m: int, tile: int, columns: int, start: int, stop: 
 
 @inlined
 def multiply_panel(
-    codes: Any, many: Any, total: Any, m: int, row: int, token: int, start: int, stop: int, begun: int, scratch: int
-) -> Any:
-    """Add the product of an expanded panel with a tile of tokens."""
-    columns, piece, width = read_i64(row + COLUMNS), read_i64(row + X_GROUP), tag_value(many)
+    codes: Any, many: Any, m: int, row: int, x: int, place: int, count: int, begun: int, scratch: int, kept: int
+) -> None:
+    """Add the product of `count` pieces of an expanded panel with a tile of tokens to totals kept at an address.
+
+    `place` is how far the scales of these tokens and pieces lie behind the first of all, in bytes. Sizes are given and
+    totals stay in memory, because a call for each tile of tokens that divides and returns a tile took a tenth longer.
+    """
+    piece, width = read_i64(row + X_GROUP), tag_value(many)
     steps, offsets, quads = scratch, 0 if folds(m) else scratch + PANEL * 2, scratch + PANEL * 4
-    x = read_i64(row + X) + token * columns + start * width
-    place = (token * (columns // piece) + start // piece * width) * 4
     x_scale, x_offset = read_i64(row + X_SCALE) + place, read_i64(row + X_OFFSET) + place
     x_sum, each = beginning(m, place, begun, scratch)
+    total = tile_load(many, kept, 64)
     if piece == BLOCK:  # without branches nothing but the totals is spilled
-        for _ in range(start, stop, BLOCK):
+        for _ in range(count):
             acc = dot_bytes(codes, begin_sums(many, x_sum), 1, quads, x)
             total = scale_add(total, acc, load_f32(steps), x_scale)
             if not FOLDED or offsets != 0:
@@ -241,20 +244,21 @@ def multiply_panel(
             x_scale += 4 * width
             x_offset += 4 * width
             x_sum += each * width
-        return total
-    for _ in range((stop - start) // piece):
-        acc = dot_bytes(codes, begin_sums(many, x_sum), piece // BLOCK, quads, x)
-        total = scale_add(total, acc, load_f32(steps), x_scale)
-        if not FOLDED or offsets != 0:
-            total = outer_add(total, load_f32(offsets), x_offset)
-            offsets += 64
-        quads += piece // BLOCK * BLOCK_BYTES
-        x += piece * width
-        steps += 64
-        x_scale += 4 * width
-        x_offset += 4 * width
-        x_sum += each * width
-    return total
+    else:
+        blocks = piece // BLOCK
+        for _ in range(count):
+            acc = dot_bytes(codes, begin_sums(many, x_sum), blocks, quads, x)
+            total = scale_add(total, acc, load_f32(steps), x_scale)
+            if not FOLDED or offsets != 0:
+                total = outer_add(total, load_f32(offsets), x_offset)
+                offsets += 64
+            quads += blocks * BLOCK_BYTES
+            x += piece * width
+            steps += 64
+            x_scale += 4 * width
+            x_offset += 4 * width
+            x_sum += each * width
+    tile_store(kept, 64, total)
 
 
 @inlined
@@ -293,22 +297,20 @@ def multiply_many(
 ) -> None:
     """16 rows times tokens token .. stop - 1, whole tiles of them, panel by panel; int8 activations."""
     columns, piece, width = read_i64(row + COLUMNS), read_i64(row + X_GROUP), tag_value(many)
-    totals = scratch + SCRATCH
+    totals, pieces = scratch + SCRATCH, columns // piece
+    for t in range(stop - token):
+        store_f32(totals + t * 64, splat_f32(0.0))
     for start in range(0, columns, PANEL):
         end = min(start + PANEL, columns)
-        count = (end - start) // piece
-        expand_steps(
-            m, tile, piece, lowest(codes), start // piece, count, scratch, 0 if folds(m) else scratch + PANEL * 2
-        )
+        first, count = start // piece, (end - start) // piece
+        expand_steps(m, tile, piece, lowest(codes), first, count, scratch, 0 if folds(m) else scratch + PANEL * 2)
         unpack_panel(codes, m, tile, columns, start, end, scratch + PANEL * 4)
         for t in range(token, stop, width):
+            x, place = read_i64(row + X) + t * columns + start * width, (t * pieces + first * width) * 4
             kept = totals + (t - token) * 64
-            total = tile_zeros(many) if start == 0 else tile_load(many, kept, 64)
-            total = multiply_panel(codes, many, total, m, row, t, start, end, begun, scratch)
-            if end == columns:
-                write(total, m, tile, row, t)
-            else:
-                tile_store(kept, 64, total)
+            multiply_panel(codes, many, m, row, x, place, count, begun, scratch, kept)
+    for t in range(token, stop, width):
+        write(tile_load(many, totals + (t - token) * 64, 64), m, tile, row, t)
 
 
 @inlined

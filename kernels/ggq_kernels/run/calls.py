@@ -279,7 +279,7 @@ def few(matrix: Packed) -> int:
     and 205, q6-g32 134 and 187; at 8 tokens: q2-g32 198 and 173, q5-g32 138 and 163)."""
     plain = not (matrix.zeros or matrix.minimums or matrix.sub_bits or matrix.table) and len(PLANES[matrix.bits]) == 1
     if plain and matrix.bits == 4 and matrix.group == products.BLOCK:
-        return EVERY
+        return TOKENS
     return 2 * TOKENS if plain else TOKENS
 
 
