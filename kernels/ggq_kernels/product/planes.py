@@ -202,6 +202,12 @@ def prefetch_block(b: Any, codes: TagType, planes: Any, k: Any, ahead: Any) -> N
             emit_prefetch(b, b.add(later, I64(64 * unit)))
 
 
+@primitive(types.void, None, types.int64, types.int64)
+def prefetch_codes(b: Any, codes: TagType, _: Any, plane0: Any, plane1: Any) -> None:
+    """Ask for a block of codes."""
+    prefetch_block(b, codes, (plane0, plane1), 0, I64(0))
+
+
 @primitive(_sums, None, None, *[types.int64] * 5)
 def dot_block(
     b: Any,

@@ -35,6 +35,7 @@ from ggq_kernels.product.planes import (
     piece_columns,
     plane0_bytes,
     plane1_bytes,
+    prefetch_codes,
     scale_add,
     scale_add_tiles,
     unpack_block,
@@ -219,12 +220,24 @@ def unpack_panel(codes: Any, m: int, tile: int, columns: int, start: int, stop: 
 
 @inlined
 def multiply_panel(
-    codes: Any, many: Any, m: int, row: int, x: int, place: int, count: int, begun: int, scratch: int, kept: int
+    codes: Any,
+    many: Any,
+    m: int,
+    row: int,
+    x: int,
+    place: int,
+    count: int,
+    later0: int,
+    later1: int,
+    begun: int,
+    scratch: int,
+    kept: int,
 ) -> None:
     """Add the product of `count` pieces of an expanded panel with a tile of tokens to totals kept at an address.
 
-    `place` is how far the scales of these tokens and pieces lie behind the first of all, in bytes. Sizes are given and
-    totals stay in memory, because a call for each tile of tokens that divides and returns a tile took a tenth longer.
+    `place` is how far the scales of these tokens and pieces lie behind the first of all, in bytes. Where `later0` is
+    not 0, the codes of the next panel are prefetched from there and, in the second plane, from `later1`. Sizes are
+    given and totals stay in memory, because a call for each tile of tokens would divide and return a tile.
     """
     piece, width = read_i64(row + X_GROUP), tag_value(many)
     steps, offsets, quads = scratch, 0 if folds(m) else scratch + PANEL * 2, scratch + PANEL * 4
@@ -233,6 +246,10 @@ def multiply_panel(
     total = tile_load(many, kept, 64)
     if piece == BLOCK:  # without branches nothing but the totals is spilled
         for _ in range(count):
+            if later0 != 0:
+                prefetch_codes(codes, later0, later1)
+                later0 += plane0_bytes(codes)
+                later1 += plane1_bytes(codes)
             acc = dot_bytes(codes, begin_sums(many, x_sum), 1, quads, x)
             total = scale_add(total, acc, load_f32(steps), x_scale)
             if not FOLDED or offsets != 0:
@@ -247,6 +264,10 @@ def multiply_panel(
     else:
         blocks = piece // BLOCK
         for _ in range(count):
+            for _ in range(blocks if later0 != 0 else 0):
+                prefetch_codes(codes, later0, later1)
+                later0 += plane0_bytes(codes)
+                later1 += plane1_bytes(codes)
             acc = dot_bytes(codes, begin_sums(many, x_sum), blocks, quads, x)
             total = scale_add(total, acc, load_f32(steps), x_scale)
             if not FOLDED or offsets != 0:
@@ -303,12 +324,16 @@ def multiply_many(
     for start in range(0, columns, PANEL):
         end = min(start + PANEL, columns)
         first, count = start // piece, (end - start) // piece
+        after = tile * (columns // BLOCK) + end // BLOCK
+        plane0 = read_i64(m + M_PLANE0) + after * plane0_bytes(codes)
+        plane1 = read_i64(m + M_PLANE1) + after * plane1_bytes(codes)
         expand_steps(m, tile, piece, lowest(codes), first, count, scratch, 0 if folds(m) else scratch + PANEL * 2)
         unpack_panel(codes, m, tile, columns, start, end, scratch + PANEL * 4)
         for t in range(token, stop, width):
             x, place = read_i64(row + X) + t * columns + start * width, (t * pieces + first * width) * 4
             kept = totals + (t - token) * 64
-            multiply_panel(codes, many, m, row, x, place, count, begun, scratch, kept)
+            later0 = plane0 if t == token else 0
+            multiply_panel(codes, many, m, row, x, place, count, later0, plane1, begun, scratch, kept)
     for t in range(token, stop, width):
         write(tile_load(many, totals + (t - token) * 64, 64), m, tile, row, t)
 

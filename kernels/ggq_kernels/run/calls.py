@@ -275,11 +275,10 @@ def _kernels(matrix: Packed, int8: bool) -> tuple[HasAddress, Callable[[], HasAd
 
 def few(matrix: Packed) -> int:
     """Up to how many tokens codes are multiplied straight from their planes; with more, taking them out of these once
-    is less work (GOP/s of one core at 64 tokens, straight and not: q4-g32 216 and 206, q4-g128 215 and 231, q4z-g32 157
-    and 205, q6-g32 134 and 187; at 8 tokens: q2-g32 198 and 173, q5-g32 138 and 163)."""
+    is less work (GOP/s of one core of a Xeon, straight and not: q4-g32 at 64 tokens 417 and 465; of a Zen 4 at 64
+    tokens, before panels were prefetched: q4-g128 215 and 231, q4z-g32 157 and 205, q6-g32 134 and 187; at 8 tokens:
+    q2-g32 198 and 173, q5-g32 138 and 163)."""
     plain = not (matrix.zeros or matrix.minimums or matrix.sub_bits or matrix.table) and len(PLANES[matrix.bits]) == 1
-    if plain and matrix.bits == 4 and matrix.group == products.BLOCK:
-        return TOKENS
     return 2 * TOKENS if plain else TOKENS
 
 
