@@ -16,12 +16,12 @@ from ggq.errors import UnsupportedError, UsageError
 from ggq.format.container import Container
 from ggq.generate.generation import Answer, Memory, as_tokens
 from ggq.generate.options import SAMPLING, Options, check_names, default_limit, default_stops, grammar_of
-from ggq.generate.request import Scoring, Writing
+from ggq.generate.request import Likelihoods, Scoring, Writing
 from ggq.generate.sampling import Sampler, resolve, whole
 from ggq.generate.scheduler import Policy, Scheduler, closed
 from ggq.generate.stream import Stream
-from ggq.generate.vectors import Text, Vectors
-from ggq.models.parts import Stack
+from ggq.generate.vectors import INSTRUCTION, Judge, Text, Vectors
+from ggq.models.parts import ModelSpec, Stack
 from ggq.models.text.parts import VectorHead, head_of
 from ggq.tape.executor import Executor
 from ggq.text.template import ChatTemplate, Message, find_template, read_json
@@ -240,23 +240,32 @@ class Model:
         found = self._results([before + text if isinstance(text, str) else text for text in several], truncate)
         return found[0] if isinstance(texts, str) else found
 
-    def rerank(self, query: str, texts: Sequence[str], *, truncate: bool = True) -> np.ndarray:
+    def rerank(
+        self, query: str, texts: Sequence[str], *, truncate: bool = True, instruction: str = INSTRUCTION
+    ) -> np.ndarray:
         """How well texts fit a query.
 
         Args:
             query: The query.
             texts: The texts.
             truncate: See `embed`.
+            instruction: What texts are sought for; only models that continue texts are told.
 
         Returns:
             float32 (texts,), the larger the better: the model's score of the query and each text as a pair; of a model
-            that makes vectors, the cosine of the two.
+            that makes vectors, the cosine of the two; of one that continues texts, the probability of "yes" beside that
+            of "no" where it is asked whether the text fits, as Qwen3-Reranker is.
 
         Raises:
-            UnsupportedError: The model gives other than one score, or no vectors.
+            UnsupportedError: The model gives other than one score, or no vectors and has no tokens for such questions.
             UsageError, ModelError: See `embed`.
         """
-        head, several = self.vectors.head, list(texts)
+        several = list(texts)
+        if isinstance(self.config, ModelSpec) and TOKENIZER in self.reader.assets:
+            judge = Judge(self.tokenizer, self.config.context_length)
+            if judge.able:
+                return self._judged(judge, query, several, truncate, instruction)
+        head = self.vectors.head
         if not head.scores:
             found = self._results([query, *several], truncate)
             lengths = np.maximum(np.linalg.norm(found, axis=1), 1e-12)
@@ -265,6 +274,14 @@ class Model:
             problem = f"the model gives {self.vectors.width} scores of a text, and one is needed"
             raise UnsupportedError(problem, path=self.reader.path)
         return self._results([(query, text) for text in several], truncate)[:, 0]
+
+    def _judged(self, judge: Judge, query: str, texts: Sequence[str], truncate: bool, instruction: str) -> np.ndarray:
+        for each in (query, instruction, *texts):
+            if not isinstance(each, str):
+                raise UsageError(f"texts are strings, not {type(each).__name__}")
+        questions = [judge.question(query, text, instruction) for text in texts]
+        self._tell_cut([cut for _, cut in questions], truncate)
+        return judge.scores(self.scheduler, [tokens for tokens, _ in questions])
 
     @cached_property
     def vectors(self) -> Vectors:
@@ -278,14 +295,17 @@ class Model:
 
     def _results(self, texts: Sequence[Text], truncate: bool) -> np.ndarray:
         self._check_open()
-        tokens, context = self.vectors.tokens(texts), self.config.context_length
-        cut = sum(each.cut for each in tokens)
-        if cut and not truncate:
-            number = next(number for number, each in enumerate(tokens) if each.cut)
-            raise too_long(f"the tokens of text {number + 1} of {len(tokens)}", context)
-        if cut:
-            warnings.warn(f"{cut} of {len(tokens)} texts were cut after {context} tokens", stacklevel=3)
+        tokens = self.vectors.tokens(texts)
+        self._tell_cut([each.cut for each in tokens], truncate)
         return self.vectors.results(tokens)
+
+    def _tell_cut(self, cut: Sequence[bool], truncate: bool) -> None:
+        """Warn of texts that were cut, or refuse them."""
+        context = self.config.context_length
+        if any(cut) and not truncate:
+            raise too_long(f"the tokens of text {cut.index(True) + 1} of {len(cut)}", context)
+        if any(cut):
+            warnings.warn(f"{sum(cut)} of {len(cut)} texts were cut after {context} tokens", stacklevel=4)
 
     def encode(self, prompt: str | Sequence[int], *, begin: bool = True) -> list[int]:
         """The token ids of a prompt.
@@ -317,12 +337,25 @@ class Model:
             UsageError: There is no token, one is outside the vocabulary, or they do not fit into the context.
         """
         self._check_open()
-        tokens = self._tokens(token_ids).tolist()
-        if len(tokens) > self.config.context_length:
-            raise too_long(f"{len(tokens)} tokens", self.config.context_length)
-        request = Scoring(tokens)
+        request = Scoring(self._fitting(token_ids))
         self.scheduler.complete([request])
         return request.logits
+
+    def logprobs(self, text: str | Sequence[int]) -> np.ndarray:
+        """How likely each token of a text is after those before it.
+
+        Args:
+            text: A text, before which goes the token that the model expects there, or token ids, at least one.
+
+        Returns:
+            float32 (tokens - 1,): the natural logarithms of the probabilities of all tokens but the first.
+
+        Raises:
+            UsageError: See `logits` and `encode`.
+        """
+        request = Likelihoods(self._fitting(self.encode(text)))
+        self.scheduler.complete([request])
+        return np.array(request.logprobs, np.float32)
 
     def __repr__(self) -> str:
         name = self.reader.metadata.get("model.architecture", "a model")
@@ -465,6 +498,14 @@ class Model:
         metadata, path = self.reader.metadata, self.reader.path
         first = metadata.get("tokenizer.bos_id")
         return self._quick.encoder(text, first, lambda made: set_up(made, metadata, path)) or self.tokenizer
+
+    def _fitting(self, ids: Sequence[int]) -> list[int]:
+        """Token ids, which fit into the context."""
+        self._check_open()
+        tokens: list[int] = self._tokens(ids).tolist()
+        if len(tokens) > self.config.context_length:
+            raise too_long(f"{len(tokens)} tokens", self.config.context_length)
+        return tokens
 
     def _tokens(self, ids: Sequence[int]) -> np.ndarray:
         """Token ids as a run wants them, each checked before it is narrowed to 32 bits."""

@@ -234,6 +234,56 @@ class Scoring(Request):
             self._received += len(rows)
 
 
+class Likelihoods(Scoring):
+    """How likely each token of a text is after those before it."""
+
+    def __init__(self, tokens: list[int]) -> None:
+        super().__init__(tokens)
+        self.logprobs: list[float] = []
+        """Of the tokens behind the first one."""
+
+    def next_run(self, most: int) -> Run:
+        """See `Request`."""
+        return super().next_run(min(most, SCORED))
+
+    def receive(self, rows: np.ndarray, tokens: int, seconds: float) -> None:
+        """See `Request`."""
+        check_finite(rows)
+        following = self.tokens[self._received + 1 :][: len(rows)]
+        self._received += len(rows)
+        if following:
+            self.logprobs += [each.logprob for each in likelihoods(rows[: len(following)], following, 0)]
+
+
+class LastRow(Request):
+    """The logits after the last token of a text."""
+
+    def __init__(self, tokens: list[int]) -> None:
+        super().__init__(tokens)
+        self.logits = np.zeros(0, np.float32)
+        """float32 (vocabulary,), once it is finished."""
+
+    @property
+    def done(self) -> bool:
+        """See `Request`."""
+        return bool(self.logits.size)
+
+    @property
+    def news(self) -> bool:
+        """See `Request`."""
+        return False
+
+    def next_run(self, most: int) -> Run:
+        """See `Request`."""
+        return self._run(most, "none") if most < self.pending else self._run(self.pending, "last")
+
+    def receive(self, rows: np.ndarray, tokens: int, seconds: float) -> None:
+        """See `Request`."""
+        if len(rows):
+            check_finite(rows)
+            self.logits = rows[-1].copy()
+
+
 def shared_tokens(one: list[int], other: list[int]) -> int:
     """How many tokens two sequences have in common at their beginning."""
     most = min(len(one), len(other))

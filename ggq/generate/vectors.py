@@ -11,6 +11,8 @@ import numpy as np
 from ggq.errors import ModelError, UnsupportedError, UsageError
 from ggq.format.container import Container
 from ggq.generate.generation import as_tokens
+from ggq.generate.request import LastRow
+from ggq.generate.scheduler import Scheduler
 from ggq.models.parts import Norm, Stack
 from ggq.models.text.parts import Dense, VectorHead, head_of
 from ggq.quant.stored import decoded
@@ -29,6 +31,19 @@ TOGETHER = 512
 
 Text = str | tuple[str, str]
 """A text, or a pair of texts that are read as one."""
+
+INSTRUCTION = "Given a web search query, retrieve relevant passages that answer the query"
+"""What texts are sought for where nothing is said."""
+
+BEFORE = (
+    "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the Instruct "
+    'provided. Note that the answer can only be "yes" or "no".<|im_end|>\n<|im_start|>user\n'
+)
+AFTER = "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
+"""What stands before and behind each query and text.
+
+Source: the model card of Qwen3-Reranker.
+"""
 
 PROMPTS = "config_sentence_transformers.json"
 """The asset that has texts to put before others, by what they are for: "query", "document"."""
@@ -216,3 +231,36 @@ def batches(tokens: Sequence[Tokens]) -> Iterator[list[Tokens]]:
         count += len(each.ids)
     if part:
         yield part
+
+
+class Judge:
+    """Asks a decoder about texts.
+
+    Args:
+        tokenizer: The model's.
+        context: Tokens of the longest question.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, context: int) -> None:
+        self._tokenizer, self._context = tokenizer, context
+        answers = [tokenizer.encode(word, add_special_tokens=False).ids for word in ("no", "yes")]
+        marks = ("<|im_start|>", "<|im_end|>", "<think>", "</think>")
+        self.able = all(len(each) == 1 for each in answers) and None not in map(tokenizer.token_to_id, marks)
+        """Whether the vocabulary has both answers and the marks of a conversation."""
+        self._answers = [each[0] for each in answers] if self.able else []
+
+    def question(self, query: str, text: str, instruction: str) -> tuple[list[int], bool]:
+        """The tokens of a question, and whether the text was cut so that they fit."""
+        before, middle, after = (
+            self._tokenizer.encode(part, add_special_tokens=False).ids
+            for part in (BEFORE, f"<Instruct>: {instruction}\n<Query>: {query}\n<Document>: {text}", AFTER)
+        )
+        most = max(0, self._context - len(before) - len(after))
+        return [*before, *middle[:most], *after], len(middle) > most
+
+    def scores(self, scheduler: Scheduler, questions: Sequence[list[int]]) -> np.ndarray:
+        """The share of "yes" in the probabilities of "yes" and "no", float32 (questions,)."""
+        requests = [LastRow(tokens) for tokens in questions]
+        scheduler.complete(requests)
+        found = np.array([each.logits[self._answers] for each in requests], np.float64).reshape(-1, 2)
+        return np.asarray(1 / (1 + np.exp(found[:, 0] - found[:, 1])), np.float32)

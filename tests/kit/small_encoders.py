@@ -86,6 +86,18 @@ ENCODERS: dict[str, dict[str, Any]] = {
         "classifier_pooling": "mean",
         "num_labels": 1,
     },
+    "qwen3_scores": {
+        **{key: value for key, value in SIZES.items() if key != "layer_norm_eps"},
+        "architectures": ["Qwen3ForSequenceClassification"],
+        "model_type": "qwen3",
+        "pad_token_id": 0,
+        "num_key_value_heads": 1,
+        "head_dim": 14,
+        "num_labels": 1,
+        "use_sliding_window": True,
+        "sliding_window": 38,
+        "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+    },
 }
 """config.json by name."""
 
@@ -96,7 +108,7 @@ TEXTS = (140, 37, 5)
 def types_of(name: str, count: int) -> np.ndarray | None:
     """The types of the tokens of a text, as of a pair; None where the model knows one type."""
     types = int(ENCODERS[name].get("type_vocab_size", 2))
-    if ENCODERS[name]["model_type"] in ("modernbert", "gemma3_text") or types < 2:
+    if ENCODERS[name]["model_type"] in ("modernbert", "gemma3_text", "qwen3") or types < 2:
         return None
     return np.where(np.arange(count) < count // 3, 0, types - 1)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ggq.models.config import ANY, Keys
 from ggq.models.decoder import BASE, constants, expression, read_decoder
 from ggq.models.family import Family
+from ggq.models.text.scores import with_scores
 
 KEYS: Keys = {
     **BASE,
@@ -13,11 +14,13 @@ KEYS: Keys = {
     "pretraining_tp": ANY,  # how training split matrices: the sums are the same
 }
 
-LLAMA = Family(
-    names=("LlamaForCausalLM", "LlamaModel"),
-    model_types=("llama",),
-    keys=KEYS,
-    parts=read_decoder,
-    expression=expression,
-    constants=constants,
+LLAMA = with_scores(
+    Family(
+        names=("LlamaForCausalLM", "LlamaModel"),
+        model_types=("llama",),
+        keys=KEYS,
+        parts=read_decoder,
+        expression=expression,
+        constants=constants,
+    )
 )

@@ -6,6 +6,7 @@ from ggq.models import decoder
 from ggq.models.config import Config, Keys, OrNull
 from ggq.models.family import Family
 from ggq.models.parts import ModelSpec
+from ggq.models.text.scores import with_scores
 
 KEYS: Keys = {
     **decoder.BASE,
@@ -20,11 +21,13 @@ def parts(config: Config) -> ModelSpec:
     return decoder.with_mixers(decoder.read_decoder(config), window=decoder.read_window(config) or 0)
 
 
-MISTRAL = Family(
-    names=("MistralForCausalLM", "MistralModel"),
-    model_types=("mistral",),
-    keys=KEYS,
-    parts=parts,
-    expression=decoder.expression,
-    constants=decoder.constants,
+MISTRAL = with_scores(
+    Family(
+        names=("MistralForCausalLM", "MistralModel"),
+        model_types=("mistral",),
+        keys=KEYS,
+        parts=parts,
+        expression=decoder.expression,
+        constants=decoder.constants,
+    )
 )

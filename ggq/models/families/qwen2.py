@@ -6,6 +6,7 @@ from ggq.models import decoder
 from ggq.models.config import Config, Keys, OrNull
 from ggq.models.family import Family
 from ggq.models.parts import ModelSpec
+from ggq.models.text.scores import with_scores
 
 WINDOWS: Keys = {
     "use_sliding_window": False,
@@ -31,11 +32,13 @@ def windows(config: Config) -> list[int]:
     return decoder.layer_windows(config, window, slides=lambda number: window is not None and number >= first)
 
 
-QWEN2 = Family(
-    names=("Qwen2ForCausalLM", "Qwen2Model"),
-    model_types=("qwen2",),
-    keys=KEYS,
-    parts=parts,
-    expression=decoder.expression,
-    constants=decoder.constants,
+QWEN2 = with_scores(
+    Family(
+        names=("Qwen2ForCausalLM", "Qwen2Model"),
+        model_types=("qwen2",),
+        keys=KEYS,
+        parts=parts,
+        expression=decoder.expression,
+        constants=decoder.constants,
+    )
 )

@@ -7,6 +7,7 @@ from ggq.models.config import Config, Keys
 from ggq.models.families import qwen2
 from ggq.models.family import Family
 from ggq.models.parts import ModelSpec
+from ggq.models.text.scores import with_scores
 
 KEYS: Keys = {**qwen2.KEYS, "attention_bias": False, "head_dim": 128}
 
@@ -18,11 +19,13 @@ def parts(config: Config) -> ModelSpec:
     return decoder.with_windows(spec, qwen2.windows(config))
 
 
-QWEN3 = Family(
-    names=("Qwen3ForCausalLM", "Qwen3Model"),
-    model_types=("qwen3",),
-    keys=KEYS,
-    parts=parts,
-    expression=decoder.expression,
-    constants=decoder.constants,
+QWEN3 = with_scores(
+    Family(
+        names=("Qwen3ForCausalLM", "Qwen3Model"),
+        model_types=("qwen3",),
+        keys=KEYS,
+        parts=parts,
+        expression=decoder.expression,
+        constants=decoder.constants,
+    )
 )
