@@ -20,7 +20,8 @@ ALLOWED: dict[str, set[str]] = {
     "engine": {"errors", "format", "quant", "tape"},
     "text": {"errors"},
     "gguf": {"errors", "format", "quant", "models", "text"},
-    "generate": {"notebook", "errors", "format", "quant", "tape", "models", "engine", "text", "gguf"},
+    "adapters": {"errors", "format", "quant", "tape", "models", "convert.source"},
+    "generate": {"notebook", "errors", "format", "quant", "tape", "models", "engine", "text", "gguf", "adapters"},
     "convert": {
         "notebook",
         "errors",
@@ -36,7 +37,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "evaluate": {"notebook", "errors", "format", "quant", "tape", "models", "engine", "text", "generate"},
     "export": {"errors", "format", "quant", "models", "convert", "evaluate", "gguf"},
-    "serve": {"errors", "format", "models", "engine", "text", "generate"},
+    "serve": {"errors", "format", "models", "engine", "text", "generate", "adapters"},
     "train": {"errors", "format", "quant", "tape", "models", "text", "convert", "evaluate", "export"},
     "notebook": set(),
     "comparison": {"errors", "format", "models", "convert", "evaluate"},

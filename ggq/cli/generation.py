@@ -60,6 +60,16 @@ CACHE = Annotated[
 ]
 INTERPRETER = Annotated[str, typer.Option(hidden=True)]
 
+LORA = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--lora",
+        metavar="FOLDER[=WEIGHT]",
+        help="A LoRA adapter of PEFT, computed beside the model's matrices; may be repeated.",
+        show_default=False,
+    ),
+]
+
 SERVER = Annotated[
     str | None,
     typer.Option(metavar="URL", help="Let this server compute; GGQ_API_KEY is its key.", show_default=False),

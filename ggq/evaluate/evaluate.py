@@ -84,6 +84,7 @@ def evaluate(
     activations: str = "int8",
     cache: str | None = None,
     interpreter: str = "numba",
+    lora: Sequence[str] = (),
     force: bool = False,
     progress: Progress | None = None,
 ) -> Evaluation:
@@ -106,6 +107,7 @@ def evaluate(
         windows: At most so many windows.
         threads, activations, interpreter: See `load`; of no account for loaded models.
         cache: See `load`; a reference that is a file keeps its own, but for "f32", which holds for both.
+        lora: Adapters beside a file's matrices, see `load`.
         force: Replace an existing file of logits.
         progress: Called with the tokens scored and those in all.
 
@@ -128,7 +130,7 @@ def evaluate(
         against = open_reference(reference, {**options, "cache": exact}, opened)
         model = file
         if not isinstance(model, Model):
-            model = opened.enter_context(open_model(model, activations=activations, cache=cache, **options))
+            model = opened.enter_context(open_model(model, activations=activations, cache=cache, lora=lora, **options))
         cut: Windows | StridedText
         if recipe == HF:
             cut = fitting_strided(model, text, context, stride, tokens, windows, text_name)

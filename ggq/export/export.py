@@ -22,12 +22,13 @@ from ggq.export.safetensors_output import DTYPES, INDEX, Output, file_names, flo
 from ggq.format import Reader, open_reader
 from ggq.format.names import KEPT
 from ggq.format.paths import os_error
+from ggq.models.family import TIED
 from ggq.models.names import Expression, Tensor
-from ggq.models.registry import find_architecture
+from ggq.models.registry import stored_expressions
 from ggq.quant.floats import STORAGE, finite, from_float32, to_float32
 from ggq.quant.stored import undecodable
 
-CONFIG, TIED = "config.json", "tie_word_embeddings"
+CONFIG = "config.json"
 
 T = TypeVar("T")
 
@@ -133,18 +134,9 @@ class _Contents:
 
     def _expressions(self) -> tuple[dict[str, Expression], dict[str, str]]:
         """What each role's tensor is made of, and its name in the file."""
-        config = self._parsed_config
         roles = {str(entry.attributes.get("role", "")): name for name, entry in self.reader.tensors.items()}
-        if config.get(TIED) is not False and "output.weight" in roles:
-            config = {**config, TIED: False}
         path = Path(f"{self.reader.path}: {CONFIG}")
-        family = find_architecture(config, path)
-        specs = family.tensors(family.config(config, path))
-        expressions = {spec.role: spec.expression for spec in specs if spec.role in roles}
-        strange = [role for role in roles if role not in expressions]
-        if strange:
-            problem = f"{CONFIG} is of another model: it has no {strange[0] or 'tensor without a role'}"
-            raise ModelError(problem, path=self.reader.path)
+        expressions = stored_expressions(self._parsed_config, roles, path)
         return expressions, roles
 
     def _checkpoint(self, expressions: Mapping[str, Expression], roles: Mapping[str, str]) -> Iterator[Output]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from typing import Any
@@ -40,6 +40,7 @@ def load(
     cache: str | None = None,
     interpreter: str = "numba",
     cache_bytes: int | None = None,
+    lora: Sequence[str] = (),
 ) -> Model:
     """Open a model to run it, as `ggq.load`.
 
@@ -51,15 +52,23 @@ def load(
         interpreter: "numba", or "numpy", the slow reference.
         cache_bytes: Most bytes of keys and values; by default half of the memory that this process may use. What does
             not fit at once waits for its turn. The reference has no such limit.
+        lora: LoRA adapters of PEFT that are computed beside the model's matrices, each a folder or "FOLDER=WEIGHT".
 
     Raises:
+        ConvertError: A folder of `lora` is no adapter, or one of another model.
         FormatError: The file breaks a rule of the format.
         ModelError: What it holds is no whole model: see `from_metadata` and `roles_to_names`.
         UnsupportedError: A model or a scheme that this version cannot run.
         UsageError: An argument is out of range.
     """
     model = open_model(
-        path, threads=threads, activations=activations, cache=cache, interpreter=interpreter, cache_bytes=cache_bytes
+        path,
+        threads=threads,
+        activations=activations,
+        cache=cache,
+        interpreter=interpreter,
+        cache_bytes=cache_bytes,
+        lora=lora,
     )
     try:
         with compiling() if interpreter == "numba" else nullcontext():
@@ -78,6 +87,7 @@ def open_model(
     cache: str | None = None,
     interpreter: str = "numba",
     cache_bytes: int | None = None,
+    lora: Sequence[str] = (),
 ) -> Model:
     """A model that is checked and can read text, and is made ready to run, its kernels compiled, when it first runs.
 
@@ -93,11 +103,11 @@ def open_model(
         choose("cache", cache, CACHES)
     container = open_container(path)
     try:
-        model = model_of(container, threads, activations, cache, interpreter, cache_bytes)
+        model = model_of(container, threads, activations, cache, interpreter, cache_bytes, lora)
     except BaseException:
         container.close()
         raise
-    chosen = {"threads": threads, "activations": activations, "cache": cache}
+    chosen = {"threads": threads, "activations": activations, "cache": cache, "lora": tuple(lora)}
     model.options = {**chosen, "interpreter": interpreter, "cache_bytes": cache_bytes}
     return model
 
@@ -129,12 +139,17 @@ def model_of(
     cache: str | None = None,
     interpreter: str = "numba",
     cache_bytes: int | None = None,
+    lora: Sequence[str] = (),
 ) -> Model:
     """The model in an open file of any kind; see `open_model`. Its `close` closes the file."""
     config = from_metadata(container.metadata, container.path)
     check_token_ids(container.metadata, config.vocabulary_size, container.path)
     names, program = roles_to_names(container, config), build_program(config)
     cache = cache or default_cache(container, names)
+    if lora:
+        from ggq.adapters.adapted import with_adapters
+
+        container, program, names = with_adapters(container, program, names, lora)
     if interpreter == "numpy":
         return Model(container, config, partial(numpy_executor, container, program, names, activations, cache))
     bind = partial(numba_executor, container, program, names, activations, cache, threads, cache_bytes)

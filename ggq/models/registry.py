@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from typing import Any
 
 from ggq.errors import ModelError, UnsupportedError
+from ggq.models.expression import Expression
 from ggq.models.families.apertus import APERTUS
 from ggq.models.families.arcee import ARCEE
 from ggq.models.families.bitnet import BITNET
@@ -61,7 +63,7 @@ from ggq.models.families.smollm3 import SMOLLM3
 from ggq.models.families.windowed.exaone4 import EXAONE4
 from ggq.models.families.windowed.ministral3 import MINISTRAL3
 from ggq.models.families.windowed.olmo3 import OLMO3
-from ggq.models.family import Family
+from ggq.models.family import TIED, Family
 from ggq.models.fields import shown
 
 FAMILIES: tuple[Family, ...] = (
@@ -167,3 +169,31 @@ def _unknown(where: str, found: object, path: str | os.PathLike[str] | None) -> 
     what = "missing" if found is None else f"{shown(found)} is not supported"
     fix = "docs/families.md lists what is supported; `ggq convert --generic` stores tensors without a model"
     return UnsupportedError(f"{what}; supported: {known}", path=path, where=where, fix=fix)
+
+
+def stored_expressions(
+    config: Mapping[str, Any], roles: Collection[str], path: str | os.PathLike[str]
+) -> dict[str, Expression]:
+    """What each role's tensor is made of, by names of the checkpoint.
+
+    Args:
+        config: The checkpoint's config.json.
+        roles: Those of the file's tensors.
+        path: The config.json, for messages.
+
+    Returns:
+        An expression for each of the roles, in the order of a forward pass.
+
+    Raises:
+        ModelError: config.json is that of another model.
+        UnsupportedError: An architecture that this version does not have.
+    """
+    if config.get(TIED) is not False and "output.weight" in roles:
+        config = {**config, TIED: False}
+    family = find_architecture(config, path)
+    specs = family.tensors(family.config(config, path))
+    expressions = {spec.role: spec.expression for spec in specs if spec.role in roles}
+    strange = [role for role in roles if role not in expressions]
+    if strange:
+        raise ModelError(f"it is of another model: it has no {strange[0] or 'tensor without a role'}", path=path)
+    return expressions

@@ -34,10 +34,12 @@ class Served:
     Args:
         name: As requests call it.
         path: Its file.
+        parent: The model that it is with adapters; "" for a model itself.
+        lora: The adapters, FOLDER or FOLDER=WEIGHT each.
     """
 
-    def __init__(self, name: str, path: Path) -> None:
-        self.name, self.path = name, path
+    def __init__(self, name: str, path: Path, parent: str = "", lora: tuple[str, ...] = ()) -> None:
+        self.name, self.path, self.parent, self.lora = name, path, parent, lora
         self.created = int(path.stat().st_mtime)
         self.model: AsyncModel | None = None
         self.in_use = 0
@@ -113,6 +115,9 @@ class Models:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self.by_name = {name: Served(name, Path(path)) for name, path in settings.models.items()}
+        for name, adapter in settings.adapters.items():
+            path = Path(settings.models[adapter.model])
+            self.by_name[name] = Served(name, path, adapter.model, adapter.folders)
         self.closing = False
 
     def __iter__(self) -> Iterator[Served]:
@@ -125,7 +130,7 @@ class Models:
             ApiError: 404, there is none of that name; 400, there are several and none is named.
         """
         if name is None:
-            if len(self.by_name) != 1:
+            if len(self._settings.models) != 1:
                 raise ApiError(400, "model is missing", param="model", code="model_missing")
             return next(iter(self.by_name.values()))
         found = self.by_name.get(self._settings.aliases.get(name, name))
@@ -177,7 +182,7 @@ class Models:
         arguments: dict[str, Any] = dict(settings.load)
         arguments["cache_bytes"] = settings.cache_memory or default_cache(served.path)
         try:
-            model = await asyncio.to_thread(lambda: load(served.path, **arguments))
+            model = await asyncio.to_thread(lambda: load(served.path, lora=served.lora, **arguments))
         except (GGQError, OSError, MemoryError) as problem:
             log.error("%s cannot be loaded: %s", served.name, " ".join(str(problem).split()))
             text = problem.problem if isinstance(problem, GGQError) else type(problem).__name__

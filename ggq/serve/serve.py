@@ -26,6 +26,7 @@ def make_settings(models: Paths | Sequence[Paths] | Mapping[str, Paths], **optio
         GGQError: A file is not there, a name occurs twice, an option is unknown or out of range.
     """
     need_packages()
+    from ggq.adapters.lowrank import folder_of
     from ggq.serve.models import named_models
     from ggq.serve.settings import Settings
 
@@ -46,6 +47,12 @@ def make_settings(models: Paths | Sequence[Paths] | Mapping[str, Paths], **optio
     for alias, name in dict(options.get("aliases", {})).items():
         if name not in named or alias in named:
             raise UsageError(f"the alias {alias!r} must be a new name of a model; {name!r} is given")
+    for name, adapter in dict(options.get("adapters", {})).items():
+        if adapter.model not in named or name in named or name in options.get("aliases", {}):
+            raise UsageError(f"the adapter {name!r} must be a new name, of a model; {adapter.model!r} is given")
+        for folder in adapter.folders:
+            if not folder_of(folder).is_dir():
+                raise UsageError("there is no such folder", path=folder_of(folder))
     if not 0 < options.get("share", 0.5) <= 1:
         raise UsageError(f"share is {options['share']!r}, a number above 0 and at most 1 is allowed")
     if options.get("images", "refuse") not in ("refuse", "mention"):

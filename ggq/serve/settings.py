@@ -11,12 +11,26 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1", "[::1]")
 
 
 @dataclass(frozen=True)
+class Adapter:
+    """LoRA adapters that requests ask for by a name of their own.
+
+    Args:
+        model: Name of the model that they belong to.
+        folders: FOLDER or FOLDER=WEIGHT of each.
+    """
+
+    model: str
+    folders: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Settings:
     """How a server behaves.
 
     Args:
         models: Files by the names that requests use.
         aliases: More names of them.
+        adapters: LoRA adapters by the names that requests use.
         keys: Of these a client must have one; none lets everybody in.
         hosts: Names besides this machine's own that a request's Host may have; "*" for any.
         origins: Web pages that may ask from a browser: "https://chat.example", "*" for any without keys.
@@ -37,6 +51,7 @@ class Settings:
 
     models: Mapping[str, Path]
     aliases: Mapping[str, str] = field(default_factory=dict)
+    adapters: Mapping[str, Adapter] = field(default_factory=dict)
     keys: Sequence[str] = ()
     hosts: Sequence[str] = ()
     origins: Sequence[str] = ()

@@ -210,7 +210,7 @@ def test_a_file_that_is_cut_short_is_told_and_loaded_again_once_it_is_whole(mode
 def test_settings_are_checked(model_path: Path, tmp_path: Path) -> None:
     for options, message in (
         ({"share": 0}, "share is 0, a number above 0 and at most 1 is allowed"),
-        ({"shore": 1}, "there is no option 'shore'; there are aliases"),
+        ({"shore": 1}, "there is no option 'shore'; there are adapters, aliases"),
         ({"aliases": {"x": "y"}}, "the alias 'x' must be a new name of a model; 'y' is given"),
         ({"images": "see"}, "images is 'see', allowed are refuse and mention"),
     ):
@@ -309,3 +309,25 @@ def test_what_the_command_cannot_do_is_told(model_path: Path, tmp_path: Path) ->
         ):
             result = run_ggq("serve", model_path, *arguments)
             assert result.returncode == 2 and message in result.stderr and len(result.stderr.splitlines()) <= 2
+
+
+def test_adapters_have_names_of_their_own(model_path: Path, tmp_path: Path) -> None:
+    from ggq.serve.settings import Adapter
+    from tests.adapters.test_adapted import adapter
+
+    with ggq.open(model_path) as file:
+        shape = file.tensors["model.layers.0.mlp.down_proj.weight"].shape
+    folder = adapter(tmp_path / "style", {"model.layers.0.mlp.down_proj": shape}, lora_alpha=400)
+    adapters = {"style": Adapter("demo", (str(folder),))}
+    settings = Settings({"demo": model_path}, adapters=adapters, hosts=("testserver",))
+    body = {"prompt": "import os", "max_tokens": 8, "temperature": 0}
+    with TestClient(application(settings)) as client:
+        found = {
+            name: client.post("/v1/completions", json={**body, "model": name}).json() for name in ("demo", "style")
+        }
+        listed = {each["id"]: each.get("parent") for each in client.get("/v1/models").json()["data"]}
+    texts = {name: answer["choices"][0]["text"] for name, answer in found.items()}
+    assert texts["demo"] != texts["style"]
+    assert (found["style"]["model"], listed) == ("style", {"demo": None, "style": "demo"})
+    with ggq.load(model_path, lora=[str(folder)]) as model:
+        assert texts["style"] == model.generate("import os", max_tokens=8, temperature=0)

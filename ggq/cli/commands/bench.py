@@ -15,7 +15,7 @@ import numpy as np
 import typer
 
 from ggq.cli.compiling import announce_compiling, compile_seconds
-from ggq.cli.generation import ACTIVATIONS, CACHE, FILE, INTERPRETER, THREADS
+from ggq.cli.generation import ACTIVATIONS, CACHE, FILE, INTERPRETER, LORA, THREADS
 from ggq.cli.layout import pairs
 from ggq.cli.output import one_line, print_json, size
 from ggq.engine.footprint import memory_beside
@@ -49,6 +49,7 @@ def bench(
     threads: THREADS = None,
     activations: ACTIVATIONS = "int8",
     cache: CACHE = None,
+    lora: LORA = None,
     interpreter: INTERPRETER = "numba",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
@@ -64,7 +65,9 @@ def bench(
     """
     announce_compiling(interpreter)
     start, before = time.perf_counter(), compile_seconds(interpreter)
-    with load(file, threads=threads, activations=activations, cache=cache, interpreter=interpreter) as model:
+    with load(
+        file, threads=threads, activations=activations, cache=cache, interpreter=interpreter, lora=lora or ()
+    ) as model:
         compile_s = compile_seconds(interpreter) - before
         load_s = time.perf_counter() - start - compile_s
         prompt, generate = (

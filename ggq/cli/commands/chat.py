@@ -15,6 +15,7 @@ from ggq.cli.generation import (
     GREEDY,
     INTERPRETER,
     LARK,
+    LORA,
     MAX_TOKENS,
     MIN_P,
     MODEL,
@@ -66,6 +67,7 @@ def chat(
     threads: THREADS = None,
     activations: ACTIVATIONS = "int8",
     cache: CACHE = None,
+    lora: LORA = None,
     interpreter: INTERPRETER = "numba",
     verbose: Annotated[bool, typer.Option("--verbose", help="Tell the speed of each answer.")] = False,
 ) -> None:
@@ -89,7 +91,9 @@ def chat(
         return
     path = model_file(cli.need_model(model_name))
     announce_compiling(interpreter)
-    with load(path, threads=threads, activations=activations, cache=cache, interpreter=interpreter) as model:
+    with load(
+        path, threads=threads, activations=activations, cache=cache, interpreter=interpreter, lora=lora or ()
+    ) as model:
         if template is not None:
             model.__dict__["chat_template"] = chosen_template(model, template)
         model.chat_template  # noqa: B018  refuse a model without one before anything is typed

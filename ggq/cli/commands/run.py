@@ -17,6 +17,7 @@ from ggq.cli.generation import (
     GREEDY,
     INTERPRETER,
     LARK,
+    LORA,
     MAX_TOKENS,
     MIN_P,
     MODEL,
@@ -72,6 +73,7 @@ def run(
     threads: THREADS = None,
     activations: ACTIVATIONS = "int8",
     cache: CACHE = None,
+    lora: LORA = None,
     interpreter: INTERPRETER = "numba",
     check: Annotated[bool, typer.Option("--verify", help="Compare every byte with its digest first.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document when the text is done.")] = False,
@@ -101,7 +103,9 @@ def run(
         verify_first(path)
     start, before = time.perf_counter(), compile_seconds(interpreter)
     announce_compiling(interpreter)
-    with load(path, threads=threads, activations=activations, cache=cache, interpreter=interpreter) as model:
+    with load(
+        path, threads=threads, activations=activations, cache=cache, interpreter=interpreter, lora=lora or ()
+    ) as model:
         compiled = compile_seconds(interpreter) - before
         loaded = time.perf_counter() - start - compiled
         stream = model.stream(text, **options)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,6 +14,9 @@ from ggq.cli.library.folder import entries
 from ggq.errors import UsageError
 from ggq.format.paths import open_text
 from ggq.serve.serve import make_settings
+
+if TYPE_CHECKING:
+    from ggq.serve.settings import Adapter
 
 FILES = Annotated[
     list[str],
@@ -28,6 +32,13 @@ def serve(
     port: Annotated[int, typer.Option(help="0 for any that is free.", min=0, max=65535)] = 8080,
     alias: Annotated[
         list[str] | None, typer.Option(metavar="ALIAS=NAME", help="One more name of a model; may be repeated.")
+    ] = None,
+    lora: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME[@MODEL]=FOLDER[=WEIGHT]",
+            help="A LoRA adapter of PEFT that requests name; the same name again adds one more. May be repeated.",
+        ),
     ] = None,
     key_file: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Keys, one a line; clients must have one of them.")
@@ -63,6 +74,7 @@ def serve(
 
     Example:
         ggq serve model.ggq
+        ggq serve model.ggq --lora style=adapters/style
         ggq serve models/ --alias gpt-4o=qwen3-0.6b --key-file keys.txt --host 0.0.0.0 --allow-host chat.example
     """
     if (tls_cert is None) != (tls_key is None):
@@ -78,7 +90,8 @@ def serve(
     options.update(
         share=share, most_running=parallel, most_waiting=queue, timeout=timeout, idle=idle, images=images, web=web
     )
-    settings = make_settings(named(files), **options)
+    models = named(files)
+    settings = make_settings(models, adapters=adapters(lora or (), next(iter(models))), **options)
     from ggq.serve.server import log_to_stderr, run
 
     log_to_stderr()
@@ -97,6 +110,26 @@ def named(files: list[str]) -> dict[str, Path]:
             if name in found:
                 raise UsageError(f"two models are named {name!r}")
             found[name] = _file(path)
+    return found
+
+
+def adapters(given: Iterable[str], first: str) -> dict[str, Adapter]:
+    """Adapters by name.
+
+    Args:
+        given: NAME=FOLDER, NAME@MODEL=FOLDER=WEIGHT ...
+        first: The model of those that name none.
+    """
+    from ggq.serve.settings import Adapter
+
+    found: dict[str, Adapter] = {}
+    for each in given:
+        left, folder = _pair(each, "--lora", "NAME=FOLDER")
+        name, _, model = left.partition("@")
+        before = found.get(name, Adapter(model or first, ()))
+        if model and model != before.model:
+            raise UsageError(f"the adapters named {name!r} are of {before.model!r} and of {model!r}")
+        found[name] = Adapter(before.model, (*before.folders, folder))
     return found
 
 

@@ -14,7 +14,7 @@ from ggq.convert.plan.pattern import Pattern
 from ggq.convert.source.checkpoint import FLOATS, Checkpoint
 from ggq.convert.source.folder import Folder
 from ggq.convert.source.json_input import load_object
-from ggq.convert.source.safetensors_header import SourceTensor, read_header
+from ggq.convert.source.safetensors_header import SafetensorsFile, SourceTensor, read_header
 from ggq.errors import ConvertError, UnsupportedError, UsageError
 from ggq.models.combined import Product, Sum
 from ggq.models.family import TensorSpec
@@ -109,19 +109,69 @@ def add_adapters(
     for number, text in enumerate(adapters, 1):
         path, weight = split_weight(text)
         folder = Folder(path, follow_links=checkpoint.folder.follow_links)
-        config = _read_config(folder)
-        file = read_header(folder.locate(WEIGHTS)[0], folder.path / WEIGHTS)
-        tensors = [replace(tensor, name=f"lora{number}.{tensor.name}") for tensor in file.tensors]
+        file, changes = read_adapter(folder, weight, f"lora{number}.")
         names = {name: tensor.shape for name, tensor in checkpoint.tensors.items()}
-        changes = _changes(tensors, config, folder.path / WEIGHTS, weight)
-        _check(changes, {tensor.name: tensor for tensor in tensors}, names, specs, folder.path / WEIGHTS)
-        checkpoint.add_file(replace(file, tensors=tuple(tensors)))
+        _check(changes, {tensor.name: tensor for tensor in file.tensors}, names, specs, folder.path / WEIGHTS)
+        checkpoint.add_file(file)
         for name, change in changes.items():
             changed[name] = Sum(changed.get(name, Tensor(name)), change.expression())
         scales = sorted({change.scale for change in changes.values()})
         told = f"{scales[0]:.4g}" if len(scales) == 1 else f"{scales[0]:.4g} to {scales[-1]:.4g}"
         checkpoint.notes.append(f"LoRA adapter {path.name} added to {len(changes)} matrices, times {told}")
     return tuple(replace(spec, expression=substituted(spec.expression, changed)) for spec in specs)
+
+
+def read_adapter(folder: Folder, weight: float, prefix: str = "") -> tuple[SafetensorsFile, dict[str, Change]]:
+    """An adapter's file by its header, and what it changes.
+
+    Args:
+        folder: Of the adapter.
+        weight: What all its changes are multiplied by.
+        prefix: Put before the names of its tensors.
+
+    Returns:
+        The file, and the changes by the name of the checkpoint's matrix; both tensors of each are in the file, but may
+        be of any type and shape.
+
+    Raises:
+        ConvertError: The folder is no adapter.
+        UnsupportedError: An adapter of another kind, or with something that changes more than matrices.
+    """
+    config = _read_config(folder)
+    file = read_header(folder.locate(WEIGHTS)[0], folder.path / WEIGHTS)
+    file = replace(file, tensors=tuple(replace(tensor, name=f"{prefix}{tensor.name}") for tensor in file.tensors))
+    return file, _changes(file.tensors, config, folder.path / WEIGHTS, weight, len(prefix))
+
+
+def check_matrices(down: SourceTensor, up: SourceTensor, path: Path, where: str) -> None:
+    """Refuse a change whose tensors are no matrices of floats that fit each other.
+
+    Args:
+        down, up: The tensors.
+        path: The adapter's file.
+        where: The module, for the message.
+
+    Raises:
+        ConvertError: They are not.
+    """
+    for tensor in (down, up):
+        if tensor.dtype not in FLOATS or len(tensor.shape) != 2:
+            problem = f"{tensor.dtype} of shape {list(tensor.shape)} found, a matrix of floats expected"
+            raise ConvertError(problem, path=path, where=where)
+    if up.shape[1] != down.shape[0]:
+        problem = f"matrices of shape {list(up.shape)} and {list(down.shape)} found, whose product is none"
+        raise ConvertError(problem, path=path, where=where)
+
+
+def misfit(shape: tuple[int, ...], expected: tuple[int, ...], path: Path, where: str) -> ConvertError:
+    """The refusal of a change that is not as large as its matrix."""
+    problem = f"a change of shape {list(shape)} found, the matrix has {list(expected)}"
+    return ConvertError(problem, path=path, where=where, fix="is it of another model?")
+
+
+def module_of(name: str) -> str:
+    """A matrix's module, for messages."""
+    return f"module {shown(name.removesuffix('.weight'))}"
 
 
 def substituted(expression: Expression, changed: Mapping[str, Expression]) -> Expression:
@@ -156,12 +206,12 @@ def _read_config(folder: Folder) -> dict[str, Any]:
 
 
 def _changes(
-    tensors: Iterable[SourceTensor], config: Mapping[str, Any], path: Path, weight: float
+    tensors: Iterable[SourceTensor], config: Mapping[str, Any], path: Path, weight: float, prefix: int
 ) -> dict[str, Change]:
-    """What an adapter's tensors change, by the name of the matrix."""
+    """What an adapter's tensors, whose names have so many letters more in front, change, by the name of the matrix."""
     parts: dict[str, dict[str, SourceTensor]] = {}
     for tensor in tensors:
-        _, _, rest = tensor.name.partition(".")
+        rest = tensor.name[prefix:]
         match = _PART.fullmatch(rest)
         if match is None or not rest.startswith(IN_FRONT):
             problem = "more than a low-rank change of a matrix"
@@ -233,17 +283,13 @@ def _check(
     roles = {name: spec.role for spec in specs for name in spec.expression.names()}
     tied = "output.weight" not in roles.values()
     for name, change in changes.items():
-        where = f"module {shown(name.removesuffix('.weight'))}"
+        where = module_of(name)
         if name not in names or name not in roles:
             raise ConvertError("the model has no such matrix", path=path, where=where, fix="is it of another model?")
         if tied and roles[name] == "embedding.weight":
             raise UnsupportedError("it changes an embedding that is the output too", path=path, where=where)
         down, up = tensors[change.down], tensors[change.up]
-        for tensor in (down, up):
-            if tensor.dtype not in FLOATS or len(tensor.shape) != 2:
-                problem = f"{tensor.dtype} of shape {list(tensor.shape)} found, a matrix of floats expected"
-                raise ConvertError(problem, path=path, where=where)
+        check_matrices(down, up, path, where)
         shape = (up.shape[0], down.shape[1])
-        if up.shape[1] != down.shape[0] or names[name] != (shape[::-1] if change.transposed else shape):
-            problem = f"a change of shape {list(shape)} found, the matrix has {list(names[name])}"
-            raise ConvertError(problem, path=path, where=where, fix="is it of another model?")
+        if names[name] != (shape[::-1] if change.transposed else shape):
+            raise misfit(shape, names[name], path, where)

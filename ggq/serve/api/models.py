@@ -14,6 +14,8 @@ from ggq.serve.models import Served
 def described(served: Served) -> dict[str, Any]:
     """One model, as OpenAI has it and a little more."""
     found: dict[str, Any] = {"id": served.name, "object": "model", "created": served.created, "owned_by": "ggq"}
+    if served.parent:
+        found["parent"] = served.parent
     if served.model is not None:
         found["max_model_len"] = served.context
     return {**found, "status": served.state}

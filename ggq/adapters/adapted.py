@@ -1,0 +1,173 @@
+"""A model with adapters: two small products beside each changed matrix, in a container that has their tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ggq.adapters.lowrank import LowRank, read_changes
+from ggq.format.container import Container, StoredAsset, StoredTensor
+from ggq.format.digests import digest_of
+from ggq.format.scheme import Scheme
+from ggq.quant import encode_tensor, parse_scheme
+from ggq.quant.floats import from_float32
+from ggq.tape.ops import Linear, Operation
+from ggq.tape.program import Buffer, Program
+
+ALIGNMENT = 64
+"""Bytes of a cache line, and of a vector of the kernels."""
+
+
+def with_adapters(
+    container: Container, program: Program, names: Mapping[str, str], adapters: Sequence[str]
+) -> tuple[Container, Program, dict[str, str]]:
+    """A model's parts with adapters that are computed beside its matrices.
+
+    Args:
+        container: The open file; who closes the container that is returned closes it.
+        program: The model's.
+        names: Names of its tensors, by role.
+        adapters: FOLDER or FOLDER=WEIGHT of each.
+
+    Returns:
+        A container, a program and names that have the adapters' tensors too.
+
+    Raises:
+        GGQError: See `ggq.adapters.lowrank.read_changes`.
+    """
+    products = {role for op in program.ops if isinstance(op, Linear) for role in op.weights}
+    others = {role for op in program.ops if not isinstance(op, Linear) for role in op.weights_read()}
+    changes = read_changes(container, names, products - others, adapters)
+    extra = dict(_tensors(changes))
+    return Adapted(container, extra), _with_products(program, changes), {**names, **{role: role for role in extra}}
+
+
+def _with_products(program: Program, changes: Mapping[str, LowRank]) -> Program:
+    """A program that adds up @ (down @ x) to what each changed matrix makes of x."""
+    ops: list[Operation] = []
+    for op in program.ops:
+        changed = [place for place, role in enumerate(op.weights) if role in changes] if isinstance(op, Linear) else []
+        if not isinstance(op, Linear) or not changed:
+            ops.append(op)
+            continue
+        roles, outs = [op.weights[place] for place in changed], tuple(op.outs[place] for place in changed)
+        low = tuple(Buffer(f"{_down(role)} result", changes[role].rank, op.source.rows) for role in roles)
+        none = (None,) * len(roles)
+        ops.append(Linear(op.source, tuple(map(_down, roles)), none, low))
+        ops.append(op)
+        for x, role, out in zip(low, roles, outs, strict=True):
+            ops.append(Linear(x, (_up(role),), (None,), (out,), add=True))
+    return replace(program, ops=tuple(ops))
+
+
+def _down(role: str) -> str:
+    return f"{role.removesuffix('.weight')}.lora_a"
+
+
+def _up(role: str) -> str:
+    return f"{role.removesuffix('.weight')}.lora_b"
+
+
+@dataclass(frozen=True)
+class Part:
+    """See `ggq.format.container.StoredPart`."""
+
+    length: int
+
+
+@dataclass(frozen=True, eq=False)
+class Extra:
+    """A tensor of an adapter; see `ggq.format.container.StoredTensor`."""
+
+    name: str
+    shape: tuple[int, ...]
+    scheme: Scheme
+    data: Mapping[str, NDArray[np.uint8]]
+
+    @property
+    def attributes(self) -> Mapping[str, Any]:
+        """Its role."""
+        return {"role": self.name}
+
+    @property
+    def segments(self) -> Mapping[str, Part]:
+        """The lengths of its parts."""
+        return {part: Part(data.nbytes) for part, data in self.data.items()}
+
+    @property
+    def stored_as(self) -> str:
+        """Its type."""
+        return self.scheme.value
+
+
+def _tensors(changes: Mapping[str, LowRank]) -> Iterator[tuple[str, Extra]]:
+    for role, change in changes.items():
+        pairs = ((_down(role), change.down, change.kinds[0]), (_up(role), change.up, change.kinds[1]))
+        for name, numbers, kind in pairs:
+            scheme = parse_scheme(kind)
+            made = encode_tensor(from_float32(numbers, kind), scheme, where=name)
+            yield name, Extra(name, numbers.shape, scheme, {part: _aligned(data) for part, data in made.items()})
+
+
+def _aligned(data: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The same bytes at a multiple of ALIGNMENT."""
+    memory = np.empty(data.nbytes + ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % ALIGNMENT
+    memory[start : start + data.nbytes] = data
+    return memory[start : start + data.nbytes]
+
+
+class Adapted:
+    """An open file with the tensors of adapters beside its own; see `ggq.format.container.Container`.
+
+    Args:
+        container: The open file.
+        extra: The tensors of adapters, by name.
+    """
+
+    def __init__(self, container: Container, extra: Mapping[str, Extra]) -> None:
+        self._base, self._extra, self.path = container, extra, container.path
+        self.tensors: Mapping[str, StoredTensor] = {**container.tensors, **extra}
+
+    @cached_property
+    def digest(self) -> bytes:
+        """Of the file's digest and all that the adapters add."""
+        parts = [self._base.digest]
+        for name, entry in self._extra.items():
+            parts += [name.encode(), *(data.tobytes() for data in entry.data.values())]
+        return digest_of(b"".join(parts))
+
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        """The file's."""
+        return self._base.metadata
+
+    @property
+    def assets(self) -> Mapping[str, StoredAsset]:
+        """The file's."""
+        return self._base.assets
+
+    def segment(self, name: str, part: str, /) -> NDArray[np.uint8]:
+        """See `Container`."""
+        return self._extra[name].data[part] if name in self._extra else self._base.segment(name, part)
+
+    def read_segment(self, name: str, part: str, /) -> NDArray[np.uint8]:
+        """See `Container`."""
+        return self._extra[name].data[part] if name in self._extra else self._base.read_segment(name, part)
+
+    def mapped(self) -> NDArray[np.uint8] | None:
+        """The file's map: who cuts it short cuts the base."""
+        return self._base.mapped()
+
+    def check_whole(self) -> None:
+        """See `ggq.format.Reader`; a file of another kind has nothing to check."""
+        getattr(self._base, "check_whole", lambda: None)()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._base.close()
