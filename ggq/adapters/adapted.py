@@ -16,8 +16,8 @@ from ggq.format.digests import digest_of
 from ggq.format.scheme import Scheme
 from ggq.quant import encode_tensor, parse_scheme
 from ggq.quant.floats import from_float32
-from ggq.tape.ops import Linear, Operation
-from ggq.tape.program import Buffer, Program
+from ggq.tape.ops.linear import down_role, multiplied_alone, up_role, with_corrections
+from ggq.tape.program import Program
 
 ALIGNMENT = 64
 """Bytes of a cache line, and of a vector of the kernels."""
@@ -40,37 +40,11 @@ def with_adapters(
     Raises:
         GGQError: See `ggq.adapters.lowrank.read_changes`.
     """
-    products = {role for op in program.ops if isinstance(op, Linear) for role in op.weights}
-    others = {role for op in program.ops if not isinstance(op, Linear) for role in op.weights_read()}
-    changes = read_changes(container, names, products - others, adapters)
+    changes = read_changes(container, names, multiplied_alone(program.ops), adapters)
     extra = dict(_tensors(changes))
-    return Adapted(container, extra), _with_products(program, changes), {**names, **{role: role for role in extra}}
-
-
-def _with_products(program: Program, changes: Mapping[str, LowRank]) -> Program:
-    """A program that adds up @ (down @ x) to what each changed matrix makes of x."""
-    ops: list[Operation] = []
-    for op in program.ops:
-        changed = [place for place, role in enumerate(op.weights) if role in changes] if isinstance(op, Linear) else []
-        if not isinstance(op, Linear) or not changed:
-            ops.append(op)
-            continue
-        roles, outs = [op.weights[place] for place in changed], tuple(op.outs[place] for place in changed)
-        low = tuple(Buffer(f"{_down(role)} result", changes[role].rank, op.source.rows) for role in roles)
-        none = (None,) * len(roles)
-        ops.append(Linear(op.source, tuple(map(_down, roles)), none, low))
-        ops.append(op)
-        for x, role, out in zip(low, roles, outs, strict=True):
-            ops.append(Linear(x, (_up(role),), (None,), (out,), add=True))
-    return replace(program, ops=tuple(ops))
-
-
-def _down(role: str) -> str:
-    return f"{role.removesuffix('.weight')}.lora_a"
-
-
-def _up(role: str) -> str:
-    return f"{role.removesuffix('.weight')}.lora_b"
+    ranks = {role: change.rank for role, change in changes.items()}
+    changed = replace(program, ops=tuple(each for op in program.ops for each in with_corrections(op, ranks)))
+    return Adapted(container, extra), changed, {**names, **{role: role for role in extra}}
 
 
 @dataclass(frozen=True)
@@ -107,7 +81,7 @@ class Extra:
 
 def _tensors(changes: Mapping[str, LowRank]) -> Iterator[tuple[str, Extra]]:
     for role, change in changes.items():
-        pairs = ((_down(role), change.down, change.kinds[0]), (_up(role), change.up, change.kinds[1]))
+        pairs = ((down_role(role), change.down, change.kinds[0]), (up_role(role), change.up, change.kinds[1]))
         for name, numbers, kind in pairs:
             scheme = parse_scheme(kind)
             made = encode_tensor(from_float32(numbers, kind), scheme, where=name)

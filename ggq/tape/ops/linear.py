@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
@@ -82,3 +83,38 @@ class Linear(Operation):
         for role, bias, out in zip(self.weights, self.biases, self.outs, strict=True):
             found[out] = None if self.add else Origin((), (role,), (bias,), np.arange(out.width), out.width)
         return found
+
+
+def multiplied_alone(ops: Iterable[Operation]) -> set[str]:
+    """Roles of the matrices that nothing else is done with than products like these."""
+    ops = tuple(ops)
+    found = {role for op in ops if isinstance(op, Linear) for role in op.weights}
+    return found - {role for op in ops if not isinstance(op, Linear) for role in op.weights_read()}
+
+
+def with_corrections(op: Operation, ranks: Mapping[str, int]) -> list[Operation]:
+    """An operation, with a correction of low rank added to each of its products that has one: up @ (down @ x).
+
+    Args:
+        op: Any; others than products stay as they are.
+        ranks: The ranks of corrections by the role of the matrix; theirs are `down_role` and `up_role`.
+    """
+    places = [place for place, role in enumerate(op.weights) if role in ranks] if isinstance(op, Linear) else []
+    if not isinstance(op, Linear) or not places:
+        return [op]
+    roles = [op.weights[place] for place in places]
+    low = tuple(Buffer(f"{down_role(role)} result", ranks[role], op.source.rows) for role in roles)
+    found: list[Operation] = [Linear(op.source, tuple(map(down_role, roles)), (None,) * len(roles), low), op]
+    for x, role, place in zip(low, roles, places, strict=True):
+        found.append(Linear(x, (up_role(role),), (None,), (op.outs[place],), add=True))
+    return found
+
+
+def down_role(role: str) -> str:
+    """The role of the first factor of a matrix's correction, (rank, columns)."""
+    return f"{role.removesuffix('.weight')}.lora_a"
+
+
+def up_role(role: str) -> str:
+    """The role of the second one, (rows, rank)."""
+    return f"{role.removesuffix('.weight')}.lora_b"
