@@ -34,8 +34,7 @@ MODULES = decoder.MODULES | {
 
 def parts(config: Config) -> ModelSpec:
     """The model of a config.json."""
-    source = rope_source(config)
-    source = source if source.values else Inner(Fields(USUAL, config.path, "rope_parameters."))
+    source = said if (said := rope_source(config)).values else Inner(Fields(USUAL, config.path, "rope_parameters."))
     word = config.choice("hidden_act", (XIELU, *decoder.ACTIVATIONS))
     width, activation = config.take("intermediate_size", Mlp, "width"), decoder.ACTIVATIONS.get(word, word)
     plain = Mlp(width, activation, gated=False, bias=False)
@@ -47,7 +46,8 @@ def parts(config: Config) -> ModelSpec:
 def expression(role: str, spec: ModelSpec) -> Expression:
     """The tensor of a role, by its name in a checkpoint."""
     if ".activation." in role:
-        return Scalar(checkpoint_name(f"{role}.", MODULES).removesuffix("."))
+        name = checkpoint_name(f"{role}.", MODULES).removesuffix(".")
+        return Scalar(name) if role.endswith(".beta") else Tensor(name)
     return Tensor(checkpoint_name(role, MODULES))
 
 
