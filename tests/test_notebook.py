@@ -21,6 +21,17 @@ CELLS = [
     "file = ggq.open('demo.ggq')\nfile",
     f"text = open({str(DEMO / 'valid.txt')!r}).read()[:6000]\n"
     "found = ggq.evaluate('demo.ggq', text, context=64, windows=2, interpreter='numpy')",
+    # A load where some small kernels of the model are not there.
+    "import os, shutil, tempfile\n"
+    "from ggq_kernels.code import store\n"
+    "ggq.load('demo.ggq').close()  # so that all others are\n"
+    "known = store.own_folder()\n"
+    "folder = __import__('pathlib').Path(tempfile.mkdtemp()) / known.name\n"
+    "shutil.copytree(known, folder, ignore=shutil.ignore_patterns('gather.select.kernel', 'rope.rope_half.kernel'))\n"
+    "store.own_folder = lambda: folder\n"
+    "from ggq_kernels.code.ready import module\n"
+    "module('gather').select._address = module('rope').rope_half._address = 0\n"
+    "ggq.load('demo.ggq')",
 ]
 
 
@@ -47,6 +58,7 @@ def texts(cell: list[Any]) -> str:
 def test_progress_is_shown_while_something_takes_long(outputs: list[list[Any]]) -> None:
     assert "converting" in texts(outputs[1])
     assert "scoring" in texts(outputs[4])
+    assert "compiling kernels, once" in texts(outputs[5]) and "2/2" in texts(outputs[5])
 
 
 def test_results_are_tables(outputs: list[list[Any]]) -> None:

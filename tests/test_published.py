@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 import ggq
 from tests.kit.support import ROOT
+from tools import project_urls
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 
 def test_a_source_distribution_takes_all_that_tests_need() -> None:
@@ -47,6 +55,21 @@ def test_the_contents_name_pages_that_are_there() -> None:
     pages = {path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")}
     named = set(re.findall(r"[\w/]+\.md", contents))
     assert named <= pages and len(named) > 20
+
+
+def test_a_release_has_links_that_work_on_an_index_page(tmp_path: Path) -> None:
+    for name in ("pyproject.toml", "README.md"):
+        shutil.copy(ROOT / name, tmp_path)
+    url = "https://git.example/org/ggq"
+    assert project_urls.main([url, "--tree", str(tmp_path)]) == 0
+    project = tomllib.loads((tmp_path / "pyproject.toml").read_text())["project"]
+    assert project["urls"]["Issues"] == f"{url}/issues" and project["scripts"]["ggq"]
+    readme = (tmp_path / "README.md").read_text()
+    links = re.findall(r"\]\(([^)]+)\)", readme)
+    assert len(links) > 12 and all(link.startswith(url) for link in links)
+    assert f"]({url}/raw/main/docs/fidelity.svg)" in readme and f"]({url}/blob/main/LICENSE)" in readme
+    assert project_urls.main([url, "--tree", str(tmp_path)]) == 2  # once
+    assert project_urls.main(["nothing", "--tree", str(ROOT)]) == 2
 
 
 def test_notes_are_an_index_of_pages_that_begin_with_what_was_decided() -> None:

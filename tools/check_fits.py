@@ -63,10 +63,10 @@ def main(arguments: list[str] | None = None) -> int:
         ggq("convert", options.model, str(out), "--preset", fit["preset"], "--force", *more)
         divergences = speeds = None
         if options.text is not None:
-            divergences = fit["divergence"], divergence(out, options)
+            divergences = fit["predicted_kld"], divergence(out, options)
         if options.speed:
             now = {each["preset"]: each for each in ggq("convert", options.model, "--what-fits", *more)["sizes"]}
-            speeds = now[fit["preset"]]["tokens_per_second"], ggq("bench", str(out))["decode_tok_s"]
+            speeds = now[fit["preset"]]["decode_tok_s"], ggq("bench", str(out))["decode_tok_s"]
         print(Row(fit["preset"], (fit["file_bytes"], out.stat().st_size), divergences, speeds).line(), flush=True)
     return 0
 

@@ -13,6 +13,7 @@ from ggq.cli.output import printable
 from ggq.errors import UsageError
 from ggq.format.paths import open_text
 from ggq.generate.generation import Timing
+from ggq.generate.options import MAX_TOKENS as USUAL
 from ggq.generate.options import Options
 
 FILE = Annotated[Path, typer.Argument(metavar="FILE", help="A .ggq or GGUF file.", show_default=False)]
@@ -27,7 +28,12 @@ MODEL = Annotated[
 ]
 MAX_TOKENS = Annotated[
     int | None,
-    typer.Option("-n", "--max-tokens", help="Tokens to generate at most; -1: until the context is full.", min=-1),
+    typer.Option(
+        "-n",
+        "--max-tokens",
+        help=f"Tokens to generate at most; {USUAL} unless the model says so; -1: until the context is full.",
+        min=-1,
+    ),
 ]
 GREEDY = Annotated[bool, typer.Option("--greedy", help="Take the most likely token, always.")]
 TEMPERATURE = Annotated[

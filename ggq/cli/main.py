@@ -6,6 +6,7 @@ import functools
 import gc
 import importlib
 import os
+import re
 import shutil
 import sys
 import traceback
@@ -19,12 +20,16 @@ from typer.main import get_command
 import ggq
 from ggq.cli.interrupts import INTERRUPTED, heed_interrupts
 from ggq.cli.layout import example, fitted
-from ggq.errors import GGQError
+from ggq.errors import GGQError, UsageError
 from ggq.threads import all_startable
 
 WIDEST_HELP, HELP_INDENT = 100, 4
 VALUES = {"int": "N", "int range": "N", "float": "NUMBER", "float range": "NUMBER", "str": "TEXT", "path": "FILE"}
 """What the value of an option is called in help unless the option says it, by typer's name of its type."""
+KEYWORD = re.compile(
+    r"^(max_tokens|temperature|top_k|top_p|min_p|repetition_penalty|seed|stop|activations|cache|threads)(?= is )"
+)
+"""Keywords of Python's functions where a message begins with one: here they are options."""
 ERROR, BROKEN_PIPE = 2, 141
 """Exit statuses besides 0 (done), 1 (verification failed) and INTERRUPTED."""
 
@@ -269,6 +274,8 @@ def _text(problem: BaseException) -> str:
         if _printing(problem):
             names = ["standard output"]
         return ": ".join([*names, problem.strerror])
+    if isinstance(problem, UsageError):
+        return KEYWORD.sub(lambda found: f"--{found[0].replace('_', '-')}", str(problem), count=1)
     if isinstance(problem, MemoryError):
         return f"not enough memory{f': {problem}' if str(problem) else ''}"
     return str(problem)

@@ -15,8 +15,9 @@ from ggq.engine.footprint import usable_memory
 from ggq.errors import UnsupportedError
 from ggq.tape.caches import groups
 
-SHARE = 0.9
-"""Of the memory's bandwidth that decoding reads: 86 to 95 % (docs/benchmarks.md)."""
+SHARE = 0.83
+"""Of the memory's bandwidth that decoding reads: 86 to 95 % on a Zen 4 (docs/benchmarks.md), 77 to 80 % of the mixes of
+the 1b shape on a virtual Xeon."""
 UNTOLD = 0.57
 """What is left of a divergence that was predicted on random tokens: those of pylm's three presets come to .57 to .83 of
 the prediction, those of the included model to .34 to .44."""
@@ -34,8 +35,8 @@ class Fit:
         preset: Its name.
         bits_per_weight: Of all matrices.
         file_bytes: Of the result.
-        divergence: The mean KL divergence that is predicted, in nats per token.
-        tokens_per_second: Of one sequence on all cores, from the memory's bandwidth; None for a model with experts,
+        predicted_kld: The mean KL divergence that is predicted, in nats per token.
+        decode_tok_s: Of one sequence on all cores, from the memory's bandwidth; None for a model with experts,
             which reads what they route to.
         context: Tokens of one sequence that fit beside the weights, no more than the model's context.
         fits: Whether the weights fit into memory.
@@ -44,8 +45,8 @@ class Fit:
     preset: str
     bits_per_weight: float
     file_bytes: int
-    divergence: float
-    tokens_per_second: float | None
+    predicted_kld: float
+    decode_tok_s: float | None
     context: int
     fits: bool
 

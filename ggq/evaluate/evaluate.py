@@ -152,7 +152,7 @@ def evaluate(
             scores = score(model, cut, against, progress)
         settings = {
             "file": model.reader.path,
-            "model_digest": model.reader.digest.hex(),
+            "digest": model.reader.digest.hex(),
             "bits_per_weight": summarize(model.reader).bits_per_weight,
             **reference_notes(against),
             "activations": None if isinstance(file, Model) else activations,

@@ -112,8 +112,8 @@ def open_model(
     return model
 
 
-def reload(path: str, options: Mapping[str, Any]) -> Model:
-    """A pickled model in another process."""
+def reload(path: str | os.PathLike[str], options: Mapping[str, Any]) -> Model:
+    """A model by the keywords of `load`, such as a pickled one in another process."""
     return load(path, **options)
 
 

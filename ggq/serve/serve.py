@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ggq.errors import UsageError
+from ggq.serve.settings import Options, takes_settings
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
+    from typing_extensions import Unpack
 
 Paths = str | os.PathLike[str]
 
@@ -74,13 +76,19 @@ def need_packages() -> None:
         raise UsageError(problem, fix='pip install "ggq[serve]"')
 
 
-def asgi(models: Paths | Sequence[Paths] | Mapping[str, Paths], **options: Any) -> Starlette:
+@takes_settings
+def asgi(models: Paths | Sequence[Paths] | Mapping[str, Paths], **options: Unpack[Options]) -> Starlette:
     """An ASGI application that serves models, to be mounted in another one or run by a server of one's own.
 
     A mounted application is not told when the outer one starts and ends: call its lifespan there, or leave models to
     be loaded when they are asked for, which works without.
 
-    Args, Raises: See `make_settings`.
+    Args:
+        models: A file or folder, several, or files by name.
+        {options}
+
+    Raises:
+        GGQError: See `make_settings`.
     """
     settings = make_settings(models, **options)
     from ggq.serve.application import application
@@ -88,8 +96,13 @@ def asgi(models: Paths | Sequence[Paths] | Mapping[str, Paths], **options: Any) 
     return application(settings)
 
 
+@takes_settings
 def serve(
-    models: Paths | Sequence[Paths] | Mapping[str, Paths], *, host: str = "127.0.0.1", port: int = 8080, **options: Any
+    models: Paths | Sequence[Paths] | Mapping[str, Paths],
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8080,
+    **options: Unpack[Options],
 ) -> None:
     """Serve models by the interfaces of OpenAI and Anthropic, until a signal says to end.
 
@@ -97,7 +110,7 @@ def serve(
         models: A file or folder, several, or files by name.
         host: The address to listen on; this machine alone by default.
         port: 0 for any that is free.
-        options: See `ggq.serve.settings.Settings`.
+        {options}
 
     Raises:
         GGQError: See `make_settings`; or the address cannot be listened on.

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
+from typing import Any, TypedDict, TypeVar
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1", "[::1]")
 """Hosts that are always answered to: this machine."""
@@ -68,3 +72,44 @@ class Settings:
     images: str = "refuse"
     web: bool = True
     load: Mapping[str, object] = field(default_factory=dict)
+
+
+class Options(TypedDict, total=False):
+    """The settings that a caller may give by name; `tests/test_python.py` holds it to `Settings`."""
+
+    aliases: Mapping[str, str]
+    keys: Sequence[str]
+    hosts: Sequence[str]
+    origins: Sequence[str]
+    cache_memory: int | None
+    share: float
+    most_running: int
+    most_waiting: int
+    most_body: int
+    most_choices: int
+    timeout: float
+    ping: float
+    grace: float
+    idle: float
+    images: str
+    web: bool
+    load: Mapping[str, object]
+
+
+def takes_settings(function: F) -> F:
+    """Have `help` show the settings of a function that takes them as **options, with their defaults and meaning."""
+    own = list(inspect.signature(function).parameters.values())[:-1]
+    given = [
+        inspect.Parameter(
+            each.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=each.default if each.default_factory is MISSING else each.default_factory(),
+            annotation=each.type,
+        )
+        for each in fields(Settings)
+        if each.name != "models"
+    ]
+    function.__signature__ = inspect.Signature([*own, *given])  # type: ignore[attr-defined]
+    _, _, described = (Settings.__doc__ or "").partition("        models: Files by the names that requests use.\n")
+    function.__doc__ = (function.__doc__ or "").replace("{options}", described.strip())
+    return function

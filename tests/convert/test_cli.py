@@ -38,7 +38,7 @@ def test_json_is_one_document_on_standard_output_and_nothing_else(tmp_path: Path
     assert done.returncode == 0 and done.stderr == ""
     report = json.loads(done.stdout)
     assert (
-        report["path"] == str(tmp_path / "demo.ggq") and report["file_bytes"] == (tmp_path / "demo.ggq").stat().st_size
+        report["file"] == str(tmp_path / "demo.ggq") and report["file_bytes"] == (tmp_path / "demo.ggq").stat().st_size
     )
     assert report["bits_per_weight"] == 32 and len(report["digest"]) == 64
     exact = report["tensors"][0]

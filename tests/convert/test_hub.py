@@ -254,7 +254,7 @@ def test_the_hubs_own_client_downloads_through_its_cache_and_says_when_it_cannot
     out = tmp_path / "m.ggq"
     done = run_ggq("convert", "org/name", out, "--json", **server)
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["path"] == str(out)
+    assert json.loads(done.stdout)["file"] == str(out)
     with open_reader(out) as reader:
         assert reader.metadata["general.source"] == f"org/name@{COMMIT}"
     links = [path for path in (tmp_path / "home").rglob("model.safetensors") if path.is_symlink()]

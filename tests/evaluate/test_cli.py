@@ -90,7 +90,7 @@ def test_figures_are_those_computed_by_hand(files: Path, capsys: Capture) -> Non
     assert found["bits_per_weight"] == pytest.approx(3.5)
     assert found["text_digest"] == blake3(TEXT.encode()).hexdigest()
     with ggq.open(files / "q3.ggq") as model, ggq.open(files / "exact.ggq") as reference:
-        assert found["model_digest"] == model.reader.digest.hex()
+        assert found["digest"] == model.reader.digest.hex()
         assert found["reference_digest"] == reference.reader.digest.hex()
     assert found["reference_top"] is None
 

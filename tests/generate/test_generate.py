@@ -88,8 +88,8 @@ def test_the_command_reads_a_prompt_and_prints_json(demo_path: Path) -> None:
             ["--greedy", "--seed", "1"],
             "error: --greedy takes the most likely token, so it cannot be combined with sampling options",
         ),
-        (["--top-p", "2"], "error: top_p is 2.0, a number from 0 to 1 is allowed"),
-        (["--activations", "int4"], "error: activations is 'int4', allowed are int8, float32"),
+        (["--top-p", "2"], "error: --top-p is 2.0, a number from 0 to 1 is allowed"),
+        (["--activations", "int4"], "error: --activations is 'int4', allowed are int8, float32"),
         (["--interpreter", "torch"], "error: interpreter is 'torch', allowed are numba, numpy"),
     ],
 )

@@ -60,7 +60,7 @@ def test_the_command_line_chooses_the_type_of_keys_and_values(loud: Path) -> Non
     assert run_ggq("run", out, "-p", "the cat", "-n", "2", "--interpreter", "numpy", "--cache", "f32").returncode == 0
     for command in (("run", out, "-p", "x"), ("eval", out, "--text", text), ("bench", out), ("profile", out)):
         done = run_ggq(*command, "--cache", "f8")
-        assert done.returncode == 2 and "error: cache is 'f8', allowed are f16, f32" in done.stderr
+        assert done.returncode == 2 and "error: --cache is 'f8', allowed are f16, f32" in done.stderr
 
 
 @pytest.mark.parametrize("activations", ["int8", "float32"])

@@ -123,8 +123,8 @@ def _show_fits(source: str, options: Options, as_json: bool) -> int:
             f"--preset {each.preset}",
             f"{each.bits_per_weight:.2f}",
             size(each.file_bytes),
-            f"{each.divergence:.2g}",
-            "?" if each.tokens_per_second is None else f"{each.tokens_per_second:.3g}",
+            f"{each.predicted_kld:.2g}",
+            "?" if each.decode_tok_s is None else f"{each.decode_tok_s:.3g}",
             str(each.context) if each.fits else "too large",
         ]
         for each in found

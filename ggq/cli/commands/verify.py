@@ -46,7 +46,7 @@ def _print(reader: Reader, problems: Sequence[Problem], as_json: bool) -> None:
     if as_json:
         found = [{"tensor": p.tensor, "where": p.where, "problem": p.text} for p in problems]
         document = {"file": reader.path, "ok": not problems, "file_bytes": reader.size, "digest": reader.digest}
-        print_json({**document, "tensors": len(reader.tensors), "problems": found})
+        print_json({**document, "tensor_count": len(reader.tensors), "problems": found})
         return
     for problem in problems:
         paragraph(f"damaged: {printable(problem.where)}: {printable(problem.text)}")

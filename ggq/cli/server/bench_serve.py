@@ -132,7 +132,7 @@ def summary(results: Sequence[Result], seconds: float) -> dict[str, Any]:
         "answer_tokens": sum(result.answer for result in good),
         "answer_tok_s": sum(result.answer for result in good) / seconds,
         "tok_s": sum(result.answer + result.prompt for result in good) / seconds,
-        "first_s": quantiles([result.first for result in good]),
+        "first_token_s": quantiles([result.first for result in good]),
         "between_s": quantiles(gaps),
         "whole_s": quantiles([result.whole for result in good]),
     }
@@ -149,7 +149,7 @@ def show(report: dict[str, Any]) -> None:
     rows = [
         [label, *(f"{1000 * value:.0f}" for value in report[key].values())]
         for key, label in (
-            ("first_s", "first token, ms"),
+            ("first_token_s", "first token, ms"),
             ("between_s", "between tokens, ms"),
             ("whole_s", "whole, ms"),
         )

@@ -92,7 +92,8 @@ class Report:
     def document(self) -> dict[str, Any]:
         """The report for `--json`."""
         lossy = [tensor.name for tensor in self.lossy()]
-        return {**asdict(self), "path": os.fspath(self.path), "lossy": lossy}
+        given = asdict(self)
+        return {"file": os.fspath(given.pop("path")), **given, "lossy": lossy}
 
 
 def read_results(path: Path, plan: Plan) -> tuple[TensorResult, ...]:

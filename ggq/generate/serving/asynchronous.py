@@ -6,12 +6,12 @@ import asyncio
 import os
 import threading
 from collections.abc import AsyncIterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ggq.generate.generation import Answer, Piece, Timing
-from ggq.generate.loading import load
+from ggq.generate.loading import reload
 from ggq.generate.model import Model
 from ggq.generate.options import Options
 from ggq.generate.request import Writing
@@ -125,9 +125,24 @@ class AsyncModel:
         self._lock = threading.Lock()
 
     @classmethod
-    async def load(cls, path: str | os.PathLike[str], **arguments: Any) -> AsyncModel:
-        """Open a model to run it; arguments and errors as for `ggq.load`."""
-        return cls(await asyncio.to_thread(lambda: load(path, **arguments)))
+    async def load(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        threads: int | None = None,
+        activations: str = "int8",
+        cache: str | None = None,
+        interpreter: str = "numba",
+        cache_bytes: int | None = None,
+    ) -> AsyncModel:
+        """Open a model to run it.
+
+        Args, Raises: See `ggq.load`.
+        """
+        given = {"threads": threads, "activations": activations, "cache": cache}
+        return cls(
+            await asyncio.to_thread(reload, path, {**given, "interpreter": interpreter, "cache_bytes": cache_bytes})
+        )
 
     @property
     def driver(self) -> Driver:
