@@ -78,6 +78,7 @@ class Options(TypedDict, total=False):
     """The settings that a caller may give by name; `tests/test_python.py` holds it to `Settings`."""
 
     aliases: Mapping[str, str]
+    adapters: Mapping[str, Adapter]
     keys: Sequence[str]
     hosts: Sequence[str]
     origins: Sequence[str]

@@ -134,15 +134,15 @@ class AsyncModel:
         cache: str | None = None,
         interpreter: str = "numba",
         cache_bytes: int | None = None,
+        lora: Sequence[str] = (),
     ) -> AsyncModel:
         """Open a model to run it.
 
         Args, Raises: See `ggq.load`.
         """
-        given = {"threads": threads, "activations": activations, "cache": cache}
-        return cls(
-            await asyncio.to_thread(reload, path, {**given, "interpreter": interpreter, "cache_bytes": cache_bytes})
-        )
+        given = {"threads": threads, "activations": activations, "cache": cache, "interpreter": interpreter}
+        more = {"cache_bytes": cache_bytes, "lora": lora}
+        return cls(await asyncio.to_thread(reload, path, {**given, **more}))
 
     @property
     def driver(self) -> Driver:
