@@ -213,11 +213,13 @@ def test_losses_are_those_of_their_formulas() -> None:
     p, q = (each.softmax(-1) for each in (wanted, logits))
     formula = (p * (p / q).log()).sum(-1).mean()
     kl, ce = float(formula.detach()), float(-q[:, :-1].gather(-1, tokens[:, 1:, None]).log().mean().detach())
-    (slope,), (wanted_slope,) = (torch.autograd.grad(3 * each, logits) for each in (divergence(logits, wanted), formula))
+    (slope,), (wanted_slope,) = (
+        torch.autograd.grad(3 * each, logits) for each in (divergence(logits, wanted), formula)
+    )
     torch.testing.assert_close(slope, wanted_slope, rtol=1e-4, atol=1e-7)
-    assert float(divergence(logits, wanted)) == pytest.approx(kl, rel=1e-5)
-    assert float(text_loss(logits, tokens)) == pytest.approx(ce, rel=1e-5)
-    assert float(mixed_loss(logits, tokens, wanted, 0.25)) == pytest.approx(0.25 * kl + 0.75 * ce, rel=1e-5)
+    assert float(divergence(logits, wanted).detach()) == pytest.approx(kl, rel=1e-5)
+    assert float(text_loss(logits, tokens).detach()) == pytest.approx(ce, rel=1e-5)
+    assert float(mixed_loss(logits, tokens, wanted, 0.25).detach()) == pytest.approx(0.25 * kl + 0.75 * ce, rel=1e-5)
 
 
 def test_gemmas_norms_come_back_bit_for_bit(tmp_path: Path) -> None:
