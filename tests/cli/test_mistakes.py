@@ -54,14 +54,14 @@ MISTAKES: dict[str, tuple[str, str]] = {
         "run d.ggq x --file y",
         "error: the text to continue is given twice give TEXT, or --prompt",
     ),
-    "no tokens": ("run d.ggq x -n 0 --interpreter numpy", "max_tokens"),
+    "no tokens": ("run d.ggq x -n 0 --interpreter numpy", "error: --max-tokens is 0"),
     "no threads": ("run d.ggq x --threads 0", "Invalid value for '--threads': 0 is not in the range x>=1."),
     "a temperature": (
         "run d.ggq x --temperature -1 --interpreter numpy",
-        "temperature is -1.0, a number from 0",
+        "--temperature is -1.0, a number from 0",
     ),
-    "top-p": ("run d.ggq x --top-p 1.5 --interpreter numpy", "top_p is 1.5, a number from 0 to 1 is allowed"),
-    "a seed": ("run d.ggq x --seed -1 --interpreter numpy", "seed is -1, a whole number from 0 on is allowed"),
+    "top-p": ("run d.ggq x --top-p 1.5 --interpreter numpy", "--top-p is 1.5, a number from 0 to 1 is allowed"),
+    "a seed": ("run d.ggq x --seed -1 --interpreter numpy", "--seed is -1, a whole number from 0 on is allowed"),
     "greedy by chance": (
         "run d.ggq x --greedy --seed 1",
         "--greedy takes the most likely token, so it cannot",
