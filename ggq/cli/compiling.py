@@ -50,7 +50,7 @@ class _Announcer:
         """A kernel is about to be compiled."""
         from ggq_kernels.code import store
 
-        self._head("...")
+        self._head("")
         folder = unwritable_folder()
         if folder is not None:
             self._say(f"{printable(str(folder))} cannot be written to; {KEEP}")
@@ -69,14 +69,15 @@ class _Announcer:
             print(text, end="", file=sys.stderr, flush=True)
             self._changing = True
 
-    def _head(self, more: str) -> None:
+    def _head(self, count: str) -> None:
         import ggq_kernels
         from ggq_kernels.code import store
 
         if "" not in self._said:
             kept = unwritable_folder() is None and not store.distrust()
-            often = f"once for this version and processor{':' * (more != '...')}" if kept else "not to be kept:"
-            self._say(f"compiling kernels for {ggq_kernels.instruction_set()}, {often} {more}")
+            often = "once for this version and processor" if kept else "not to be kept"
+            end = f": {count}" if count else " ..." if kept else ":"
+            self._say(f"compiling kernels for {ggq_kernels.instruction_set()}, {often}{end}")
             self._said.add("")
 
     def _say(self, text: str) -> None:
