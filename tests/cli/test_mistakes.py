@@ -54,6 +54,16 @@ MISTAKES: dict[str, tuple[str, str]] = {
         "run d.ggq x --file y",
         "error: the text to continue is given twice give TEXT, or --prompt",
     ),
+    "nothing to warm up for": ("warmup --for nosuch.ggq", "error: nosuch.ggq: cannot open: No such file or directory"),
+    "an adapter that is not there": (
+        "run d.ggq x --lora nosuch --interpreter numpy",
+        "error: nosuch: cannot read: No such file or directory check the path",
+    ),
+    "no adapter": (
+        "run d.ggq x --lora empty --interpreter numpy",
+        "error: empty/adapter_config.json: missing: not a LoRA adapter give the folder of an adapter",
+    ),
+    "an adapter's weight": ("run d.ggq x --lora empty=much --interpreter numpy", "must be a number, not 'much'"),
     "no tokens": ("run d.ggq x -n 0 --interpreter numpy", "error: --max-tokens is 0"),
     "no threads": ("run d.ggq x --threads 0", "Invalid value for '--threads': 0 is not in the range x>=1."),
     "a temperature": (
