@@ -113,7 +113,8 @@ def streamed(kind: str) -> Compute:
             run(calls.scale_columns_row(address(tokens), x.rows, address(padded := np.pad(buffers[1][0], (0, 64)))))
             assert padded.dtype == np.float32
         else:
-            run(calls.rescale_row(address(tokens), x.rows, Floats(buffers[1]).rows, 1e-5))
+            like = Floats(buffers[1])  # in memory while the row is carried out
+            run(calls.rescale_row(address(tokens), x.rows, like.rows, 1e-5))
         return x.values
 
     return compute
