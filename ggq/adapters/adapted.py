@@ -11,16 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ggq.adapters.lowrank import LowRank, read_changes
-from ggq.format.container import Container, StoredAsset, StoredTensor
+from ggq.format.container import Container, Part, StoredAsset, StoredTensor, aligned
 from ggq.format.digests import digest_of
 from ggq.format.scheme import Scheme
 from ggq.quant import encode_tensor, parse_scheme
 from ggq.quant.floats import from_float32
 from ggq.tape.ops.linear import down_role, multiplied_alone, up_role, with_corrections
 from ggq.tape.program import Program
-
-ALIGNMENT = 64
-"""Bytes of a cache line, and of a vector of the kernels."""
 
 
 def with_adapters(
@@ -45,13 +42,6 @@ def with_adapters(
     ranks = {role: change.rank for role, change in changes.items()}
     changed = replace(program, ops=tuple(each for op in program.ops for each in with_corrections(op, ranks)))
     return Adapted(container, extra), changed, {**names, **{role: role for role in extra}}
-
-
-@dataclass(frozen=True)
-class Part:
-    """See `ggq.format.container.StoredPart`."""
-
-    length: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,11 +79,10 @@ def _tensors(changes: Mapping[str, LowRank]) -> Iterator[tuple[str, Extra]]:
 
 
 def _aligned(data: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The same bytes at a multiple of ALIGNMENT."""
-    memory = np.empty(data.nbytes + ALIGNMENT, np.uint8)
-    start = -memory.ctypes.data % ALIGNMENT
-    memory[start : start + data.nbytes] = data
-    return memory[start : start + data.nbytes]
+    """The same bytes where the kernels read them."""
+    memory = aligned(data.nbytes)
+    memory[:] = data
+    return memory
 
 
 class Adapted:

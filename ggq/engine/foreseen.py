@@ -8,15 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from ggq.format.container import StoredAsset, StoredPart, StoredTensor
+from ggq.format.container import Part, StoredAsset, StoredPart, StoredTensor
 from ggq.format.scheme import Scheme
-
-
-@dataclass(frozen=True)
-class Part:
-    """A segment of so many bytes."""
-
-    length: int
 
 
 @dataclass(frozen=True)

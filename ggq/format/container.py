@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from ggq.format.scheme import Scheme
+
+ALIGNMENT = 64
+"""Bytes of a cache line, and of a vector of the kernels: where segments begin."""
 
 
 class StoredAsset(Protocol):
@@ -36,6 +40,13 @@ class StoredPart(Protocol):
     def length(self) -> int:
         """Bytes."""
         ...
+
+
+@dataclass(frozen=True)
+class Part:
+    """A `StoredPart` of a container that is no file of ours."""
+
+    length: int
 
 
 class StoredTensor(Protocol):
@@ -126,3 +137,10 @@ class Container(Protocol):
     def close(self) -> None:
         """Close the file; segments that are still referenced stay valid."""
         ...
+
+
+def aligned(length: int) -> npt.NDArray[np.uint8]:
+    """So many bytes at a multiple of ALIGNMENT; what they hold is of no meaning."""
+    memory = np.empty(length + ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % ALIGNMENT
+    return memory[start : start + length]

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ggq.errors import ModelError, UnsupportedError
+from ggq.format.container import Part, aligned
 from ggq.format.digests import digest_of
 from ggq.format.gguf.reader import GGUFReader
 from ggq.format.gguf.types import TYPES, type_name
@@ -24,7 +25,7 @@ from ggq.gguf.architecture.places import tensor_name as tensor_name
 from ggq.gguf.architecture.table import ARCHITECTURES, names_of
 from ggq.gguf.blocks import SCHEMES, matrix, numbers, rows_of, unread
 from ggq.gguf.config import read_config
-from ggq.gguf.kept.matrices import ALIGNMENT, Matrices
+from ggq.gguf.kept.matrices import Matrices
 from ggq.gguf.layout import LEAST_BYTES, MOVED, Workers, move
 from ggq.gguf.vocabulary import Vocabulary
 from ggq.models.build import role_shapes
@@ -38,13 +39,6 @@ from ggq.quant.tiles import pack_rows, view_matrix
 FACTORS = "rope_freqs.weight"
 
 BLOCK_ROWS = 1 << 11
-
-
-@dataclass(frozen=True)
-class Part:
-    """One run of a tensor's bytes."""
-
-    length: int
 
 
 @dataclass(frozen=True)
@@ -308,12 +302,12 @@ class GGUFModel:
         if scheme.kind == "float":
             weights: Any = from_float32(self.numbers(entry.name), scheme.value)
             made = encode_tensor(weights, scheme, where=entry.name)
-            segments = {part: memory(part) if memory else _aligned(data.nbytes) for part, data in made.items()}
+            segments = {part: memory(part) if memory else aligned(data.nbytes) for part, data in made.items()}
             for part, data in made.items():
                 segments[part][:] = data
             return segments
         sizes = geometry(scheme, entry.shape)
-        segments = {part: memory(part) if memory else _aligned(n) for part, n in sizes.lengths.items()}
+        segments = {part: memory(part) if memory else aligned(n) for part, n in sizes.lengths.items()}
         view, order = view_matrix(scheme, sizes, segments, 0), self._order(entry.attributes["role"], entry.shape[0])
         if kind in MOVED and sizes.bytes >= LEAST_BYTES:
             move(kind, entry.shape, order, view, partial(self._read_into, place), self._workers)
@@ -337,10 +331,3 @@ class GGUFModel:
 def pair_order(rows: int, heads: int) -> NDArray[np.int64]:
     """Which rows of queries or keys a file has that keeps the halves of each head in turns, in our order."""
     return np.arange(rows).reshape(heads, -1, 2).swapaxes(1, 2).reshape(-1)
-
-
-def _aligned(length: int) -> NDArray[np.uint8]:
-    """So many bytes at a multiple of ALIGNMENT; what they hold is of no meaning."""
-    memory = np.empty(length + ALIGNMENT, np.uint8)
-    start = -memory.ctypes.data % ALIGNMENT
-    return memory[start : start + length]

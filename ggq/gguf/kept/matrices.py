@@ -10,15 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ggq.format.container import StoredTensor
+from ggq.format.container import ALIGNMENT, StoredTensor
 from ggq.format.gguf.reader import GGUFReader
 from ggq.format.scheme import round_up
 from ggq.gguf.kept import folder
 from ggq.gguf.kept.keeper import Keeper, key_of
 from ggq.gguf.kept.laid_out import LaidOut, find
-
-ALIGNMENT = 64
-"""Bytes of a cache line, and of a vector of the kernels."""
 
 
 class Matrices:
