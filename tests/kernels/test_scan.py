@@ -13,6 +13,7 @@ from ggq.tape.ops import GatedDelta, Mamba2
 from ggq.tape.reference import StateCache
 from ggq_kernels.code.compiled import op
 from ggq_kernels.run import calls
+from ggq_kernels.scan.chunks import CHUNK, LEAST_TOKENS
 from ggq_kernels.vector.functions import sigmoid, softplus
 from ggq_kernels.vector.simd import load_f32, read_i64, store_f32
 from tests.kernels.test_gate import computed
@@ -97,27 +98,42 @@ class Scan:
 LIMITS = (0.2, 1.5)
 
 
+@pytest.mark.parametrize("tokens", [LEAST_TOKENS - 1, LEAST_TOKENS, 3 * CHUNK + 1, 5 * CHUNK - 3])
 @pytest.mark.parametrize("sizes", SIZES)
 @pytest.mark.parametrize("rule", ["delta", "ssm"])
-def test_a_scan_is_the_operations(rule: str, sizes: tuple[int, int, int, int]) -> None:
-    """Each number of a state is a sum of products that was rounded once for each token, and is read by sums over
-    key_dim, with functions of 1e-6: 40 tokens, of which those before the last few have decayed."""
+def test_a_scan_is_the_operations(rule: str, sizes: tuple[int, int, int, int], tokens: int) -> None:
+    """Each number of a state is a sum of products that was rounded once for each token or more seldom, and is read by
+    sums over key_dim, with functions of 1e-6: all that has not decayed counts."""
     scan = Scan(rule, sizes)
-    given = scan.values(np.random.default_rng(1), 40)
+    given = scan.values(np.random.default_rng(1), tokens)
     found, expected = scan.compute([(given, None, scan.state())]), scan.expected(given)
-    bound = ((sizes[2] + 40) * UNIT + 2e-6) * np.abs(expected).max() * 4
+    bound = ((sizes[2] + min(tokens, 40)) * UNIT + 2e-6) * np.abs(expected).max() * 4
     assert np.abs(found - expected).max() <= bound
     assert np.abs(expected).max() > 0.01
 
 
+@pytest.mark.parametrize("speed", [-9.0, 9.0])
+@pytest.mark.parametrize("rule", ["delta", "ssm"])
+def test_states_that_hardly_decay_or_are_gone_at_once(rule: str, speed: float) -> None:
+    """Over chunks, whose products of what is left become 1 or less than any float32."""
+    scan = Scan(rule, SIZES[0])
+    scan.weights["speed"][:] = speed
+    scan.weights["speed"][0] = 0.0
+    given = scan.values(np.random.default_rng(7), 4 * CHUNK + 5)
+    given[1][::9] -= 30  # tokens that leave all as it is
+    found, expected = scan.compute([(given, None, scan.state())]), scan.expected(given)
+    bound = ((10 + len(given[0])) * UNIT + 2e-6) * np.abs(expected).max() * 4
+    assert np.abs(found - expected).max() <= bound
+
+
 @pytest.mark.parametrize("sizes", SIZES[:3])
 @pytest.mark.parametrize("rule", ["delta", "ssm"])
-def test_runs_beside_each_other_and_one_after_the_other_give_the_same_bits(
+def test_tokens_beside_each_other_and_one_after_the_other_give_the_same_bits(
     rule: str, sizes: tuple[int, int, int, int]
 ) -> None:
-    """In place or into another state, whatever is computed beside it."""
+    """In place or into another state, whatever is computed beside them, as long as they are few."""
     scan, rng = Scan(rule, sizes), np.random.default_rng(2)
-    one, other = scan.values(rng, 11), scan.values(rng, 6)
+    one, other = scan.values(rng, LEAST_TOKENS - 1), scan.values(rng, 6)
     whole = [scan.compute([(each, None, scan.state())]) for each in (one, other)]
     states, third = [scan.state(), scan.state()], scan.state()
     part = [each[:2] for each in one], [each[:5] for each in other]
@@ -131,13 +147,44 @@ def test_runs_beside_each_other_and_one_after_the_other_give_the_same_bits(
     assert np.isfinite(kept[16:]).all() and np.isnan(kept[:16]).all()  # another state lies before it
 
 
+@pytest.mark.parametrize("sizes", [*SIZES[:3], (6, 1, 20, 20)])
+@pytest.mark.parametrize("rule", ["delta", "ssm"])
+def test_runs_cut_at_borders_of_chunks_give_the_same_bits(rule: str, sizes: tuple[int, int, int, int]) -> None:
+    """For any number of threads, in place or not, and whatever is computed beside them."""
+    scan, rng = Scan(rule, sizes), np.random.default_rng(5)
+    given, other = scan.values(rng, 3 * CHUNK + 9), scan.values(rng, CHUNK + 1)
+    states = [scan.state() for _ in range(4)]
+    whole = scan.compute([(given, None, states[0])], threads=1)
+    cut = [[each[part] for each in given] for part in (slice(0, CHUNK), slice(CHUNK, None))]
+    first = scan.compute([(other, None, states[1]), (cut[0], None, states[2])])
+    last = scan.compute([(cut[1], states[2], states[3])])
+    np.testing.assert_array_equal(np.concatenate([first[CHUNK + 1 :], last]), whole)
+    np.testing.assert_array_equal(states[3], states[0])
+    scan.compute([(cut[1], states[2], states[2])])
+    np.testing.assert_array_equal(states[2], states[0])
+
+
+@pytest.mark.parametrize("rule", ["delta", "ssm"])
+def test_runs_cut_anywhere_are_the_operations(rule: str) -> None:
+    """Chunks and single tokens leave the same state but for rounding."""
+    scan = Scan(rule, SIZES[0])
+    scan.weights["speed"][:] = -5  # what was written long ago counts
+    given = scan.values(np.random.default_rng(6), 100)
+    state, found, expected = scan.state(), [], scan.expected(given)
+    for start, stop in [(0, 1), (1, 30), (30, 31), (31, 38), (38, 99), (99, 100)]:
+        found += [scan.compute([([each[start:stop] for each in given], state if start else None, state)])]
+    bound = ((10 + 100) * UNIT + 2e-6) * np.abs(expected).max() * 4
+    assert np.abs(np.concatenate(found) - expected).max() <= bound
+
+
+@pytest.mark.parametrize("tokens", [6, CHUNK + 8])
 @pytest.mark.parametrize("place", [0, 1, 2])
 @pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("rule", ["delta", "ssm"])
-def test_what_is_not_finite_stays_so(rule: str, poison: float, place: int) -> None:
+def test_what_is_not_finite_stays_so(rule: str, poison: float, place: int, tokens: int) -> None:
     """In the head that reads it and from its token on; other heads and earlier tokens have the same bits."""
     scan = Scan(rule, SIZES[0])
-    given = scan.values(np.random.default_rng(3), 8)
+    given = scan.values(np.random.default_rng(3), tokens)
     clean = scan.compute([(given, None, scan.state())])
     if (rule, place) == ("ssm", 2):
         pytest.skip("a scan reads no rates")
@@ -149,11 +196,14 @@ def test_what_is_not_finite_stays_so(rule: str, poison: float, place: int) -> No
     np.testing.assert_array_equal(found, clean)
 
 
+@pytest.mark.parametrize("tokens", [5, CHUNK + 8])
 @pytest.mark.parametrize("place", [0, 20])
 @pytest.mark.parametrize("poison", [np.nan, np.inf])
-def test_a_query_that_is_not_finite_makes_its_result_so_and_a_key_all_behind(poison: float, place: int) -> None:
+def test_a_query_that_is_not_finite_makes_its_result_so_and_a_key_all_behind(
+    poison: float, place: int, tokens: int
+) -> None:
     scan = Scan("delta", SIZES[0])  # queries of two heads in columns 0 to 19, then keys
-    given = scan.values(np.random.default_rng(4), 5)
+    given = scan.values(np.random.default_rng(4), tokens)
     given[0][2, place] = poison
     found = scan.compute([(given, None, scan.state())])
     assert not np.isfinite(found[2 : 3 if place == 0 else None, : 2 * 14]).any()

@@ -1,199 +1,69 @@
 """Linear attention with a state that decays: the gated delta rule and the scan of Mamba-2.
 
-A state is (key_dim, value_dim) for each head, kept in blocks of columns, (blocks, key_dim, width of a block). Columns
-do not depend on each other, so that a block stays in the first-level cache (128 keys of 64 columns take 32 KB) while
-all tokens of a run go through it one by one: each reads it twice and writes it once, which is a few fused operations
-for each number read, as many as products of chunks would need. So a token's result is the same whatever run it is in.
+A state is (key_dim, value_dim) for each head, kept in blocks of columns, (blocks, key_dim, width of a block). Runs of
+several tokens go through it in chunks (chunks.py), others token by token (tokens.py). Which it is, and where chunks
+begin, depends on the run alone: what is computed beside it changes no bit, and a run that is cut at multiples of CHUNK
+gives the bits of the whole.
 
-With m = key @ S and o = query @ S of the state S before a token: written = rate * (value - left * m), or rate * value
-in a scan; out = left * o + (query . key) * written; S = left * S + key^T written.
-
-Error bound: sums are float32 over the keys; errors of a state decay with it.
+Error bound: sums are float32 over the keys and over the tokens of a chunk; errors of a state decay with it.
 """
 
 from __future__ import annotations
 
-import math
 from typing import Any
-
-from numba import float32
 
 from ggq_kernels.code.compiled import inlined, op
 from ggq_kernels.run.team import allocate, release, take
+from ggq_kernels.scan.chunks import LEAST_TOKENS, TOGETHER, chunk_bytes, chunks_of_run
 from ggq_kernels.scan.operands import RUN, RUN_BYTES, SCAN
-from ggq_kernels.vector.functions import exp2_minus, sigmoid, softplus
-from ggq_kernels.vector.simd import (
-    Tag,
-    add,
-    first_lanes,
-    fma,
-    load_f32,
-    maximum,
-    minimum,
-    mul,
-    read_f32,
-    read_f64,
-    read_i64,
-    splat_f32,
-    store_f32,
-    store_some,
-    tag_value,
-    total,
-)
-from ggq_kernels.vector.tiles import tile_fma, tile_load, tile_mul, tile_plus, tile_store, tile_zeros
+from ggq_kernels.scan.tokens import block_of_run
+from ggq_kernels.vector.blocks import BLOCK, BLOCK_ROW, COLUMN, COLUMN_ROW
+from ggq_kernels.vector.simd import Tag, read_i64, tag_value
 
 DELTA, SSM = Tag("rule", 1), Tag("rule", 0)
 WIDE, NARROW = Tag("tokens", 4), Tag("tokens", 1)
-LEAST = 1e-6
-"""Added to the square of the length that queries and keys are divided by."""
 
 
 @inlined
-def gather(source: int, width: int, out: int) -> float:
-    """Copy `width` numbers and zeros up to whole vectors; the sum of their squares."""
-    squares = splat_f32(0.0)
-    for c in range(0, width, 16):
-        v = first_lanes(load_f32(source + c * 4), width - c)
-        squares = fma(v, v, squares)
-        store_f32(out + c * 4, v)
-    return total(squares)
-
-
-@inlined
-def scale(x: int, width: int, factor: float) -> None:
-    """Multiply numbers in whole vectors."""
-    by = splat_f32(factor)
-    for c in range(0, width * 4, 64):
-        store_f32(x + c, mul(load_f32(x + c), by))
-
-
-@inlined
-def keys_of(rule: Any, row: int, token: int, head: int, query: int, key: int) -> float:
-    """Query and key of a head of a token; their product."""
-    dim, mixed = read_i64(row + SCAN.key_dim), token + head * read_i64(row + SCAN.key_dim) * 4
-    queries = gather(mixed + read_i64(row + SCAN.query), dim, query)
-    keys = gather(mixed + read_i64(row + SCAN.key), dim, key)
-    if tag_value(rule) == 1:
-        scale(query, dim, float32(1.0 / math.sqrt((queries + LEAST) * dim)) + (queries - queries))
-        scale(key, dim, float32(1.0 / math.sqrt(keys + LEAST)) + (keys - keys))
-    product = splat_f32(0.0)
-    for c in range(0, dim * 4, 64):
-        product = fma(load_f32(query + c), load_f32(key + c), product)
-    return total(product)
-
-
-@inlined
-def step(rule: Any, row: int, t: int, head: int, found: int) -> None:
-    """What is left of the state, and the rate at which is written, 16 copies each."""
-    at = read_i64(row + SCAN.step) + t * read_i64(row + SCAN.step_stride) + head * 4
-    open_ = add(splat_f32(read_f32(at)), splat_f32(read_f32(read_i64(row + SCAN.shift) + head * 4)))
-    open_ = softplus(open_)
-    if tag_value(rule) == 1:
-        rate = read_f32(read_i64(row + SCAN.rate) + t * read_i64(row + SCAN.rate_stride) + head * 4)
-        store_f32(found + 64, sigmoid(splat_f32(rate)))
-    else:  # what is compared comes second: a NaN stays
-        open_ = maximum(splat_f32(float32(read_f64(row + SCAN.least))), open_)
-        open_ = minimum(splat_f32(float32(read_f64(row + SCAN.most))), open_)
-        store_f32(found + 64, open_)
-    store_f32(found, exp2_minus(mul(open_, splat_f32(read_f32(read_i64(row + SCAN.speed) + head * 4))), 0.0))
-
-
-@inlined
-def update(
-    rule: Any, size: Any, row: int, source: int, target: int, product: float, value: int, query: int, key: int, two: int
-) -> None:
-    """One token in a block: the state's numbers from `source` to `target`, `value` becomes the result."""
-    dim, width = read_i64(row + SCAN.key_dim), tag_value(size) * 64
-    known, seen = tile_zeros(size), tile_zeros(size)
-    for d in range(dim):
-        s = tile_load(size, source + d * width, 64)
-        seen = tile_fma(seen, s, splat_f32(read_f32(query + 4 * d)))
-        if tag_value(rule) == 1:
-            known = tile_fma(known, s, splat_f32(read_f32(key + 4 * d)))
-    left, rate = load_f32(two), load_f32(two + 64)
-    written = tile_load(size, value, 64)
-    if tag_value(rule) == 1:
-        written = tile_plus(written, tile_mul(known, mul(left, splat_f32(-1.0))))
-    written = tile_mul(written, rate)
-    tile_store(value, 64, tile_fma(tile_mul(seen, left), written, splat_f32(product)))
-    for d in range(dim):
-        s = tile_mul(tile_load(size, source + d * width, 64), left)
-        tile_store(target + d * width, 64, tile_fma(s, written, splat_f32(read_f32(key + 4 * d))))
-
-
-@inlined
-def block_of_run(rule: Any, size: Any, row: int, run: int, head: int, block: int, scratch: int) -> None:
-    """All tokens of a run in one block of columns of one head."""
-    dim, value_dim, lanes = read_i64(row + SCAN.key_dim), read_i64(row + SCAN.value_dim), tag_value(size) * 16
-    share, blocks = read_i64(row + SCAN.heads) // read_i64(row + SCAN.key_heads), (value_dim + lanes - 1) // lanes
-    before = read_i64(row + SCAN.offset) + (head * blocks + block) * dim * lanes * 4
-    source, target = read_i64(run + RUN.source), read_i64(run + RUN.target) + before
-    if source == 0:
-        source = target
-        for c in range(0, dim * lanes * 4, 64):
-            store_f32(target + c, splat_f32(0.0))
-    else:
-        source += before
-    wide = (dim + 15) // 16 * 64
-    query, key, value = scratch + 128, scratch + 128 + wide, scratch + 128 + 2 * wide
-    mixed, stride = read_i64(row + SCAN.mixed), read_i64(row + SCAN.mixed_stride)
-    column = head * value_dim + block * lanes
-    left = min(lanes, value_dim - block * lanes)
-    skips = read_i64(row + SCAN.skip)
-    first = read_i64(run + RUN.first)
-    for t in range(first, first + read_i64(run + RUN.tokens)):
-        token = mixed + t * stride
-        product = keys_of(rule, row, token, head // share, query, key)
-        step(rule, row, t, head, scratch)
-        x = token + read_i64(row + SCAN.value) + column * 4
-        gather(x, left, value)
-        for c in range((left + 15) // 16 * 16, lanes, 16):
-            store_f32(value + c * 4, splat_f32(0.0))
-        update(rule, size, row, source, target, product, value, query, key, scratch)
-        source = target
-        out = read_i64(row + SCAN.out) + t * read_i64(row + SCAN.out_stride) + column * 4
-        for c in range(0, left, 16):
-            y = load_f32(value + c * 4)
-            if tag_value(rule) == 0:
-                y = fma(load_f32(x + c * 4), splat_f32(read_f32(skips + head * 4)), y)
-            store_some(out + c * 4, y, left - c)
-
-
-@inlined
-def scan_runs(rule: Any, size: Any, row: int, team: int) -> None:
-    """Take blocks of heads of all runs until none is left."""
+def scan_runs(rule: Any, size: Any, block: Any, one: Any, row: int, team: int) -> None:
+    """Take blocks of heads of all runs until none is left; a run in chunks takes heads that share keys at once."""
     runs, heads, lanes = read_i64(row + SCAN.runs), read_i64(row + SCAN.heads), tag_value(size) * 16
-    blocks = (read_i64(row + SCAN.value_dim) + lanes - 1) // lanes
+    blocks, dim = (read_i64(row + SCAN.value_dim) + lanes - 1) // lanes, read_i64(row + SCAN.key_dim)
+    share = heads // read_i64(row + SCAN.key_heads)
     jobs = read_i64(read_i64(row + SCAN.run_count)) * heads * blocks
-    scratch = allocate(128 + 2 * ((read_i64(row + SCAN.key_dim) + 15) // 16 * 64) + lanes * 4)
+    scratch = allocate(chunk_bytes(dim, lanes))
     while True:
         job = take(team, 1)
         if job >= jobs:
             release(scratch)
             return
-        run = runs + job // (heads * blocks) * RUN_BYTES
-        block_of_run(rule, size, row, run, job // blocks % heads, job % blocks, scratch)
+        run, head, part = runs + job // (heads * blocks) * RUN_BYTES, job // blocks % heads, job % blocks
+        if read_i64(run + RUN.tokens) < LEAST_TOKENS:
+            block_of_run(rule, size, row, run, head, part, scratch)
+        elif part == 0 and head % share % TOGETHER == 0:
+            together = min(TOGETHER, share - head % share)
+            chunks_of_run(rule, block, one, row, run, head, together, lanes, scratch)
 
 
 @op
 def delta_wide(row: int, team: int) -> None:
     """The gated delta rule with blocks of 64 columns."""
-    scan_runs(DELTA, WIDE, row, team)
+    scan_runs(DELTA, WIDE, BLOCK, BLOCK_ROW, row, team)
 
 
 @op
 def delta_narrow(row: int, team: int) -> None:
     """The gated delta rule with blocks of 16 columns."""
-    scan_runs(DELTA, NARROW, row, team)
+    scan_runs(DELTA, NARROW, COLUMN, COLUMN_ROW, row, team)
 
 
 @op
 def ssm_wide(row: int, team: int) -> None:
     """The scan of Mamba-2 with blocks of 64 columns."""
-    scan_runs(SSM, WIDE, row, team)
+    scan_runs(SSM, WIDE, BLOCK, BLOCK_ROW, row, team)
 
 
 @op
 def ssm_narrow(row: int, team: int) -> None:
     """The scan of Mamba-2 with blocks of 16 columns."""
-    scan_runs(SSM, NARROW, row, team)
+    scan_runs(SSM, NARROW, COLUMN, COLUMN_ROW, row, team)

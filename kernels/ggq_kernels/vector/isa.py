@@ -62,6 +62,13 @@ register file."""
 FLOAT_ROWS = {"avx512-vnni": 12, "avx-vnni": 4, "avx2": 4, "generic": 4}[ISA]
 """Rows of a register tile of float products (attention, float weights)."""
 
+STATE_BLOCK = {"avx512-vnni": (4, 4), "avx-vnni": (4, 1), "avx2": (4, 1), "generic": (2, 1)}[ISA]
+"""Rows and vectors of a register block of products with a state (blocks.py): on AVX-512 16 of 32 registers, for 8
+loads of 16 fused operations; elsewhere a vector takes two registers or four."""
+
+COLUMN_ROWS = {"avx512-vnni": 8, "avx-vnni": 4, "avx2": 4, "generic": 2}[ISA]
+"""Rows of such a block of one vector: as many sums as hide the latency of a fused operation."""
+
 AHEAD, AHEAD_EXPANDED, PREFETCH_LEVEL = {"avx512-vnni": (3072, 6144, 2)}.get(ISA, (2048, 2048, 1))
 """Bytes by which codes are prefetched, those of a single token's two tiles taken together, where scales are
 used as they are stored, and where steps are expanded first; the level of the cache that they are prefetched into.
