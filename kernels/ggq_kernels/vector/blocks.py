@@ -84,7 +84,8 @@ def block_store(b: Any, block: TagType, tile: Tile, _: Any, address: Any, stride
 @primitive(_tile, None, None, types.int64, types.int64, types.int64)
 def block_outer(b: Any, block: TagType, tile: Tile, _: Any, t: Any, vectors: Any, numbers: Any, step: Any) -> Any:
     """row i += (the vectors at an address) * (float32 at numbers + i * step bytes)"""
-    loaded, found = _vectors(b, block, vectors), []
+    loaded = _vectors(b, block, vectors)
+    found: list[Any] = []
     for i in range(block.values[0]):
         by = _number(b, numbers, step, i)
         found += [multiply_add(b, v, by, b.extract_value(t, len(found) + j)) for j, v in enumerate(loaded)]
