@@ -14,7 +14,7 @@ from tokenizers import AddedToken, Tokenizer
 from ggq.serve.turn.closed import closed
 from ggq.serve.turn.prepare import plain
 from ggq.serve.turn.reader import Reader
-from ggq.serve.turn.reasoning import KNOWN, AfterThinking, ThinkingBudget, tags_of
+from ggq.serve.turn.reasoning import KNOWN, AfterThinking, ThinkingBudget, begun_by, tags_of
 from ggq.serve.turn.tools import FORMS, GENERIC, Form, form_of, grammar
 from ggq.serve.turn.turn import Call, Tool
 from tests.kit.support import DEMO
@@ -38,6 +38,7 @@ WRITTEN = {
     "named": f"[TOOL_CALLS]weather[ARGS]{json.dumps(ARGUMENTS)}",
     "tagged": "<tool_call>\n<function=weather>\n<parameter=place>\nRome\n</parameter>\n"
     "<parameter=days>\n3\n</parameter>\n</function>\n</tool_call>",
+    "braced": '<|tool_call>call:weather{place:<|"|>Rome<|"|>,days:3}<tool_call|>',
     "paired": "<tool_call>weather\n<arg_key>place</arg_key>\n<arg_value>Rome</arg_value>\n<arg_key>days</arg_key>\n"
     "<arg_value>3</arg_value>\n</tool_call>",
 }
@@ -101,6 +102,7 @@ def test_thoughts_are_told_apart(size: int) -> None:
         ("{% if tools %}[TOOL_CALLS]", "list"),
         ("{% if tools %}[TOOL_CALLS][ARGS]", "named"),
         ("{% if tools %}<|tool_call|>", "granite"),
+        ("{% if tools %}<|tool_call>call:", "braced"),
         ('{% if tools %}{"name": x, "parameters": y}', "bare"),
     ],
 )
@@ -225,13 +227,24 @@ def test_thoughts_that_end_by_themselves_are_left_alone() -> None:
 
 def test_thoughts_that_an_answer_begins_end_when_their_budget_is_used() -> None:
     def budget(inner: Only | None = None) -> ThinkingBudget:
-        return ThinkingBudget(inner, 5, [7, 8], 2, [6, 7, 8])
+        return ThinkingBudget(inner, lambda tokens: tokens[0] == 5, [7, 8], 2, [6, 7, 8])
 
     assert written(budget(), [5, 1, 1, 1, 1, 1, 2]) == [5, 1, 1, 6, 7, 8, 2]
     assert written(budget(), [5, 7, 8, 1, 5, 1, 1]) == [5, 7, 8, 1, 5, 1, 1]
     assert written(budget(), [1, 5, 1, 1, 1, 1, 1]) == [1, 5, 1, 1, 1, 1, 1]
     inner = Only(5)
     assert written(budget(inner), [1, 1]) == [5, 5] and inner.taken == [5, 5]
+
+
+def test_thoughts_begin_with_a_text_however_it_is_cut() -> None:
+    begun = begun_by("<think>", lambda tokens: "".join(map(chr, tokens)))
+    assert [begun(list(text.encode())) for text in ("<th", "<think>", "<think>\n", "<tha", "a")] == [
+        None,
+        True,
+        True,
+        False,
+        False,
+    ]
 
 
 def test_messages_for_templates_that_know_no_tools() -> None:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from ggq.generate.generation import Answer
 from ggq.generate.model import Model
 from ggq.generate.options import GRAMMARS
 from ggq.serve.errors import refused
+from ggq.serve.turn.channels import FINAL, MARKS, ChannelReader, channel_grammar, channel_wrap, in_channels
 from ggq.serve.turn.reader import Reader
-from ggq.serve.turn.reasoning import AfterThinking, Tags, ThinkingBudget, tags_of
+from ggq.serve.turn.reasoning import AfterThinking, Tags, ThinkingBudget, begun_by, tags_of
 from ggq.serve.turn.tools import Form, explained, form_of, grammar
 from ggq.serve.turn.turn import Turn
 from ggq.text.tokenizer import TOKENIZER
@@ -36,7 +38,7 @@ class Prepared:
     """
 
     answers: Sequence[Answer]
-    readers: Sequence[Reader]
+    readers: Sequence[Reader | ChannelReader]
     marks: Mapping[int, str]
     prompts: int
     client: str = ""
@@ -62,6 +64,8 @@ def prompt_of(model: Model, turn: Turn) -> str:
         messages, tools=[tool.document for tool in tools] if tools and knows else None, variables=variables
     )
     tags = tags_of(template.source)
+    if turn.continued and in_channels(template.source):
+        text += FINAL
     if turn.thinking is False and tags is not None and text.rstrip().endswith(tags.begin):
         text = f"{text.rstrip()}\n\n{tags.end}\n\n"
     return text + last
@@ -83,13 +87,27 @@ def prepare(model: Model, turn: Turn) -> Prepared:
     options = dict(turn.options)
     if (form is not None and turn.choice != "auto") or any(name in options for name in GRAMMARS):
         options.setdefault("stop", [])  # the grammar says where it ends, and not the model's own strings
+    channels = in_channels(source)
     if form is not None:
         options["lark"] = _tool_grammar(model, turn, form, None if thinking else tags, options)
-    wrap = _thinking_wrap(model, turn, tags, thinking)
+    if channels and not turn.continued:
+        wrap = channel_wrap(partial(_encoded, model), partial(_decoded, model), turn.budget, final_only=form is None)
+    else:
+        wrap = _thinking_wrap(model, turn, tags, thinking)
     prompt = model.encode(text, begin=False)
     answers = [model.answer(prompt, options, index, wrap) for index in range(turn.choices)]  # type: ignore[arg-type]
-    readers = [Reader(tags, thinking, form) for _ in answers]
+    readers = [ChannelReader(turn.continued) if channels else Reader(tags, thinking, form) for _ in answers]
     return Prepared(answers, readers, _marks(model, tags, form), len(prompt), turn.client)
+
+
+def _encoded(model: Model, text: str) -> list[int]:
+    """The tokens of a text, added ones among them."""
+    return list(model.tokenizer.encode(text, add_special_tokens=False).ids)
+
+
+def _decoded(model: Model, tokens: Sequence[int]) -> str:
+    """The text of tokens, added ones included."""
+    return str(model.tokenizer.decode(list(tokens), skip_special_tokens=False))
 
 
 def _tool_grammar(model: Model, turn: Turn, form: Form, tags: Tags | None, options: dict[str, Any]) -> str:
@@ -101,13 +119,15 @@ def _tool_grammar(model: Model, turn: Turn, form: Form, tags: Tags | None, optio
         tools = [tool for tool in tools if tool.name == turn.choice]
         if not tools:
             raise refused(f"there is no tool {turn.choice!r}", "tool_choice")
-    answer = options.pop("json_schema", None)
+    answer, must = options.pop("json_schema", None), turn.choice != "auto"
+    if in_channels(model.chat_template.source):
+        return channel_grammar(tools, must=must, token=partial(_token, model), answer=answer)
     return grammar(
         form,
         tools,
-        must=turn.choice != "auto",
+        must=must,
         parallel=turn.parallel and turn.choice in ("auto", "required"),  # a tool that is named is called once
-        token=lambda text: _token(model, text),
+        token=partial(_token, model),
         tags=tags,
         answer=answer,
     )
@@ -127,8 +147,8 @@ def _thinking_wrap(model: Model, turn: Turn, tags: Tags | None, thinking: bool) 
     end = encode(tags.end, add_special_tokens=False).ids
     closing = encode(f"\n{tags.end}\n\n", add_special_tokens=False).ids
     if not thinking:
-        begin, most = _token(model, tags.begin), turn.budget or 0
-        return lambda inner: inner if begin is None else ThinkingBudget(inner, begin, end, most, closing)
+        begun, most = begun_by(tags.begin, partial(_decoded, model)), turn.budget or 0
+        return lambda inner: ThinkingBudget(inner, begun, end, most, closing)
     if turn.budget is None:
         return lambda inner: None if inner is None else AfterThinking(inner, end, None)
     return lambda inner: AfterThinking(inner, end, turn.budget, closing)
@@ -138,8 +158,9 @@ def _marks(model: Model, tags: Tags | None, form: Form | None) -> dict[int, str]
     """Special tokens that are marks of thoughts or calls, which decode to nothing."""
     if TOKENIZER not in model.reader.assets:
         return {}
-    wanted = [*(tags or ()), *(() if form is None else (form.begin.strip(), form.end.strip(), "[ARGS]"))]
-    return {number: text for number, text in model.special_texts.items() if text in wanted}
+    wanted = [*(tags or ()), *(() if form is None else (form.begin.strip(), form.end.strip(), *form.inside))]
+    wanted += MARKS if in_channels(model.chat_template.source) else ()
+    return {number: text for number, text in model.special_texts.items() if any(text in each for each in wanted)}
 
 
 def plain(messages: Sequence[Mapping[str, Any]], instructions: str) -> list[dict[str, Any]]:

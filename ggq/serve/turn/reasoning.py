@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -15,7 +15,12 @@ class Tags(NamedTuple):
     end: str
 
 
-KNOWN = (Tags("<think>", "</think>"), Tags("<seed:think>", "</seed:think>"), Tags("[THINK]", "[/THINK]"))
+KNOWN = (
+    Tags("<think>", "</think>"),
+    Tags("<seed:think>", "</seed:think>"),
+    Tags("[THINK]", "[/THINK]"),
+    Tags("<|channel>thought", "<channel|>"),
+)
 
 
 def tags_of(template: str) -> Tags | None:
@@ -85,7 +90,26 @@ class AfterThinking:
             self._forced += 1
         self._thought += 1
         self._last = [*self._last, token][-len(self._end) :]
-        self._thinking = self._last != self._end and self._forced < len(self._closing)
+        self._thinking = self._forced < len(self._closing) if self._forced else self._last != self._end
+
+
+Begun = Callable[[Sequence[int]], "bool | None"]
+"""See `ThinkingBudget`."""
+
+
+def begun_by(begin: str, decode: Callable[[Sequence[int]], str]) -> Begun:
+    """Whether the text of tokens begins with a text, however it is cut into tokens.
+
+    Args:
+        begin: The text.
+        decode: The text of tokens, special ones included.
+    """
+
+    def begun(tokens: Sequence[int]) -> bool | None:
+        text = decode(tokens)
+        return True if text.startswith(begin) else None if begin.startswith(text) else False
+
+    return begun
 
 
 class ThinkingBudget:
@@ -93,18 +117,18 @@ class ThinkingBudget:
 
     Args:
         inner: What must be matched, thoughts included; None lets anything follow.
-        begin: The token that begins thoughts, at the answer's beginning only.
+        begun: Whether the tokens of an answer so far begin thoughts; None where that is not certain yet.
         end: The tokens that end them.
         budget: Tokens of thought.
         closing: The tokens that are written then, `end` among them.
     """
 
     def __init__(
-        self, inner: Constraint | None, begin: int, end: Sequence[int], budget: int, closing: Sequence[int]
+        self, inner: Constraint | None, begun: Begun, end: Sequence[int], budget: int, closing: Sequence[int]
     ) -> None:
-        self._inner, self._begin = inner, begin
+        self._inner, self._begun = inner, begun
         self._thoughts = AfterThinking(None, end, budget, closing)
-        self._first, self._thinking = True, False
+        self._first, self._thinking, self._certain = list[int](), False, False
 
     @property
     def over(self) -> bool:
@@ -122,6 +146,7 @@ class ThinkingBudget:
             self._inner.accept(token)
         if self._thinking:
             self._thoughts.accept(token)
-        elif self._first and token == self._begin:
-            self._thinking = True
-        self._first = False
+        elif not self._certain:
+            self._first.append(token)
+            found = self._begun(self._first)
+            self._thinking, self._certain = bool(found), found is not None

@@ -13,6 +13,7 @@ from ggq.serve.errors import ApiError
 from ggq.serve.metrics import Metrics
 from ggq.serve.models import Served
 from ggq.serve.settings import Settings
+from ggq.serve.turn.channels import ChannelReader
 from ggq.serve.turn.prepare import Prepared
 from ggq.serve.turn.reader import Reader
 from ggq.serve.turn.turn import Call, Delta, Usage
@@ -123,7 +124,7 @@ class Run:
             self._metrics.finished.labels(self._served.name, "tool_calls" if reason == "calls" else reason).inc()
         return found
 
-    def _parts(self, place: int, reader: Reader, text: str, over: bool) -> list[Delta]:
+    def _parts(self, place: int, reader: Reader | ChannelReader, text: str, over: bool) -> list[Delta]:
         found: list[Delta] = []
         for kind, what in [*reader.push(text), *(reader.flush() if over else ())]:
             if isinstance(what, Call):

@@ -12,18 +12,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ggq.serve.turn.braced import QUOTE, braced, braced_rule, braced_rules
 from ggq.serve.turn.closed import closed
+from ggq.serve.turn.lark import TokenOf, escaped, json_of, marked, quoted
 from ggq.serve.turn.reasoning import Tags
 from ggq.serve.turn.turn import Call, Tool
 
 MOST_CALLS = 8
 """Calls of one answer: a small model would go on for ever."""
-COMPACT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
-"""JSON in grammars as `json.dumps` writes it."""
-
-
-TokenOf = Callable[[str], "int | None"]
-"""The id of a text that is one added token, None where it is not."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +36,8 @@ class Form:
         arguments: The key of a call's arguments.
         written: Writes a call's grammar otherwise than as JSON with a name and arguments.
         parsed: Reads what is between `begin` and `end` otherwise than as JSON.
+        rules: More rules that `written` refers to.
+        inside: Texts between `begin` and `end` that may be added tokens.
     """
 
     name: str
@@ -51,6 +49,8 @@ class Form:
     arguments: str = "arguments"
     written: Callable[[Tool, TokenOf], str] | None = None
     parsed: Callable[[str], list[Call]] | None = None
+    rules: Callable[[TokenOf], list[str]] | None = None
+    inside: tuple[str, ...] = ()
 
     def calls(self, text: str) -> list[Call]:
         """The calls in what is between `begin` and `end`; none where that is no call."""
@@ -113,7 +113,7 @@ def _is_object(text: str) -> bool:
 
 
 def _named_rule(tool: Tool, token: TokenOf) -> str:
-    return f"{quoted(tool.name)} {_marked('[ARGS]', token)} %json {_schema(closed(tool.parameters))}"
+    return f"{quoted(tool.name)} {marked('[ARGS]', token)} %json {json_of(closed(tool.parameters))}"
 
 
 def _each_argument(tool: Tool, token: TokenOf, before: Callable[[str], Sequence[str]], after: Sequence[str]) -> str:
@@ -127,14 +127,14 @@ def _each_argument(tool: Tool, token: TokenOf, before: Callable[[str], Sequence[
     """
     required, parts = tool.parameters.get("required", ()), []
     for key, schema in tool.parameters.get("properties", {}).items():
-        start, end = (" ".join(_marked(piece, token) for piece in pieces) for pieces in (before(key), after))
-        value = f"%json {_schema(schema)}"
+        start, end = (" ".join(marked(piece, token) for piece in pieces) for pieces in (before(key), after))
+        value = f"%json {json_of(schema)}"
         if schema.get("type") == "string" and "enum" not in schema:
             mark = escaped(after[0])
             value = "/(?s:[^<]+)/?"
             if token(after[0]) is None:  # one terminal, or the text would take the beginning of the mark too
                 value = rf"/(?s:[^<]*){mark}/"
-                end = " ".join(_marked(piece, token) for piece in after[1:])
+                end = " ".join(marked(piece, token) for piece in after[1:])
         parts.append(f"({start} {value} {end}){'' if key in required else '?'}")
     return " ".join(parts)
 
@@ -155,9 +155,16 @@ GENERIC = Form("generic", (), "<tool_call>\n", "\n</tool_call>")
 """For templates that know no tools; the system message tells the model of it."""
 
 FORMS = (
+    Form(
+        *("braced", ("<|tool_call>",), "<|tool_call>", "<tool_call|>", ""),
+        written=braced_rule,
+        parsed=braced,
+        rules=braced_rules,
+        inside=(QUOTE,),
+    ),
     Form("tagged", ("<function=",), "<tool_call>\n", "\n</tool_call>", written=_tagged_rule, parsed=tagged),
     Form("paired", ("<arg_key>",), "<tool_call>", "</tool_call>", written=_paired_rule, parsed=paired),
-    Form("named", ("[ARGS]",), "[TOOL_CALLS]", "", "", written=_named_rule, parsed=named_json),
+    Form("named", ("[ARGS]",), "[TOOL_CALLS]", "", "", written=_named_rule, parsed=named_json, inside=("[ARGS]",)),
     Form("list", ("[TOOL_CALLS]",), "[TOOL_CALLS]", "", listed=True),
     Form("granite", ("<|tool_call|>",), "<|tool_call|>", "", listed=True),
     Form("tags", ("<tool_call>",), "<tool_call>\n", "\n</tool_call>"),
@@ -206,7 +213,7 @@ def grammar(
         tags: Of thoughts that may come first.
         answer: The schema of an answer without calls; None for any text.
     """
-    begin, end, between = (_marked(text, token) for text in (form.begin, form.end, form.between + form.begin))
+    begin, end, between = (marked(text, token) for text in (form.begin, form.end, form.between + form.begin))
     if form.listed:
         schema: Any = {
             "type": "array",
@@ -216,18 +223,18 @@ def grammar(
         }
         if not parallel:
             schema["maxItems"] = 1
-        body, more = f"%json {_schema(schema)}", ""
+        body, more = f"%json {json_of(schema)}", ""
     elif form.written is not None:
         rules = [f"({form.written(tool, token)})" for tool in tools]
         body, more = " | ".join(rules), f"({between} call {end}){{0,{MOST_CALLS - 1}}}" if parallel else ""
     else:
-        body = f"%json {_schema({'anyOf': [_call(form, tool) for tool in tools]})}"
+        body = f"%json {json_of({'anyOf': [_call(form, tool) for tool in tools]})}"
         more = f"({between} call {end}){{0,{MOST_CALLS - 1}}}" if parallel and form.begin else ""
     calls = f"{begin} call {end} {more}"
-    rules = [f"call: {body}"]
+    rules = [f"call: {body}", *(() if form.rules is None else form.rules(token))]
     if must or answer is not None:
         other = "" if must else " | answer"
-        rules += [] if answer is None or must else [f"answer: %json {_schema(answer)}"]
+        rules += [] if answer is None or must else [f"answer: %json {json_of(answer)}"]
         return "\n".join([f"start: {calls}{other}", *rules])
     either, terminals = _text_or(form, calls, end, more, token)
     return "\n".join([f"start: {_thoughts(tags, token)}({either})", *rules, *terminals])
@@ -243,14 +250,14 @@ def _text_or(form: Form, calls: str, end: str, more: str, token: TokenOf) -> tup
     known, rest = escaped(mark), form.begin[form.begin.index(mark) + len(mark) :]
     free = rf"/(?s:.*)/ & ~/(?s:.*){known}(?s:.*)/"
     before = rf"/(?s:.*){known}/ & ~/(?s:.*){known}(?s:.+)/"
-    follow = f"{_marked(rest, token)} " if rest else ""
+    follow = f"{marked(rest, token)} " if rest else ""
     return f"FREE | BEFORE {follow}call {end} {more}", [f"FREE: {free}", f"BEFORE: {before}"]
 
 
 def _thoughts(tags: Tags | None, token: TokenOf) -> str:
     """Thoughts between tokens of their own, which a text may not contain."""
-    ids = [] if tags is None else [token(tags.begin), token(tags.end)]
-    return "" if not ids or None in ids else f"(<[{ids[0]}]> /(?s:.*)/ <[{ids[1]}]>)? "
+    begin, end = ("", "") if tags is None else (marked(each, token) for each in tags)
+    return f"({begin} /(?s:.*)/ {end})? " if begin.startswith("<[") and end.startswith("<[") else ""
 
 
 def _call(form: Form, tool: Tool) -> dict[str, Any]:
@@ -261,27 +268,3 @@ def _call(form: Form, tool: Tool) -> dict[str, Any]:
         "required": ["name", form.arguments],
         "additionalProperties": False,
     }
-
-
-def _schema(schema: Mapping[str, Any]) -> str:
-    return json.dumps({**schema, "x-guidance": COMPACT})
-
-
-def escaped(text: str) -> str:
-    """A regular expression of Lark that matches a text."""
-    return re.escape(text).replace("/", r"\/").replace("\\\n", r"\n")
-
-
-def quoted(text: str) -> str:
-    """A string of Lark."""
-    return json.dumps(text)
-
-
-def _marked(text: str, token: TokenOf) -> str:
-    """A fixed text in a grammar; added tokens in it by their ids."""
-    mark = text.strip()
-    number = token(mark) if mark else None
-    if number is None:
-        return quoted(text) if text else ""
-    before, after = text.split(mark, 1)
-    return " ".join(filter(None, [quoted(before) if before else "", f"<[{number}]>", quoted(after) if after else ""]))
