@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from ggq.errors import ModelError, UnsupportedError, UsageError
 from ggq.text.special_tokens import named_tokens
+from ggq.text.template_process import rendered
 from ggq.text.tokenizer import Asset
 
 SECONDS = 10.0
@@ -108,18 +107,16 @@ class ChatTemplate:
             document = json.dumps({**request, "limit": limit, "memory": memory}).encode("ascii")
         except (TypeError, ValueError) as problem:
             raise UsageError(f"messages hold strings, numbers, lists and mappings only: {problem}") from None
-        script = Path(__file__).with_name("template_worker.py")
-        command = [sys.executable, "-I", "-S", os.fspath(script)]
         try:
-            done = subprocess.run(command, input=document, capture_output=True, timeout=SECONDS, check=False)
-        except subprocess.TimeoutExpired:
+            answer = rendered(document, SECONDS)
+        except TimeoutError:
             raise self._error(f"it takes more than {SECONDS:g} seconds") from None
         except OSError as problem:  # a limit of processes
             text = f"the chat template needs a process, and none can be started: {problem.strerror or problem}"
             raise UnsupportedError(text, path=self.path) from None
-        if done.returncode:
+        if answer is None:
             raise self._error("it was stopped for taking too much time or memory")
-        result: dict[str, str] = json.loads(done.stdout)
+        result: dict[str, str] = json.loads(answer)
         return result
 
     def _error(self, problem: str) -> ModelError:

@@ -1,17 +1,24 @@
-"""Renders one chat template in a process of its own, which can be killed: a template is a program from a stranger.
+"""Renders chat templates in processes of their own, which can be killed: a template is a program from a stranger.
 
-Reads one JSON document from standard input, writes one to standard output. Run as a script, it imports nothing of ggq.
+Reads one JSON document from standard input, writes one to standard output. With --keep it reads requests until there
+are none for a while, and forks for each; a document is 8 bytes with its length, and what follows, and a length of -1
+stands for an answer that there is not, -2 for no process to be had. Run as a script, it imports nothing of ggq.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import select
 import sys
 from datetime import datetime
 from typing import Any
 
 SECONDS = 2
 """Processor time, where the system can limit it; the parent limits the time on the clock."""
+
+PATIENCE = 300_000
+"""Milliseconds without a request after which a process that is kept ends."""
 
 
 def limit_resources(memory: int) -> None:
@@ -88,14 +95,72 @@ def render(request: dict[str, Any]) -> dict[str, str]:
     return {"text": "".join(pieces)}
 
 
-def main() -> None:
-    """Answer the one request."""
-    request = json.loads(sys.stdin.buffer.read())
-    sys.path[:] = request["path"]
+def answer(request: dict[str, Any]) -> bytes:
+    """The answer to a request, under its limits."""
     import jinja2.sandbox  # noqa: F401  before the limits: they are the template's, not the library's
 
     limit_resources(request["memory"])
-    sys.stdout.buffer.write(json.dumps(render(request)).encode("ascii"))
+    return json.dumps(render(request)).encode("ascii")
+
+
+def keep() -> None:
+    """Answer requests, each in a process that is forked."""
+    waiting = select.poll()
+    waiting.register(0, select.POLLIN)
+    while waiting.poll(PATIENCE) and (head := read(0, 8)):
+        request = json.loads(read(0, int.from_bytes(head, "little", signed=True)))
+        if "jinja2" not in sys.modules:
+            sys.path[:] = request["path"]
+            import jinja2.sandbox  # noqa: F401
+        try:
+            found = forked(request)
+            size = -1 if found is None else len(found)
+        except BlockingIOError:
+            found, size = None, -2
+        write(1, size.to_bytes(8, "little", signed=True) + (found or b""))
+
+
+def forked(request: dict[str, Any]) -> bytes | None:
+    """The answer of a process that is forked; None where that was stopped."""
+    from_child, to_parent = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            write(to_parent, answer(request))
+            os._exit(0)
+        finally:
+            os._exit(1)
+    os.close(to_parent)
+    pieces = []
+    while piece := os.read(from_child, 1 << 16):
+        pieces.append(piece)
+    os.close(from_child)
+    return None if os.waitpid(child, 0)[1] else b"".join(pieces)
+
+
+def read(number: int, size: int) -> bytes:
+    """So many bytes; none where nothing comes any more."""
+    found = bytearray()
+    while len(found) < size and (piece := os.read(number, size - len(found))):
+        found += piece
+    return bytes(found) if len(found) == size else b""
+
+
+def write(number: int, data: bytes) -> None:
+    """Write all of it."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(number, rest) :]
+
+
+def main() -> None:
+    """Answer the one request, or with --keep many."""
+    if sys.argv[1:] == ["--keep"]:
+        keep()
+        return
+    request = json.loads(sys.stdin.buffer.read())
+    sys.path[:] = request["path"]
+    sys.stdout.buffer.write(answer(request))
 
 
 if __name__ == "__main__":

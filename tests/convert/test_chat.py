@@ -11,7 +11,7 @@ import pytest
 from ggq.convert.convert import convert, plan
 from ggq.errors import ModelError, UnsupportedError
 from ggq.text import template as chat_module
-from ggq.text import trial
+from ggq.text import template_process, trial
 from tests.kit.checkpoints import edit_json, refused
 from tests.kit.support import run_ggq
 
@@ -78,7 +78,8 @@ def test_where_no_process_can_be_started_it_is_told_as_such(folder: Path, monkey
 
     (folder / "chat_template.jinja").write_text("{{ messages[0].content }}")
     assert notes(folder) == []
-    monkeypatch.setattr(chat_module.subprocess, "run", refuse)
+    template_process.stop_all()
+    monkeypatch.setattr(template_process.subprocess, "Popen", refuse)
     problem = "the chat template needs a process, and none can be started: Resource temporarily unavailable"
     with pytest.raises(UnsupportedError, match=problem):
         chat_module.ChatTemplate("x").render([{"role": "user", "content": "a"}])
