@@ -11,6 +11,7 @@ import threading
 from typing import Any
 
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from ggq.errors import UsageError
 from ggq.serve.application import application
@@ -57,6 +58,17 @@ class Server(uvicorn.Server):
         await models.close()
 
 
+class Protocol(H11Protocol):
+    """uvicorn's, which keeps a connection that a client has reset until its time to wait for requests is over."""
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection has ended."""
+        super().connection_lost(exc)
+        if self.timeout_keep_alive_task is not None:
+            self.timeout_keep_alive_task.cancel()
+            self.timeout_keep_alive_task = None
+
+
 def run(
     settings: Settings, host: str, port: int, *, load_first: bool = True, tls: tuple[str, str] | None = None
 ) -> None:
@@ -76,6 +88,7 @@ def run(
     certificate, key = tls or (None, None)
     config = uvicorn.Config(
         app,
+        http=Protocol,
         host=host,
         port=port,
         log_config=None,

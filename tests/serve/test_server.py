@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import json
 import logging
 import os
@@ -12,10 +14,13 @@ import socket
 import subprocess
 import sys
 import time
+import weakref
 from pathlib import Path
 from typing import Any
 
 import pytest
+import uvicorn
+import uvicorn.server
 from starlette.applications import Starlette
 from starlette.routing import Mount
 from starlette.testclient import TestClient
@@ -25,6 +30,7 @@ from ggq.errors import GGQError
 from ggq.serve.application import application
 from ggq.serve.errors import ApiError
 from ggq.serve.schema import check, check_depth
+from ggq.serve.server import Protocol
 from ggq.serve.settings import Settings
 from tests.kit.support import ROOT, run_ggq
 from tests.serve.conftest import HOSTS
@@ -331,3 +337,36 @@ def test_adapters_have_names_of_their_own(model_path: Path, tmp_path: Path) -> N
     assert (found["style"]["model"], listed) == ("style", {"demo": None, "style": "demo"})
     with ggq.load(model_path, lora=[str(folder)]) as model:
         assert texts["style"] == model.generate("import os", max_tokens=8, temperature=0)
+
+
+def test_a_connection_that_a_client_resets_is_forgotten() -> None:
+    async def answer(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"x" * 50_000})
+
+    async def protocols_left() -> int:
+        config = uvicorn.Config(answer, http=Protocol, timeout_keep_alive=75)
+        config.load()
+        state, made = uvicorn.server.ServerState(), list[weakref.ref[Protocol]]()
+
+        def protocol() -> Protocol:
+            found = Protocol(config, state, {})
+            made.append(weakref.ref(found))
+            return found
+
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(protocol, "127.0.0.1", 0)
+        for _ in range(3):
+            with socket.create_connection(server.sockets[0].getsockname()) as sock:
+                sock.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                await loop.run_in_executor(None, sock.recv, 12)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")  # a reset instead of an end
+        server.close()
+        for _ in range(100):
+            await asyncio.sleep(0.02)
+            gc.collect()
+            if made and not any(each() for each in made):
+                break
+        return sum(each() is not None for each in made) if len(made) == 3 else -1
+
+    assert asyncio.run(protocols_left()) == 0
