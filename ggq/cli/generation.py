@@ -169,10 +169,13 @@ def text(argument: str) -> str:
 
 def show(piece: str) -> None:
     """Print a piece of generated text at once; on a terminal, what would command it is escaped."""
-    if sys.stdout.isatty():
-        piece = "".join(c if c in "\n\t" or c in JOINERS else printable(c) for c in piece)
-    sys.stdout.write(piece)
+    sys.stdout.write(escaped(piece) if sys.stdout.isatty() else piece)
     sys.stdout.flush()
+
+
+def escaped(text: str) -> str:
+    """A text without what would command a terminal."""
+    return "".join(c if c in "\n\t" or c in JOINERS else printable(c) for c in text)
 
 
 def rate(tokens: int, seconds: float) -> float:

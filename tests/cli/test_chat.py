@@ -7,17 +7,20 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import ggq
 from ggq.cli.texts import typing
 from ggq.cli.texts.conversation import Conversation, chosen_template
+from ggq.cli.texts.thoughts import Answer
 from ggq.errors import UsageError
 from ggq.generate.model import Model
 from ggq.generate.options import Options
+from ggq.text.template import ChatTemplate
 from tests.kit.small_models import write_demo
 from tests.kit.support import ROOT
 from tests.text.test_template import CHATML
@@ -214,3 +217,55 @@ def test_what_is_pasted_is_one_message_and_history_is_kept(path: Path, tmp_path:
     assert messages[0]["content"] == "def f():\n    pass"
     (history,) = tmp_path.rglob("chat_history")
     assert "/quit" in history.read_text() and history.stat().st_mode & 0o77 == 0
+
+
+class Pieces:
+    """A stream of given pieces, each of one token.
+
+    Args:
+        prompt: Tokens.
+        pieces: Texts and their tokens.
+    """
+
+    def __init__(self, prompt: Sequence[int], pieces: Sequence[tuple[str, int]]) -> None:
+        self.answer, self.prompt, self.tokens, self._pieces = self, prompt, list[int](), pieces
+
+    def __iter__(self) -> Iterator[str]:
+        for text, token in self._pieces:
+            self.tokens.append(token)
+            yield text
+
+    def close(self) -> None:
+        """Nothing runs."""
+
+
+def answered(model: Model, template: str, prompt: str, pieces: Sequence[tuple[str, int]]) -> tuple[str, str]:
+    """What is shown of an answer, and what is kept of it."""
+    shown = list[str]()
+    stream: Any = Pieces(model.encode(prompt, begin=False), pieces)
+    answer = Answer(model, ChatTemplate(template), stream, shown.append)
+    answer.run()
+    return "".join(shown), answer.text
+
+
+def test_thoughts_are_told_apart_from_what_is_said(model: Model, capsys: Capture) -> None:
+    words = [("I th", 9), ("ink</th", 9), ("ink>\n\nSo", 9), (".", 9)]
+    assert answered(model, "<think></think>", "", [("<think>", 9), *words]) == ("So.", "So.")
+    assert capsys.readouterr().err == "I think\n"
+    assert answered(model, "<think></think>", "user: hi\n<think>\n", words) == ("So.", "So.")
+    assert capsys.readouterr().err == "I think\n"
+    assert answered(model, "{{ messages }}", "", words)[0] == "I think</think>\n\nSo."
+    assert answered(model, "<think></think>", "", [("Sure", 9), ("!", 9)]) == ("Sure!", "Sure!")
+    assert capsys.readouterr().err == ""
+
+
+def test_channels_are_told_apart_by_tokens_without_a_text(model: Model, capsys: Capture) -> None:
+    marks = {101: "<|channel|>", 102: "<|message|>", 103: "<|end|>", 104: "<|start|>"}
+    model.__dict__["special_texts"] = marks
+    try:
+        thought = [("", 101), ("analysis", 9), ("", 102), ("Hm.", 9), ("", 103)]
+        said = [("", 104), ("assistant", 9), ("", 101), ("final", 9), ("", 102), ("So.", 9)]
+        found = answered(model, "<|start|><|channel|><|message|>", "", thought + said)
+    finally:
+        del model.__dict__["special_texts"]
+    assert found == ("So.", "So.") and capsys.readouterr().err == "Hm.\n"

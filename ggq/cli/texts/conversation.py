@@ -12,6 +12,7 @@ from typing import Any, cast
 from ggq.cli import generation as cli
 from ggq.cli.output import printable
 from ggq.cli.server.remote import RemoteModel, RemoteStream
+from ggq.cli.texts.thoughts import Answer
 from ggq.cli.texts.typing import editing, read_message
 from ggq.errors import GGQError, UsageError, nearest
 from ggq.format.unfinished import replacing
@@ -213,19 +214,31 @@ class Conversation:
         except UsageError:
             self.messages.pop()
             raise
-        try:
-            for piece in stream:
-                cli.show(piece)
-        except KeyboardInterrupt:
-            stream.close()
+        text = self._show(stream)
         sys.stdout.write("\n")
         sys.stdout.flush()
-        self.messages.append({"role": "assistant", "content": stream.answer.text})
+        self.messages.append({"role": "assistant", "content": text})
         self.keep()
         if self.verbose:
             say(stream.figures if isinstance(stream, RemoteStream) else cli.figures(stream.timing))
         if isinstance(stream, Stream) and isinstance(self.model, Model):
             self.warn(len(stream.answer.prompt) + len(stream.answer.tokens), self.model.config.context_length)
+
+    def _show(self, stream: Stream | RemoteStream) -> str:
+        """Show an answer as it comes; what it says."""
+        if not (isinstance(stream, Stream) and isinstance(self.model, Model)):
+            try:
+                for piece in stream:
+                    cli.show(piece)
+            except KeyboardInterrupt:
+                stream.close()
+            return stream.answer.text
+        answer = Answer(self.model, self.model.chat_template, stream, cli.show)
+        try:
+            answer.run()
+        except KeyboardInterrupt:
+            answer.close()
+        return answer.text
 
     def warn(self, tokens: int, room: int) -> None:
         """Tell when little of the context is left."""
