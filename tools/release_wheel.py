@@ -81,7 +81,7 @@ def compile_for(target: str, tree: Path, cache: Path) -> None:
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("NUMBA_")},
         "NUMBA_CPU_NAME": chosen.cpu,
-        "NUMBA_CPU_FEATURES": ",".join(f"+{feature}" for feature in chosen.features),
+        "NUMBA_CPU_FEATURES": chosen.listed,
         "NUMBA_CACHE_DIR": str(cache),
     }
     command = [
@@ -98,11 +98,12 @@ def compile_for(target: str, tree: Path, cache: Path) -> None:
 def pack(path: Path, target: str) -> None:
     """Compile every kernel for the target of this process and write them to a file."""
     from ggq_kernels.code import precompiled, ready, store, together
+    from ggq_kernels.code.processor import foreign
 
     names = [f"{name}.module" for name in ready.MODULES]
     keys = ready.all_keys()
     together.compile_missing(keys)
-    for module, name in (key.split(".") for key in keys):
+    for module, name in (key.split(".") for key in keys if not foreign()):
         assert getattr(ready.module(module), name).address, name
     for name in ready.MODULES:
         ready.module(name).kernel_keys()  # describes and saves it

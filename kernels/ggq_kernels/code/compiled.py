@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numba
@@ -12,6 +13,7 @@ from numba import types
 
 from ggq_kernels.code import settings, store
 from ggq_kernels.code.object_code import object_code
+from ggq_kernels.code.processor import architecture, foreign
 
 settings.never_read_file()
 
@@ -63,19 +65,31 @@ class Op:
         """Run it; the GIL is released meanwhile."""
         return self._call(*arguments)
 
+    def save(self) -> None:
+        """Compile it for a machine that need not be this one, and save its code."""
+        with self._reported():
+            store.save_code(self.key, object_code(self.function, self.signature))
+
     def _compile(self) -> int:
+        if foreign():
+            raise RuntimeError(f"{self.name} would be compiled for {architecture()} (NUMBA_CPU_NAME) and cannot run")
+        with self._reported():
+            made = object_code(self.function, self.signature)
+            if self.key:
+                store.save_code(self.key, made)
+            address = store.link(made)
+            if address is None:  # this process lacks what the code names, and Numba can bring it
+                self._made = numba.cfunc(self.signature, nopython=True, error_model="numpy")(self.function)
+                address = int(self._made.address)
+        return address
+
+    @contextmanager
+    def _reported(self) -> Iterator[None]:
         for listener in store.listeners:
             listener(self.name)
         start = time.perf_counter()
-        made = object_code(self.function, self.signature)
-        if self.key:
-            store.save_code(self.key, made)
-        address = store.link(made)
-        if address is None:  # this process lacks what the code names, and Numba can bring it
-            self._made = numba.cfunc(self.signature, nopython=True, error_model="numpy")(self.function)
-            address = int(self._made.address)
+        yield
         store.compile_log.append((self.name, time.perf_counter() - start))
-        return address
 
 
 def op(function: Callable[..., Any]) -> Op:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from blake3 import blake3
 
+from ggq_kernels.code.processor import processor
 from ggq_kernels.code.settings import FILE, own_settings
 
 HARMLESS = ("NUMBA_CACHE_DIR", "NUMBA_NUM_THREADS", "NUMBA_THREADING_LAYER", "NUMBA_THREADING_LAYER_PRIORITY")
@@ -34,13 +35,6 @@ def settings() -> list[str]:
     if own_settings and own.is_file():  # whoever imported Numba before has it read that
         found.append(own.read_text(encoding="utf-8", errors="replace"))
     return found
-
-
-def processor() -> tuple[str, str]:
-    """LLVM's name of this machine's processor, and its features as LLVM writes them: "+avx2,-avx512f"."""
-    import llvmlite.binding as llvm
-
-    return llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()
 
 
 def key() -> str:

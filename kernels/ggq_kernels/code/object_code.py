@@ -14,10 +14,12 @@ from typing import Any
 
 import llvmlite.binding as llvm
 import numba
+from numba.core import config
 from numba.core.codegen import AOTCodeLibrary, JITCPUCodegen
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.registry import cpu_target
 
+from ggq_kernels.code.processor import TRIPLES, architecture, foreign, processor
 from ggq_kernels.code.store import ObjectCode
 
 
@@ -42,11 +44,25 @@ def lowered(function: Callable[..., Any], signature: Any) -> tuple[str, Any]:
 @functools.cache
 def target_machine() -> Any:
     """LLVM's description of the target, as Numba makes it."""
-    _, cpu, features = cpu_target.target_context.codegen().magic_tuple()
-    target = llvm.Target.from_default_triple()
+    _, cpu, features = codegen().magic_tuple()
+    return make_machine(cpu, features, opt=3)
+
+
+def make_machine(cpu: str, features: str, opt: int) -> Any:
+    """The same for a processor, and for this machine or for another (processor.py)."""
+    target = llvm.Target.from_triple(triple())
     place = "static" if target.name.startswith("x86") else "default"
-    options = {"cpu": cpu, "features": features, "opt": 3, "reloc": place, "codemodel": "jitdefault", "jit": True}
+    options = {"cpu": cpu, "features": features, "opt": opt, "reloc": place, "codemodel": "jitdefault", "jit": True}
     return target.create_target_machine(**options)
+
+
+def triple() -> str:
+    """What LLVM calls the machine that kernels are compiled for."""
+    if not foreign():
+        return str(llvm.get_process_triple())
+    llvm.initialize_all_targets()
+    llvm.initialize_all_asmprinters()
+    return TRIPLES[architecture()]
 
 
 class _Library(AOTCodeLibrary):
@@ -66,13 +82,39 @@ class _Codegen(JITCPUCodegen):
     def _add_module(self, module: Any) -> None:
         """Keep a module from the engine that would make machine code of it."""
 
+    def _get_host_cpu_features(self) -> str:
+        return processor()[1] if config.CPU_FEATURES is None else str(config.CPU_FEATURES)
+
+    def _get_host_cpu_name(self) -> str:
+        return processor()[0] if config.CPU_NAME is None else str(config.CPU_NAME)
+
     def set_env(self, env_name: str, env: Any) -> None:
         """Store no Python objects for machine code that there is not; kernels use none."""
 
 
+class _ForeignCodegen(_Codegen):
+    """The same for a machine of another architecture: nothing of it is ever run here."""
+
+    def _init(self, llvm_module: Any) -> None:
+        self._tm_features = self._get_host_cpu_features()
+        self._tm = make_machine(self._get_host_cpu_name(), self._tm_features, int(config.OPT))
+        self._target_data = self._tm.target_data
+        self._data_layout = str(self._target_data)
+        self._loopvect, self._opt_level = False, 0
+
+    def _create_empty_module(self, name: str) -> Any:
+        module = super()._create_empty_module(name)
+        module.triple = triple()
+        return module
+
+
 @functools.cache
-def _codegen() -> _Codegen:
-    return _Codegen("ggq_kernels")
+def codegen() -> _Codegen:
+    """Numba's description of the target, and its way to an optimized module."""
+    if not foreign():
+        return _Codegen("ggq_kernels")
+    config.CPU_NAME = config.CPU_FEATURES = None  # Numba's own target is this machine
+    return _ForeignCodegen("ggq_kernels")
 
 
 @contextmanager
@@ -81,7 +123,7 @@ def _no_machine_code() -> Iterator[None]:
     with global_compiler_lock:
         context = cpu_target.target_context
         usual = context._internal_codegen
-        context._internal_codegen = _codegen()
+        context._internal_codegen = codegen()
         try:
             yield
         finally:

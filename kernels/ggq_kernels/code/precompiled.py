@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import json
-import platform
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +16,8 @@ from typing import Any, NamedTuple
 
 from blake3 import blake3
 
-from ggq_kernels.code.key import processor, settings, sources
+from ggq_kernels.code.key import settings, sources
+from ggq_kernels.code.processor import machine, processor
 from ggq_kernels.code.targets import target_of
 
 SUFFIX = ".kernels"
@@ -49,11 +49,15 @@ def archive() -> Archive | None:
     """This machine's file; None where there is none that fits."""
     if sys.implementation.name != "cpython" or not sys.platform.startswith("linux") or sys.maxsize <= 1 << 32:
         return None
-    if platform.machine() != "x86_64" or not folder().is_dir() or settings():
+    if not folder().is_dir() or settings():
         return None
     cpu, listed = processor()
     target = target_of(cpu, {feature[1:] for feature in listed.split(",") if feature.startswith("+")})
-    return None if target is None else load(folder() / f"{target.name}{SUFFIX}", target.name)
+    return (
+        None
+        if target is None or target.machine != machine()
+        else load(folder() / f"{target.name}{SUFFIX}", target.name)
+    )
 
 
 def load(path: Path, target: str) -> Archive | None:

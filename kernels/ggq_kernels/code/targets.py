@@ -41,7 +41,7 @@ class Form(NamedTuple):
     """What decides how data lie and which kernels run.
 
     Args:
-        instruction_set: "avx512-vnni", "avx-vnni" (256 bits), "avx2" or "generic".
+        instruction_set: "avx512-vnni", "avx-vnni" (256 bits), "avx2", "neon-i8mm", "neon-dot" or "generic".
         tiles: Whether the processor has tiles of bf16; the system must allow them too (permission.py).
     """
 
@@ -52,6 +52,7 @@ class Form(NamedTuple):
 def form_of(features: Set[str]) -> Form:
     """The form that a processor with these features runs."""
     needs = {"avx512-vnni": {"avx512vnni"}, "avx-vnni": {"avx2", "avxvnni"}, "avx2": {"avx2"}}
+    needs |= {"neon-i8mm": {"neon", "dotprod", "i8mm"}, "neon-dot": {"neon", "dotprod"}}
     name = next((name for name, needed in needs.items() if needed <= features), "generic")
     return Form(name, name == "avx512-vnni" and {"amx-tile", "amx-bf16", "avx512bf16"} <= features)
 
@@ -68,6 +69,10 @@ _AMX = (
 )
 """All that code for LLVM's "sapphirerapids" may use."""
 
+_DOT = ("fp-armv8", "neon", "crc", "lse", "rdm", "rcpc", "fullfp16", "dotprod")
+_LATER = ("sve", "bf16", "fp16fml", "jsconv", "complxnum", "rcpc-immo", "flagm")
+"""What "neoverse-v1" has and kernels do without, so that others with i8mm can run them, too."""
+
 
 class Target(NamedTuple):
     """A processor that kernels are compiled for in advance.
@@ -76,11 +81,20 @@ class Target(NamedTuple):
         name: What its file is called.
         cpu: LLVM's name of the processor; it must have no feature that code uses and `features` lacks.
         features: The features that the code may use, and a machine must have.
+        machine: The architecture.
+        without: Features that the processor has and the code must not use.
     """
 
     name: str
     cpu: str
     features: tuple[str, ...]
+    machine: str = "x86_64"
+    without: tuple[str, ...] = ()
+
+    @property
+    def listed(self) -> str:
+        """The features as LLVM writes them."""
+        return ",".join([*(f"+{each}" for each in self.features), *(f"-{each}" for each in self.without)])
 
 
 TARGETS = (
@@ -88,8 +102,10 @@ TARGETS = (
     Target("x86-64-v3-vnni", "x86-64-v3", (*_V3, "avxvnni")),
     Target("x86-64-v4-vnni", "x86-64-v4", _VNNI),
     Target("x86-64-v4-amx", "sapphirerapids", _AMX),
+    Target("aarch64-neoverse-n1", "neoverse-n1", _DOT, "aarch64"),
+    Target("aarch64-neoverse-v1", "neoverse-v1", (*_DOT, "i8mm"), "aarch64", _LATER),
 )
-"""One for each form that x86-64 runs, "generic" aside; a form has one target at most."""
+"""One for each form but "generic"; a form has one target at most."""
 
 
 def target_of(cpu: str, features: Set[str]) -> Target | None:

@@ -13,7 +13,8 @@ import time
 from collections.abc import Sequence
 
 from ggq_kernels.code import store
-from ggq_kernels.code.ready import module
+from ggq_kernels.code.processor import foreign
+from ggq_kernels.code.ready import MODULES, module
 from ggq_kernels.run.cores import physical_cores
 
 SECONDS = {
@@ -114,7 +115,10 @@ def compile_behind(keys: Sequence[str]) -> None:
 
 def _compile(key: str) -> None:
     where, name = key.split(".")
-    assert getattr(module(where), name).address
+    if foreign():
+        getattr(MODULES[where](), name).save()
+    else:
+        assert getattr(module(where), name).address
 
 
 def helps(keys: Sequence[str]) -> bool:

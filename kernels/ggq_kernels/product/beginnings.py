@@ -49,9 +49,9 @@ def expands_offsets(m: int) -> bool:
 
 
 @primitive(types.void, types.int64, types.int64, types.int64)
-def _shift_sums(b: Any, source: Any, shift: Any, out: Any) -> None:
-    """Write 16 sums of activations, shifted, as sums of products begin with them."""
-    sums = b.shl(load(b, source, I32x16.ir, 4), splat(b, I32x16.ir, b.trunc(shift, I32)))
+def _weigh_sums(b: Any, source: Any, weight: Any, out: Any) -> None:
+    """Write 16 sums of activations, times a weight, as sums of products begin with them."""
+    sums = b.mul(load(b, source, I32x16.ir, 4), splat(b, I32x16.ir, b.trunc(weight, I32)))
     store(b, b.add(sums, constant(I32x16.ir, ZERO_SUM)), out, 4)
 
 
@@ -62,18 +62,20 @@ def begun_bytes(row: int, tokens: int) -> int:
 
 
 @inlined
-def write_beginnings(m: int, row: int, first: int, stop: int, begun: int, before: int) -> int:
+def write_beginnings(m: int, row: int, first: int, stop: int, lowest: int, begun: int, before: int) -> int:
     """Write int32 (columns / group, TOKENS), tile after tile of tokens first .. stop - 1, behind `begun`, the place of
-    token 0, unless they were written by the shift `before` already; returns their shift."""
+    token 0, unless they were written by the shift `before` already; returns their shift. Codes have `lowest` subtracted
+    beforehand."""
     if not folds(m) or read_i64(m + M_SHIFT) == before:
         return before
     shift, pieces = read_i64(m + M_SHIFT), read_i64(row + COLUMNS) // read_i64(row + X_GROUP)
+    weight = (1 << shift) - lowest
     source, at, end = read_i64(row + X_SUM), first * pieces * 4, stop * pieces * 4
     whole = at + (end - at) // 64 * 64
     for place in range(at, whole, 64):
-        _shift_sums(source + place, shift, begun + place)
+        _weigh_sums(source + place, weight, begun + place)
     for place in range(whole, end, 4):
-        write_i32(begun + place, (read_i32(source + place) << shift) + ZERO_SUM)
+        write_i32(begun + place, read_i32(source + place) * weight + ZERO_SUM)
     return shift
 
 

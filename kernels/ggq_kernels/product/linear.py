@@ -15,7 +15,7 @@ from numba.extending import overload
 from ggq_kernels.code.compiled import inlined, op
 from ggq_kernels.product.beginnings import ZEROS, begun_bytes, write_beginnings
 from ggq_kernels.product.operands import COLUMNS, X_STRIDE, X
-from ggq_kernels.product.planes import CODES, TABLE_CODES, WIDE_TABLE_CODES
+from ggq_kernels.product.planes import CODES, TABLE_CODES, WIDE_TABLE_CODES, lowest
 from ggq_kernels.product.products import (
     M_BIAS,
     SCRATCH,
@@ -120,7 +120,7 @@ def linear_int8(codes: Any, tiles: Any, row: int, team: int) -> None:
                 while tile >= read_i64(m + M_END):
                     m += M_BYTES
                 t = tile - read_i64(m + M_START)
-                shift = write_beginnings(m, row, start, stop, begun, shift)
+                shift = write_beginnings(m, row, start, stop, lowest(codes), begun, shift)
                 if many - start > few:
                     multiply_many(codes, MANY, m, t, row, start, many, begun, scratch)
                 else:

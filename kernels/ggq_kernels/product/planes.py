@@ -16,7 +16,18 @@ from numba.core import cgutils
 
 from ggq_kernels.product.sums import TABLE_BYTES, Lookups, tabled
 from ggq_kernels.product.widths import PLANES
-from ggq_kernels.vector.isa import AHEAD, FOLDED, ISA, SHUFFLES, SIGNED, Products, emit_prefetch, look_up, sums_to_float
+from ggq_kernels.vector.isa import (
+    AHEAD,
+    FOLDED,
+    ISA,
+    SHUFFLES,
+    SIGNED,
+    Products,
+    emit_prefetch,
+    arranged,
+    look_up,
+    sums_to_float,
+)
 from ggq_kernels.vector.simd import (
     FLOAT,
     I8,
@@ -295,8 +306,8 @@ def dot_bytes(b: Any, codes: TagType, kind: Tile | TagType, _: Any, acc: Any, co
 def unpack_block(b: Any, codes: TagType, _: Any, plane0: Any, plane1: Any, table: Any, quads: Any) -> None:
     """Write a block as bytes: eight quads of columns, 64 bytes each, for `dot_bytes`."""
     block = BlockNumbers(b, codes, (plane0, plane1), table)
-    for q in range(BLOCK // 4):
-        store(b, block.signed_quad(q), b.add(quads, I64(64 * q)), 64)
+    for q, bytes_of_quad in enumerate(arranged(b, [block.signed_quad(q) for q in range(BLOCK // 4)])):
+        store(b, bytes_of_quad, b.add(quads, I64(64 * q)), 64)
 
 
 @primitive(lambda codes, acc, *_: acc, None, None, *[types.int64] * 7)

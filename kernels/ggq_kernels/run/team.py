@@ -10,7 +10,6 @@ the kernel (futex on Linux, short sleeps elsewhere). It needs no OpenMP and surv
 
 from __future__ import annotations
 
-import platform
 import sys
 from typing import Any
 
@@ -19,6 +18,7 @@ from numba import types
 from numba.core import cgutils
 
 from ggq_kernels.code.compiled import compiled, inlined
+from ggq_kernels.code.processor import AARCH64, architecture
 from ggq_kernels.vector.simd import I32, I64, call, pointer, primitive, read_i64
 
 # The team's state: int64 words, each on a cache line of its own so that waiting threads do not disturb workers.
@@ -46,7 +46,7 @@ _SPINS = 20000  # about 0.4 ms: longer than an operation without work for all, o
 _FUTEX_NUMBER = {"x86_64": 202, "aarch64": 98}
 
 
-_FUTEX = _FUTEX_NUMBER.get(platform.machine()) if sys.platform.startswith("linux") else None
+_FUTEX = _FUTEX_NUMBER.get(architecture()) if sys.platform.startswith("linux") else None
 
 
 @primitive(types.int64, types.int64, types.int64)
@@ -70,8 +70,10 @@ def atomic_write(b: Any, address: Any, x: Any) -> None:
 @primitive(types.void)
 def relax(b: Any) -> None:
     """Tell the core that this is a waiting loop."""
-    if platform.machine() in ("x86_64", "AMD64"):
+    if architecture() == "x86_64":
         call(b, "llvm.x86.sse2.pause", ir.VoidType())
+    elif architecture() == AARCH64:
+        call(b, "llvm.aarch64.hint", ir.VoidType(), I32(1))  # yield
 
 
 def _futex(b: Any, address: Any, operation: int, value: Any) -> None:

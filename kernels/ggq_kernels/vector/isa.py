@@ -1,5 +1,5 @@
-"""The one file that names instruction sets: the integer dot product, half floats, and the register budget of each
-target.
+"""The one file that names instruction sets, beside neon.py: the integer dot product, half floats, and the register
+budget of each target.
 
 Numba's own target decides, because it is in the key of Numba's cache: NUMBA_CPU_NAME=haswell, or
 NUMBA_CPU_NAME=generic with NUMBA_CPU_FEATURES= (empty), forces another.
@@ -13,9 +13,10 @@ import llvmlite.binding as llvm
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.core.registry import cpu_target
 
+from ggq_kernels.code.object_code import codegen
 from ggq_kernels.code.targets import form_of, usable
+from ggq_kernels.vector import neon
 from ggq_kernels.vector.simd import (
     FLOAT,
     HALF,
@@ -41,7 +42,7 @@ from ggq_kernels.vector.simd import call as call_named
 
 
 def _target() -> tuple[str, frozenset[str]]:
-    _, cpu, listed = cpu_target.target_context.codegen().magic_tuple()
+    _, cpu, listed = codegen().magic_tuple()
     features = {f[1:] for f in listed.split(",") if f.startswith("+")}
     return cpu, usable(cpu, features)
 
@@ -50,23 +51,24 @@ llvm.initialize_native_asmparser()
 CPU, FEATURES = _target()
 ISA, AMX = form_of(FEATURES)
 """Whether the processor has tiles of bf16; the system must allow them too (code/permission.py)."""
-HAS_F16C = "f16c" in FEATURES or "fullfp16" in FEATURES or "avx512f" in FEATURES
+HAS_F16C = not FEATURES.isdisjoint(("f16c", "avx512f", "neon"))
 
 HALVES = ISA in ("avx-vnni", "avx2")
 """Whether a register has the room of half a unit of codes."""
+NEON = ISA in ("neon-i8mm", "neon-dot")
 
-TOKENS = {"avx512-vnni": 8, "avx-vnni": 6, "avx2": 4, "generic": 4}[ISA]
+TOKENS = {"avx512-vnni": 8, "avx-vnni": 6}.get(ISA, 4)
 """Tokens of a register tile of the matrix product: 16-bit or 32-bit sums, one weight and one activation must fit the
 register file."""
 
-FLOAT_ROWS = {"avx512-vnni": 12, "avx-vnni": 4, "avx2": 4, "generic": 4}[ISA]
+FLOAT_ROWS = {"avx512-vnni": 12, "neon-i8mm": 6, "neon-dot": 6}.get(ISA, 4)
 """Rows of a register tile of float products (attention, float weights)."""
 
-STATE_BLOCK = {"avx512-vnni": (4, 4), "avx-vnni": (4, 1), "avx2": (4, 1), "generic": (2, 1)}[ISA]
+STATE_BLOCK = {"avx512-vnni": (4, 4), "generic": (2, 1)}.get(ISA, (4, 1))
 """Rows and vectors of a register block of products with a state (blocks.py): on AVX-512 16 of 32 registers, for 8
 loads of 16 fused operations; elsewhere a vector takes two registers or four."""
 
-COLUMN_ROWS = {"avx512-vnni": 8, "avx-vnni": 4, "avx2": 4, "generic": 2}[ISA]
+COLUMN_ROWS = {"avx512-vnni": 8, "generic": 2}.get(ISA, 4)
 """Rows of such a block of one vector: as many sums as hide the latency of a fused operation."""
 
 AHEAD, AHEAD_EXPANDED, PREFETCH_LEVEL = {"avx512-vnni": (3072, 6144, 2)}.get(ISA, (2048, 2048, 1))
@@ -77,7 +79,7 @@ Zen 3, 4 bits: 25.5 GB/s became 31.8 with one tile; with two, 1024 bytes each, 5
 same, no prefetch 4 % more. Zen 4: the second level instead of the first 5 to 23 % less time (4 and 8 bits), 3072 bytes
 3 % less than 4096 or more; with expanded steps 6144 11 to 15 % less than 3072."""
 
-FOLDED = ISA in ("avx512-vnni", "avx-vnni")
+FOLDED = ISA in ("avx512-vnni", "avx-vnni", "neon-i8mm", "neon-dot")
 """Whether integer sums begin with what is subtracted from the numbers, where that is the same for all, instead of a
 float product with the offset for each group: 8 of 88 instructions that compete with vpdpbusd for its ports."""
 
@@ -161,8 +163,9 @@ def _widening(b: Any, acc: Any, u8: Any, four: Any) -> Any:
     return acc
 
 
-SIGNED = 8 if ISA == "avx2" else 9
-"""Codes of at least so many bits are multiplied as signed bytes, less 128: AVX2 has room for |code| up to 128 only."""
+SIGNED = 8 if ISA in ("avx2", "neon-dot") else 9
+"""Codes of at least so many bits are multiplied as signed bytes, less 128: AVX2 has room for |code| up to 128 only, and
+NEON's sdot takes both operands as signed."""
 
 
 def _quads(
@@ -237,6 +240,15 @@ def sums_to_float(b: Any, sums: Any) -> Any:
     return b.sitofp(sums, F32x16.ir)
 
 
+PAIRED = ISA == "neon-i8mm"
+"""Whether codes that were taken out of their planes are multiplied eight columns at a time."""
+
+
+def arranged(b: Any, quads: list[Any]) -> list[Any]:
+    """Quads of columns, 64 bytes each, in the order in which `Products.dot_bytes` takes them."""
+    return neon.paired(b, quads) if PAIRED else quads
+
+
 class Products:
     """Sums of a tile of tokens while code is generated: 32-bit at once, or 16-bit words that are widened before they
     overflow. (Codebooks of 64 tokens, widened by LLVM's own instructions: 363 a block, 124 of them on the stack.)"""
@@ -247,6 +259,7 @@ class Products:
         words = 1 if signed or ISA == "avx-vnni" else _safe_words(bits)
         self.form = words == 1, signed
         self.words: list[Any] | None = None
+        self.loaded: dict[int, Any] = {}  # by the place of activations
         self.room = 0
         self.limit = 8 if words == 1 else min(16, words)
 
@@ -265,13 +278,19 @@ class Products:
         if ISA == "avx512-vnni" and m > 1:
             self.sums = _vnni_quad(b, self.sums, u8, x, at)
             return
+        if NEON:
+            self.sums = neon.dot_quad(b, self.sums, u8, x, at, ISA == "neon-dot", self.loaded)
+            return
         product = _vpdpbusd if ISA == "avx512-vnni" else _widening
         for i in range(m):
             self.sums[i] = product(b, self.sums[i], u8, load(b, x, I32, 4, at + 4 * i))
 
     def dot_bytes(self, codes: Any, x: Any, quads: int) -> None:
-        """The same of so many quads whose codes lie at an address, 64 bytes each."""
+        """The same of so many quads whose codes lie at an address, 64 bytes each, as `arranged`."""
         b, m = self.b, len(self.sums)
+        if PAIRED:
+            self.sums = neon.dot_pairs(b, self.sums, codes, x, quads)
+            return
         if not HALVES:
             for q in range(quads):
                 self.dot(load(b, codes, _BYTES, 64, 64 * q), x, 4 * m * q)
@@ -299,7 +318,7 @@ class Products:
 
 # ---- tables of 16 bytes
 
-SHUFFLES = "avx512bw" in FEATURES or HALVES
+SHUFFLES = "avx512bw" in FEATURES or HALVES or "neon" in FEATURES
 """Whether bytes can be looked up in one instruction, whose index is bits 0 to 3 of a byte, provided that bit 7 is
 0."""
 
@@ -316,6 +335,8 @@ def look_up(b: Any, table: Any, codes: Any) -> Any:
             entry = splat(b, _BYTES, b.extract_element(table, I32(k)))
             found = b.select(b.icmp_unsigned("==", codes, constant(_BYTES, k)), entry, found)
         return found
+    if "neon" in FEATURES:
+        return neon.look_up(b, table, codes)
     if "avx512bw" in FEATURES:
         return look_up_lanes(b, pick(b, table, list(range(16)) * 4), codes)
     twice = pick(b, table, list(range(16)) * 2)

@@ -17,9 +17,14 @@ from numba.core import cgutils
 from numba.core.imputils import lower_constant
 from numba.extending import intrinsic, models, register_model, typeof_impl
 
+from ggq_kernels.code.processor import AARCH64, architecture
+
 I8, I16, I32, I64 = (ir.IntType(n) for n in (8, 16, 32, 64))
 HALF, FLOAT = ir.HalfType(), ir.FloatType()
 _ELEMENT = {"i8": I8, "i16": I16, "i32": I32, "f32": FLOAT}
+
+SHIFTS_BYTES = architecture() == AARCH64
+"""Whether vectors of bytes are shifted by one instruction."""
 
 LANES = 16
 """Rows of a weight tile, positions of a key tile: one lane each."""
@@ -198,9 +203,11 @@ def rows(b: ir.IRBuilder, tile: Tile, make: Callable[[int], Any]) -> Any:
 
 
 def field(b: ir.IRBuilder, v: Any, first: int, bits: int, to: int) -> Any:
-    """Bits [first, first + bits) of every byte, moved to bit `to`. Bytes are shifted as words, then masked: x86 has no
-    byte shift."""
+    """Bits [first, first + bits) of every byte, moved to bit `to`. Bytes are shifted as words, then masked, where there
+    is no byte shift (x86)."""
     kind, move = v.type, first - to
+    if SHIFTS_BYTES and (move > 0 and first + bits == 8 or move < 0 and to + bits == 8):
+        return b.lshr(v, constant(kind, move)) if move > 0 else b.shl(v, constant(kind, -move))
     words = ir.VectorType(I16, kind.count // 2)
     if move:
         v = b.bitcast(v, words)
