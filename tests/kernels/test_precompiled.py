@@ -18,7 +18,7 @@ FILES: dict[str, tuple[dict[str, Any], bytes]] = {
     "gather.module": ({"constants": {"ROW": 8}, "kernels": {"select": [2, False]}}, b""),
     "gather.transform.kernel": ({"symbol": "b", "needed": []}, b"second\ncode"),
 }
-X86 = {target.name: target for target in TARGETS}
+BY_NAME = {target.name: target for target in TARGETS}
 
 
 @pytest.fixture
@@ -32,6 +32,7 @@ def test_each_form_has_one_target_whose_own_code_it_is() -> None:
     forms = [form_of(usable(target.cpu, frozenset(target.features))) for target in TARGETS]
     assert len(set(forms)) == len(forms)
     names = [("avx2", False), ("avx-vnni", False), ("avx512-vnni", False), ("avx512-vnni", True)]
+    names += [("neon-dot", False), ("neon-i8mm", False)]
     assert [tuple(form) for form in forms] == names
     assert all(target_of(target.cpu, frozenset(target.features)) == target for target in TARGETS)
 
@@ -50,12 +51,16 @@ def test_each_form_has_one_target_whose_own_code_it_is() -> None:
         ("raptorlake", "x86-64-v4-amx", (), (), "x86-64-v3-vnni"),
         ("haswell", "x86-64-v4-amx", (), (), "x86-64-v3"),
         ("nehalem", "x86-64-v3", ("avx", "avx2", "fma", "f16c"), (), None),
+        ("generic", "aarch64-neoverse-n1", (), ("aes", "ssbs"), "aarch64-neoverse-n1"),
+        ("neoverse-v2", "aarch64-neoverse-v1", (), ("sve", "sve2", "bf16"), "aarch64-neoverse-v1"),
+        ("generic", "aarch64-neoverse-n1", ("lse",), (), None),
+        ("cortex-a72", "aarch64-neoverse-n1", ("dotprod", "lse", "rdm", "fullfp16", "rcpc"), (), None),
     ],
 )
 def test_a_processor_gets_the_code_of_its_own_form_or_none(
     cpu: str, like: str, without: tuple[str, ...], more: tuple[str, ...], found: str | None
 ) -> None:
-    features = ({*X86[like].features} | {*more}) - {*without}
+    features = ({*BY_NAME[like].features} | {*more}) - {*without}
     target = target_of(cpu, features)
     assert (target and target.name) == found
     if isinstance(target, Target):
@@ -109,7 +114,7 @@ def test_a_file_that_is_not_as_it_was_made_or_of_other_sources_is_not_used(
 def fitting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a file for a processor that this machine is said to have."""
     precompiled.save(tmp_path / f"x86-64-v3{precompiled.SUFFIX}", "x86-64-v3", FILES)
-    listed = ",".join(f"+{feature}" for feature in X86["x86-64-v3"].features)
+    listed = ",".join(f"+{feature}" for feature in BY_NAME["x86-64-v3"].features)
     monkeypatch.setattr(precompiled, "folder", lambda: tmp_path)
     monkeypatch.setattr(precompiled, "processor", lambda: ("znver3", f"{listed},-avx512f"))
     monkeypatch.setattr(precompiled, "settings", list)

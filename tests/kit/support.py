@@ -54,7 +54,7 @@ def run_python(*args: str, **environment: str) -> subprocess.CompletedProcess[st
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=int(os.environ.get("GGQ_TEST_TIMEOUT", "120")),
     )
 
 

@@ -13,7 +13,6 @@ from numba import types
 
 from ggq_kernels.code import settings, store
 from ggq_kernels.code.object_code import object_code
-from ggq_kernels.code.processor import architecture, foreign
 
 settings.never_read_file()
 
@@ -71,8 +70,6 @@ class Op:
             store.save_code(self.key, object_code(self.function, self.signature))
 
     def _compile(self) -> int:
-        if foreign():
-            raise RuntimeError(f"{self.name} would be compiled for {architecture()} (NUMBA_CPU_NAME) and cannot run")
         with self._reported():
             made = object_code(self.function, self.signature)
             if self.key:

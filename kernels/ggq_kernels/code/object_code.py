@@ -22,6 +22,9 @@ from numba.core.registry import cpu_target
 from ggq_kernels.code.processor import TRIPLES, architecture, foreign, processor
 from ggq_kernels.code.store import ObjectCode
 
+if foreign():
+    config.CPU_NAME = config.CPU_FEATURES = None  # Numba's own target stays this machine
+
 
 def object_code(function: Callable[..., Any], signature: Any) -> ObjectCode:
     """The machine code of a function of Numba's signature."""
@@ -111,10 +114,7 @@ class _ForeignCodegen(_Codegen):
 @functools.cache
 def codegen() -> _Codegen:
     """Numba's description of the target, and its way to an optimized module."""
-    if not foreign():
-        return _Codegen("ggq_kernels")
-    config.CPU_NAME = config.CPU_FEATURES = None  # Numba's own target is this machine
-    return _ForeignCodegen("ggq_kernels")
+    return _ForeignCodegen("ggq_kernels") if foreign() else _Codegen("ggq_kernels")
 
 
 @contextmanager

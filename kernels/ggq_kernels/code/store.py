@@ -29,6 +29,7 @@ from platformdirs import user_cache_dir
 
 from ggq_kernels.code import precompiled
 from ggq_kernels.code.key import key
+from ggq_kernels.code.processor import architecture, foreign
 from ggq_kernels.code.trust import make_folder, read_own, untrusted
 
 
@@ -194,7 +195,13 @@ _engines: list[Any] = []  # the code lives as long as its engine
 
 
 def link(made: ObjectCode) -> int | None:
-    """The address of a kernel's code; None when it cannot be linked into this process."""
+    """The address of a kernel's code; None when it cannot be linked into this process.
+
+    Raises:
+        OSError: Kernels are compiled for another machine.
+    """
+    if foreign():
+        raise OSError(f"NUMBA_CPU_NAME has kernels compiled for {architecture()}, which this machine cannot run")
     llvm = _llvm()
     machine = llvm.Target.from_default_triple().create_target_machine(codemodel="jitdefault", jit=True)
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)  # the first one opens the process's symbols

@@ -23,8 +23,8 @@ from ggq_kernels.vector.isa import (
     SHUFFLES,
     SIGNED,
     Products,
-    emit_prefetch,
     arranged,
+    emit_prefetch,
     look_up,
     sums_to_float,
 )

@@ -9,7 +9,7 @@ from typing import Any
 
 from llvmlite import ir
 
-from ggq_kernels.vector.simd import I8, I32, I64, LANES, constant, join, load, pick, splat
+from ggq_kernels.vector.simd import I8, I32, LANES, constant, join, load, pick
 from ggq_kernels.vector.simd import call as call_named
 
 _BYTES, _SUMS = ir.VectorType(I8, 64), ir.VectorType(I32, LANES)
