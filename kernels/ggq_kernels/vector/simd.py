@@ -206,8 +206,10 @@ def field(b: ir.IRBuilder, v: Any, first: int, bits: int, to: int) -> Any:
     """Bits [first, first + bits) of every byte, moved to bit `to`. Bytes are shifted as words, then masked, where there
     is no byte shift (x86)."""
     kind, move = v.type, first - to
-    if SHIFTS_BYTES and (move > 0 and first + bits == 8 or move < 0 and to + bits == 8):
-        return b.lshr(v, constant(kind, move)) if move > 0 else b.shl(v, constant(kind, -move))
+    if SHIFTS_BYTES and first + bits == 8 and to == 0:
+        return b.lshr(v, constant(kind, move))
+    if SHIFTS_BYTES and first == 0 and to + bits == 8:
+        return b.shl(v, constant(kind, -move))
     words = ir.VectorType(I16, kind.count // 2)
     if move:
         v = b.bitcast(v, words)
