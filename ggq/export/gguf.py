@@ -26,7 +26,7 @@ from ggq.gguf.config import ARCHITECTURES
 from ggq.gguf.container import FACTORS, pair_order, tensor_name
 from ggq.gguf.imatrix import Imatrix, read_imatrix
 from ggq.gguf.keys import model_keys
-from ggq.gguf.vocabulary_keys import special_keys, vocabulary_keys
+from ggq.gguf.tokens.keys import special_keys, vocabulary_keys
 from ggq.models.metadata import from_metadata
 from ggq.models.parts import ModelSpec
 from ggq.quant.floats import finite, from_float32

@@ -27,7 +27,7 @@ from ggq.gguf.blocks import SCHEMES, matrix, numbers, rows_of, unread
 from ggq.gguf.config import read_config
 from ggq.gguf.kept.matrices import Matrices
 from ggq.gguf.layout import LEAST_BYTES, MOVED, Workers, move
-from ggq.gguf.vocabulary import Vocabulary
+from ggq.gguf.tokens.vocabulary import Vocabulary
 from ggq.models.build import role_shapes
 from ggq.models.metadata import to_metadata
 from ggq.models.registry import find_architecture
@@ -194,7 +194,8 @@ class GGUFModel:
 
     def _tokenizer_source(self) -> bytes:
         """A digest of what tokenizer.json is made of, and by: the header, and the source of what turns it over."""
-        parts = (("ggq.gguf", "vocabulary.py"), ("ggq.text", "tokenizer_json.py"))
+        files = ("vocabulary", "cuts", "merged", "unigram", "wordpiece")
+        parts = (*(("ggq.gguf.tokens", f"{file}.py") for file in files), ("ggq.text", "tokenizer_json.py"))
         program = b"".join(pkgutil.get_data(*part) or b"" for part in parts)
         return digest_of(self.reader.header_digest() + program)
 

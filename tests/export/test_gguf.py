@@ -18,8 +18,9 @@ from ggq.format.gguf.types import TYPES
 from ggq.format.gguf.writer import GGUFTensor, encoded_value, write_gguf
 from ggq.gguf.blocks import matrix
 from ggq.gguf.packing import PACKERS, packed
-from ggq.gguf.vocabulary import LLAMA3, Vocabulary
-from ggq.gguf.vocabulary_keys import vocabulary_keys
+from ggq.gguf.tokens.cuts import LLAMA3
+from ggq.gguf.tokens.keys import vocabulary_keys
+from ggq.gguf.tokens.vocabulary import Vocabulary
 from tests.gguf.test_model import WIDE, keys_of, llama, logits, quantized
 from tests.kit.family_models import CONFIGS as FAMILIES
 from tests.kit.family_models import checkpoint as family_checkpoint
@@ -182,6 +183,8 @@ def test_ways_to_cut_texts_are_known_by_their_expressions() -> None:
     level = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False}
     split = {"type": "Split", "pattern": {"Regex": LLAMA3}, "behavior": "Isolated", "invert": False}
     document["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [split, level]}
+    assert vocabulary_keys(json.dumps(document).encode(), 1024, "m")["tokenizer.ggml.pre"] == "dbrx"
+    document["model"]["ignore_merges"] = True
     assert vocabulary_keys(json.dumps(document).encode(), 1024, "m")["tokenizer.ggml.pre"] == "llama-bpe"
     digits = {"type": "Digits", "individual_digits": True}
     document["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [digits, {**level, "use_regex": True}]}

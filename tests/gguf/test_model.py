@@ -16,7 +16,7 @@ from ggq.format.gguf.types import TYPES
 from ggq.gguf import container
 from ggq.gguf.blocks import numbers, rows_of
 from ggq.gguf.container import GGUFModel, tensor_name
-from ggq.gguf.vocabulary import Vocabulary
+from ggq.gguf.tokens.vocabulary import Vocabulary
 from ggq.models.build import role_shapes
 from ggq.models.registry import find_architecture
 from tests.gguf.test_blocks import IDS
@@ -292,7 +292,7 @@ def test_a_byte_level_vocabulary_is_the_tokenizer_that_it_was(tmp_path: Path) ->
     found = Tokenizer.from_str(vocabulary.document())
     for text in ("def f(a, b):\n    return a + b\n", "  x = 'ü' * 3  # été\t\n\n", "", "日本語 123 !?"):
         assert found.encode(text, add_special_tokens=False).ids == original.encode(text, add_special_tokens=False).ids
-    assert vocabulary.ends == [0] and not vocabulary.add_bos
+    assert vocabulary.ends == [0, 2] and not vocabulary.add_bos  # the file names the first, the other is known
 
 
 def test_a_sentencepiece_vocabulary_merges_by_score() -> None:

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 
 from ggq.errors import UnsupportedError
-from ggq.gguf.vocabulary import BYTE, CONTROL, DIGITS, GPT2, SPLITS, UNKNOWN, UNUSED, USER_DEFINED, merges_of
+from ggq.gguf.tokens.cuts import CUTS, GPT2
+from ggq.gguf.tokens.merged import merges_of
+from ggq.gguf.tokens.vocabulary import BYTE, CONTROL, UNKNOWN, UNUSED, USER_DEFINED
 
 KEY = "tokenizer.ggml."
 SPACE = "\u2581"
@@ -110,10 +112,14 @@ def _cut(found: Mapping[str, Any], path: str) -> str:
         else:
             steps.append({"type": kind, "individual_digits": step.get("individual_digits")})
     normal = [step.get("type") for step in _steps(found.get("normalizer"), "normalizers")]
-    for name, known in SPLITS.items():
-        if steps == [DIGITS if each == DIGITS else each for each in known]:
-            if normal == (["NFC"] if name == "qwen2" else []):
-                return name
+    same = [
+        name
+        for name, cut in CUTS.items()
+        if steps == list(cut.steps) and normal == ([cut.normal] if cut.normal else []) and name != "default"
+    ]
+    whole = bool(found["model"].get("ignore_merges"))
+    for name in [*(name for name in same if CUTS[name].whole == whole), *same]:
+        return name
     raise _refusal("this way to cut texts into words", path)
 
 

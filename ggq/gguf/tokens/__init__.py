@@ -1,0 +1,1 @@
+"""The vocabularies of GGUF files: tokenizer.json of the tokenizers library from their keys, and back."""
