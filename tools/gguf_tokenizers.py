@@ -122,7 +122,7 @@ def recut(path: str, name: str, place: Path) -> dict[str, Any]:
     from ggq.format.gguf.writer import write_gguf
 
     with GGUFReader(path) as reader:
-        keys = {"general.architecture": "llama"}
+        keys: dict[str, Any] = {"general.architecture": "llama"}
         for key in ("model", "tokens", "token_type", "merges", "bos_token_id", "eos_token_id"):
             found = reader.metadata.get(f"tokenizer.ggml.{key}")
             if found is not None:

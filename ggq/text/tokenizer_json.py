@@ -30,8 +30,8 @@ def _added(number: int, text: str, special: bool) -> Step:
     return {"id": number, "content": text, **marks, "special": special}
 
 
-def bpe(vocabulary: Mapping[str, int], merges: Sequence[tuple[str, str]], **settings: Any) -> Step:
-    """A model that merges pairs; `settings` differ from what is usual."""
+def bpe(vocabulary: Mapping[str, int], merges: Sequence[tuple[str, str] | str], **settings: Any) -> Step:
+    """A model that merges pairs, or pairs joined by a space; `settings` differ from what is usual."""
     usual = {
         "type": "BPE",
         "dropout": None,

@@ -51,7 +51,7 @@ def byte_level(tokens: Vocabulary) -> dict[str, Any]:
         "normalizer": {"type": cut.normal} if cut.normal else None,
         "pre_tokenizer": sequence("pretokenizers", [*steps, bytes_as_letters(regex=False)]),
         "decoder": bytes_as_letters(prefix=True),
-        "model": bpe(tokens.vocabulary(), list(tokens.merges()), ignore_merges=cut.whole),
+        "model": bpe(tokens.vocabulary(), list[tuple[str, str] | str](tokens.merges()), ignore_merges=cut.whole),
     }
 
 
