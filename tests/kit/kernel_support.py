@@ -16,6 +16,7 @@ from ggq.format.scheme import Scheme, round_up
 from ggq.quant import QuantizedMatrix, decode_tensor, pack
 from ggq.quant.matrix import padding_code, subscale_offset
 from ggq.quant.stored import activation_group
+from ggq_kernels.code import precompiled
 from ggq_kernels.run import calls
 from ggq_kernels.run.threads import Team, aligned_zeros
 from ggq_kernels.vector.tile_registers import COLUMNS, TILE
@@ -30,7 +31,10 @@ UNTOUCHED = np.float32(-7.5e30)
 """What output buffers hold before a kernel runs, to see where it wrote."""
 
 
-once = pytest.mark.skipif("NUMBA_CPU_NAME" in os.environ, reason="not repeated for other instruction sets")
+once = pytest.mark.skipif(
+    "NUMBA_CPU_NAME" in os.environ or precompiled.archive() is not None,
+    reason="not repeated for other instruction sets",
+)
 """Marks tests of the cache, of processes and of fixed targets: nothing in them depends on the instruction set."""
 
 
