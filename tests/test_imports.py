@@ -38,7 +38,7 @@ ALLOWED: dict[str, set[str]] = {
     "evaluate": {"notebook", "errors", "format", "quant", "tape", "models", "engine", "text", "generate"},
     "export": {"errors", "format", "quant", "models", "convert", "evaluate", "gguf"},
     "serve": {"errors", "format", "models", "engine", "text", "generate", "adapters"},
-    "train": {"errors", "format", "quant", "tape", "models", "text", "convert", "evaluate", "export"},
+    "train": {"errors", "format", "quant", "tape", "models", "text", "generate", "convert", "evaluate", "export"},
     "notebook": set(),
     "comparison": {"errors", "format", "models", "convert", "evaluate"},
     "cli": {

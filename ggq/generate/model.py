@@ -149,7 +149,7 @@ class Model:
             ModelError: A text is given and the file has no tokenizer; the model computes NaN.
         """
         answer = self.answer(self.encode(prompt), options)
-        self._complete([answer])
+        self.complete([answer])
         return answer.text
 
     def stream(self, prompt: str | Sequence[int], **options: Unpack[Options]) -> Stream:
@@ -177,7 +177,7 @@ class Model:
             UsageError, ModelError: See `generate`.
         """
         answers = [self.answer(self.encode(prompt), options, index) for index, prompt in enumerate(prompts)]
-        self._complete(answers)
+        self.complete(answers)
         return [answer.text for answer in answers]
 
     def chat(self, messages: Sequence[Message], **options: Unpack[Options]) -> str:
@@ -192,7 +192,7 @@ class Model:
             UsageError, ModelError: See `generate` and `ChatTemplate.render`.
         """
         answer = self._chat_answer(messages, options)
-        self._complete([answer])
+        self.complete([answer])
         return answer.text
 
     def stream_chat(
@@ -396,8 +396,12 @@ class Model:
         if self._closed:
             raise closed()
 
-    def _complete(self, answers: Sequence[Answer]) -> None:
-        """Write whole answers, computed together."""
+    def complete(self, answers: Sequence[Answer]) -> None:
+        """Write answers of `answer` to their ends, computed together.
+
+        Raises:
+            ModelError: The model computes NaN.
+        """
         requests = [Writing(answer, whole=True) for answer in answers]
         self.scheduler.complete(requests)
         for request in requests:

@@ -135,7 +135,7 @@ class Loop:
         self._save(len(phases), 0, None, None, _copied(self.module))
 
     def _phase(self, index: int, phase: Phase, before: dict[str, Any], saved: dict[str, Any] | None) -> None:
-        optimizer = torch.optim.AdamW(phase.groups, betas=(0.9, 0.95), weight_decay=0.0)
+        optimizer = torch.optim.AdamW(phase.groups, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
         rates = [group["lr"] for group in optimizer.param_groups]
         step, watch = 0, _Watch()
         if saved is not None and saved["optimizer"] is not None:

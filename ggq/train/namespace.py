@@ -26,6 +26,7 @@ _SAME = (
     "mean",
     "ones",
     "ones_like",
+    "sigmoid",
     "sqrt",
     "stack",
     "sum",
@@ -62,6 +63,11 @@ class TorchNamespace:
             q, k, v, attn_mask=mask, is_causal=mask is None, scale=scale, enable_gqa=q.shape[1] != k.shape[1]
         )
         return attended.transpose(1, 2).reshape(query.shape)
+
+    @staticmethod
+    def silu(x: Any) -> Any:
+        """x * sigmoid(x), in one pass forwards and one backwards."""
+        return torch.nn.functional.silu(x)
 
     @staticmethod
     def max(x: Any, axis: int, keepdims: Any = False) -> Any:

@@ -46,8 +46,15 @@ class TrainOptions(Record):
     )
     start: str | os.PathLike[str] | None = option(
         None,
-        "A .ggq file of the same schemes where learned steps begin, and weights near its codes, such as one by gptq.",
+        "A .ggq file of the same schemes, such as one by gptq: weights begin near its codes, learned steps at its "
+        "steps.",
         "FILE",
+    )
+    sample: int = option(
+        0,
+        "Train on N windows that the full-precision model writes behind beginnings of the text, instead of the text.",
+        "N",
+        least=0,
     )
     steps: int | None = option(None, "Steps end to end; 300 by default, 150 behind layers.", "N", least=0)
     layer_steps: int | None = option(None, "Steps of each layer with blockwise; 100 by default.", "N", least=1)
@@ -55,9 +62,11 @@ class TrainOptions(Record):
     context: int | None = option(
         None, "Tokens of a window; 512 by default, or the model's context if that is shorter.", "N", least=2
     )
-    rate: float | None = option(None, "Rate of weights; 0.0002 by default.", "RATE", above=0)
+    rate: float | None = option(
+        None, "Rate of weights; 0.0002 by default. That of norms and biases is 10 times as large.", "RATE", above=0
+    )
     step_rate: float | None = option(
-        None, "Rate of steps, as a share of a matrix's mean step; 0.001 by default.", "RATE", above=0
+        None, "Rate of steps, as a share of a matrix's mean step; 0.0003 by default.", "RATE", above=0
     )
     distill: float | None = option(
         None,

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from ggq.train.data import Windows, batch_of
 from ggq.train.loop import Phase
 from ggq.train.losses import mixed_loss, perplexity, section_loss
 from ggq.train.program import ProgramModule, State
 from ggq.train.quantize.fake import LearnedQuantizer
 from ggq.train.quantize.weight import TrainedWeight
+from ggq.train.texts.windows import Windows, batch_of
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Rates:
     """
 
     weights: float = 2e-4
-    steps: float = 1e-3
+    steps: float = 3e-4
     scales: float = 1e-3
 
 
@@ -107,11 +107,12 @@ def whole(work: Work, name: str, steps: int) -> Phase:
 
 
 def scales_alone(work: Work, steps: int) -> Phase:
-    """Steps, zero-points and minimums end to end, under codes that stay as they are (EfficientQAT's second phase)."""
+    """Steps, zero-points and minimums, and norms and biases, end to end, under codes that stay (EfficientQAT's second
+    phase, which trains the first three)."""
     weights = [work.student.weight(role) for role in work.student.roles]
     for weight in weights:
         weight.freeze_codes()
-    groups = groups_of(weights, 0.0, work.rates.scales)
+    groups = groups_of(weights, work.rates.weights, work.rates.scales, matrices=False)
     return Phase("scales", steps, groups, work.loss, settle=lambda: project(weights), score=work.score)
 
 
@@ -142,6 +143,9 @@ def _layer(work: Work, streams: Streams, number: int, steps: int) -> Phase:
     groups = groups_of(weights, work.rates.weights, work.rates.steps)
     return Phase(section.name, steps, groups, loss, settle=lambda: project(weights), finish=lambda: fold(weights))
 
+
+VECTORS = 10
+"""How many times as fast norms and biases move as matrices: there are few of them, each for a whole row or column."""
 
 KEPT_BATCHES = 128
 """Batches whose inputs and outputs of a layer are in memory while it is trained."""
@@ -185,20 +189,33 @@ class Streams:
         return [module.run(section, tokens, state) for tokens, state in zip(self.tokens, states, strict=True)]
 
 
-def groups_of(weights: list[TrainedWeight], rate: float, step_rate: float) -> list[dict[str, Any]]:
-    """Parameters with their rates: numbers together, the steps and shifts of each matrix as shares of their size."""
+def groups_of(
+    weights: list[TrainedWeight], rate: float, step_rate: float, matrices: bool = True
+) -> list[dict[str, Any]]:
+    """Parameters with their rates: numbers together, the steps and shifts of each matrix as shares of their size.
+
+    Args:
+        weights: Of the model.
+        rate: Of numbers of matrices; norms and biases move VECTORS times as fast.
+        step_rate: Of steps and shifts.
+        matrices: Whether the numbers of matrices move.
+    """
     seen: set[int] = set()
     numbers: list[Any] = []
+    vectors: list[Any] = []
     groups: list[dict[str, Any]] = []
     for weight in weights:
         if id(weight) in seen:
             continue
         seen.add(id(weight))
-        if rate:
-            numbers += [p for p in (weight.numbers, weight.left, weight.right) if p is not None and p.requires_grad]
+        vector = weight.numbers.ndim == 1
+        if vector or matrices:
+            some = [p for p in (weight.numbers, weight.left, weight.right) if p is not None and p.requires_grad]
+            (vectors if vector else numbers).extend(some)
         if isinstance(weight.quantizer, LearnedQuantizer):
             groups += weight.quantizer.groups(step_rate)
-    return [*([{"params": numbers, "lr": rate}] if numbers else []), *groups]
+    found = [(numbers, rate), (vectors, VECTORS * rate)]
+    return [*({"params": some, "lr": each} for some, each in found if some), *groups]
 
 
 def project(weights: list[TrainedWeight]) -> None:

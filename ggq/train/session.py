@@ -6,7 +6,6 @@ import json
 import os
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -32,13 +31,14 @@ from ggq.quant.stored import GROUP, STATIC, segments_of
 from ggq.quant.tiles import unpack
 from ggq.text.tokenizer import TOKENIZER
 from ggq.train.build import Starts, student_of, teacher_of
-from ggq.train.data import Windows, hold_out, pack
-from ggq.train.loop import Loop, Pace, Phase
+from ggq.train.loop import Loop, Pace, Phase, Progress
 from ggq.train.options import BLOCKWISE, LSQ, QAT, TrainOptions
 from ggq.train.phases import Rates, Work, layer_phases, scales_alone, whole
 from ggq.train.program import ProgramModule
 from ggq.train.quantize.inputs import InputRounding
 from ggq.train.save import Outcome, write_file
+from ggq.train.texts.sampled import kept, sampled
+from ggq.train.texts.windows import Windows, hold_out, pack
 
 CONTEXT, STEPS, SCALE_STEPS, LAYER_STEPS, SHARE = 512, 300, 150, 100, 1.0
 """Defaults, where the model and the method allow them."""
@@ -98,6 +98,9 @@ def run(source: str | os.PathLike[str], out: str | os.PathLike[str], options: Tr
         fix = "--resume goes on from there, --force begins anew"
         raise UsageError("a training was interrupted here", path=place, fix=fix)
     windows, held = read_texts(planned, options)
+    beside = Path(f"{os.fspath(out)}.sampled")
+    if options.sample:
+        windows = write_windows(source, windows, options, beside)
     work = make_work(planned, options, windows, held)
     before, full = work.score(), float("nan") if work.teacher is None else _score_of(work, work.teacher)
     pace = Pace(
@@ -109,8 +112,8 @@ def run(source: str | os.PathLike[str], out: str | os.PathLike[str], options: Tr
     kept = None if options.out_checkpoint is None else Path(options.out_checkpoint)
     outcomes = outcomes_of(planned, work.student)
     report = write_file(planned, outcomes, Path(out), planned.recipe, RunOptions(force=options.force), kept)
-    with suppress(FileNotFoundError):
-        place.unlink()
+    for path in (place, beside):
+        path.unlink(missing_ok=True)
     spent = time.perf_counter() - begun, time.process_time() - cpu
     return Trained(report, before, after, full, loop.steps, int(windows.size), *spent)
 
@@ -165,20 +168,32 @@ def read_texts(planned: Plan, options: TrainOptions) -> tuple[Windows, Windows]:
     return windows, pack([options.validation], tokenizer, planned.tokens, context)[:32]
 
 
+def write_windows(source: str | os.PathLike[str], windows: Windows, options: TrainOptions, place: Path) -> Windows:
+    """Windows that the model writes, kept in a file while it is trained."""
+    tell = options.progress or (lambda _: None)
+
+    def told(done: int) -> None:
+        tell(Progress("sample", done, options.sample, float("nan")))
+
+    def make() -> Windows:
+        return sampled(source, windows, options.sample, options.seed, options.threads, told)
+
+    return kept(place, make, options.resume)
+
+
 def make_work(planned: Plan, options: TrainOptions, windows: Windows, held: Windows) -> Work:
     """The modules, and what the phases share."""
     method = options.method or BLOCKWISE
     share = (SHARE if method == BLOCKWISE else 0.0) if options.distill is None else options.distill
     starts = None if options.start is None else starts_of(Path(options.start), planned)
-    if starts is not None and method == QAT:
-        raise UsageError("--start is for learned steps: qat chooses them anew from the weights")
     rounding = None if options.activations is None else InputRounding(options.activations)
     grid = options.grid or "mse"
     student = student_of(planned, method != QAT, grid, starts, options.rank or 0, rounding)
     student.remember = not options.checkpointing
     teacher = teacher_of(planned) if share or method == BLOCKWISE else None
     standard = Rates()
-    rates = Rates(options.rate or standard.weights, *[options.step_rate or standard.steps] * 2)
+    steps = (options.step_rate or each for each in (standard.steps, standard.scales))
+    rates = Rates(options.rate or standard.weights, *steps)
     work = Work(student, teacher, windows, held, options.batch, options.seed, rates, share, bf16=options.bf16)
     if rounding is not None and rounding.form == STATIC:
         observe(work, rounding)

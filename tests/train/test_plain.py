@@ -22,11 +22,11 @@ from ggq.format.scheme_names import parse_scheme
 from ggq.models.names import Plus, Rows, Tensor, Times, Transposed
 from ggq.quant.reference import by_groups, decode
 from ggq.quant.stored import decoded
-from ggq.train.data import batch_of, hold_out, pack
 from ggq.train.exact import exact, through_source
 from ggq.train.options import TrainOptions
 from ggq.train.quantize.start import near_codes, quantized_by, ternary_threshold, wished_by, wishes_of
 from ggq.train.save import Outcome, segments_from, write_file
+from ggq.train.texts.windows import batch_of, hold_out, pack
 from tests.kit.checkpoints import tiny
 from tests.kit.support import DEMO, run_python
 

@@ -24,6 +24,7 @@ from ggq.cli.main import main  # noqa: E402
 from ggq.train.build import student_of  # noqa: E402
 from ggq.train.loop import Loop, Pace, Phase, Progress, Stopped, rate_at  # noqa: E402
 from ggq.train.losses import divergence, mixed_loss, text_loss  # noqa: E402
+from ggq.train.texts.sampled import sampled  # noqa: E402
 
 TEXT = DEMO / "valid.txt"
 QUICK: dict[str, Any] = {"scheme": "q2-g64", "text": [TEXT], "context": 32, "batch": 2, "threads": 1}
@@ -113,8 +114,42 @@ def test_steps_begin_where_a_file_of_another_method_ended(tmp_path: Path) -> Non
     assert begun.before != plain.before
     with pytest.raises(UsageError, match="no matrix of scheme q3-g64"):
         run(tmp_path / "c.ggq", scheme="q3-g64", method="lsq", start=tmp_path / "start.ggq")
-    with pytest.raises(UsageError, match="--start is for learned steps"):
-        run(tmp_path / "c.ggq", method="qat", start=tmp_path / "start.ggq")
+
+
+def test_weights_begin_near_the_codes_of_a_file_where_steps_follow_them_too(tmp_path: Path) -> None:
+    text = {"calibration": [TEXT], "calibration_context": 64, "calibration_tokens": 4096}
+    ggq.convert(DEMO, tmp_path / "start.ggq", scheme="q2-g64", method="gptq", **text)
+    plain = run(tmp_path / "a.ggq", method="qat", steps=1)
+    begun = run(tmp_path / "b.ggq", method="qat", steps=1, start=tmp_path / "start.ggq")
+    assert begun.before < plain.before
+
+
+def test_texts_that_the_model_writes_are_trained_on_and_found_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = list[tuple[str, int]]()
+    options = {"method": "lsq", "steps": 2, "sample": 5}
+    whole = run(tmp_path / "a.ggq", **options, progress=lambda each: told.append((each.phase, each.step)))
+    plain = run(tmp_path / "p.ggq", method="lsq", steps=2)
+    assert whole.tokens == 5 * 32 != plain.tokens and ("sample", 5) in told
+    monkeypatch.setattr(session, "Pace", lambda *args: Pace(*args, stop_after=1))
+    with pytest.raises(Stopped):
+        run(tmp_path / "b.ggq", **options)
+    monkeypatch.undo()
+    assert (tmp_path / "b.ggq.sampled").exists()
+    monkeypatch.setattr(session, "sampled", lambda *_: pytest.fail("written already"))
+    again = run(tmp_path / "b.ggq", **options, resume=True)
+    assert again.report.digest == whole.report.digest and not (tmp_path / "b.ggq.sampled").exists()
+
+
+def test_windows_that_the_model_writes() -> None:
+    given = np.arange(4 * 24, dtype=np.int32).reshape(4, 24) % 200 + 100
+    found = sampled(DEMO, given, 20, 3, 1)
+    assert found.shape == (20, 24) and found.dtype == np.int32 and found.min() >= 0
+    beginnings = {tuple(row[:12]) for row in given}
+    assert sum(tuple(row[:12]) in beginnings for row in found) >= 1
+    assert np.array_equal(found, sampled(DEMO, given, 20, 3, 1))
+    assert not np.array_equal(found, sampled(DEMO, given, 20, 4, 1))
 
 
 @pytest.mark.parametrize(

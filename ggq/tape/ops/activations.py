@@ -29,7 +29,7 @@ def _one_and_exp(xp: Any, x: Array) -> Array:
 
 
 def _silu(xp: Any, x: Array) -> Array:
-    return x / _one_and_exp(xp, x)
+    return xp.silu(x) if hasattr(xp, "silu") else x / _one_and_exp(xp, x)
 
 
 def _silu_slope(xp: Any, x: Array) -> Array:
@@ -86,7 +86,7 @@ def _relu2_slope(xp: Any, x: Array) -> Array:
 
 
 def _sigmoid(xp: Any, x: Array) -> Array:
-    return 1 / _one_and_exp(xp, x)
+    return xp.sigmoid(x) if hasattr(xp, "sigmoid") else 1 / _one_and_exp(xp, x)
 
 
 def _sigmoid_slope(xp: Any, x: Array) -> Array:

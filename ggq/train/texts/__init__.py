@@ -1,0 +1,1 @@
+"""Texts to train on: as windows of tokens, and those that the model writes itself."""
