@@ -117,7 +117,7 @@ def test_steps_begin_where_a_file_of_another_method_ended(tmp_path: Path) -> Non
 
 
 def test_weights_begin_near_the_codes_of_a_file_where_steps_follow_them_too(tmp_path: Path) -> None:
-    text = {"calibration": [TEXT], "calibration_context": 64, "calibration_tokens": 4096}
+    text: dict[str, Any] = {"calibration": TEXT, "calibration_context": 64, "calibration_tokens": 4096}
     ggq.convert(DEMO, tmp_path / "start.ggq", scheme="q2-g64", method="gptq", **text)
     plain = run(tmp_path / "a.ggq", method="qat", steps=1)
     begun = run(tmp_path / "b.ggq", method="qat", steps=1, start=tmp_path / "start.ggq")
