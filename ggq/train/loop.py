@@ -24,9 +24,9 @@ class Progress(NamedTuple):
     """What is told of a training while it goes on.
 
     Args:
-        phase: Its name: "lsq", "layers.3", "scales" ...
+        phase: Its name: "sample" (windows that the model writes), "lsq", "layers.3", "scales" ...
         step, steps: Steps done of the phase, and in all.
-        loss: Of the last step, in nats or as a mean squared error.
+        loss: Of the last step, in nats or as a mean squared error; NaN for "sample".
         perplexity: On the windows that are held out; NaN where they were not scored now.
     """
 

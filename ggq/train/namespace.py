@@ -12,12 +12,15 @@ import torch
 _SAME = (
     "arange",
     "argmax",
+    "broadcast_to",
     "clip",
     "concat",
     "erf",
     "exp",
+    "expm1",
     "eye",
     "finfo",
+    "full",
     "full_like",
     "linalg",
     "log",
@@ -68,6 +71,16 @@ class TorchNamespace:
     def silu(x: Any) -> Any:
         """x * sigmoid(x), in one pass forwards and one backwards."""
         return torch.nn.functional.silu(x)
+
+    @staticmethod
+    def matrix_transpose(x: Any) -> Any:
+        """The last two axes the other way round."""
+        return x.mT
+
+    @staticmethod
+    def sort(x: Any, axis: int) -> Any:
+        """Ascending along an axis."""
+        return torch.sort(x, dim=axis).values
 
     @staticmethod
     def max(x: Any, axis: int, keepdims: Any = False) -> Any:

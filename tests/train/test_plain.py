@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import re
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 
@@ -28,7 +30,7 @@ from ggq.train.quantize.start import near_codes, quantized_by, ternary_threshold
 from ggq.train.save import Outcome, segments_from, write_file
 from ggq.train.texts.windows import batch_of, hold_out, pack
 from tests.kit.checkpoints import tiny
-from tests.kit.support import DEMO, run_python
+from tests.kit.support import DEMO, ROOT, run_python
 
 SCHEMES = (
     "q2-g64 q3-g32 q4-g32 q8-g64 q2z-g64 q3z-row q8z-g64 q2m-g64 q4m-g32 q2-g32-s6 q4m-g32-s6 c4-g64 c2-g32-s6 "
@@ -237,3 +239,14 @@ def test_codes_that_stand_for_other_numbers_are_not_written(tmp_path: Path) -> N
     with pytest.raises(ConvertError, match="the codes do not stand for the numbers that were trained"):
         write_file(planned, outcomes, tmp_path / "out.ggq", planned.recipe, RunOptions(), tmp_path / "kept")
     assert [path.name for path in tmp_path.iterdir()] == ["m"]
+
+
+def test_pytorch_has_every_function_that_operations_call() -> None:
+    """Read from the sources, so that it is known where PyTorch is not installed."""
+    called = {"asarray"}
+    for path in (ROOT / "ggq" / "tape").rglob("*.py"):
+        called |= set(re.findall(r"\bxp\.([a-z]\w*)\(", path.read_text()))
+    tree = ast.parse((ROOT / "ggq" / "train" / "namespace.py").read_text())
+    known = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    known |= {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+    assert called - known == {"asarray"}  # behind a question for `erf`, which PyTorch has

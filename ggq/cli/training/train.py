@@ -91,7 +91,8 @@ def _telling() -> Iterator[Callable[[Progress], None]]:
         nonlocal last
         scored = not math.isnan(progress.perplexity)
         score = f", perplexity {progress.perplexity:.3f}" if scored else ""
-        text = f"{progress.phase}: step {progress.step} of {progress.steps}, loss {progress.loss:.4g}{score}"
+        loss = "" if math.isnan(progress.loss) else f", loss {progress.loss:.4g}"
+        text = f"{progress.phase}: step {progress.step} of {progress.steps}{loss}{score}"
         last = text
         if watched:
             print(f"\r\x1b[K{printable(text)}", end="\n" if scored else "", file=sys.stderr, flush=True)
