@@ -30,6 +30,7 @@ from ggq.convert.source.hub import find_source
 from ggq.convert.write.pipeline import write_tensors
 from ggq.convert.write.report import Report, read_results
 from ggq.convert.write.resumed import check_resumed, done, may_be_done
+from ggq.convert.write.stacked import file_tensors
 from ggq.engine.footprint import peak_memory
 from ggq.errors import ConvertError
 from ggq.format import Writer
@@ -166,7 +167,7 @@ def run(
     start = time.perf_counter() if start is None else start
     identity = fingerprint(planned, calibration)
     if options.resume and (digest := done(out, identity)) is not None:
-        return _report(planned, out, options, digest, start, {tensor.name for tensor in planned.tensors})
+        return _report(planned, out, options, digest, start, {tensor.name for tensor in file_tensors(planned)})
     check_output(planned, out, force=options.force)
     check_disk(planned, out)
     writer = Writer(out, force=options.force, resume=options.resume, fingerprint=identity)
@@ -190,7 +191,7 @@ def run(
 def _report(planned: Plan, out: Path, options: RunOptions, digest: bytes, start: float, finished: set[str]) -> Report:
     """What is told of a whole file, begun at `start` when some tensors were finished already."""
     seconds = time.perf_counter() - start
-    read = sum(tensor.source_bytes for tensor in planned.tensors if tensor.name not in finished)
+    read = sum(tensor.source_bytes for tensor in file_tensors(planned) if tensor.name not in finished)
     return Report(
         path=out,
         digest=digest.hex(),

@@ -15,6 +15,7 @@ from ggq.errors import ModelError, UnsupportedError, UsageError
 from ggq.format import Reader
 from ggq.format.container import StoredTensor
 from ggq.format.native.summary import scheme_label, summarize
+from ggq.format.stacks import unstacked
 from ggq.quant import Error, ErrorSum
 from ggq.quant.change import read_change
 from ggq.quant.stored import segments_of, undecodable
@@ -50,8 +51,8 @@ class FileTensors:
     """
 
     def __init__(self, reader: Reader) -> None:
-        self.reader = reader
-        self.shapes = {name: source_shape(entry) for name, entry in reader.tensors.items()}
+        self.reader = unstacked(reader)
+        self.shapes = {name: source_shape(entry) for name, entry in self.reader.tensors.items()}
 
     @property
     def is_bundle(self) -> bool:

@@ -119,8 +119,8 @@ class _Contents:
     """
 
     def __init__(self, reader: Reader, dtype: str) -> None:
-        self.reader, self.dtype = reader, dtype
-        self.decoded = FileTensors(reader)
+        self.decoded, self.dtype = FileTensors(reader), dtype
+        self.reader = self.decoded.reader
         self.assets = {name: bytes(asset.read()) for name, asset in reader.assets.items() if name != KEPT}
         self.exact = self.dequantized = 0
         self.tensors: list[Output] = []

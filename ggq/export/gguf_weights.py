@@ -74,7 +74,8 @@ class FileWeights:
     """
 
     def __init__(self, reader: Reader) -> None:
-        self._reader, self._decoded = reader, FileTensors(reader)
+        self._decoded = FileTensors(reader)
+        self._reader = self._decoded.reader
         self.path, self.metadata, self.assets = reader.path, reader.metadata, reader.assets
         self.shapes = self._decoded.shapes
 

@@ -15,6 +15,7 @@ from ggq.errors import ModelError, UsageError
 from ggq.format import open_reader
 from ggq.format.container import Container
 from ggq.format.scheme import Scheme
+from ggq.format.stacks import unstacked
 from ggq.generate.model import Model
 from ggq.generate.sampling import whole
 from ggq.models.build import build_program, role_shapes
@@ -129,7 +130,7 @@ def open_container(path: str | os.PathLike[str]) -> Container:
         from ggq.gguf.container import GGUFModel
 
         return GGUFModel(path)
-    return open_reader(path)
+    return unstacked(open_reader(path))
 
 
 def model_of(

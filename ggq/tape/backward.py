@@ -11,9 +11,10 @@ from ggq.tape.cut import Section
 from ggq.tape.rotation import Rotation
 from ggq.tape.windows import Buffers, WindowRun
 
-Meeting = Callable[[str, np.ndarray, np.ndarray], None]
+Meeting = Callable[..., None]
 """Called with a tensor's role and, for a matrix product, its source (tokens, columns) and the gradient of its result
-(tokens, rows); for an embedding, the token ids (tokens,) and the gradient of the rows taken (tokens, columns)."""
+(tokens, rows); for an embedding, the token ids (tokens,) and the gradient of the rows taken (tokens, columns).
+For a matrix that some tokens alone meet, these are theirs, and their numbers (tokens,) come last."""
 
 
 class BackwardRun:

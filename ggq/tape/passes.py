@@ -101,7 +101,7 @@ class Backward(Values, Protocol):
         """The gradients of what a cache holds, which are forgotten."""
         ...
 
-    def meet(self, role: str, source: Array, slope: Array) -> None:
+    def meet(self, role: str, source: Array, slope: Array, rows: Array | None = None, /) -> None:
         """Report a matrix's part in the gradient; see `ggq.tape.backward.Meeting`."""
         ...
 

@@ -27,6 +27,7 @@ from ggq.format import open_reader
 from ggq.format.gguf.kind import is_gguf
 from ggq.format.paths import check_not_input
 from ggq.format.scheme_names import parse_filled, scheme_name
+from ggq.format.stacks import unstacked
 from ggq.quant.stored import GROUP, STATIC, segments_of
 from ggq.quant.tiles import unpack
 from ggq.text.tokenizer import TOKENIZER
@@ -225,7 +226,8 @@ def starts_of(path: Path, planned: Plan) -> Starts:
         UsageError: A matrix is missing there, or stored under another scheme.
     """
     starts = {}
-    with open_reader(path) as reader:
+    with open_reader(path) as file:
+        reader = unstacked(file)
         entries = {str(entry.attributes.get("role", "")): entry for entry in reader.tensors.values()}
         for tensor in planned.tensors:
             if tensor.scheme.kind == "float":

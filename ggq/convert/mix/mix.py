@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ggq.convert.calibrate.calibration_text import read_windows
-from ggq.convert.mix.budget import solve
+from ggq.convert.mix.budget import Option, solve
 from ggq.convert.mix.candidates import Candidate, able, candidates, searched
 from ggq.convert.mix.sensitivity import CONTEXT, WINDOWS, random_windows, sensitivities
 from ggq.convert.plan.pattern import Pattern
@@ -21,8 +21,10 @@ from ggq.convert.plan.recipe import EMBEDDING_ROLES, Recipe, Rule, fit_group
 from ggq.convert.plan.target import Target
 from ggq.convert.pool import start_pool
 from ggq.convert.source.assets import TOKENIZER
+from ggq.convert.write.stacked import FilePlan, StackPlan, members_of
 from ggq.errors import UsageError
 from ggq.format.scheme import Scheme
+from ggq.format.stacks import name_of_stack, place_in_stack
 from ggq.quant import parse_scheme
 
 LADDER = tuple(
@@ -158,7 +160,8 @@ def mixes(
     """
     rules = planned.recipe.rules
     fixed = [tensor for tensor in planned.matrices if any(rule.pattern.search(tensor.name) for rule in rules)]
-    free = [tensor for tensor in planned.matrices if tensor not in fixed]
+    held = {tensor.name for tensor in fixed}
+    free = [tensor for tensor in planned.matrices if tensor.name not in held]
     if report is not None:
         report("measuring schemes")
     from ggq_kernels.run.cores import physical_cores
@@ -171,13 +174,39 @@ def mixes(
             )
         )
     taken = sum(8 * tensor.bytes for tensor in fixed)
-    return [_mix_of(planned, method, free, ladders, budget, taken) for budget in budgets]
+    units, together = _units(free, ladders)
+    return [_mix_of(planned, method, units, together, budget, taken) for budget in budgets]
+
+
+def _units(
+    tensors: Sequence[TensorPlan], ladders: Sequence[Sequence[Candidate]]
+) -> tuple[list[FilePlan], list[list[Candidate]]]:
+    """What is chosen for together, and its candidates: the experts of a layer are one tensor of one scheme."""
+    units: dict[str, tuple[list[TensorPlan], list[Candidate]]] = {}
+    for tensor, mine in zip(tensors, ladders, strict=True):
+        place = place_in_stack(tensor.role)
+        members, sums = units.setdefault(tensor.role if place is None else place[0], ([], []))
+        known = {each.scheme: each.option for each in sums}
+        if members and known.keys() != {each.scheme for each in mine}:  # of another type than the others
+            units[tensor.role] = [tensor], list(mine)
+            continue
+        members.append(tensor)
+        before = [known.get(each.scheme, Option(0, 0.0)) for each in mine]
+        sums[:] = [
+            Candidate(each.scheme, Option(each.option.cost + sum_.cost, each.option.loss + sum_.loss))
+            for each, sum_ in zip(mine, before)
+        ]
+    found = [
+        StackPlan(name_of_stack(members[0].name, role), role, tuple(members)) if len(members) > 1 else members[0]
+        for role, (members, _) in units.items()
+    ]
+    return found, [sums for _, sums in units.values()]
 
 
 def _mix_of(
     planned: Plan,
     method: str,
-    free: Sequence[TensorPlan],
+    free: Sequence[FilePlan],
     ladders: Sequence[Sequence[Candidate]],
     budget: int,
     taken: int,
@@ -203,19 +232,19 @@ def ladder(tensor: TensorPlan) -> list[Scheme]:
     return [*schemes, BF16 if tensor.source_dtype == "bf16" else F16]
 
 
-def _recipe(base: Recipe, method: str, tensors: Sequence[TensorPlan], schemes: Mapping[str, Scheme]) -> Recipe:
+def _recipe(base: Recipe, method: str, tensors: Sequence[FilePlan], schemes: Mapping[str, Scheme]) -> Recipe:
     """A recipe that gives these matrices these schemes: the most common one for the body, rules for what differs."""
 
     outer = [tensor for tensor in tensors if tensor.role in EMBEDDING_ROLES]
     body = _commonest([tensor for tensor in tensors if tensor not in outer], schemes) or base.scheme
     embedding = _commonest(outer, schemes) or base.embedding
-    places: dict[tuple[str, Scheme], list[TensorPlan]] = {}
+    places: dict[tuple[str, Scheme], list[FilePlan]] = {}
     for tensor in tensors:
         scheme = schemes[tensor.name]
         if scheme != (embedding if tensor in outer else body):
             places.setdefault((_LAYER.sub(".N.", tensor.name, count=1), scheme), []).append(tensor)
     rules = [
-        Rule(Pattern(_pattern([tensor.name for tensor in group])), scheme, able(method, scheme), "mixed precision")
+        Rule(Pattern(_pattern(group)), scheme, able(method, scheme), "mixed precision")
         for (_, scheme), group in places.items()
     ]
     return replace(
@@ -228,7 +257,7 @@ def _recipe(base: Recipe, method: str, tensors: Sequence[TensorPlan], schemes: M
     )
 
 
-def _commonest(tensors: Sequence[TensorPlan], schemes: Mapping[str, Scheme]) -> Scheme | None:
+def _commonest(tensors: Sequence[FilePlan], schemes: Mapping[str, Scheme]) -> Scheme | None:
     """The scheme that most weights have; of equals the first."""
     weights: dict[Scheme, int] = {}
     for tensor in tensors:
@@ -239,8 +268,18 @@ def _commonest(tensors: Sequence[TensorPlan], schemes: Mapping[str, Scheme]) -> 
 _LAYER = re.compile(r"\.(\d+)\.")
 
 
-def _pattern(names: Sequence[str]) -> str:
-    """A regular expression for names that differ in the number of their layer only."""
+def _pattern(group: Sequence[FilePlan]) -> str:
+    """A regular expression for tensors whose names differ in the number of their layer only, and of their expert."""
+    made = _layers_pattern([members_of(tensor)[0].name for tensor in group])
+    stack = isinstance(group[0], StackPlan)
+    return _EXPERT.sub(lambda found: f"{found[1]}[0-9]+{found[2]}", made, count=1) if stack else made
+
+
+_EXPERT = re.compile(r"(experts\\\.)[0-9]+(\\\.)")
+
+
+def _layers_pattern(names: Sequence[str]) -> str:
+    """The same for names alone."""
     parts = [_LAYER.search(name) for name in names]
     first = parts[0]
     if first is None:

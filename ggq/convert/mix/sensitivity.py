@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ggq.convert.calibrate.calibrator import LayerWeights
+from ggq.format.stacks import place_in_stack
 from ggq.models.names import Expression, Source
 from ggq.tape.backward import BackwardRun
 from ggq.tape.cut import Section, sections
@@ -84,8 +85,13 @@ def sensitivities(
     slopes: Buffers = {}
     generator = np.random.Generator(np.random.PCG64(SEED))
 
-    def meet(role: str, source: NDArray[Any], slope: NDArray[np.float32]) -> None:
+    def meet(role: str, source: NDArray[Any], slope: NDArray[np.float32], rows: NDArray[np.intp] | None = None) -> None:
         shape = windows.shape
+        if rows is not None:  # of an expert
+            for window in np.unique(rows // shape[1]).tolist():
+                mine = rows // shape[1] == window
+                traces.add(window, role, source[mine], slope[mine])
+            return
         for window, each in enumerate(zip(source.reshape(*shape, *source.shape[1:]), slope.reshape(*shape, -1))):
             traces.add(window, role, *each)
 
@@ -97,7 +103,22 @@ def sensitivities(
                 each[...] = score(each, generator)
             slopes = {program.logits: logits}
         slopes = BackwardRun(run, meet).back(section, windows, state, slopes)
-    return {role: total / windows.size for role, total in traces.totals.items()}
+    return _with_unreached(program, {role: total / windows.size for role, total in traces.totals.items()})
+
+
+def _with_unreached(program: Program, found: dict[str, NDArray[np.float64]]) -> dict[str, NDArray[np.float64]]:
+    """The same with the experts that no token reached: as sensitive as the others of their kind in the layer are on
+    average; not finite where none was reached."""
+    stacks: dict[str, list[str]] = {}
+    for op in program.ops:
+        for role in op.weights_read():
+            if place := place_in_stack(role):
+                stacks.setdefault(place[0], []).append(role)
+    for roles in stacks.values():
+        known = [found[role] for role in roles if role in found]
+        usual = np.mean(known, axis=0) if known else np.full(1, np.nan)
+        found |= {role: usual for role in roles if role not in found}
+    return found
 
 
 def score(logits: NDArray[np.float32], generator: np.random.Generator) -> NDArray[np.float32]:

@@ -178,12 +178,12 @@ class Plan:
         assets = sum(round_up(len(data), ALIGNMENT) for data in self.assets.values())
         return HEADER_BYTES + segments + assets + INDEX_BYTES * (len(self.tensors) + 16) + FOOTER_BYTES
 
-    @property
+    @cached_property
     def weights(self) -> int:
         """Weights of all matrices."""
         return sum(prod(tensor.shape) for tensor in self.matrices)
 
-    @property
+    @cached_property
     def matrices(self) -> list[TensorPlan]:
         """The tensors of two dimensions or more."""
         return [tensor for tensor in self.tensors if len(tensor.shape) > 1]

@@ -165,9 +165,9 @@ class TensorJob:
                 if self.searched and isinstance(method, Fitted | KMeans):
                     method = replace(method, compiled=True)
                 if scheme.transform:
-                    method = keeping(method, self._sample(), scheme, work.inputs, work.scale, work.order)
+                    method = keeping(method, self.sample(), scheme, work.inputs, work.scale, work.order)
                 elif isinstance(method, Learner):
-                    method = prepared(method, self._sample(), scheme, work.inputs)
+                    method = prepared(method, self.sample(), scheme, work.inputs)
                 self._method = method
         return self._method
 
@@ -178,7 +178,7 @@ class TensorJob:
                 self._codes = read_codes(self.plan)
         return self._codes
 
-    def _sample(self) -> NDArray[np.float32]:
+    def sample(self) -> NDArray[np.float32]:
         """Rows to learn from."""
         return self._changed(sample_rows(self.sizes.count * self.sizes.rows, self.sizes.columns).tolist())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 from concurrent.futures import Executor, Future
 from contextlib import closing
 from math import prod
@@ -10,9 +11,10 @@ from math import prod
 from ggq.convert.calibrate.calibration import Calibration
 from ggq.convert.mix.candidates import searched
 from ggq.convert.options import Progress
-from ggq.convert.plan.plan import Plan, TensorPlan
+from ggq.convert.plan.plan import Plan
 from ggq.convert.pool import start_pool
 from ggq.convert.write.blocks import Block, TensorJob
+from ggq.convert.write.stacked import FilePlan, StackJob, StackPlan, file_tensors, members_of
 from ggq.convert.write.stages import Work, stages
 from ggq.format import Writer
 from ggq.format.scheme import Geometry
@@ -73,14 +75,17 @@ def write_tensors(
         GGQError: The first failure in that order.
     """
     finished, memory = writer.finished, _Memory()
-    reporter = _Reporter(plan, sum(tensor.source_bytes for tensor in plan.tensors if tensor.name in finished), progress)
+    done = sum(tensor.source_bytes for tensor in file_tensors(plan) if tensor.name in finished)
+    reporter = _Reporter(plan, done, progress)
     pool = start_pool(workers)
-    parts = stages(plan, calibration, finished, reporter.about)
+    ready = {each.name for tensor in file_tensors(plan) if tensor.name in finished for each in members_of(tensor)}
+    parts = stages(plan, calibration, ready, reporter.about)
     try:
         with closing(parts):
             for tensors, works in parts:
-                waiting = deque((tensor, works[tensor.name]) for tensor in tensors if tensor.name not in finished)
-                _write_stage(plan, writer, pool, waiting, memory, reporter)
+                stored = file_tensors(plan, tensors)
+                waiting = deque(tensor for tensor in stored if tensor.name not in finished)
+                _write_stage(plan, writer, pool, waiting, works, memory, reporter)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
@@ -112,17 +117,16 @@ def _write_stage(
     plan: Plan,
     writer: Writer,
     pool: Executor,
-    waiting: deque[tuple[TensorPlan, Work]],
+    waiting: deque[FilePlan],
+    works: Mapping[str, Work],
     memory: _Memory,
     reporter: _Reporter,
 ) -> None:
-    flying: deque[tuple[TensorJob, list[tuple[Block, Future[ErrorSum]]]]] = deque()
+    flying: deque[tuple[TensorJob | StackJob, list[tuple[Block, Future[ErrorSum]]]]] = deque()
     budget, taken = _budget(plan), 0
     while waiting or flying:
-        while waiting and _fits(waiting[0][0], taken, budget, len(flying)):
-            segments = memory.take(geometry(waiting[0][0].scheme, waiting[0][0].shape))
-            quick = plan.weights >= COMPILED_WEIGHTS, searched(plan.weights)
-            job = TensorJob(plan.checkpoint, *waiting.popleft(), *quick, segments)
+        while waiting and _fits(waiting[0], taken, budget, len(flying)):
+            job = _job(plan, waiting.popleft(), works, memory)
             taken += job.plan.bytes
             flying.append((job, [(block, pool.submit(job.convert, block)) for block in job.blocks()]))
         job, blocks = flying.popleft()
@@ -143,6 +147,15 @@ def _write_stage(
         reporter.about("")
 
 
+def _job(plan: Plan, tensor: FilePlan, works: Mapping[str, Work], memory: _Memory) -> TensorJob | StackJob:
+    """A tensor of the file to be converted."""
+    segments = memory.take(geometry(tensor.scheme, tensor.shape))
+    quick = plan.weights >= COMPILED_WEIGHTS, searched(plan.weights)
+    if isinstance(tensor, StackPlan):
+        return StackJob(plan.checkpoint, tensor, works, *quick, segments)
+    return TensorJob(plan.checkpoint, tensor, works[tensor.name], *quick, segments)
+
+
 class _Reporter:
     """Reports progress: the bytes of finished tensors, and of the one that is waited for."""
 
@@ -156,18 +169,18 @@ class _Reporter:
 
 def _budget(plan: Plan) -> int:
     """Bytes of results that may be in memory at once."""
-    return LOOK_AHEAD_BYTES + max(tensor.bytes for tensor in plan.tensors)
+    return LOOK_AHEAD_BYTES + max(tensor.bytes for tensor in file_tensors(plan))
 
 
-def _fits(tensor: TensorPlan, taken: int, budget: int, flying: int) -> bool:
+def _fits(tensor: FilePlan, taken: int, budget: int, flying: int) -> bool:
     return flying == 0 or (flying < LOOK_AHEAD_TENSORS and taken + tensor.bytes <= budget)
 
 
-def _write(writer: Writer, job: TensorJob, sums: ErrorSum, whole: Plan) -> None:
+def _write(writer: Writer, job: TensorJob | StackJob, sums: ErrorSum, whole: Plan) -> None:
     plan, error = job.plan, sums.error()
     refuse_small(plan.scheme, sums, prod(plan.shape), plan.name, plan.sources[0].file)
     about: dict[str, str] = {"role": plan.role} if whole.described else {}
-    if isinstance(plan.expression, Flattened):
+    if not isinstance(plan, StackPlan) and isinstance(plan.expression, Flattened):
         about["source_shape"] = "x".join(map(str, plan.sources[0].shape))
     method: dict[str, str] = {"method": job.work.method} if job.work.method else {}
     writer.add_tensor(

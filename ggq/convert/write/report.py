@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ggq.convert.plan.plan import Plan
+from ggq.convert.write.stacked import file_tensors
 from ggq.format import open_reader
 from ggq.notebook import table
 from ggq.quant import scheme_name
@@ -113,6 +114,6 @@ def read_results(path: Path, plan: Plan) -> tuple[TensorResult, ...]:
                 sqnr_db=float(entry.attributes["sqnr_db"]),
                 max_error=float(entry.attributes["max_error"]),
             )
-            for planned in plan.tensors
+            for planned in file_tensors(plan)
             for entry in [reader.tensors[planned.name]]
         )

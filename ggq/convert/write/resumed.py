@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from ggq.convert.plan.plan import Plan
+from ggq.convert.write.stacked import file_tensors
 from ggq.errors import UsageError
 from ggq.format import Writer, open_reader, verify
 from ggq.format.native.descriptor import encode_descriptor
@@ -53,7 +54,7 @@ def check_resumed(plan: Plan, writer: Writer) -> None:
     Raises:
         UsageError: A tensor of another name, shape, scheme or role, or without what a conversion notes of each.
     """
-    planned = {tensor.name: tensor for tensor in plan.tensors}
+    planned = {tensor.name: tensor for tensor in file_tensors(plan)}
     for name, (shape, descriptor, attributes) in writer.restored().items():
         tensor = planned.get(name)
         fits = tensor is not None and (shape, descriptor, attributes.get("role")) == (

@@ -60,7 +60,7 @@ def stages(
     Args:
         plan: What to write.
         calibration: Where statistics come from, or None.
-        finished: Names of tensors that need no work any more.
+        finished: Names of the plan's tensors that need no work any more.
         report: Called with what is being done.
     """
     chained = any(isinstance(tensor.method, Chain) for tensor in plan.tensors)

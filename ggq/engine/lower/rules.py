@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -49,12 +51,14 @@ def split_kinds(program: Program, target: Target) -> Program:
 def round_inputs(program: Program, target: Target) -> Program:
     """What a product reads is rounded before it, as its matrices want it, once for all products that want the same."""
     ops: list[Operation] = []
-    fresh: set[tuple[Buffer, Rounded]] = set()  # what holds the numbers of which buffer
+    fresh: dict[Rounded, Buffer] = {}  # what holds the numbers of which buffer
+    forms: dict[Buffer, set[Rounded]] = {}  # and the other way round
 
     def rounded(source: Buffer, out: Rounded, op: Operation) -> Rounded:
-        if (source, out) not in fresh:
+        if fresh.get(out) != source:
             ops.append(op)
-            fresh.add((source, out))
+            fresh[out] = source
+            forms.setdefault(source, set()).add(out)
         return out
 
     for op in program.ops:
@@ -70,7 +74,10 @@ def round_inputs(program: Program, target: Target) -> Program:
                 kind = Round if group else Rearrange
                 op = replace(op, source=rounded(source, out, kind(source, out, role)))
         ops.append(op)
-        fresh = {(buffer, out) for buffer, out in fresh if buffer not in op.writes()}
+        for buffer in op.writes():
+            for out in forms.pop(buffer, ()):
+                if fresh.get(out) == buffer:
+                    del fresh[out]
     return replace(program, ops=tuple(ops))
 
 
@@ -84,10 +91,11 @@ def _rounded(source: Buffer, matrix: Packed, group: int) -> Rounded:
 def join_gates(program: Program, target: Target) -> Program:
     """A gate whose result is only rounded as it is, is computed while it is rounded, and not written as floats."""
     ops: list[Operation] = list(program.ops)
+    reads, writes = _places(ops, Operation.reads), _places(ops, Operation.writes)
     for place, op in enumerate(program.ops):
         if not isinstance(op, Gate):
             continue
-        readers = _readers(program, place, op)
+        readers = _readers(program, place, op, reads, writes)
         if readers is None:
             continue
         for i in readers:
@@ -102,17 +110,35 @@ class _Nothing(Operation):
     """Where an operation was."""
 
 
-def _readers(program: Program, place: int, gate: Gate) -> list[int] | None:
+Places = Mapping[Buffer, Sequence[int]]
+
+
+def _places(ops: Sequence[Operation], touched: Callable[[Operation], Iterable[Buffer]]) -> Places:
+    """Which operations touch a buffer, by their numbers, ascending."""
+    found: dict[Buffer, list[int]] = {}
+    for place, op in enumerate(ops):
+        for buffer in dict.fromkeys(touched(op)):
+            found.setdefault(buffer, []).append(place)
+    return found
+
+
+def _readers(program: Program, place: int, gate: Gate, reads: Places, writes: Places) -> list[int] | None:
     """The roundings that alone read what a gate writes, before its sources change; None where something else reads it
     or a rounding moves or scales its columns."""
-    found: list[int] = []
-    for i in range(place + 1, len(program.ops)):
+
+    def behind(places: Sequence[int]) -> int | None:
+        at = bisect_right(places, place)
+        return places[at] if at < len(places) else None
+
+    end = behind(writes[gate.out])
+    if end is None and gate.out in program.outputs.values():
+        return None
+    changed = [found for buffer in (gate.gate, gate.up) if (found := behind(writes.get(buffer, ()))) is not None]
+    places = reads.get(gate.out, ())
+    readers = [i for i in places[bisect_right(places, place) :] if end is None or i <= end]
+    for i in readers:
         op = program.ops[i]
-        if gate.out in op.reads():
-            whole = {gate.gate, gate.up}.isdisjoint(b for each in program.ops[place + 1 : i] for b in each.writes())
-            if not (isinstance(op, Round) and whole and not (op.out.order or op.out.column_scale)):
-                return None
-            found.append(i)
-        if gate.out in op.writes():
-            return found
-    return None if gate.out in program.outputs.values() else found
+        whole = all(i <= found for found in changed)
+        if not (isinstance(op, Round) and whole and not (op.out.order or op.out.column_scale)):
+            return None
+    return readers

@@ -45,7 +45,9 @@ class KMeans:
         return scheme.kind == "codebook" and not scheme.transform
 
     def prepare(self, sample: NDArray[np.float32], scheme: Scheme, inputs: Any = None) -> KMeans:
-        """The method with a codebook learnt from some rows; see `Learner.prepare`."""
+        """The method with a codebook learnt from some rows, unless it has one; see `Learner.prepare`."""
+        if self.codebook is not None:
+            return self
         groups = by_groups(sample, scheme)
         steps = extreme_steps(groups)
         found = fit_codebook(groups, steps, scheme.bits, sample.shape[1], compiled=self.compiled)

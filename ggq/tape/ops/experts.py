@@ -61,10 +61,10 @@ class Experts(Operation):
             made = self._biased(run, self.down_biases, expert, product(self.downs[expert], inner))
             to_shares[rows, expert] = (slope[rows] * made).sum(-1)
             scaled = slope[rows] * share
-            run.meet(self.downs[expert], inner, scaled)
+            run.meet(self.downs[expert], inner, scaled, rows)
             back = scaled @ run.weight(self.downs[expert])
             for role, each in zip(self._roles(expert), self._slopes(run, first), strict=True):
-                run.meet(role, x, back * each)
+                run.meet(role, x, back * each, rows)
                 to_source[rows] = to_source[rows] + (back * each) @ run.weight(role)
         run.add(self.source, to_source.reshape(source.shape))
         run.add(self.shares, to_shares.reshape(run[self.shares].shape))
