@@ -39,6 +39,8 @@ SIZES: dict[str, Any] = {
 }
 RMS = {"rms_norm_eps": 1e-5}
 GEMMA = {"query_pre_attn_scalar": 32, "sliding_window": 24, "tie_word_embeddings": True, "num_hidden_layers": 6}
+LOCAL = {"num_local_experts": 8, "num_experts_per_tok": 3}
+EXPERTS = {"num_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 256, "use_sliding_window": False}
 FAMILIES: dict[str, dict[str, Any]] = {
     "llama": {**RMS, "architectures": ["LlamaForCausalLM"], "model_type": "llama"},
     "mistral": {**RMS, "architectures": ["MistralForCausalLM"], "model_type": "mistral", "sliding_window": None},
@@ -69,6 +71,18 @@ FAMILIES: dict[str, dict[str, Any]] = {
                  "partial_rotary_factor": 0.25, "head_dim": None},
     "starcoder2": {"architectures": ["Starcoder2ForCausalLM"], "model_type": "starcoder2", "norm_epsilon": 1e-5,
                    "sliding_window": None, "head_dim": None, "hidden_act": "gelu_pytorch_tanh"},
+    "mixtral": {**RMS, **LOCAL, "architectures": ["MixtralForCausalLM"], "model_type": "mixtral",
+                "sliding_window": None},
+    "qwen2_moe": {**RMS, **EXPERTS, "architectures": ["Qwen2MoeForCausalLM"], "model_type": "qwen2_moe",
+                  "shared_expert_intermediate_size": 512, "norm_topk_prob": False, "qkv_bias": True},
+    "qwen3_moe": {**RMS, **EXPERTS, "architectures": ["Qwen3MoeForCausalLM"], "model_type": "qwen3_moe",
+                  "norm_topk_prob": True, "attention_bias": False},
+    "olmoe": {**RMS, **EXPERTS, "architectures": ["OlmoeForCausalLM"], "model_type": "olmoe",
+              "moe_intermediate_size": None, "use_sliding_window": None, "norm_topk_prob": False,
+              "num_key_value_heads": 8, "intermediate_size": 256},
+    "granitemoe": {**RMS, **LOCAL, "architectures": ["GraniteMoeForCausalLM"], "model_type": "granitemoe",
+                   "embedding_multiplier": 3.0, "attention_multiplier": 0.2, "residual_multiplier": 0.4,
+                   "logits_scaling": 2.5},
 }  # fmt: skip
 """How each differs from SIZES; None leaves a key out where a family has none of it."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,11 +22,13 @@ from ggq.format import open_reader
 from ggq.format.gguf.types import TYPES
 from ggq.format.gguf.writer import GGUFTensor, write_gguf
 from ggq.format.paths import check_not_input
+from ggq.gguf.architecture.places import Place, places, tensor_name
 from ggq.gguf.config import ARCHITECTURES
-from ggq.gguf.container import FACTORS, pair_order, tensor_name
+from ggq.gguf.container import FACTORS, pair_order
 from ggq.gguf.imatrix import Imatrix, read_imatrix
-from ggq.gguf.keys import model_keys
+from ggq.gguf.keys import model_keys, names_written
 from ggq.gguf.tokens.keys import special_keys, vocabulary_keys
+from ggq.models.build import role_shapes
 from ggq.models.metadata import from_metadata
 from ggq.models.parts import ModelSpec
 from ggq.quant.floats import finite, from_float32
@@ -34,6 +36,8 @@ from ggq.quant.inputs import InputStatistics
 
 OUTER = ("token_embd.weight", "output.weight")
 """Matrices that have more bits where the others have few."""
+WHOLE = ("position_embd.weight", ".ffn_gate_inp.weight", ".ffn_gate_inp_shexp.weight")
+"""Small matrices that stay in float32: positions, and those that choose experts."""
 
 
 @dataclass(frozen=True)
@@ -170,8 +174,16 @@ class _Model:
         if wanted is not None:
             general["general.file_type"] = MIXES[wanted].file_type if wanted in MIXES else FILE_TYPES[wanted]
         self.keys = {**keys, **general, **self._vocabulary()}
-        roles = sorted(weights.roles.items(), key=lambda item: _layer(item[1])) if inputs else weights.roles.items()
-        self.tensors = [self._tensor(name, role) for name, role in roles]
+        self.owns = {role: name for name, role in weights.roles.items()}
+        lie = places(role_shapes(spec), names_written(spec, keys["general.architecture"]))
+        roles = sorted(self.owns, key=_layer) if inputs else self.owns
+        wholes: dict[str, list[str]] = {}
+        for role in roles:
+            wholes.setdefault(lie[role].tensor, []).append(role)
+        self.tensors = [
+            self._tensor(name, [(role, lie[role]) for role in sorted(parts, key=lambda each: lie[each].first)])
+            for name, parts in wholes.items()
+        ]
         if factors is not None:
             self.tensors.append(GGUFTensor(FACTORS, factors.shape, 0, lambda: iter([factors.view(np.uint8)])))
 
@@ -185,21 +197,39 @@ class _Model:
             config["chat_template"] = assets["chat_template.jinja"].read().decode()
         return {**found, **special_keys(self.weights.metadata, config)}
 
-    def _tensor(self, own_name: str, role: str) -> GGUFTensor:
-        name, shape = tensor_name(role), self.weights.shapes[own_name]
-        if len(shape) == 1:
-            return GGUFTensor(name, shape, 0, partial(self._numbers, own_name, "f32", self._order(role)))
-        own, order = self.weights.own_type(own_name), self._order(role)
-        kind = self._choose(name, shape, own)
-        self.exact += kind == own
-        self.encoded += kind != own
+    def _tensor(self, name: str, parts: list[tuple[str, Place]]) -> GGUFTensor:
+        """A tensor of the numbers of one role; of several below each other, or one matrix of a stack each."""
+        first, last = parts[0][1], parts[-1][1]
+        shape: tuple[int, ...] = (last.first + last.shape[0], *last.shape[1:])
+        if "_exps." in name:
+            shape = (len(parts), *first.shape)
+        owns = [self.owns[role] for role, _ in parts]
+        if len(first.shape) == 1 or name.endswith(WHOLE):
+            shape = shape[1:] if name.endswith("_shexp.weight") and shape[0] == 1 else shape
+            pieces = [partial(self._numbers, own, "f32", self._order(role)) for own, (role, _) in zip(owns, parts)]
+            return GGUFTensor(name, shape, 0, partial(_in_turn, pieces))
+        kinds = {self.weights.own_type(own) for own in owns}
+        own_kind = kinds.pop() if len(kinds) == 1 else None
+        kind = self._choose(name.replace("_exps.", "."), shape, own_kind)
+        self.exact += kind == own_kind
+        self.encoded += kind != own_kind
+        return GGUFTensor(
+            name, shape, kind, partial(_in_turn, [self._piece(name, role, kind, kind == own_kind) for role, _ in parts])
+        )
+
+    def _piece(self, name: str, role: str, kind: int, exact: bool) -> Callable[[], Iterator[NDArray[np.uint8]]]:
+        """What gives the bytes of a role's matrix in a type."""
+        own, order = self.owns[role], self._order(role)
         if kind in FLOATS.values():
             word = next(word for word, number in FLOATS.items() if number == kind)
-            return GGUFTensor(name, shape, kind, partial(self._numbers, own_name, word, order))
-        if kind == own:
-            return GGUFTensor(name, shape, kind, partial(self.weights.kept, own_name, kind, order))
-        counts = None if self.imatrix is None else self.imatrix.of(name, shape[-1])
-        return GGUFTensor(name, shape, kind, partial(self._anew, own_name, role, kind, order, counts))
+            return partial(self._numbers, own, word, order)
+        if exact:
+            return partial(self.weights.kept, own, kind, order)
+        counts, columns = None, self.weights.shapes[own][-1]
+        if self.imatrix is not None:
+            counts = self.imatrix.of(tensor_name(role), columns)
+            counts = self.imatrix.of(name, columns) if counts is None else counts
+        return partial(self._anew, tensor_name(role), role, kind, order, counts)
 
     def _choose(self, name: str, shape: tuple[int, ...], own: int | None) -> int:
         """The type of a matrix; one that a row holds no whole blocks of gives way to another."""
@@ -237,7 +267,15 @@ class _Model:
         self, name: str, role: str, kind: int, order: NDArray[np.int64] | None, counts: NDArray[np.float32] | None
     ) -> Iterator[NDArray[np.uint8]]:
         tell, inputs = partial(self.errors.__setitem__, name), self.inputs(role)
-        return encoded_pieces(self._ordered(name, order), kind, counts, name, self.weights.path, tell, inputs)
+        return encoded_pieces(
+            self._ordered(self.owns[role], order), kind, counts, name, self.weights.path, tell, inputs
+        )
+
+
+def _in_turn(pieces: Sequence[Callable[[], Iterator[NDArray[np.uint8]]]]) -> Iterator[NDArray[np.uint8]]:
+    """The bytes of pieces, one after the other."""
+    for piece in pieces:
+        yield from piece()
 
 
 def _layer(role: str) -> tuple[int, int]:

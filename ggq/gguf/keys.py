@@ -13,19 +13,25 @@ from typing import Any
 import numpy as np
 
 from ggq.errors import UnsupportedError
+from ggq.gguf.architecture.places import Names, places, whole_shapes
+from ggq.gguf.architecture.table import SECOND_NORM
 from ggq.gguf.config import ARCHITECTURES, read_config
-from ggq.gguf.container import FACTORS, tensor_name
+from ggq.gguf.container import FACTORS
 from ggq.models.build import role_shapes
 from ggq.models.metadata import to_metadata
-from ggq.models.parts import Attention, Mlp, ModelSpec
+from ggq.models.parts import Attention, Experts, Mlp, ModelSpec
 from ggq.models.registry import find_architecture
 from ggq.models.rope import Linear, Llama3, Rope, Yarn
 
-SAME = {"MistralForCausalLM": "LlamaForCausalLM"}
+SAME = {
+    "MistralForCausalLM": "LlamaForCausalLM",
+    "MixtralForCausalLM": "LlamaForCausalLM",
+    "GraniteMoeSharedForCausalLM": "GraniteMoeForCausalLM",
+}
 """Classes whose models are written as those of another, where its parts are the same."""
 
 
-BIASED = ("llama", "qwen2", "granite", "starcoder2", "stablelm")
+BIASED = ("llama", "qwen2", "granite", "starcoder2", "stablelm", "gptneox", "gpt2", "qwen2moe", "gpt-oss", "glm4")
 """Architectures in which llama.cpp loads biases; elsewhere it refuses the file."""
 
 
@@ -35,12 +41,18 @@ def architecture_of(model: str, path: str) -> str:
     Raises:
         UnsupportedError: There is none.
     """
-    written = {name: each for name, each in ARCHITECTURES.items() if not each.names.fused}
-    for name, each in written.items():
+    for name, each in ARCHITECTURES.items():
         if each.name == SAME.get(model, model):
             return name
-    known = ", ".join(each.name for each in written.values())
+    known = ", ".join(each.name for each in ARCHITECTURES.values())
     raise UnsupportedError(f"{model} is not written as a GGUF file; supported: {known}", path=path)
+
+
+def names_written(spec: ModelSpec, architecture: str) -> Names:
+    """How the tensors of a model are named in a file that is written."""
+    if architecture == "falcon" and any(role.startswith("layers.0.mlp_norm.") for role in role_shapes(spec)):
+        return SECOND_NORM
+    return ARCHITECTURES[architecture].names
 
 
 def model_keys(spec: ModelSpec, model: str, path: str) -> tuple[dict[str, Any], np.ndarray | None]:
@@ -56,20 +68,31 @@ def model_keys(spec: ModelSpec, model: str, path: str) -> tuple[dict[str, Any], 
     """
     name = architecture_of(model, path)
     found, factors = _keys(spec, ARCHITECTURES[name].epsilon, path)
-    found |= OWN_KEYS.get(name, lambda spec: {})(spec)
-    if name not in BIASED and any(role.endswith(".bias") for role in role_shapes(spec)):
+    found |= _experts(spec) | OWN_KEYS.get(name, lambda spec: {})(spec)
+    if name not in BIASED and any(_is_bias(role, name) for role in role_shapes(spec)):
         raise UnsupportedError(
             f"{model} with biases is not written as a GGUF file: llama.cpp has none there", path=path
         )
+    first = spec.layers[0].mixer
+    if name == "olmoe" and isinstance(first, Attention) and first.kv_heads != first.heads:
+        problem = (
+            f"{model} with {first.kv_heads} heads of keys is not written as a GGUF file: llama.cpp has {first.heads}"
+        )
+        raise UnsupportedError(problem, path=path)
     keys = {"general.architecture": name, **{f"{name}.{key}": value for key, value in found.items()}}
     _check(spec, model, keys, factors, path)
     return keys, factors
 
 
+def _is_bias(role: str, architecture: str) -> bool:
+    """Whether a role is a bias that not all files of an architecture have: the norms of Falcon's have theirs."""
+    return role.endswith(".bias") and not (architecture == "falcon" and role.endswith("norm.bias"))
+
+
 def _keys(spec: ModelSpec, epsilon: str, path: str) -> tuple[dict[str, Any], np.ndarray | None]:
     first, mixers = spec.layers[0], [layer.mixer for layer in spec.layers]
     attention, norm = first.mixer, spec.head.norm
-    if not isinstance(attention, Attention) or not isinstance(first.feed_forward, Mlp) or norm is None:
+    if not isinstance(attention, Attention) or not isinstance(first.feed_forward, Mlp | Experts) or norm is None:
         raise UnsupportedError("a model without attention or norms is not written as a GGUF file", path=path)
     found: dict[str, Any] = {
         "context_length": spec.context_length,
@@ -102,6 +125,20 @@ def _keys(spec: ModelSpec, epsilon: str, path: str) -> tuple[dict[str, Any], np.
     return found, factors
 
 
+def _experts(spec: ModelSpec) -> dict[str, Any]:
+    """Keys of models whose layers have experts."""
+    first = spec.layers[0].feed_forward
+    if not isinstance(first, Experts):
+        return {}
+    found = {"expert_count": first.count, "expert_used_count": first.chosen}
+    return found | ({"expert_shared_feed_forward_length": first.shared_width} if first.shared_width else {})
+
+
+def _experts_width(spec: ModelSpec) -> dict[str, Any]:
+    first = spec.layers[0].feed_forward
+    return {"expert_feed_forward_length": first.width} if isinstance(first, Experts) else {}
+
+
 def _multipliers(spec: ModelSpec) -> dict[str, Any]:
     first, scale = spec.layers[0], spec.head.scale
     assert isinstance(first.mixer, Attention)
@@ -123,9 +160,12 @@ def _parallel(spec: ModelSpec) -> dict[str, Any]:
 
 OWN_KEYS: dict[str, Callable[[ModelSpec], dict[str, Any]]] = {
     "granite": _multipliers,
+    "granitemoe": _multipliers,
     "command-r": _logit_scale,
     "cohere2": _logit_scale,
     "stablelm": _parallel,
+    "gptneox": _parallel,
+    **dict.fromkeys(("qwen2moe", "qwen3moe", "olmoe", "gpt-oss"), _experts_width),
 }
 """Keys that not all architectures have."""
 
@@ -149,7 +189,8 @@ def _scaling(rope: Rope) -> tuple[dict[str, Any], np.ndarray | None]:
 
 
 def _check(spec: ModelSpec, model: str, keys: Mapping[str, Any], factors: np.ndarray | None, path: str) -> None:
-    shapes = {tensor_name(role): shape for role, shape in role_shapes(spec).items()}
+    names = names_written(spec, keys["general.architecture"])
+    shapes = dict(whole_shapes(places(role_shapes(spec), names).values()))
     if factors is not None:
         shapes[FACTORS] = factors.shape
     config = read_config(keys, shapes, factors, path)

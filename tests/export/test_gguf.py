@@ -213,8 +213,8 @@ def test_what_cannot_be_said_is_refused(tmp_path: Path) -> None:
     qwen = write_ggq(tmp_path / "q.ggq", FAMILIES["qwen3"], family_checkpoint("qwen3"), "f32")
     with pytest.raises(UnsupportedError, match="Qwen3ForCausalLM with biases is not written"):
         export_gguf(qwen, tmp_path / "m.gguf")
-    other = write_ggq(tmp_path / "o.ggq", FAMILIES["phi3"], family_checkpoint("phi3"), "f32")
-    with pytest.raises(UnsupportedError, match="Phi3ForCausalLM is not written as a GGUF file; supported: Llama"):
+    other = write_ggq(tmp_path / "o.ggq", FAMILIES["olmo3"], family_checkpoint("olmo3"), "f32")
+    with pytest.raises(UnsupportedError, match="Olmo3ForCausalLM is not written as a GGUF file; supported: Llama"):
         export_gguf(other, tmp_path / "m.gguf")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m.ggq", "o.ggq", "q.ggq"]
 
