@@ -1,5 +1,5 @@
-"""Write a Hugging Face checkpoint with random weights and a working tokenizer, for timing and for tests: a Llama, or a
-model with states beside keys (tools/hybrid_shapes.py).
+"""Write a Hugging Face checkpoint with random weights and a working tokenizer, for timing and for tests: a Llama,
+another model with attention (tools/dense_shapes.py), or one with states beside keys (tools/hybrid_shapes.py).
 
     python tools/make_model.py OUT --shape 1b
 
@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from ggq.text.tokenizer_json import bpe, byte_level  # noqa: E402
-from tools import hybrid_shapes  # noqa: E402
+from tools import dense_shapes, hybrid_shapes  # noqa: E402
 
 SHAPES: dict[str, tuple[int, int, int, int, int, int]] = {
     "tiny": (64, 2, 4, 2, 176, 384),
@@ -60,15 +60,16 @@ def make_model(
 
     Args:
         out: Folder to make.
-        shape: A name of SHAPES or of hybrid_shapes.SHAPES, or the numbers of one of the former.
+        shape: A name of SHAPES, dense_shapes.SHAPES or hybrid_shapes.SHAPES, or the numbers of one of the former.
         seed: Of the weights.
         dtype: "bf16", "f16" or "f32".
         tied: Whether the embedding of a Llama is the output too, as it is of others; else there is an lm_head.weight.
         shards: Files that the weights are spread over.
     """
-    if isinstance(shape, str) and shape in hybrid_shapes.SHAPES:
-        hf = {**hybrid_shapes.SHAPES[shape], "torch_dtype": DTYPES[dtype][1]}
-        shapes = hybrid_shapes.tensors(hf)
+    others = [each for each in (dense_shapes, hybrid_shapes) if isinstance(shape, str) and shape in each.SHAPES]
+    if others:
+        hf = {**others[0].SHAPES[str(shape)], "torch_dtype": DTYPES[dtype][1]}
+        shapes = others[0].tensors(hf)
     else:
         sizes = SHAPES[shape] if isinstance(shape, str) else shape
         hf, shapes = config(sizes, dtype, tied), tensors(sizes, tied)
@@ -283,7 +284,7 @@ def write_json(path: Path, value: Any, indent: int | None = 2) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("out", type=Path)
-    parser.add_argument("--shape", choices=[*SHAPES, *hybrid_shapes.SHAPES], default="1b")
+    parser.add_argument("--shape", choices=[*SHAPES, *dense_shapes.SHAPES, *hybrid_shapes.SHAPES], default="1b")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--dtype", choices=DTYPES, default="bf16")
     parser.add_argument("--untied", action="store_true", help="an output matrix of its own")

@@ -212,9 +212,29 @@ def test_shares_of_each_round_are_preferred() -> None:
 
 
 def test_a_row_may_compare_ours_with_ours() -> None:
-    row = Row("batch", "many", 5.0, against="one")
-    result = found(row, rounds("many", 60, one=10))
+    row = Row("batch", "many", 5.0, against="one_tok_s")
+    result = found(row, rounds("many", 60, one_tok_s=10))
     assert (result["ratio"], result["peer"], result["reached"]) == (6.0, "one sequence", True)
+
+
+@pytest.mark.parametrize("share, reached", [(0.87, False), (0.88, True)])
+def test_enough_of_the_bandwidth_is_enough(share: float, reached: bool) -> None:
+    row = Row("decode", "tok_s", 1.1, enough=0.88)
+    ours = rounds("tok_s", 10, read_gb_s=100 * share, bandwidth_gb_s=100, bandwidth_share=share)
+    assert found(row, ours, peer=rounds("tok_s", 10))["reached"] is reached
+    assert found(row, ours, peer=rounds("tok_s", 9))["reached"]
+
+
+def test_a_hybrid_is_held_against_a_dense_model_and_the_bandwidth(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").touch()
+    (work,) = (work for work in WORKS if work.rows[0].name == "prefill-2048-lfm2-350m-q4")
+    bench: Any = Sides(tmp_path)
+    answers = iter(({"prefill_gop_s": 300.0}, {"prefill_gop_s": 240.0, "decode_tok_s": 90.0, "bandwidth_share": 0.9}))
+    bench.ggq = lambda *words: next(answers)
+    ours = work.ours(bench)
+    prefill, decode = (found(row, [ours]) for row in work.rows)
+    assert (prefill["ratio"], prefill["peer"], prefill["reached"]) == (0.8, "dense model", True)
+    assert decode["ratio"] == pytest.approx(0.9) and decode["reached"]
 
 
 def test_a_missing_peer_is_named_and_not_asked_again(capsys: pytest.CaptureFixture[str]) -> None:
@@ -264,7 +284,7 @@ def test_the_script_that_writes_a_gguf_ends_in_json(tmp_path: Path, monkeypatch:
 
 def test_every_row_of_the_table_has_a_name_of_its_own() -> None:
     names = [row.name for work in WORKS for row in work.rows]
-    assert len(names) == len(set(names)) == 31
+    assert len(names) == len(set(names)) == 39
     done = run_python(str(ROOT / "tools" / "bench_peers.py"), "--list")
     assert done.stdout.split() == names
     done = run_python(str(ROOT / "tools" / "bench_peers.py"), "--work", "nonsense")

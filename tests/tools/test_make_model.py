@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from tokenizers import Tokenizer
 
 from ggq.models.registry import find_architecture
 from tests.kit.checkpoints import TINY, numbers, tiny
-from tools import hybrid_shapes
+from tools import dense_shapes, hybrid_shapes
 from tools.make_model import SHAPES, tensors, tokenizer
 
 TEXTS = ["", "the rain in Spain", "naïve café 日本語 🙂", "a\x00b\tc\r\n  d", "x = [1, 2]; print(x)  # done"]
@@ -28,12 +29,12 @@ def test_the_safetensors_library_reads_what_was_written(tmp_path: Path) -> None:
     assert np.array_equal(weights, numbers(tmp_path / "m" / "model.safetensors", "lm_head.weight"))
 
 
-@pytest.mark.parametrize("shape", hybrid_shapes.SHAPES)
-def test_models_with_states_have_the_tensors_that_the_family_reads(shape: str) -> None:
-    config = hybrid_shapes.SHAPES[shape]
+@pytest.mark.parametrize("module, shape", [(m, s) for m in (dense_shapes, hybrid_shapes) for s in m.SHAPES])
+def test_other_shapes_have_the_tensors_that_the_family_reads(module: Any, shape: str) -> None:
+    config = module.SHAPES[shape]
     family = find_architecture(config)
     specs = [each for each in family.tensors(family.config(config)) if each.role]
-    shapes = hybrid_shapes.tensors(config)
+    shapes = module.tensors(config)
     assert {name for each in specs for name in each.expression.names()} == set(shapes)
     assert all(each.expression.shape(shapes.__getitem__) == each.shape for each in specs)
 

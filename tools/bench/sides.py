@@ -82,8 +82,10 @@ class Bench:
             part = path.with_suffix(".part")
             if scheme:
                 self.other(LLAMA, "quantize", self.gguf(shape), part, self.threads, kind)
-            else:
+            elif shape in SHAPES:
                 self.other(GGUF, part, *SHAPES[shape])
+            else:
+                self.ggq("export", self.quantized(shape, "f16"), part, "--format", "gguf", "--type", "f16", "--json")
             part.rename(path)
         return path
 

@@ -10,6 +10,8 @@ from typing import Any
 from tools.bench.sides import LLAMA, MATRIX, Bench, first_word, warm
 
 PROMPT, GENERATE, LONG, LONG_GENERATE, SHORT, SEQUENCES = 512, 64, 4096, 32, 16, 8
+HYBRID_PROMPT, DENSE, DEARER = 2048, "qwen3-0.6b", 1.3
+"""A prompt of hybrids, the model whose products each second they are held against, and how much longer one may take."""
 ROWS, COLUMNS = 8192, 2048
 
 Side = Callable[[Bench], dict[str, Any]]
@@ -27,6 +29,7 @@ class Row:
         share: What must be reached of the read bandwidth measured in the same run, 0 for nothing.
         against: Key of our own number to compare with, where there is no peer.
         most: What the number must not exceed, 0 for nothing.
+        enough: Share of the read bandwidth that is enough whatever the ratio is, 0 for none.
     """
 
     name: str
@@ -36,6 +39,7 @@ class Row:
     share: float = 0.0
     against: str = ""
     most: float = 0.0
+    enough: float = 0.0
 
     @property
     def less_is_better(self) -> bool:
@@ -58,7 +62,7 @@ class Work:
     rows: tuple[Row, ...]
 
 
-def speed(shape: str, scheme: str, prefill: float, decode: float, share: float = 0.0) -> Work:
+def speed(shape: str, scheme: str, prefill: float, decode: float, share: float = 0.0, enough: float = 0.0) -> Work:
     """Prefill and decoding of a model, as llama-bench measures them."""
 
     def ours(bench: Bench) -> dict[str, Any]:
@@ -75,9 +79,30 @@ def speed(shape: str, scheme: str, prefill: float, decode: float, share: float =
     name = f"{shape}-{scheme.split('-')[0]}"
     rows = (
         Row(f"prefill-{name}", "prefill_tok_s", prefill),
-        Row(f"decode-{name}", "decode_tok_s", decode, share=share),
+        Row(f"decode-{name}", "decode_tok_s", decode, share=share, enough=enough),
     )
     return Work(ours, {"llama.cpp": peer}, rows)
+
+
+def hybrid(shape: str, scheme: str, share: float) -> Work:
+    """A long prompt of a model with states, by its products each second against a dense model's, and decoding."""
+
+    def ours(bench: Bench) -> dict[str, Any]:
+        found = {**bench.own("limits", bench.threads)}
+        options = ["--generate", GENERATE, "--threads", bench.threads, "--repeat", 1, "--json"]
+        for each in (DENSE, shape):
+            path = bench.quantized(each, scheme)
+            warm(path)
+            measured = bench.ggq("bench", path, "--prompt", HYBRID_PROMPT, *options)
+            found |= {"dense_gop_s": measured["prefill_gop_s"]} if each == DENSE else measured
+        return {**found, "bandwidth_tok_s": found["decode_tok_s"] / found["bandwidth_share"]}
+
+    name = f"{shape}-{scheme.split('-')[0]}"
+    rows = (
+        Row(f"prefill-{HYBRID_PROMPT}-{name}", "prefill_gop_s", 1 / DEARER, "GOP/s", against="dense_gop_s"),
+        Row(f"decode-{name}", "decode_tok_s", share, against="bandwidth_tok_s"),
+    )
+    return Work(ours, {}, rows)
 
 
 def long_context(shape: str, scheme: str, prefill: float, decode: float) -> Work:
@@ -198,6 +223,10 @@ WORKS = (
     speed("1b", "q8-g32", 2.5, 1.0, 0.92),
     speed("135m", "q4-g32", 1.8, 1.5),
     speed("135m", "q8-g32", 2.0, 1.2),
+    speed("qwen3-0.6b", "q4-g32", 2.0, 1.1, enough=0.88),
+    speed("gemma3-1b", "q4-g32", 2.0, 1.1, enough=0.88),
+    hybrid("lfm2-350m", "q4-g32", 0.85),
+    hybrid("qwen3.5-0.8b", "q4-g32", 0.85),
     long_context("1b", "q4-g32", 2.2, 1.1),
     together("1b", "q4-g32", 5.0),
     start("1b", "q4-g32", 1.0, 1.0),
