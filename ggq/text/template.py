@@ -29,6 +29,10 @@ Message = Mapping[str, object]
 """{"role": "user", "content": "..."} and whatever else the template knows."""
 
 
+REASONING = ("reasoning_content", "thinking", "reasoning")
+"""Names under which a message may hold what was thought before it was written, as transformers looks for them."""
+
+
 class ChatTemplate:
     """A chat template; it runs in jinja2's immutable sandbox, in a process that is stopped when it takes too much.
 
@@ -37,6 +41,7 @@ class ChatTemplate:
         variables: What it may use besides the messages: "bos_token", "eos_token" ...
         path: The model's file, for the messages.
         context: Tokens of the model's context, None where it is not known.
+        with_tools: The template's text where there are tools, None for the same.
     """
 
     def __init__(
@@ -45,8 +50,9 @@ class ChatTemplate:
         variables: Mapping[str, str] | None = None,
         path: str | os.PathLike[str] | None = None,
         context: int | None = None,
+        with_tools: str | None = None,
     ) -> None:
-        self.context = context
+        self.context, self.with_tools = context, with_tools
         self.source, self.variables, self.path = source, dict(variables or {}), path
 
     def render(
@@ -78,10 +84,11 @@ class ChatTemplate:
             **self.variables,
             **(variables or {}),
             "tools": None if tools is None else list(tools),
-            "messages": [{name: value for name, value in message.items() if value is not None} for message in messages],
+            "messages": [with_reasoning(message) for message in messages],
             "add_generation_prompt": add_generation_prompt,
         }
-        answer = self._ask({"template": self.source, "variables": given, "path": sys.path})
+        source = self.source if tools is None or self.with_tools is None else self.with_tools
+        answer = self._ask({"template": source, "variables": given, "path": sys.path})
         if "refused" in answer:
             raise UsageError(f"the chat template refuses: {answer['refused']}", path=self.path)
         if "text" not in answer:
@@ -94,7 +101,7 @@ class ChatTemplate:
         Args:
             given: Characters of the messages and variables as JSON.
         """
-        most = ROOM + TIMES_SOURCE * len(self.source) + TIMES_MESSAGES * given
+        most = ROOM + TIMES_SOURCE * max(len(self.source), len(self.with_tools or "")) + TIMES_MESSAGES * given
         if self.context is not None:
             most = min(most, ROOM + TIMES_CONTEXT * self.context)
         return min(CHARACTERS, most)
@@ -103,7 +110,7 @@ class ChatTemplate:
         try:
             given = len(json.dumps(request["variables"]))
             limit = self.limit(given)
-            memory = MEMORY + MEMORY_TIMES * (given + len(self.source) + limit)
+            memory = MEMORY + MEMORY_TIMES * (given + len(str(request["template"])) + limit)
             document = json.dumps({**request, "limit": limit, "memory": memory}).encode("ascii")
         except (TypeError, ValueError) as problem:
             raise UsageError(f"messages hold strings, numbers, lists and mappings only: {problem}") from None
@@ -123,16 +130,28 @@ class ChatTemplate:
         return ModelError(f"the chat template failed: {problem[:300]}", path=self.path, where="chat template")
 
 
+def with_reasoning(message: Message) -> dict[str, object]:
+    """A message without what is None, its reasoning under both names that templates read.
+
+    Source: transformers 5.24, `_normalize_chat_messages` and `_alias_reasoning_fields`.
+    """
+    found = {name: value for name, value in message.items() if value is not None}
+    thought = next((found[name] for name in REASONING if name in found), None)
+    return found if thought is None else {"thinking": thought, **found, "reasoning_content": thought}
+
+
 def find_template(assets: Mapping[str, Asset], path: str | os.PathLike[str] | None = None) -> ChatTemplate | None:
     """The chat template among a file's assets, or None.
 
     Raises:
         ModelError: tokenizer_config.json cannot be read.
     """
-    source = named_templates(assets, path).get("default")
+    named = named_templates(assets, path)
     if "chat_template.jinja" in assets:
-        source = assets["chat_template.jinja"].read().decode("utf-8", "replace")
-    return None if source is None else ChatTemplate(source, template_variables(assets, path), path)
+        named = {"default": assets["chat_template.jinja"].read().decode("utf-8", "replace")}
+    if "default" not in named:
+        return None
+    return ChatTemplate(named["default"], template_variables(assets, path), path, with_tools=named.get("tool_use"))
 
 
 def named_templates(assets: Mapping[str, Asset], path: str | os.PathLike[str] | None = None) -> dict[str, str]:

@@ -44,6 +44,30 @@ def limit_resources(memory: int) -> None:
             pass
 
 
+def guarded_namespace() -> Any:
+    """The class of what a template may change from within a loop, without names that begin with _."""
+    from jinja2.exceptions import SecurityError
+    from jinja2.utils import Namespace
+
+    def no_private_name(name: object) -> None:
+        if isinstance(name, str) and name.startswith("_"):
+            raise SecurityError(f"a namespace has no {name!r} for a template: names there do not begin with _")
+
+    class Variables(Namespace):
+        def __init__(*given: Any, **more: Any) -> None:
+            own, *positional = given
+            named = dict(*positional, **more)
+            for name in named:
+                no_private_name(name)
+            Namespace.__init__(own, named)
+
+        def __setitem__(self, name: Any, value: Any) -> None:
+            no_private_name(name)
+            super().__setitem__(name, value)
+
+    return Variables
+
+
 def render(request: dict[str, Any]) -> dict[str, str]:
     """{"text": ...}, or {"refused": ...} when the template itself refuses the messages, or {"error": ...}."""
     from jinja2 import TemplateError, nodes
@@ -66,14 +90,16 @@ def render(request: dict[str, Any]) -> dict[str, str]:
     def raise_exception(message: object) -> None:
         raise Refused(str(message))
 
-    def tojson(value: object, ensure_ascii: bool = False, indent: int | None = None, **options: Any) -> str:
-        return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, **options)
+    def tojson(
+        x: object, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False
+    ) -> str:
+        return json.dumps(x, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
     )
     environment.filters["tojson"] = tojson
-    environment.globals["raise_exception"] = raise_exception
+    environment.globals["raise_exception"], environment.globals["namespace"] = raise_exception, guarded_namespace()
     environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
     pieces, room = [], int(request["limit"])
     try:
