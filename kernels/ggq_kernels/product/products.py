@@ -54,7 +54,16 @@ from ggq_kernels.product.steps import (
     prefetch_levels,
 )
 from ggq_kernels.product.sums import token_bytes
-from ggq_kernels.vector.isa import AHEAD, AHEAD_EXPANDED, FOLDED, load_f16, load_value, tile_load_f16, value_bytes
+from ggq_kernels.vector.isa import (
+    AHEAD,
+    AHEAD_EXPANDED,
+    FOLDED,
+    load_f16,
+    load_value,
+    prefetch,
+    tile_load_f16,
+    value_bytes,
+)
 from ggq_kernels.vector.simd import load_f32, mul, read_i64, splat_f32, store_f32, tag_value
 from ggq_kernels.vector.tiles import (
     tile_add,
@@ -73,6 +82,8 @@ WIDE_PANEL, PAIR_PANEL = 4096, 2048
 """The same of steps and offsets alone, of one tile and of two: 16 KiB at groups of 32."""
 SCRATCH = PANEL * 20
 """Bytes of the largest of these panels."""
+PREFETCHING = 4
+"""Tiles of tokens that prefetch the next panel, each a part of it: memory then gives it evenly over their time."""
 # Words of one matrix descriptor behind those of steps.py.
 M_OUT, M_STRIDE, M_BIAS = range(M_SHIFT + 8, M_SHIFT + 32, 8)
 
@@ -219,6 +230,22 @@ def unpack_panel(codes: Any, m: int, tile: int, columns: int, start: int, stop: 
 
 
 @inlined
+def later_codes(
+    codes: Any, m: int, tile: int, columns: int, end: int, piece: int, part: int, every: int, count: int
+) -> Any:
+    """What a tile of tokens, the part-th, prefetches of the panel that begins at column `end`: see `multiply_panel`."""
+    if part >= every:
+        return 0, 0, 0, 0
+    skipped = (count + every - 1) // every * part * piece
+    after = tile * (columns // BLOCK) + (end + skipped) // BLOCK
+    plane0 = read_i64(m + M_PLANE0) + after * plane0_bytes(codes)
+    plane1 = read_i64(m + M_PLANE1) + after * plane1_bytes(codes)
+    if not plain_scales(m, piece):
+        return every, plane0, plane1, plane0
+    return every, plane0, plane1, read_i64(m + M_SCALES) + (tile * columns + end + skipped) // piece * 32
+
+
+@inlined
 def multiply_panel(
     codes: Any,
     many: Any,
@@ -227,18 +254,20 @@ def multiply_panel(
     x: int,
     place: int,
     count: int,
-    later0: int,
-    later1: int,
+    later: tuple[int, int, int, int],
     begun: int,
     scratch: int,
     kept: int,
 ) -> None:
     """Add the product of `count` pieces of an expanded panel with a tile of tokens to totals kept at an address.
 
-    `place` is how far the scales of these tokens and pieces lie behind the first of all, in bytes. Where `later0` is
-    not 0, the codes of the next panel are prefetched from there and, in the second plane, from `later1`. Sizes are
-    given and totals stay in memory, because a call for each tile of tokens would divide and return a tile.
+    `place` is how far the scales of these tokens and pieces lie behind the first of all, in bytes. `later` is what is
+    prefetched of the next panel: of how many blocks one, or none where that is 0, and the addresses of codes in both
+    planes and of scales. Sizes are given and totals stay in memory, because a call for each tile of tokens would divide
+    and return a tile.
     """
+    every, later0, later1, later_scale = later
+    left = every
     piece, width = read_i64(row + X_GROUP), tag_value(many)
     steps, offsets, quads = scratch, 0 if folds(m) else scratch + PANEL * 2, scratch + PANEL * 4
     x_scale, x_offset = read_i64(row + X_SCALE) + place, read_i64(row + X_OFFSET) + place
@@ -246,10 +275,14 @@ def multiply_panel(
     total = tile_load(many, kept, 64)
     if piece == BLOCK:  # without branches nothing but the totals is spilled
         for _ in range(count):
-            if later0 != 0:
+            left -= 1
+            if left == 0:
                 prefetch_codes(codes, later0, later1)
+                prefetch(later_scale)
                 later0 += plane0_bytes(codes)
                 later1 += plane1_bytes(codes)
+                later_scale += 64
+                left = every
             acc = dot_bytes(codes, begin_sums(many, x_sum), 1, quads, x)
             total = scale_add(total, acc, load_f32(steps), x_scale)
             if not FOLDED or offsets != 0:
@@ -264,10 +297,15 @@ def multiply_panel(
     else:
         blocks = piece // BLOCK
         for _ in range(count):
-            for _ in range(blocks if later0 != 0 else 0):
-                prefetch_codes(codes, later0, later1)
-                later0 += plane0_bytes(codes)
-                later1 += plane1_bytes(codes)
+            left -= 1
+            if left == 0:
+                prefetch(later_scale)
+                later_scale += 64
+                left = every
+                for _ in range(blocks):
+                    prefetch_codes(codes, later0, later1)
+                    later0 += plane0_bytes(codes)
+                    later1 += plane1_bytes(codes)
             acc = dot_bytes(codes, begin_sums(many, x_sum), blocks, quads, x)
             total = scale_add(total, acc, load_f32(steps), x_scale)
             if not FOLDED or offsets != 0:
@@ -319,21 +357,20 @@ def multiply_many(
     """16 rows times tokens token .. stop - 1, whole tiles of them, panel by panel; int8 activations."""
     columns, piece, width = read_i64(row + COLUMNS), read_i64(row + X_GROUP), tag_value(many)
     totals, pieces = scratch + SCRATCH, columns // piece
+    every = min((stop - token) // width, PREFETCHING)
     for t in range(stop - token):
         store_f32(totals + t * 64, splat_f32(0.0))
     for start in range(0, columns, PANEL):
         end = min(start + PANEL, columns)
         first, count = start // piece, (end - start) // piece
-        after = tile * (columns // BLOCK) + end // BLOCK
-        plane0 = read_i64(m + M_PLANE0) + after * plane0_bytes(codes)
-        plane1 = read_i64(m + M_PLANE1) + after * plane1_bytes(codes)
         expand_steps(m, tile, piece, lowest(codes), first, count, scratch, 0 if folds(m) else scratch + PANEL * 2)
         unpack_panel(codes, m, tile, columns, start, end, scratch + PANEL * 4)
         for t in range(token, stop, width):
             x, place = read_i64(row + X) + t * columns + start * width, (t * pieces + first * width) * 4
             kept = totals + (t - token) * 64
-            later0 = plane0 if t == token else 0
-            multiply_panel(codes, many, m, row, x, place, count, later0, plane1, begun, scratch, kept)
+            part = (t - token) // width
+            later = later_codes(codes, m, tile, columns, end, piece, part, every, count)
+            multiply_panel(codes, many, m, row, x, place, count, later, begun, scratch, kept)
     for t in range(token, stop, width):
         write(tile_load(many, totals + (t - token) * 64, 64), m, tile, row, t)
 

@@ -118,6 +118,8 @@ linear, products, steps = (ready.module(name) for name in ("linear", "products",
 amx, bf16, embed = (ready.module(name) for name in ("amx", "bf16", "embed"))
 half_blocks, half_tiles = (ready.module(name) for name in ("half_blocks", "half_tiles"))
 FLOAT_ROWS, TOKENS = ready.module("isa").FLOAT_ROWS, ready.module("isa").TOKENS
+PLAIN_TILES = 1 if TOKENS == 8 else 2
+"""Tiles of tokens of which the codes of one plane and plain scales are taken out of it anew."""
 AMX = ready.module("isa").AMX
 
 CACHE_BYTES = 192 * 1024
@@ -279,7 +281,7 @@ def few(matrix: Packed) -> int:
     tokens, before panels were prefetched: q4-g128 215 and 231, q4z-g32 157 and 205, q6-g32 134 and 187; at 8 tokens:
     q2-g32 198 and 173, q5-g32 138 and 163)."""
     plain = not (matrix.zeros or matrix.minimums or matrix.sub_bits or matrix.table) and len(PLANES[matrix.bits]) == 1
-    return 2 * TOKENS if plain else TOKENS
+    return PLAIN_TILES * TOKENS if plain else TOKENS
 
 
 def embed_row(

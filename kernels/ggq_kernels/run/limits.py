@@ -66,7 +66,7 @@ def integer_peak(threads: int | None = None, repeat: int = 5) -> float:
     operands = {peaks.SOURCE: buffer.ctypes.data, peaks.SIZE: count, peaks.OUT: out.ctypes.data}
     try:
         seconds = min(_seconds(team, np.stack([row(peaks.multiply, operands)]), repeat))
-        return count * peaks.INTEGER_REPEATS * 16 * 32 * module("isa").TOKENS * 2 / seconds / 1e9
+        return count * peaks.INTEGER_REPEATS * 16 * 32 * peaks.PEAK_TOKENS * 2 / seconds / 1e9
     finally:
         team.close()
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from numba import float32
 
 from ggq_kernels.code.compiled import op
-from ggq_kernels.product.linear import MANY, Q4, aligned_scratch
+from ggq_kernels.product.linear import Q4, aligned_scratch
 from ggq_kernels.product.planes import BLOCK_BYTES, dot_bytes, sums_of, tile_sum
 from ggq_kernels.run.team import release, take
-from ggq_kernels.vector.simd import add, load_f32, read_i64, splat_f32, total, write_f32
+from ggq_kernels.vector.isa import ISA, TOKENS
+from ggq_kernels.vector.simd import Tag, add, load_f32, read_i64, splat_f32, total, write_f32
 from ggq_kernels.vector.tile_registers import (
     CONFIGURATION,
     TILE_BYTES,
@@ -30,6 +31,9 @@ RUN_BYTES = TILE_STEPS * TILE_BYTES
 """Bytes of one of its operands."""
 INTEGER_REPEATS = 1 << 14
 """Blocks of an integer product at a time."""
+PEAK_TOKENS = 16 if ISA == "avx512-vnni" else TOKENS
+"""Tokens of that product: with eight sums it waits for them, the product of a model does not (it has other work)."""
+SUMS = Tag("tokens", PEAK_TOKENS)
 
 
 @op
@@ -57,7 +61,7 @@ def multiply(row: int, team: int) -> None:
         piece = take(team, 1)
         if piece >= count:
             return
-        acc = sums_of(MANY)
+        acc = sums_of(SUMS)
         for i in range(INTEGER_REPEATS):
             acc = dot_bytes(Q4, acc, 1, source + i % 4 * BLOCK_BYTES, source + 4 * BLOCK_BYTES + i % 4 * 64)
         write_f32(out, tile_sum(acc))
