@@ -118,14 +118,15 @@ linear, products, steps = (ready.module(name) for name in ("linear", "products",
 amx, bf16, embed = (ready.module(name) for name in ("amx", "bf16", "embed"))
 half_blocks, half_tiles = (ready.module(name) for name in ("half_blocks", "half_tiles"))
 FLOAT_ROWS, TOKENS = ready.module("isa").FLOAT_ROWS, ready.module("isa").TOKENS
-PLAIN_TILES = 1 if TOKENS == 8 else 2
-"""Tiles of tokens of which the codes of one plane and plain scales are taken out of it anew."""
 AMX = ready.module("isa").AMX
 
 CACHE_BYTES = 192 * 1024
 """Activations of a block of tokens that shall stay in a core's second-level cache while it goes through its rows."""
 CHUNK_BYTES = 128 * 1024
 """Bytes of weights, about, that a thread takes at most where it goes through them again for each block of tokens."""
+FEW = TOKENS
+"""Up to how many tokens codes are multiplied straight from their planes; with more, taking them out of these once is
+less work (1b q4-g32, 16 sequences, straight and not: 66.3 and 65.5 ms; 8 on AVX2, where a tile has 4: 78.6 and 74.7)."""
 WIDE_MIDDLE = 128.0
 """What is subtracted from the entries of a table that seven bits do not hold."""
 EVERY = 1 << 62
@@ -252,7 +253,7 @@ def linear_row(
         linear.TOKEN_BLOCK: max(1, CACHE_BYTES // row_bytes // width) * width,
         ADD: int(add),
         COLUMNS: first.columns,
-        linear.FEW: few(first) if int8 else 0,
+        linear.FEW: FEW if int8 else 0,
         linear.X_BF16: source.bf16,
     }
     if isinstance(source, Int8Rows):
@@ -273,15 +274,6 @@ def _kernels(matrix: Packed, int8: bool) -> tuple[HasAddress, Callable[[], HasAd
         return getattr(half_blocks, f"half_blocks_{name}_{form}"), lambda: getattr(half_tiles, f"half_tiles_{name}")
     wide = f"w{matrix.bits}" if int8 and matrix.table and matrix.middle == WIDE_MIDDLE else name
     return getattr(linear, f"linear_{wide}_{form}"), lambda: getattr(amx, f"tiles_{name}")
-
-
-def few(matrix: Packed) -> int:
-    """Up to how many tokens codes are multiplied straight from their planes; with more, taking them out of these once
-    is less work (GOP/s of one core of a Xeon, straight and not: q4-g32 at 64 tokens 417 and 465; of a Zen 4 at 64
-    tokens, before panels were prefetched: q4-g128 215 and 231, q4z-g32 157 and 205, q6-g32 134 and 187; at 8 tokens:
-    q2-g32 198 and 173, q5-g32 138 and 163)."""
-    plain = not (matrix.zeros or matrix.minimums or matrix.sub_bits or matrix.table) and len(PLANES[matrix.bits]) == 1
-    return PLAIN_TILES * TOKENS if plain else TOKENS
 
 
 def embed_row(
