@@ -126,7 +126,7 @@ CHUNK_BYTES = 128 * 1024
 """Bytes of weights, about, that a thread takes at most where it goes through them again for each block of tokens."""
 FEW = TOKENS
 """Up to how many tokens codes are multiplied straight from their planes; with more, taking them out of these once is
-less work (1b q4-g32, 16 sequences, straight and not: 66.3 and 65.5 ms; 8 on AVX2, where a tile has 4: 78.6 and 74.7)."""
+less work (1b q4-g32, 16 sequences, straight and not: 66.3 and 65.5 ms; 8 on AVX2, in tiles of 4: 78.6 and 74.7)."""
 WIDE_MIDDLE = 128.0
 """What is subtracted from the entries of a table that seven bits do not hold."""
 EVERY = 1 << 62
