@@ -14,6 +14,7 @@ import pytest
 import ggq
 from ggq.convert.calibrate import calibration_text
 from ggq.convert.calibrate import calibrator as calibrate
+from ggq.convert.calibrate.calibration import inputs_of
 from ggq.convert.calibrate.calibration_text import read_windows
 from ggq.convert.calibrate.calibrator import Calibrator, LayerStatistics
 from ggq.convert.calibrate.statistics import SavedStatistics
@@ -267,7 +268,7 @@ def test_statistics_can_be_read_by_others(tmp_path: Path, text: Path) -> None:
 
     folder, saved = tiny(tmp_path / "m"), tmp_path / "s.safetensors"
     ggq.convert(folder, tmp_path / "m.ggq", method="gptq", calibration=text, calibration_tokens=500, statistics=saved)
-    ours = SavedStatistics(saved, plan(folder).program)
+    ours = SavedStatistics(saved, inputs_of(plan(folder)))
     found = {role: each for layer in ours.layers() for role, each in layer.items()}
     theirs = load_file(saved)
     assert np.array_equal(theirs["layers.0.mlp.down.weight.gram"], found["layers.0.mlp.down.weight"].gram)

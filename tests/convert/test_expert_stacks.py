@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import ggq
-from ggq.convert.convert import convert
-from ggq.convert.write import stacked
+from ggq.convert.calibrate.calibrator import Calibrator
+from ggq.convert.convert import convert, plan
+from ggq.convert.write import stacked, stages
 from ggq.errors import FormatError
 from ggq.format import Writer, open_reader
 from ggq.format.stacks import Unstacked, unstacked
 from ggq.quant import parse_scheme
 from ggq.quant.stored import decoded, segments_of
+from ggq.tape.ops import Product
 from tests.kit.family_models import last_logits, opened, write_checkpoint
+from tests.kit.small_families import FAMILIES as CONFIGS
 
+MESSAGE = r"((; )?(\d of \d experts|experts? [\d, ]+): no statistics: reached by \d+ tokens, fewer than 45; by mse)+"
 EXPERT = re.compile(r"\.experts\.\d+\.")
 
 
@@ -110,3 +116,66 @@ def test_a_stack_is_an_array_of_three_dimensions(tmp_path: Path) -> None:
         name = next(each for each in file.tensors if each.endswith("experts.w1.weight"))
         assert file.tensors[name].dequantize().shape == file.tensors[name].shape
         assert len(file.tensors[name].shape) == 3
+
+
+def moe_with_tokenizer(folder: Path) -> Path:
+    """A small model with experts and a token for each word "t0", "t1" ..."""
+    write_checkpoint(folder, "mixtral")
+    words = {"type": "WordLevel", "vocab": {f"t{i}": i for i in range(61)}, "unk_token": "t0"}
+    whole = {"version": "1.0", "added_tokens": [], "pre_tokenizer": {"type": "WhitespaceSplit"}, "model": words}
+    (folder / "tokenizer.json").write_text(json.dumps(whole))
+    return folder
+
+
+def test_statistics_of_an_expert_are_those_of_the_tokens_that_chose_it(tmp_path: Path) -> None:
+    planned = plan(write_checkpoint(tmp_path / "m", "mixtral"), scheme="q4-g32")
+    windows = np.random.default_rng(3).integers(0, 61, (6, 20)).astype(np.int32)
+    sources: dict[str, list[np.ndarray]] = {}
+
+    class Watched(Calibrator):
+        def _observe(self, sums: Any, product: Product, x: np.ndarray) -> None:
+            sources.setdefault(product.weights[0], []).append(x)
+            super()._observe(sums, product, x)
+
+    calibrator = Watched(planned.checkpoint, planned.expressions, planned.program, windows, lambda role: {"gram"})
+    found = {role: each for layer in calibrator.layers() for role, each in layer.items()}
+    experts, chosen = CONFIGS["mixtral"]["num_local_experts"], CONFIGS["mixtral"]["num_experts_per_tok"]
+    for layer in range(CONFIGS["mixtral"]["num_hidden_layers"]):
+        role = f"layers.{layer}.experts"
+        x = np.concatenate(sources[f"{role}.router.weight"]).astype(np.float64)
+        router = planned.expressions[f"{role}.router.weight"].rows(planned.checkpoint, 0, experts).astype(np.float64)
+        best = np.argsort(x @ router.T, axis=1)[:, -chosen:]
+        for expert in range(experts):
+            mine = x[(best == expert).any(axis=1)]
+            if not len(mine):
+                assert f"{role}.{expert}.up.weight" not in found
+                continue
+            first, last = (found[f"{role}.{expert}.{kind}.weight"] for kind in ("up", "down"))
+            assert first.count == last.count == len(mine) < len(x)
+            assert np.allclose(first.mean_square, (mine**2).mean(axis=0), rtol=1e-4)
+            assert first.gram is not None and np.allclose(first.gram, mine.T @ mine / len(mine), atol=1e-4)
+            assert last.columns == CONFIGS["mixtral"]["intermediate_size"]
+
+
+def test_experts_of_few_tokens_fall_back_and_saved_statistics_give_the_same_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stages, "FEWEST_TOKENS", 45)  # as five experts share 300 tokens
+    folder, text = moe_with_tokenizer(tmp_path / "m"), tmp_path / "text.txt"
+    text.write_text(" ".join(f"t{i}" for i in np.random.default_rng(4).integers(0, 61, 160)))
+    given = {
+        "scheme": "q4-g32",
+        "method": "gptq",
+        "calibration": text,
+        "calibration_context": 30,
+        "statistics": tmp_path / "s.safetensors",
+    }
+    first = convert(folder, tmp_path / "a.ggq", **given)
+    again = convert(folder, tmp_path / "b.ggq", **given)
+    assert first.digest == again.digest
+    stacks = [tensor for tensor in first.tensors if ".experts." in tensor.role and len(tensor.shape) == 3]
+    told = [tensor for tensor in stacks if tensor.fallback]
+    assert {tensor.method for tensor in stacks} == {"gptq"} and told
+    assert all(re.fullmatch(MESSAGE, tensor.fallback) for tensor in told), told
+    with open_reader(tmp_path / "a.ggq") as file:
+        assert file.tensors[told[0].name].attributes["fallback"] == told[0].fallback

@@ -19,7 +19,7 @@ from ggq.tape.cut import sections
 if TYPE_CHECKING:
     from ggq.convert.calibrate.calibration_text import CalibrationText
     from ggq.convert.calibrate.calibrator import LayerStatistics
-    from ggq.convert.calibrate.statistics import SavedStatistics
+    from ggq.convert.calibrate.statistics import SavedStatistics, SharedInput
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,11 +126,18 @@ def make_calibration(plan: Plan, options: CalibrationOptions) -> Calibration | N
         return Calibration(windows, None, None, "", wants)
     path, digest = Path(statistics), checkpoint_digest(plan.checkpoint)
     if path.exists():
-        saved = SavedStatistics(path, plan.program)
+        saved = SavedStatistics(path, inputs_of(plan))
         saved.check_origin(digest, None if windows is None else windows.digest)
         saved.check_wanted(wants)
         return Calibration(None, saved, None, digest, wants)
     return Calibration(windows, None, path, digest, wants)
+
+
+def inputs_of(plan: Plan) -> list[list[SharedInput]]:
+    """The inputs of all matrices of a model; see `shared_inputs`."""
+    from ggq.convert.calibrate.statistics import shared_inputs
+
+    return shared_inputs(plan.program, {tensor.role: tensor.shape for tensor in plan.tensors})
 
 
 @contextmanager
@@ -165,5 +172,5 @@ def layer_statistics(
             yield layers
             return
         origin = Origin(calibration.digest, text.digest, text.tokens, text.windows.shape[1])
-        with closing(save(calibration.save_to, origin, plan.program, wants, layers)) as saving:
+        with closing(save(calibration.save_to, origin, inputs_of(plan), wants, layers)) as saving:
             yield saving

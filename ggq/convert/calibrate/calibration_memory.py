@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from math import prod
 
-from ggq.convert.calibrate.calibration import Calibration
+from ggq.convert.calibrate.calibration import Calibration, inputs_of
 from ggq.convert.calibrate.calibrator import CHUNK_TOKENS, MEMORY_BYTES, sample_count
-from ggq.convert.calibrate.statistics import SharedInput, kept_of, shared_inputs
+from ggq.convert.calibrate.statistics import SharedInput, kept_of
 from ggq.convert.plan.plan import Plan
 from ggq.quant.methods import TRANSFORMS, block_weights
 from ggq.tape.cut import Section, sections
@@ -34,7 +34,7 @@ def calibration_bytes(plan: Plan, calibration: Calibration | None, workers: int)
     states = min(4 * tokens * plan.model.hidden_size, MEMORY_BYTES)
     samples = sample_count(tokens or (calibration.saved.origin.tokens if calibration.saved is not None else 1))
     most = 0
-    for section, inputs in zip(sections(program), shared_inputs(program), strict=True):
+    for section, inputs in zip(sections(program), inputs_of(plan), strict=True):
         kept = sum(_kept(each, calibration, samples) for each in inputs)
         running = 0 if calibration.text is None else _running(plan, calibration, section, inputs)
         most = max(most, kept + max(running, _quantizing(plan, calibration, inputs, kept, workers)))

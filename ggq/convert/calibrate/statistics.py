@@ -12,7 +12,7 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from ggq.convert.calibrate.calibrator import LayerStatistics, sample_count
+from ggq.convert.calibrate.calibrator import SAMPLE_TOKENS, LayerStatistics, sample_count
 from ggq.convert.source.checkpoint import Checkpoint
 from ggq.convert.source.json_input import load_object
 from ggq.convert.source.safetensors_header import SafetensorsFile, SourceTensor, read_header
@@ -27,6 +27,8 @@ from ggq.tape.program import Program
 
 FORMAT = "ggq-statistics-1"
 VECTORS = ("absolute_maximum", "mean", "mean_square")
+COUNT = "count"
+"""How many tokens reached an expert's matrix, a whole number."""
 MATRICES = ("gram", "samples")
 """What is kept where a method wants it."""
 
@@ -58,18 +60,27 @@ class SharedInput:
     Args:
         roles: Those matrices; the first names the statistics in the file.
         columns: Its width.
+        some: Whether some tokens alone reach it, as those of an expert: then their number is kept, 0 for none.
     """
 
     roles: tuple[str, ...]
     columns: int
+    some: bool = False
 
 
-def shared_inputs(program: Program) -> list[list[SharedInput]]:
-    """The inputs of all matrices, section by section, in the order in which they are calibrated."""
-    return [
-        [SharedInput(each.weights, each.source.width) for op in section.ops for each in op.products()]
-        for section in sections(program)
-    ]
+def shared_inputs(program: Program, shapes: Mapping[str, tuple[int, ...]]) -> list[list[SharedInput]]:
+    """The inputs of all matrices, section by section, in the order in which they are calibrated.
+
+    Args:
+        program: The model.
+        shapes: Dimensions of its matrices, by role.
+    """
+    found: list[list[SharedInput]] = []
+    for section in sections(program):
+        every = [SharedInput(each.weights, each.source.width) for op in section.ops for each in op.products()]
+        inner = [each.weights for op in section.ops for each in op.inner_products()]
+        found.append([*every, *(SharedInput(roles, shapes[roles[0]][1], some=True) for roles in inner)])
+    return found
 
 
 def checkpoint_digest(checkpoint: Checkpoint) -> str:
@@ -86,27 +97,26 @@ def checkpoint_digest(checkpoint: Checkpoint) -> str:
 
 
 def save(
-    path: Path, origin: Origin, program: Program, wants: Wants, layers: Iterable[LayerStatistics]
+    path: Path, origin: Origin, inputs: list[list[SharedInput]], wants: Wants, layers: Iterable[LayerStatistics]
 ) -> Generator[LayerStatistics, None, None]:
     """Hand statistics on and write them down as they pass; the file gets its name when the last has passed.
 
     Args:
         path: The file to write; until then it is PATH.partial, which is removed when anything fails.
         origin: What they are made from.
-        program: The model.
+        inputs: Of the model; see `shared_inputs`.
         wants: What is kept of each matrix's inputs besides numbers by column.
         layers: From a `Calibrator`.
 
     Raises:
         GGQError: The file cannot be written.
     """
-    inputs = shared_inputs(program)
     with replacing(path, FORMAT.encode()) as file:
         file.write(_header(origin, [each for section in inputs for each in section], wants))
         left = iter(inputs)
         for found in layers:  # no zip: it would hold on to a layer's grams while the next one's are made
             for each in next(left):
-                _write(file, found[each.roles[0]], kept_of(each, wants))
+                _write(file, found.get(each.roles[0]), _shapes(each, wants, origin.tokens))
             yield found
             del found
 
@@ -116,9 +126,22 @@ def kept_of(shared: SharedInput, wants: Wants) -> list[str]:
     return [name for name in MATRICES if any(name in wants.get(role, ()) for role in shared.roles)]
 
 
-def _write(file: BinaryIO, statistics: InputStatistics, kept: list[str]) -> None:
-    for name in (*VECTORS, *kept):
-        file.write(np.ascontiguousarray(getattr(statistics, name), "<f4").data)
+def _shapes(shared: SharedInput, wants: Wants, tokens: int) -> dict[str, list[int]]:
+    """What is kept of an input of so many tokens at most, and its dimensions."""
+    sizes = {"gram": shared.columns, "samples": sample_count(tokens)}
+    shapes = {name: [shared.columns] for name in VECTORS}
+    shapes |= {name: [sizes[name], shared.columns] for name in kept_of(shared, wants)}
+    return {COUNT: [1], **shapes} if shared.some else shapes
+
+
+def _write(file: BinaryIO, statistics: InputStatistics | None, shapes: dict[str, list[int]]) -> None:
+    """Numbers in these shapes; zeros behind those that are fewer, as the samples of an expert are."""
+    for name, shape in shapes.items():
+        whole = np.zeros(shape, "<f4")
+        if statistics is not None:
+            found = np.atleast_1d(np.asarray(getattr(statistics, name), np.float32))
+            whole[: len(found)] = found
+        file.write(whole.data)
 
 
 def _header(origin: Origin, inputs: list[SharedInput], wants: Wants) -> bytes:
@@ -133,10 +156,7 @@ def _header(origin: Origin, inputs: list[SharedInput], wants: Wants) -> bytes:
     entries: dict[str, object] = {"__metadata__": notes}
     end = 0
     for each in inputs:
-        sizes = {"gram": each.columns, "samples": sample_count(origin.tokens)}
-        shapes = {name: [each.columns] for name in VECTORS}
-        shapes |= {name: [sizes[name], each.columns] for name in kept_of(each, wants)}
-        for name, shape in shapes.items():
+        for name, shape in _shapes(each, wants, origin.tokens).items():
             start, end = end, end + 4 * int(np.prod(shape))
             entries[f"{each.roles[0]}.{name}"] = {"dtype": "F32", "shape": shape, "data_offsets": [start, end]}
     text = json.dumps(entries, separators=(",", ":")).encode("ascii")
@@ -156,7 +176,7 @@ class SavedStatistics:
 
     Args:
         path: The file.
-        program: The model that they have to fit.
+        inputs: Of the model that they have to fit; see `shared_inputs`.
 
     Raises:
         ConvertError: The file holds something else, or statistics of a model of another shape.
@@ -164,8 +184,8 @@ class SavedStatistics:
         GGQError: It cannot be read.
     """
 
-    def __init__(self, path: Path, program: Program) -> None:
-        self.path, self.inputs = path, shared_inputs(program)
+    def __init__(self, path: Path, inputs: list[list[SharedInput]]) -> None:
+        self.path, self.inputs = path, inputs
         try:
             self.file: SafetensorsFile = read_header(path, path)
         except OSError as error:
@@ -182,8 +202,9 @@ class SavedStatistics:
             raise FormatError("its note of where the statistics come from is damaged", path=path) from None
         self.tensors = {tensor.name: tensor for tensor in self.file.tensors}
         for each in (each for section in self.inputs for each in section):
-            for name in VECTORS:
-                self._check(f"{each.roles[0]}.{name}", (each.columns,))
+            for name, length in ((COUNT, 1), *((name, each.columns) for name in VECTORS)):
+                if name != COUNT or each.some:
+                    self._check(f"{each.roles[0]}.{name}", (length,))
             for name, rows in (("gram", each.columns), ("samples", sample_count(self.origin.tokens))):
                 if f"{each.roles[0]}.{name}" in self.tensors:
                     self._check(f"{each.roles[0]}.{name}", (rows, each.columns))
@@ -234,18 +255,34 @@ class SavedStatistics:
     def layers(self) -> Iterator[LayerStatistics]:
         """The statistics of each layer's matrices, as `Calibrator.layers` gives them."""
         for section in self.inputs:
-            yield {role: found for each in section for found in [self._read(each)] for role in each.roles}
+            found = [(each, self._read(each)) for each in section]
+            yield {role: numbers for each, numbers in found if numbers is not None for role in each.roles}
 
-    def _read(self, each: SharedInput) -> InputStatistics:
+    def _read(self, each: SharedInput) -> InputStatistics | None:
+        """The statistics of an input; None where no token reached it."""
+        count = self._count(each) if each.some else self.origin.tokens
+        if count == 0:
+            return None
         largest, mean, square = (self._numbers(self.tensors[f"{each.roles[0]}.{name}"]) for name in VECTORS)
         found = [self.tensors.get(f"{each.roles[0]}.{name}") for name in MATRICES]
         gram, samples = (None if tensor is None else self._numbers(tensor) for tensor in found)
-        found_here = InputStatistics(self.origin.tokens, largest, mean, square, gram, samples)
+        if each.some and samples is not None:
+            samples = samples[: -(-count // -(-self.origin.tokens // SAMPLE_TOKENS))]
+        found_here = InputStatistics(count, largest, mean, square, gram, samples)
         problem = impossible(found_here)
         if problem:
             fix = "calibrate anew: remove the file or give another name"
             raise FormatError(f"damaged: {problem}", path=self.path, where=each.roles[0], fix=fix)
         return found_here
+
+    def _count(self, each: SharedInput) -> int:
+        """How many tokens reached an input."""
+        name = f"{each.roles[0]}.{COUNT}"
+        count = float(self._numbers(self.tensors[name])[0])
+        if not (0 <= count <= self.origin.tokens and count == int(count)):
+            fix = "calibrate anew: remove the file or give another name"
+            raise FormatError(f"damaged: {count} tokens of {self.origin.tokens}", path=self.path, where=name, fix=fix)
+        return int(count)
 
     def _numbers(self, tensor: SourceTensor) -> NDArray[np.float32]:
         try:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from ggq.convert.calibrate.calibration import Calibration, layer_statistics, requires, uses_of
 from ggq.convert.calibrate.transforms import Layer
 from ggq.convert.plan.plan import Plan, TensorPlan
+from ggq.format.stacks import place_in_stack
 from ggq.quant.change import Change
 from ggq.quant.inputs import InputStatistics
 from ggq.quant.methods import METHODS, Calibrated, Chain, Method
@@ -19,6 +20,9 @@ from ggq.tape.folding import Site, sites
 
 FALLBACK = "mse"
 """The method of a tensor whose statistics cannot be used: the best of those that need none."""
+
+FEWEST_TOKENS = 32
+"""Tokens that must have reached an expert: the statistics of fewer say more about these than about any others."""
 
 Notes = Mapping[str, str | float]
 """Attributes that are kept with a tensor."""
@@ -105,9 +109,10 @@ def work(tensor: TensorPlan, layer: Layer, activations: str, places: list[Site])
         return Work("", change=change, notes=notes)
     name, rounding = method.name, method.rounding if isinstance(method, Chain) else method
     statistics = layer.statistics.get(role)
-    trouble = "it takes part in no product" if statistics is None else statistics.trouble
+    trouble = _trouble(role, statistics)
     usable = uses_of(tensor, activations) and not trouble
-    if trouble and (statistics is not None or requires(tensor, activations)):
+    known = statistics is not None or (bool(layer.statistics) and bool(uses_of(tensor, activations)))
+    if trouble and (known or requires(tensor, activations)):
         notes["fallback"] = f"no statistics: {trouble}"
         if isinstance(rounding, Calibrated) and rounding.requires:
             rounding = METHODS[FALLBACK]
@@ -118,6 +123,15 @@ def work(tensor: TensorPlan, layer: Layer, activations: str, places: list[Site])
         notes["activations"] = "static" if role in layer.steps else "token"
         if role in layer.steps:
             notes["activation_step"] = layer.steps[role]
-    inputs = layer.inputs.get(role) if usable else None
+    inputs = layer.inputs.get(role, statistics) if usable else None  # an expert has no site, and no transforms
     scale, order = layer.kept.get(role, (None, None))
     return Work(name, rounding, inputs, change, scale, order, notes)
+
+
+def _trouble(role: str, statistics: InputStatistics | None) -> str:
+    """Why the statistics of a matrix cannot be used; "" where they can."""
+    if place_in_stack(role) is not None:
+        count = 0 if statistics is None else statistics.count
+        if count < FEWEST_TOKENS:
+            return f"reached by {count} tokens, fewer than {FEWEST_TOKENS}"
+    return "it takes part in no product" if statistics is None else statistics.trouble

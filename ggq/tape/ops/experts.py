@@ -8,8 +8,9 @@ from typing import Annotated, ClassVar
 
 import numpy as np
 
+from ggq.tape.buffers import Buffer
 from ggq.tape.ops.activations import ACTIVATIONS, GATES, WITHOUT_GATE, check_activation, gate_function
-from ggq.tape.ops.operation import WEIGHT, Operation, Read, Write
+from ggq.tape.ops.operation import WEIGHT, Operation, Product, Read, Write
 from ggq.tape.passes import Array, Backward, Forward, Oracle, Values
 
 
@@ -42,10 +43,29 @@ class Experts(Operation):
     def __post_init__(self) -> None:
         check_activation(self.activation, GATES if self.gates else WITHOUT_GATE)
 
+    def inner_products(self) -> tuple[Product, ...]:
+        """See `Operation`; an expert's first matrices meet one input, and the last what these make."""
+        return tuple(product for expert in range(len(self.downs)) for product in self._products(expert))
+
+    def _products(self, expert: int) -> tuple[Product, Product]:
+        """Those of one expert; how wide the second's source is, its matrix alone says."""
+        roles, inner = self._roles(expert), Buffer("expert_inner", 0)
+        first = Product(self.source, roles, (None,) * len(roles), (), False)
+        return first, Product(inner, (self.downs[expert],), (None,), (self.out,), False)
+
     def forward(self, run: Forward) -> None:
-        """See `Operation`."""
+        """See `Operation`; each matrix is observed with the rows of its expert alone."""
         source = run[self.source]
-        self._sum(run, source.reshape(-1, source.shape[-1]), lambda role, x: x @ run.weight(role).T)
+        firsts = {self._roles(expert)[0]: expert for expert in range(len(self.downs))}
+        lasts = {role: expert for expert, role in enumerate(self.downs)}
+
+        def product(role: str, x: Array) -> Array:
+            if role in firsts or role in lasts:
+                expert = firsts[role] if role in firsts else lasts[role]
+                run.observe(self._products(expert)[role in lasts], x)
+            return x @ run.weight(role).T
+
+        self._sum(run, source.reshape(-1, source.shape[-1]), product)
 
     def backward(self, run: Backward) -> None:
         """See `Operation`."""

@@ -119,6 +119,10 @@ class Operation:
         """Its matrix products; none unless it says so."""
         return ()
 
+    def inner_products(self) -> tuple[Product, ...]:
+        """Matrix products inside it, which some rows alone meet; none unless it says so."""
+        return ()
+
     def whole_product(self) -> Product | None:
         """The product that is all it computes; None where it computes anything else."""
         return None
