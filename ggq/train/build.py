@@ -47,8 +47,8 @@ def student_of(
         plan: Which scheme each tensor gets.
         learned: Whether steps are parameters (LSQ), else they follow the weights (QAT).
         method: What chooses the grid, or where it begins; None for each scheme's default.
-        starts: Codes to begin from: weights near enough to have them and, where steps are learned, their grids instead
-            of the method's.
+        starts: Codes to begin from, instead of the method's: their grids, and weights near enough to have these codes.
+            A grid that follows weights does so by least squares then.
         rank: Of corrections; 0 for none.
         rounding: Of inputs.
 

@@ -46,8 +46,7 @@ class TrainOptions(Record):
     )
     start: str | os.PathLike[str] | None = option(
         None,
-        "A .ggq file of the same schemes, such as one by gptq: weights begin near its codes, learned steps at its "
-        "steps.",
+        "A .ggq file of the same schemes, such as one by gptq, whose steps and codes the training begins with.",
         "FILE",
     )
     sample: int = option(

@@ -12,7 +12,7 @@ from ggq.tape.reference import round_activations
 
 torch = pytest.importorskip("torch", reason="needs PyTorch: the extra ggq[train]")
 
-from ggq.train.quantize.fake import LearnedQuantizer, quantizer_of  # noqa: E402
+from ggq.train.quantize.fake import FollowingQuantizer, LearnedQuantizer, quantizer_of  # noqa: E402
 from ggq.train.quantize.inputs import InputRounding, round_inputs  # noqa: E402
 from ggq.train.quantize.rounding import Levels, RoundToGrid  # noqa: E402
 from ggq.train.quantize.start import Wished, wished_by  # noqa: E402
@@ -163,8 +163,6 @@ def test_the_threshold_form_is_that_of_ternary_weight_networks() -> None:
     found = quantizer(torch.from_numpy(WEIGHTS)).numpy()[0, :64]
     assert np.allclose(found, np.where(beyond, np.sign(group) * step, 0), rtol=1e-3) and (found == 0).any()
     with pytest.raises(UsageError, match="method threshold is for ternary weights"):
-        from ggq.train.quantize.fake import FollowingQuantizer
-
         FollowingQuantizer(parse_scheme("q2-g64"), WEIGHTS, "threshold")
 
 
@@ -233,3 +231,23 @@ def test_starts_are_where_a_method_ended() -> None:
         quantizer = LearnedQuantizer(wished, *WEIGHTS.shape)
         again = quantizer.wished()
         assert np.array_equal(again.step, wished.step)
+
+
+@pytest.mark.parametrize("name", ["q2-g64", "q3m-g32", "q2z-g64", "c4-g64", "ternary-g64", "q4m-g32-s6"])
+def test_a_grid_that_begins_somewhere_follows_by_least_squares(name: str) -> None:
+    """Worse at no step than before, and at rest where weights are what the grid gives."""
+    scheme = parse_scheme(name)
+    weights = RANDOM.normal(size=(6, 200)).astype(np.float32)
+    wished = wished_by(weights, scheme, None)
+    fake = FollowingQuantizer(scheme, weights, start=wished)
+    moved = torch.from_numpy(weights * np.float32(1.2) + np.float32(0.03))
+    errors = []
+    for _ in range(4):
+        errors.append(float((fake(moved) - moved).square().sum()))
+        fake.refresh(moved)
+    assert errors[0] > errors[1] >= errors[-1] * 0.98
+    rest = FollowingQuantizer(scheme, weights, start=wished)
+    given = rest(torch.from_numpy(weights)).detach()
+    before = rest.step.clone()
+    rest.refresh(given)
+    assert torch.allclose(rest.step, before, rtol=2e-3, atol=1e-6)

@@ -120,8 +120,10 @@ def test_weights_begin_near_the_codes_of_a_file_where_steps_follow_them_too(tmp_
     text: dict[str, Any] = {"calibration": TEXT, "calibration_context": 64, "calibration_tokens": 4096}
     ggq.convert(DEMO, tmp_path / "start.ggq", scheme="q2-g64", method="gptq", **text)
     plain = run(tmp_path / "a.ggq", method="qat", steps=1)
+    learned = run(tmp_path / "l.ggq", method="lsq", steps=1, start=tmp_path / "start.ggq")
     begun = run(tmp_path / "b.ggq", method="qat", steps=1, start=tmp_path / "start.ggq")
-    assert begun.before < plain.before
+    assert begun.before == pytest.approx(learned.before, rel=1e-6) and begun.before < plain.before
+    assert begun.after == pytest.approx(begun.before, rel=0.1)  # the grid was fitted again before the step
 
 
 def test_texts_that_the_model_writes_are_trained_on_and_found_again(

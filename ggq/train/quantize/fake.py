@@ -118,32 +118,64 @@ class FollowingQuantizer(FakeQuantizer):
         scheme, rows, columns: As in `FakeQuantizer`.
         weights: float32 (rows, columns), where the grid and a codebook begin.
         method: Name of the method; None for the scheme's default, "threshold" for ternary weights as in TWN.
+        start: Where the grid begins instead; it follows by least squares under the codes that weights have then, since
+            a method would find its own grid again.
     """
 
-    def __init__(self, scheme: Scheme, weights: np.ndarray, method: str | None = None) -> None:
+    def __init__(
+        self, scheme: Scheme, weights: np.ndarray, method: str | None = None, start: Wished | None = None
+    ) -> None:
         if method == THRESHOLD and scheme.kind != "ternary":
             raise UsageError(f"method {THRESHOLD} is for ternary weights")
-        first = None if method == THRESHOLD else quantized_by(weights, scheme, method)
-        super().__init__(scheme, len(weights), weights.shape[1], None if first is None else first.codebook)
-        self.method = method
+        first = None if method == THRESHOLD or start is not None else quantized_by(weights, scheme, method)
+        table = start.codebook if start is not None else None if first is None else first.codebook
+        super().__init__(scheme, len(weights), weights.shape[1], table)
+        self.method, self.follows = None if start is not None else method, start is not None
         shape = (self.sizes.rows, self.sizes.groups)
         self.register_buffer("step", torch.zeros(shape))
         self.register_buffer("shift", torch.zeros(shape) if scheme.zero in ("code", "minimum") else None)
-        self.register_buffer("threshold", torch.zeros(shape) if method == THRESHOLD else None)
-        self.refresh(torch.from_numpy(weights))
+        self.register_buffer("threshold", torch.zeros(shape) if self.method == THRESHOLD else None)
+        if start is None:
+            self.refresh(torch.from_numpy(weights))
+        else:
+            self._take(start)
 
     def refresh(self, weights: Any) -> None:
         """See `FakeQuantizer`."""
+        if self.follows:
+            self._fit(weights)
+            return
         numbers = np.ascontiguousarray(weights.detach().numpy(force=True), np.float32)
         if self.method == THRESHOLD:
             threshold, step = ternary_threshold(by_groups(numbers, self.scheme))
             self.threshold.copy_(torch.from_numpy(threshold))
             self.step.copy_(torch.from_numpy(step))
             return
-        wished = wishes_of(quantized_by(numbers, self.scheme, self.method, codebook=self.codebook))
+        self._take(wishes_of(quantized_by(numbers, self.scheme, self.method, codebook=self.codebook)))
+
+    def _take(self, wished: Wished) -> None:
+        """Go on with a grid."""
         self.step.copy_(torch.from_numpy(wished.step))
         if wished.shift is not None:
             self.shift.copy_(torch.from_numpy(wished.shift))
+
+    def _fit(self, weights: Any) -> None:
+        """Steps, and minimums where there are some, that come nearest to weights under the codes that these have now;
+        zero-points stay. Where all codes of a group are alike, its step stays."""
+        with torch.no_grad():
+            groups = self._groups(weights.detach())
+            level = self._level(groups, self.wished().grid())
+            real = self._groups(torch.ones_like(weights))
+            count = real.sum(-1)
+            mean_level = mean_weight = torch.zeros_like(self.step)
+            if self.scheme.zero == "minimum":
+                mean_level, mean_weight = ((x * real).sum(-1) / count for x in (level, groups))
+            apart = (level - mean_level[..., None]) * real
+            square = (apart * apart).sum(-1)
+            step = torch.where(square > 0, (apart * groups).sum(-1) / square.clamp(min=1e-30), self.step)
+            self.step.copy_(torch.where(step * self.step > 0, step, self.step))  # a step keeps its sign
+            if self.scheme.zero == "minimum":
+                self.shift.copy_(self.step * mean_level - mean_weight)
 
     def wished(self) -> Wished:
         """See `FakeQuantizer`."""
@@ -252,5 +284,5 @@ def quantizer_of(
     able = method is not None and (fills(scheme, method) or (method, scheme.kind) == (THRESHOLD, "ternary"))
     own = method if able else None
     if not learned:
-        return FollowingQuantizer(scheme, flat, own)
+        return FollowingQuantizer(scheme, flat, own, start)
     return LearnedQuantizer(start or wished_by(flat, scheme, own), *flat.shape)
