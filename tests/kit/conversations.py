@@ -24,7 +24,7 @@ def values(rng: random.Random, depth: int = 2) -> Any:
 def tools(rng: random.Random) -> list[dict[str, Any]]:
     """Functions that a model may call, with parameters of several types."""
     kinds = ("string", "integer", "number", "boolean", "array", "object")
-    found = []
+    found: list[Any] = []
     for name in rng.sample(NAMES, rng.randrange(1, 3)):
         properties: dict[str, Any] = {}
         for i in range(rng.randrange(3)):
