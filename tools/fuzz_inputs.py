@@ -282,15 +282,14 @@ class Good(NamedTuple):
     small: Path
     journal: bytes
     partial: bytes
-    program: Any
+    inputs: Any  # of the statistics: see SavedStatistics
 
 
 def good_inputs(folder: Path) -> Good:
     """Make them in a folder."""
-    from ggq.convert.convert import convert
+    from ggq.convert.calibrate.calibration import inputs_of
+    from ggq.convert.convert import convert, plan
     from ggq.format import Writer, open_reader
-    from ggq.models.build import build_program
-    from ggq.models.metadata import from_metadata
 
     demo, out, statistics = ROOT / "ggq" / "demo", folder / "good.ggq", folder / "good.stat"
     convert(demo, out, scheme="q4-g32", method="gptq", calibration=demo / "valid.txt", calibration_tokens=512,
@@ -308,8 +307,7 @@ def good_inputs(folder: Path) -> Good:
         except KeyboardInterrupt:
             pass
     journal, partial = Path(f"{journaled}.journal").read_bytes(), Path(f"{journaled}.partial").read_bytes()
-    with open_reader(out) as reader:
-        return Good(statistics, small, journal, partial, build_program(from_metadata(reader.metadata, reader.path)))
+    return Good(statistics, small, journal, partial, inputs_of(plan(demo)))
 
 
 def use_checkpoint(name: str, model: Path, adapter: Path | None = None) -> Callable[[Path], None]:
@@ -419,7 +417,7 @@ def kinds(folder: Path) -> dict[str, Kind]:
         place.unlink()
 
     def saved(path: Path) -> None:
-        for layer in SavedStatistics(path, made.program).layers():
+        for layer in SavedStatistics(path, made.inputs).layers():
             assert not any(impossible(found) for found in layer.values())
 
     def recipe_file(path: Path) -> None:

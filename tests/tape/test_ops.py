@@ -214,7 +214,8 @@ def test_gradients_are_the_slopes_of_differences(op: Operation) -> None:
 
     met: dict[str, np.ndarray] = {}
 
-    def meet(role: str, source: np.ndarray, slope: np.ndarray) -> None:
+    def meet(role: str, source: np.ndarray, slope: np.ndarray, rows: np.ndarray | None = None) -> None:
+        assert rows is None or len(rows) == len(source)  # which of the pass they are
         total = met.setdefault(role, np.zeros(WEIGHTS[role]))
         if source.ndim == 1:
             np.add.at(total, source, slope)
