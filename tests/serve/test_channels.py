@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from llguidance import LLMatcher, LLTokenizer
 from starlette.testclient import TestClient
 from tokenizers import AddedToken, Tokenizer
 
@@ -34,7 +33,7 @@ from ggq.serve.turn.turn import Call, Tool
 from tests.kit.small_models import write_demo
 from tests.kit.support import DEMO
 from tests.serve.conftest import HOSTS
-from tests.serve.test_turn import TOOLS, read
+from tests.serve.test_turn import TOOLS, accepts, read
 
 THOUGHT = f"{THOUGHTS.begin}I think.{END}{NEXT}"
 ANSWER = f"{FINAL}So."
@@ -71,19 +70,6 @@ def library(added: bool) -> Tokenizer:
     if added:
         tokenizer.add_special_tokens([AddedToken(each) for each in (*MARKS, "<|tool_call>", "<tool_call|>", QUOTE)])
     return tokenizer
-
-
-def accepts(text: str, tokenizer: Tokenizer) -> Callable[[str], bool]:
-    """Whether a text is a whole word of a grammar."""
-    known = LLTokenizer(tokenizer.to_str())
-
-    def accepted(word: str) -> bool:
-        found = LLMatcher(known, LLMatcher.grammar_from_lark(text), log_level=0)
-        assert not found.is_error(), found.get_error()
-        ids = tokenizer.encode(word, add_special_tokens=False).ids
-        return bool(found.try_consume_tokens(ids) == len(ids) and found.is_accepting())
-
-    return accepted
 
 
 def token_of(tokenizer: Tokenizer, added: bool) -> Callable[[str], int | None]:

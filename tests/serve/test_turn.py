@@ -118,6 +118,11 @@ def matcher(text: str, added: Sequence[str] = ()) -> tuple[Callable[[str], bool]
     """Whether a text is a whole word of a grammar, over the demo's tokens and some added ones."""
     tokenizer = Tokenizer.from_file(str(DEMO / "tokenizer.json"))
     tokenizer.add_special_tokens([AddedToken(each) for each in added])
+    return accepts(text, tokenizer), tokenizer
+
+
+def accepts(text: str, tokenizer: Tokenizer) -> Callable[[str], bool]:
+    """Whether a text is a whole word of a grammar."""
     library = LLTokenizer(tokenizer.to_str())
 
     def accepted(word: str) -> bool:
@@ -126,7 +131,7 @@ def matcher(text: str, added: Sequence[str] = ()) -> tuple[Callable[[str], bool]
         ids = tokenizer.encode(word, add_special_tokens=False).ids
         return bool(found.try_consume_tokens(ids) == len(ids) and found.is_accepting())
 
-    return accepted, tokenizer
+    return accepted
 
 
 def grammar_of(form: Form, added: Sequence[str] = (), **options: Any) -> Callable[[str], bool]:
