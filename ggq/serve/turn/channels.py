@@ -8,7 +8,6 @@ Source: OpenAI harmony response format (cookbook, August 2025).
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -19,6 +18,7 @@ from ggq.serve.turn.closed import closed
 from ggq.serve.turn.lark import TokenOf, escaped, json_of, marked, quoted
 from ggq.serve.turn.reader import Part
 from ggq.serve.turn.reasoning import Constraint, Tags, ThinkingBudget, begun_by
+from ggq.serve.turn.tools import is_object
 from ggq.serve.turn.turn import Call, Tool
 from ggq.text.detokenize import overlap
 
@@ -117,12 +117,7 @@ class ChannelReader:
         return held[: len(held) - kept], False
 
     def _called(self, body: str) -> Part:
-        try:
-            if isinstance(json.loads(body or "{}"), dict):
-                return "call", Call(self._name, body.strip() or "{}")
-        except (ValueError, RecursionError):
-            pass
-        return "text", body
+        return ("call", Call(self._name, body.strip() or "{}")) if is_object(body or "{}") else ("text", body)
 
 
 def channel_grammar(

@@ -75,7 +75,7 @@ def json_call(value: Any) -> Call | None:
 def named_json(text: str) -> list[Call]:
     """name[ARGS]{...}"""
     name, mark, arguments = text.partition("[ARGS]")
-    return [Call(name.strip(), arguments.strip())] if mark and _is_object(arguments) else []
+    return [Call(name.strip(), arguments.strip())] if mark and is_object(arguments) else []
 
 
 FUNCTION = re.compile(r"<function=([^>]+)>(.*?)</function>", re.DOTALL)
@@ -105,7 +105,8 @@ def _joined(pairs: Sequence[tuple[str, str]]) -> str:
     return json.dumps(found, ensure_ascii=False)
 
 
-def _is_object(text: str) -> bool:
+def is_object(text: str) -> bool:
+    """Whether a text is an object in JSON."""
     try:
         return isinstance(json.loads(text), dict)
     except (ValueError, RecursionError):

@@ -17,6 +17,7 @@ from ggq.convert.convert import plan as plan_conversion
 from ggq.convert.convert import run as convert
 from ggq.convert.options import RunOptions
 from ggq.errors import UsageError
+from ggq.format.unfinished import replacing
 from ggq.generate.loading import load
 from ggq.train.texts.windows import Windows
 
@@ -28,6 +29,9 @@ BEGINNING = 12
 
 TOGETHER = 16
 """Windows that are written at the same time."""
+
+ZIP = b"PK\x03\x04"
+"""What NumPy's file of windows begins with."""
 
 
 def sampled(
@@ -91,8 +95,6 @@ def kept(place: Path, make: Callable[[], Windows], resume: bool) -> Windows:
         with np.load(place, allow_pickle=False) as found:
             return np.asarray(found["windows"], np.int32)
     made = make()
-    unfinished = Path(f"{place}.part")
-    with open(unfinished, "wb") as file:
+    with replacing(place, ZIP) as file:
         np.savez(file, windows=made)
-    os.replace(unfinished, place)
     return made
