@@ -8,8 +8,7 @@ from collections.abc import Callable
 from ggq.cli.generation import escaped
 from ggq.generate.model import Model
 from ggq.generate.stream import Stream
-from ggq.serve.turn.channels import MARKS, ChannelReader, in_channels
-from ggq.serve.turn.reader import Reader
+from ggq.serve.turn.channels import marks_of, reader_of
 from ggq.serve.turn.reasoning import tags_of
 from ggq.text.template import ChatTemplate
 
@@ -32,13 +31,12 @@ class Answer:
         self._stream, self._show = stream, show
         source, prompt = template.source, stream.answer.prompt
         tags = tags_of(source)
-        wanted = MARKS if in_channels(source) else tags or ()
-        self._marks = {n: text for n, text in model.special_texts.items() if any(text in each for each in wanted)}
+        self._marks = marks_of(source, None, model.special_texts)
         thinking = False
         if tags is not None:
             ids = [int(token) for token in prompt[-LAST:]]
             thinking = model.tokenizer.decode(ids, skip_special_tokens=False).rstrip().endswith(tags.begin)
-        self._reader = ChannelReader() if in_channels(source) else Reader(tags, thinking, None)
+        self._reader = reader_of(source, thinking)
         self._thought = False
         self.text = ""
 

@@ -16,9 +16,9 @@ import numpy as np
 
 from ggq.serve.turn.closed import closed
 from ggq.serve.turn.lark import TokenOf, escaped, json_of, marked, quoted
-from ggq.serve.turn.reader import Part
-from ggq.serve.turn.reasoning import Constraint, Tags, ThinkingBudget, begun_by
-from ggq.serve.turn.tools import is_object
+from ggq.serve.turn.reader import Part, Reader
+from ggq.serve.turn.reasoning import Constraint, Tags, ThinkingBudget, begun_by, tags_of
+from ggq.serve.turn.tools import Form, is_object
 from ggq.serve.turn.turn import Call, Tool
 from ggq.text.detokenize import overlap
 
@@ -118,6 +118,26 @@ class ChannelReader:
 
     def _called(self, body: str) -> Part:
         return ("call", Call(self._name, body.strip() or "{}")) if is_object(body or "{}") else ("text", body)
+
+
+def reader_of(
+    template: str, thinking: bool, form: Form | None = None, *, final: bool = False
+) -> Reader | ChannelReader:
+    """What splits an answer of a model with this chat template; arguments as for both readers."""
+    return ChannelReader(final) if in_channels(template) else Reader(tags_of(template), thinking, form)
+
+
+def marks_of(template: str, form: Form | None, special: Mapping[int, str]) -> dict[int, str]:
+    """Special tokens, which decode to nothing, whose texts such a reader must see.
+
+    Args:
+        template: The chat template.
+        form: Of calls, where there are tools.
+        special: The texts of all special tokens.
+    """
+    wanted = [*(tags_of(template) or ()), *(MARKS if in_channels(template) else ())]
+    wanted += () if form is None else (form.begin.strip(), form.end.strip(), *form.inside)
+    return {number: text for number, text in special.items() if any(text in each for each in wanted)}
 
 
 def channel_grammar(

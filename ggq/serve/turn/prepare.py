@@ -12,7 +12,15 @@ from ggq.generate.generation import Answer
 from ggq.generate.model import Model
 from ggq.generate.options import GRAMMARS
 from ggq.serve.errors import refused
-from ggq.serve.turn.channels import FINAL, MARKS, ChannelReader, channel_grammar, channel_wrap, in_channels
+from ggq.serve.turn.channels import (
+    FINAL,
+    ChannelReader,
+    channel_grammar,
+    channel_wrap,
+    in_channels,
+    marks_of,
+    reader_of,
+)
 from ggq.serve.turn.reader import Reader
 from ggq.serve.turn.reasoning import AfterThinking, Tags, ThinkingBudget, begun_by, tags_of
 from ggq.serve.turn.tools import Form, explained, form_of, grammar
@@ -96,8 +104,8 @@ def prepare(model: Model, turn: Turn) -> Prepared:
         wrap = _thinking_wrap(model, turn, tags, thinking)
     prompt = model.encode(text, begin=False)
     answers = [model.answer(prompt, options, index, wrap) for index in range(turn.choices)]  # type: ignore[arg-type]
-    readers = [ChannelReader(turn.continued) if channels else Reader(tags, thinking, form) for _ in answers]
-    return Prepared(answers, readers, _marks(model, tags, form), len(prompt), turn.client)
+    readers = [reader_of(source, thinking, form, final=turn.continued) for _ in answers]
+    return Prepared(answers, readers, _marks(model, form), len(prompt), turn.client)
 
 
 def _encoded(model: Model, text: str) -> list[int]:
@@ -154,13 +162,11 @@ def _thinking_wrap(model: Model, turn: Turn, tags: Tags | None, thinking: bool) 
     return lambda inner: AfterThinking(inner, end, turn.budget, closing)
 
 
-def _marks(model: Model, tags: Tags | None, form: Form | None) -> dict[int, str]:
+def _marks(model: Model, form: Form | None) -> dict[int, str]:
     """Special tokens that are marks of thoughts or calls, which decode to nothing."""
     if TOKENIZER not in model.reader.assets:
         return {}
-    wanted = [*(tags or ()), *(() if form is None else (form.begin.strip(), form.end.strip(), *form.inside))]
-    wanted += MARKS if in_channels(model.chat_template.source) else ()
-    return {number: text for number, text in model.special_texts.items() if any(text in each for each in wanted)}
+    return marks_of(model.chat_template.source, form, model.special_texts)
 
 
 def plain(messages: Sequence[Mapping[str, Any]], instructions: str) -> list[dict[str, Any]]:
