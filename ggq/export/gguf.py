@@ -23,6 +23,7 @@ from ggq.format.gguf.types import TYPES
 from ggq.format.gguf.writer import GGUFTensor, write_gguf
 from ggq.format.paths import check_not_input
 from ggq.gguf.architecture.places import Place, places, tensor_name
+from ggq.gguf.beside import SCALE, WEIGHT
 from ggq.gguf.config import ARCHITECTURES
 from ggq.gguf.container import FACTORS, pair_order
 from ggq.gguf.imatrix import Imatrix, read_imatrix
@@ -181,8 +182,9 @@ class _Model:
         for role in roles:
             wholes.setdefault(lie[role].tensor, []).append(role)
         self.tensors = [
-            self._tensor(name, [(role, lie[role]) for role in sorted(parts, key=lambda each: lie[each].first)])
+            each
             for name, parts in wholes.items()
+            for each in self._tensor(name, [(r, lie[r]) for r in sorted(parts, key=lambda role: lie[role].first)])
         ]
         if factors is not None:
             self.tensors.append(GGUFTensor(FACTORS, factors.shape, 0, lambda: iter([factors.view(np.uint8)])))
@@ -197,8 +199,9 @@ class _Model:
             config["chat_template"] = assets["chat_template.jinja"].read().decode()
         return {**found, **special_keys(self.weights.metadata, config)}
 
-    def _tensor(self, name: str, parts: list[tuple[str, Place]]) -> GGUFTensor:
-        """A tensor of the numbers of one role; of several below each other, or one matrix of a stack each."""
+    def _tensor(self, name: str, parts: list[tuple[str, Place]]) -> Iterator[GGUFTensor]:
+        """A tensor of the numbers of one role; of several below each other, or one matrix of a stack each. What is
+        beside it comes next."""
         first, last = parts[0][1], parts[-1][1]
         shape: tuple[int, ...] = (last.first + last.shape[0], *last.shape[1:])
         if "_exps." in name:
@@ -207,15 +210,21 @@ class _Model:
         if len(first.shape) == 1 or name.endswith(WHOLE):
             shape = shape[1:] if name.endswith("_shexp.weight") and shape[0] == 1 else shape
             pieces = [partial(self._numbers, own, "f32", self._order(role)) for own, (role, _) in zip(owns, parts)]
-            return GGUFTensor(name, shape, 0, partial(_in_turn, pieces))
-        kinds = {self.weights.own_type(own) for own in owns}
-        own_kind = kinds.pop() if len(kinds) == 1 else None
+            yield GGUFTensor(name, shape, 0, partial(_in_turn, pieces))
+            return
+        kinds, factors = {self.weights.own_type(own) for own in owns}, [self.weights.factor(own) for own in owns]
+        if "_exps." not in name and len(set(factors)) == 1:
+            factors = factors[:1]
+        own_kind = kinds.pop() if len(kinds) == 1 and ("_exps." in name or len(factors) == 1) else None
         kind = self._choose(name.replace("_exps.", "."), shape, own_kind)
         self.exact += kind == own_kind
         self.encoded += kind != own_kind
-        return GGUFTensor(
-            name, shape, kind, partial(_in_turn, [self._piece(name, role, kind, kind == own_kind) for role, _ in parts])
-        )
+        made = [self._piece(name, role, kind, kind == own_kind) for role, _ in parts]
+        yield GGUFTensor(name, shape, kind, partial(_in_turn, made))
+        if kind == own_kind and any(factor is not None for factor in factors):
+            beside = np.array([1.0 if factor is None else factor for factor in factors], "<f4")
+            name = name.removesuffix(WEIGHT) + SCALE
+            yield GGUFTensor(name, beside.shape, 0, lambda: iter([beside.view(np.uint8)]))
 
     def _piece(self, name: str, role: str, kind: int, exact: bool) -> Callable[[], Iterator[NDArray[np.uint8]]]:
         """What gives the bytes of a role's matrix in a type."""

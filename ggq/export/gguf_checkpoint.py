@@ -83,6 +83,9 @@ class CheckpointWeights:
         """The float type of its sources; None where they have several."""
         return FLOATS.get(self._tensors[name].source_dtype)
 
+    def factor(self, name: str) -> None:
+        """Floats have none."""
+
     def blocks(self, name: str) -> Iterator[NDArray[np.float32]]:
         """See `Weights`."""
         tensor = self._tensors[name]

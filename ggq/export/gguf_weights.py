@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -16,13 +17,16 @@ from ggq.format.container import StoredAsset, StoredTensor
 from ggq.format.gguf.types import TYPES
 from ggq.format.scheme import TILE_ROWS
 from ggq.gguf.blocks import SCHEMES
-from ggq.gguf.packing import PACKERS, packed
+from ggq.gguf.packing import kind_of, packed
 from ggq.quant import scheme_name
 from ggq.quant.change import read_change
 from ggq.quant.matrix import QuantizedMatrix
 from ggq.quant.stored import segments_of
 from ggq.quant.tensors import row_blocks
 from ggq.quant.tiles import unpack_rows, view_matrix
+
+NVFP4 = 40
+"""The type that has a factor beside it."""
 
 
 class Weights(Protocol):
@@ -55,6 +59,10 @@ class Weights(Protocol):
 
     def own_type(self, name: str, /) -> int | None:
         """The type that stands for exactly a tensor's numbers; None where there is none."""
+        ...
+
+    def factor(self, name: str, /) -> float | None:
+        """What is beside a tensor of its own type and multiplies its numbers; None where nothing is."""
         ...
 
     def blocks(self, name: str, /) -> Iterator[NDArray[np.float32]]:
@@ -90,16 +98,28 @@ class FileWeights:
         scheme = entry.scheme
         if scheme is None or not read_change(entry.attributes, entry.shape, entry.name).nothing:
             return None
-        if {"input_scale", "input_order"} & set(entry.segments):
+        factor = self.factor(name)
+        if "input_order" in entry.segments or ("input_scale" in entry.segments and factor is None):
             return None
-        own = scheme_name(scheme)
-        kind = next((kind for kind, each in SCHEMES.items() if each == own), None)
-        if kind is None or (kind not in PACKERS and kind not in FLOATS.values()):
+        own = scheme_name(replace(scheme, transform=frozenset()))
+        if scheme.kind == "float":
+            return next((kind for kind in FLOATS.values() if SCHEMES[kind] == own), None)
+        codebook = self._reader.read_segment(name, "codebook").view(np.int8) if "codebook" in entry.segments else None
+        kind = kind_of(own, codebook, lambda: self._reader.read_segment(name, "scales").view(np.float16))
+        if kind is None or (factor is not None and kind != NVFP4):
             return None
         block, sizes = TYPES[kind].numbers, scheme.geometry(entry.shape)
         if entry.shape[-1] % block or (scheme.subscale and sizes.supers * block != entry.shape[-1]):
             return None  # a super-group that is no block
         return kind
+
+    def factor(self, name: str) -> float | None:
+        """The factor of all inputs alike, where there is one."""
+        entry = self._reader.tensors[name]
+        if "input_scale" not in entry.segments:
+            return None
+        found = self._reader.read_segment(name, "input_scale").view("<f4")[: entry.shape[-1]]
+        return float(found[0]) if (found == found[0]).all() else None
 
     def blocks(self, name: str) -> Iterator[NDArray[np.float32]]:
         """See `Weights`."""

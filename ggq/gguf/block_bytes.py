@@ -128,3 +128,19 @@ def tq2_0(step: Scales, codes: Blocks) -> Blocks:
 def mxfp4(exponent: Blocks, codes: Blocks) -> Blocks:
     """MXFP4: a power of two, from 0 for 2**-127; codes of E2M1."""
     return joined(exponent[..., None], low_nibbles(codes))
+
+
+def nvfp4(steps: Blocks, codes: Blocks) -> Blocks:
+    """NVFP4: four scales as bytes of E4M3; codes of E2M1, of every 16 the first eight in the lower halves of bytes."""
+    return joined(steps, low_nibbles(_parts(codes, 4, 16)).reshape(*codes.shape[:-1], 32))
+
+
+def q1_0(step: Scales, codes: Blocks) -> Blocks:
+    """Q1_0: a bit each."""
+    return joined(halves(step), np.packbits(codes, axis=-1, bitorder="little"))
+
+
+def q2_0(step: Scales, codes: Blocks) -> Blocks:
+    """Q2_0: places in a table of four, four a byte."""
+    four = _parts(codes, 16, 4)
+    return joined(halves(step), four[..., 0] | four[..., 1] << 2 | four[..., 2] << 4 | four[..., 3] << 6)

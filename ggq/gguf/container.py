@@ -23,6 +23,7 @@ from ggq.format.scheme import Scheme
 from ggq.gguf.architecture.places import Place, holds, places, whole_shapes
 from ggq.gguf.architecture.places import tensor_name as tensor_name
 from ggq.gguf.architecture.table import ARCHITECTURES, names_of
+from ggq.gguf.beside import Beside, names_beside, with_factor
 from ggq.gguf.blocks import SCHEMES, matrix, numbers, rows_of, unread
 from ggq.gguf.config import read_config
 from ggq.gguf.kept.matrices import Matrices
@@ -111,6 +112,7 @@ class GGUFModel:
         names = names_of(keys, shapes, self.path)
         self._places = places(role_shapes(self.spec), names)
         self._check(shapes)
+        self._beside = Beside(self.reader, self._places)
         named = {tensor_name(role, names): role for role in self._places}
         self.tensors = {name: self._entry(name, role) for name, role in named.items()}
         self._segments: dict[str, dict[str, NDArray[np.uint8]]] = {}
@@ -140,7 +142,7 @@ class GGUFModel:
             if not holds(shapes[name], shape):
                 problem = f"shape {list(shapes[name])} found, {list(shape)} expected"
                 raise ModelError(problem, path=self.path, where=f"tensor {name}")
-        extra = [name for name in shapes if name not in expected and name != FACTORS]
+        extra = [name for name in shapes if name not in {*expected, *names_beside(expected), FACTORS}]
         if extra:
             problem = f"{len(extra)} tensors that the architecture does not have, such as {extra[0]}"
             raise UnsupportedError(problem, path=self.path)
@@ -150,6 +152,8 @@ class GGUFModel:
         kind, shape = self._type(place.tensor), place.shape
         attributes: dict[str, Any] = {"role": role, "source_dtype": type_name(kind).lower()}
         scheme = parse_scheme("f32" if len(shape) == 1 else SCHEMES[kind])
+        if self._beside.of(place) is not None:
+            scheme = with_factor(scheme)
         lengths = geometry(scheme, shape).lengths
         return Entry(name, shape, scheme, attributes, {part: Part(n) for part, n in lengths.items()}, type_name(kind))
 
@@ -250,6 +254,8 @@ class GGUFModel:
         place = self._places[role]
         kind = self.reader.tensors[place.tensor].type
         found = numbers(kind, rows_of(kind, self._raw(place), place.shape))
+        if (factor := self._beside.of(place)) is not None:
+            found = found * factor
         order = self._order(role, found.size if len(entry.shape) == 1 else len(found))
         return (found if order is None else found.reshape(len(order), -1)[order]).reshape(entry.shape)
 
@@ -309,7 +315,13 @@ class GGUFModel:
             return segments
         sizes = geometry(scheme, entry.shape)
         segments = {part: memory(part) if memory else aligned(n) for part, n in sizes.lengths.items()}
-        view, order = view_matrix(scheme, sizes, segments, 0), self._order(entry.attributes["role"], entry.shape[0])
+        order, factor = self._order(entry.attributes["role"], entry.shape[0]), self._beside.of(place)
+        stored = scheme if factor is None else parse_scheme(SCHEMES[kind])
+        view = view_matrix(stored, sizes, {part: segments[part] for part in stored.roles}, 0)
+        if factor is not None:
+            segments["input_scale"].view("<f4")[:] = np.where(
+                np.arange(sizes.padded_columns) < sizes.columns, factor, 0
+            )
         if kind in MOVED and sizes.bytes >= LEAST_BYTES:
             move(kind, entry.shape, order, view, partial(self._read_into, place), self._workers)
             return segments
@@ -319,6 +331,8 @@ class GGUFModel:
             found_matrix = matrix(kind, rows)
             assert found_matrix is not None
             pack_rows(found_matrix, view, start // 16)
+        if factor is not None and "input_scale" in stored.roles:
+            segments["input_scale"].view("<f4")[:] *= factor
         return segments
 
     def _order(self, role: str, rows: int) -> NDArray[np.int64] | None:

@@ -29,7 +29,7 @@ PRIORITY = 5
 
 PROGRAM = (
     *(("ggq.gguf", f"{name}.py") for name in ("blocks", "block_parts", "block_bytes", "grid_blocks", "grids")),
-    *(("ggq.gguf", f"{name}.py") for name in ("level_matrices", "layout", "container", "kept/laid_out")),
+    *(("ggq.gguf", f"{name}.py") for name in ("level_matrices", "layout", "container", "beside", "kept/laid_out")),
     *(("ggq.quant", f"{name}.py") for name in ("tiles", "matrix", "floats")),
     *(("ggq_kernels.quantize", f"{name}.py") for name in ("repack", "repack_rows")),
 )
