@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
@@ -16,6 +15,7 @@ from ggq.format.scheme import round_up
 from ggq.gguf.kept import folder
 from ggq.gguf.kept.keeper import Keeper, key_of
 from ggq.gguf.kept.laid_out import LaidOut, find
+from ggq.gguf.kept.pages import new_memory
 
 
 class Matrices:
@@ -70,10 +70,9 @@ class Matrices:
         return None if name not in self or self.kept is None else self.kept.read(*self._places[name][part])
 
     def _own(self) -> NDArray[np.uint8]:
-        """This process's memory. It has small pages: large ones take six times as long to get where memory is full of
-        files (2.6 s a GB, small ones .4)."""
+        """This process's memory."""
         if self._memory is None:
-            self._memory = np.frombuffer(mmap.mmap(-1, self._size), np.uint8)
+            self._memory = new_memory(self._size)
         return self._memory
 
     def keep(self) -> None:
