@@ -31,6 +31,9 @@ GOLDEN = ROOT / "tests" / "golden"
 TOKENS = 80
 """Tokens of each random prompt: beyond the 32 after which llama3 scaling matters."""
 
+CROSSING = "phi3_beyond"
+"""The model whose RoPE is another one in texts that outgrow its original context, while they are written too."""
+
 SAVED = {"gpt_neox": {"lm_head.weight": "embed_out.weight"}}
 """Names that transformers' tensors have in the files that it saves, where they are others, by "model_type"."""
 
@@ -89,6 +92,8 @@ def families(names: list[str] | None = None) -> None:
         for number, (tokens, last) in enumerate(zip(prompts, LAST, strict=True)):
             logits[f"{name}.{number}"] = forward(model, tokens)[-last:].astype(np.float32)
         facts["models"][name] = {"tensors": shapes, "prompts": prompts}
+        if name == CROSSING:
+            facts["models"][name]["generated"] = generated(model, prompts[1])
     for model_type in sorted({config["model_type"] for config in [*FAMILIES.values(), *CONFIGS.values()]}):
         facts["keys"][model_type] = keys(type(transformers.AutoConfig.for_model(model_type)))
     facts["models"] = {name: facts["models"][name] for name in FAMILIES if name in facts["models"]}
@@ -130,6 +135,17 @@ def split_family(name: str, model: Any) -> tuple[Any, dict[str, list[int]]]:
         save_file(family_checkpoint(name, shapes), file)
         read = type(model).from_pretrained(folder, dtype=torch.float64, **FORMS)
     return read.eval(), shapes
+
+
+def generated(model: Any, tokens: list[int]) -> list[int]:
+    """The likeliest tokens behind a prompt, until the text is twenty tokens past its original context."""
+    given = torch.tensor([tokens])
+    count = int(model.config.original_max_position_embeddings) + 20 - len(tokens)
+    with torch.no_grad():
+        found = model.generate(given, attention_mask=torch.ones_like(given), do_sample=False, max_new_tokens=count)
+    written: list[int] = found[0, len(tokens) :].tolist()
+    assert len(written) == count, "another seed: the text ends early"
+    return written
 
 
 def keys(config: Any) -> dict[str, Any]:

@@ -76,6 +76,19 @@ LORA = Annotated[
     ),
 ]
 
+CONTEXT = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        help="Most tokens of a text; those that the model was made for without it.",
+        min=1,
+        show_default=False,
+    ),
+]
+ALLOW_LONGER = Annotated[
+    bool, typer.Option("--allow-longer", help="--context may be more than the model was made for.")
+]
+
 SERVER = Annotated[
     str | None,
     typer.Option(metavar="URL", help="Let this server compute; GGQ_API_KEY is its key.", show_default=False),

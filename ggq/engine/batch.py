@@ -15,7 +15,8 @@ zeros) and of those behind them."""
 
 
 class Batch:
-    """Memory of one batch: counts, token ids, positions, types and page tables by token, wanted rows, runs.
+    """Memory of one batch: counts, token ids, positions, rows of tables of angles, types and page tables by token,
+    wanted rows, runs.
 
     Args:
         rows: Most tokens of a batch.
@@ -24,6 +25,7 @@ class Batch:
     def __init__(self, rows: int) -> None:
         self.counts = np.zeros(3, np.int64)  # tokens, wanted rows, runs
         self.ids, self.positions, self.types, self.wanted = (np.zeros(rows, np.int64) for _ in range(4))
+        self.angles = np.zeros(rows, np.int64)  # of rotations that tell long texts apart; see `Rotation.rows`
         self.expert_counts = np.zeros(MOST_EXPERTS + 1, np.int64)  # rows that go through each
         self.tables: dict[int, np.ndarray] = {}  # by group of caches
         self.runs: dict[tuple[int, int, int], np.ndarray] = {}  # by group, heads and kv_heads of attention

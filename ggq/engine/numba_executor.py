@@ -139,6 +139,11 @@ class NumbaExecutor:
         """Tokens that a sequence holds."""
         return self._sequence(sequence).length
 
+    def serves(self, sequence: int, total: int) -> bool:
+        """See `Executor.serves`."""
+        found = self._sequence(sequence)
+        return not found.length or found.long == self.program.inputs.is_long(total)
+
     def reserve(self, sequence: int, tokens: int) -> bool:
         """See `Executor.reserve`."""
         with self._lock:
@@ -160,8 +165,9 @@ class NumbaExecutor:
         """See `Executor.forward`."""
         with self._lock:
             self._check_open()
-            check_runs(self.program, runs, self.length)
+            check_runs(self, runs)
             self._check_whole(runs)
+            self._note_lengths(runs)
             for run in runs:  # all or nothing
                 self._sequences[run.sequence].reserve(len(run.tokens))
             rows = self._together
@@ -195,7 +201,8 @@ class NumbaExecutor:
         """Append a batch of at most `max_rows` tokens, step by step; the seconds that each took."""
         with self._lock:
             self._check_open()
-            check_runs(self.program, runs, self.length)
+            check_runs(self, runs)
+            self._note_lengths(runs)
             self._describe(runs)
             self._check_file()
             seconds = []
@@ -217,6 +224,7 @@ class NumbaExecutor:
         sequence = self.open_sequence()
         with self._lock:
             try:
+                self._sequences[sequence].long = self.program.inputs.is_long(len(tokens))
                 for start in range(0, len(tokens), self._together):
                     part = np.asarray(tokens[start : start + self._together], np.int32)
                     run = Run(sequence, part, "last")
@@ -272,6 +280,13 @@ class NumbaExecutor:
             raise
         return self._logits[:wanted].copy()
 
+    def _note_lengths(self, runs: Sequence[Run]) -> None:
+        """Note whose texts are long, before they are cut into pieces."""
+        if self.program.inputs.short_context:
+            for run in runs:
+                sequence = self._sequences[run.sequence]
+                sequence.long = self.program.inputs.is_long(max(sequence.length + len(run.tokens), run.total))
+
     def _appended(self, runs: Sequence[Run]) -> None:
         for run in runs:
             self._sequences[run.sequence].append(len(run.tokens))
@@ -284,10 +299,12 @@ class NumbaExecutor:
             sequence, count = self._sequences[run.sequence], len(run.tokens)
             start, rows = sequence.length, slice(first, first + count)
             sequence.reserve(count)
-            self._extend_ropes(start + count)
+            self._extend_ropes(start + count, sequence.long)
             batch.ids[rows] = run.tokens
             batch.types[rows] = 0 if run.types is None else run.types
             batch.positions[rows] = start if count == 1 else np.arange(start, start + count)
+            if boundary := self.program.inputs.short_context:
+                batch.angles[rows] = batch.positions[rows] + boundary * sequence.long
             for group, tables in batch.tables.items():
                 tables[rows] = sequence.addresses[group]
             for key, words in batch.runs.items():
@@ -302,15 +319,17 @@ class NumbaExecutor:
         batch.counts[:] = first, len(wanted), len(runs)
         return len(wanted)
 
-    def _extend_ropes(self, positions: int) -> None:
-        """Make every rotation's table reach so many positions."""
+    def _extend_ropes(self, positions: int, long: bool) -> None:
+        """Make every rotation's table reach so many positions of a text, which may be a long one."""
         for rotation, address in self._batch.rope_tables.items():
             known = self._ropes.get(rotation, np.zeros((0, 2 * len(rotation.frequencies)), np.float32))
-            if positions <= len(known):
+            before = rotation.boundary if rotation.long else 0
+            rows = positions + before * long
+            if rows <= len(known):
                 continue
-            longest = self.program.inputs.context_length
-            total = max(positions, min(longest, max(2 * len(known), ROPE_STEP)))
-            more = np.concatenate(rotation.table(np.arange(len(known), total)), axis=1).astype(np.float32)
+            longest = self.program.inputs.context_length + before
+            total = max(rows, min(longest, max(2 * len(known), ROPE_STEP)))
+            more = rotation.rows(len(known), total)
             self._ropes[rotation] = np.ascontiguousarray(np.concatenate([known, more]))
             address[0] = self._ropes[rotation].ctypes.data
 

@@ -69,8 +69,9 @@ def time_prompt(executor: NumbaExecutor, tokens: np.ndarray, repeat: int) -> np.
 def time_token(executor: NumbaExecutor, tokens: np.ndarray, repeat: int) -> np.ndarray:
     """Seconds of each step for one token after the others, median of some tokens after one that warms up."""
     sequence = executor.open_sequence()
-    executor.forward([Run(sequence, tokens[:-1], "none")])
-    passes = [executor.time_steps([Run(sequence, tokens[-1:])]) for _ in range(repeat + 1)]
+    total = len(tokens) + repeat
+    executor.forward([Run(sequence, tokens[:-1], "none", total=total)])
+    passes = [executor.time_steps([Run(sequence, tokens[-1:], total=total)]) for _ in range(repeat + 1)]
     executor.close_sequence(sequence)
     return np.asarray(np.median(passes[1:], axis=0))
 

@@ -85,6 +85,7 @@ def evaluate(
     cache: str | None = None,
     interpreter: str = "numba",
     lora: Sequence[str] = (),
+    allow_longer: bool = False,
     force: bool = False,
     progress: Progress | None = None,
 ) -> Evaluation:
@@ -108,6 +109,7 @@ def evaluate(
         threads, activations, interpreter: See `load`; of no account for loaded models.
         cache: See `load`; a reference that is a file keeps its own, but for "f32", which holds for both.
         lora: Adapters beside a file's matrices, see `load`.
+        allow_longer: Windows may be longer than files' models were made for.
         force: Replace an existing file of logits.
         progress: Called with the tokens scored and those in all.
 
@@ -125,6 +127,8 @@ def evaluate(
     if recipe == HF and (reference is not None or save_logits is not None):
         raise UsageError(f"the recipe {HF} gives a perplexity alone, so it cannot be combined with a reference")
     options: dict[str, Any] = {"threads": threads, "interpreter": interpreter}
+    if allow_longer:
+        options |= {"context": context, "allow_longer": True}
     with ExitStack() as opened:
         exact = cache if cache == "f32" else None
         against = open_reference(reference, {**options, "cache": exact}, opened)

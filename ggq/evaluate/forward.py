@@ -33,7 +33,7 @@ def log_probabilities(model: Model, windows: Windows) -> Iterator[tuple[Part, ND
     vocabulary = model.config.vocabulary_size
     check_fit(model, windows)
     first = windows.context - windows.scored  # the first scored token, which the row before it predicts
-    executor, open_now = model.executor, list[int]()
+    executor, open_now, total = model.executor, list[int](), windows.context
     try:
         for part in parts(windows, vocabulary):
             ids = windows.ids[part.windows]
@@ -42,9 +42,9 @@ def log_probabilities(model: Model, windows: Windows) -> Iterator[tuple[Part, ND
                     executor.close_sequence(open_now.pop())
                 open_now.extend(executor.open_sequence() for _ in ids)
                 if first > 1:
-                    executor.forward([Run(s, row[: first - 1], "none") for s, row in zip(open_now, ids)])
+                    executor.forward([Run(s, row[: first - 1], "none", total=total) for s, row in zip(open_now, ids)])
             columns = slice(first - 1 + part.scored.start, first - 1 + part.scored.stop)
-            logits = executor.forward([Run(s, row[columns], "all") for s, row in zip(open_now, ids)])
+            logits = executor.forward([Run(s, row[columns], "all", total=total) for s, row in zip(open_now, ids)])
             try:
                 log_probs = log_softmax(logits, str(model.reader.path))
             except NotFiniteError as error:
@@ -62,7 +62,7 @@ def check_context(model: Model, context: int) -> None:
         raise UsageError(
             f"windows of {context} tokens do not fit into the model's context of {model.config.context_length}",
             path=model.reader.path,
-            fix="give a smaller --context",
+            fix="give a smaller --context, or allow it: --allow-longer",
         )
 
 

@@ -5,23 +5,26 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 
 from ggq.engine.prefault import map_pages
-from ggq.errors import ModelError, UsageError
+from ggq.errors import ModelError, UnsupportedError, UsageError
 from ggq.format import open_reader
 from ggq.format.container import Container
 from ggq.format.scheme import Scheme
 from ggq.format.stacks import unstacked
-from ggq.generate.model import Model
+from ggq.generate.model import LONGER, Model
 from ggq.generate.sampling import whole
 from ggq.models.build import build_program, role_shapes
 from ggq.models.fields import shown
 from ggq.models.metadata import from_metadata
-from ggq.models.parts import Stack
+from ggq.models.parts import Stack, check, ropes
+from ggq.models.rope import Dynamic
+from ggq.models.text.parts import TextSpec
 from ggq.notebook import compiling
 from ggq.quant.stored import decoded, undecodable
 from ggq.tape.executor import Executor
@@ -42,6 +45,8 @@ def load(
     interpreter: str = "numba",
     cache_bytes: int | None = None,
     lora: Sequence[str] = (),
+    context: int | None = None,
+    allow_longer: bool = False,
 ) -> Model:
     """Open a model to run it, as `ggq.load`.
 
@@ -54,13 +59,16 @@ def load(
         cache_bytes: Most bytes of keys and values; by default half of the memory that this process may use. What does
             not fit at once waits for its turn. The reference has no such limit.
         lora: LoRA adapters of PEFT that are computed beside the model's matrices, each a folder or "FOLDER=WEIGHT".
+        context: Most tokens of a text; by default those that the model was made for.
+        allow_longer: `context` may be more than that. RoPE goes on as it is, and what the model makes of positions that
+            it was not trained on may be bad.
 
     Raises:
         ConvertError: A folder of `lora` is no adapter, or one of another model.
         FormatError: The file breaks a rule of the format.
         ModelError: What it holds is no whole model: see `from_metadata` and `roles_to_names`.
-        UnsupportedError: A model or a scheme that this version cannot run.
-        UsageError: An argument is out of range.
+        UnsupportedError: A model or a scheme that this version cannot run, or not with a longer context.
+        UsageError: An argument is out of range; `context` is longer than the model was made for.
     """
     model = open_model(
         path,
@@ -70,6 +78,8 @@ def load(
         interpreter=interpreter,
         cache_bytes=cache_bytes,
         lora=lora,
+        context=context,
+        allow_longer=allow_longer,
     )
     try:
         with compiling() if interpreter == "numba" else nullcontext():
@@ -89,6 +99,8 @@ def open_model(
     interpreter: str = "numba",
     cache_bytes: int | None = None,
     lora: Sequence[str] = (),
+    context: int | None = None,
+    allow_longer: bool = False,
 ) -> Model:
     """A model that is checked and can read text, and is made ready to run, its kernels compiled, when it first runs.
 
@@ -100,16 +112,22 @@ def open_model(
         threads = whole("threads", threads, 1)
     if cache_bytes is not None:
         cache_bytes = whole("cache_bytes", cache_bytes, 1)
+    if context is not None:
+        context = whole("context", context, 1)
     if cache is not None:
         choose("cache", cache, CACHES)
     container = open_container(path)
     try:
-        model = model_of(container, threads, activations, cache, interpreter, cache_bytes, lora)
+        config = from_metadata(container.metadata, container.path)
+        if context is not None:
+            config = with_context(config, context, allow_longer, container.path)
+        model = model_of(container, threads, activations, cache, interpreter, cache_bytes, lora, config)
     except BaseException:
         container.close()
         raise
     chosen = {"threads": threads, "activations": activations, "cache": cache, "lora": tuple(lora)}
-    model.options = {**chosen, "interpreter": interpreter, "cache_bytes": cache_bytes}
+    more = {"context": context, "allow_longer": allow_longer}
+    model.options = {**chosen, **more, "interpreter": interpreter, "cache_bytes": cache_bytes}
     return model
 
 
@@ -141,9 +159,11 @@ def model_of(
     interpreter: str = "numba",
     cache_bytes: int | None = None,
     lora: Sequence[str] = (),
+    config: Stack | None = None,
 ) -> Model:
-    """The model in an open file of any kind; see `open_model`. Its `close` closes the file."""
-    config = from_metadata(container.metadata, container.path)
+    """The model in an open file of any kind; see `open_model`. Its `close` closes the file; `config` is what its
+    metadata says, or that with another context."""
+    config = config or from_metadata(container.metadata, container.path)
     check_token_ids(container.metadata, config.vocabulary_size, container.path)
     names, program = roles_to_names(container, config), build_program(config)
     cache = cache or default_cache(container, names)
@@ -155,6 +175,26 @@ def model_of(
         return Model(container, config, partial(numpy_executor, container, program, names, activations, cache))
     bind = partial(numba_executor, container, program, names, activations, cache, threads, cache_bytes)
     return Model(container, config, bind)
+
+
+def with_context(config: Stack, context: int, allow_longer: bool, path: str) -> Stack:
+    """A model for texts of at most so many tokens.
+
+    Raises:
+        UsageError: They are more than it was made for, and that was not allowed; or more than it has positions.
+        UnsupportedError: Its RoPE is of a form that cannot go on.
+    """
+    if context > config.context_length:
+        made = f"a context of {context} tokens is longer than the {config.context_length} that the model was made for"
+        if not allow_longer:
+            raise UsageError(made, path=path, fix=f"leave it, or allow it: {LONGER}")
+        if isinstance(config, TextSpec) and 0 < config.embedding.positions < context:
+            problem = f"{made}, and it has {config.embedding.positions} learned positions"
+            raise UsageError(problem, path=path, fix=f"a context of at most {config.embedding.positions} can be had")
+        if any(isinstance(rope.scaling, Dynamic) for rope in ropes(config)):
+            problem = f"{made}, and beyond it the dynamic form of its RoPE would change keys that are kept"
+            raise UnsupportedError(problem, path=path)
+    return check(replace(config, context_length=context), path)
 
 
 def choose(name: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -36,6 +36,10 @@ if TYPE_CHECKING:
     from ggq.text.quick.tokenizer import QuickTokenizer
 
 
+LONGER = "--context N --allow-longer, in Python context=N, allow_longer=True"
+"""How a context is asked for that is longer than a model was made for."""
+
+
 class Model:
     """A model over its open file, as `ggq.load` gives it; a context manager.
 
@@ -303,7 +307,8 @@ class Model:
         """Warn of texts that were cut, or refuse them."""
         context = self.config.context_length
         if any(cut) and not truncate:
-            raise too_long(f"the tokens of text {cut.index(True) + 1} of {len(cut)}", context)
+            text = f"the tokens of text {cut.index(True) + 1} of {len(cut)}"
+            raise UsageError(f"{text} do not fit into the model's context of {context}", fix="give truncate=True")
         if any(cut):
             warnings.warn(f"{sum(cut)} of {len(cut)} texts were cut after {context} tokens", stacklevel=4)
 
@@ -526,4 +531,6 @@ class Model:
 
 def too_long(what: str, context: int) -> UsageError:
     """Tokens that are more than the context."""
-    return UsageError(f"{what} do not fit into the model's context of {context}")
+    return UsageError(
+        f"{what} do not fit into the model's context of {context}", fix=f"shorten it, or allow it: {LONGER}"
+    )

@@ -88,7 +88,8 @@ class Request:
 
     def _run(self, count: int, logits: str) -> Run:
         assert self.sequence is not None
-        return Run(self.sequence, as_tokens(self.tokens[self.computed : self.computed + count]), logits)
+        part = as_tokens(self.tokens[self.computed : self.computed + count])
+        return Run(self.sequence, part, logits, total=len(self.tokens))
 
 
 class Writing(Request):

@@ -249,6 +249,8 @@ class Scheduler:
         for request in ready:
             if request.sequence is None and request.memory is not None and request.memory.sequence is not None:
                 self._go_on(request, request.memory)
+            if request.sequence is not None and not self._executor.serves(request.sequence, len(request.tokens)):
+                request.computed = self._executor.truncate(request.sequence, 0)
         ready, counts = in_turn(ready), self.counts
         counts.running = sum(request.sequence is not None for request in self._requests)
         counts.waiting = len(self._requests) - counts.running
@@ -268,7 +270,7 @@ class Scheduler:
         """Whether a request that has not begun waits for another one, which is reading the same beginning just now."""
         if request.sequence is not None or self.prefixes is None or not request.shares_prefix:
             return False
-        found = self.prefixes.find(request.tokens[:-1])
+        found = self.prefixes.find(request.tokens)
         if found is None:
             return False
         holder, common, computed = found
@@ -291,7 +293,7 @@ class Scheduler:
         """Take over what another sequence has computed of the same tokens."""
         if self.prefixes is None or not request.shares_prefix:
             return
-        found = self.prefixes.find(request.tokens[:-1])  # the last one's logits are wanted in any case
+        found = self.prefixes.find(request.tokens)
         if found is not None:
             request.sequence, request.computed = self.prefixes.take(found[0], found[2])
             request.reused = request.computed

@@ -28,6 +28,7 @@ from ggq.models.parts import (
     ShortConv,
     Stack,
     TemperedAttention,
+    short_contexts,
 )
 from ggq.models.text.parts import TextEmbedding, TextSpec, VectorHead
 from ggq.tape import ops as tape
@@ -82,7 +83,7 @@ def _build(spec: Stack) -> tuple[Program, Shapes]:
 def inputs_of(spec: Stack) -> Inputs:
     """What a program of a model takes."""
     types = max(1, spec.embedding.types) if isinstance(spec, TextSpec) else 1
-    return Inputs(spec.vocabulary_size, spec.context_length, types)
+    return Inputs(spec.vocabulary_size, spec.context_length, types, max(short_contexts(spec), default=0))
 
 
 def _embedding(build: Builder, spec: Stack) -> Buffer:

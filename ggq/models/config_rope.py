@@ -9,14 +9,14 @@ from typing import Any
 from ggq.models.config import Config, Inner, Only, OrNull
 from ggq.models.field import declaration
 from ggq.models.fields import Fields, shown
-from ggq.models.rope import Factors, Linear, Llama3, Proportional, Rope, Scaling, Yarn
+from ggq.models.rope import Dynamic, Linear, Llama3, LongRope, Proportional, Rope, Scaling, Yarn
 
 ORIGINAL = "original_max_position_embeddings"
 PROPORTIONAL = "proportional"
 """The form whose pairs are those of whole heads, of which a part turns."""
 
 LONG = ("longrope", "su")
-"""Forms whose factors are others beyond the original context; a family that has them bounds its context."""
+"""Forms whose factors are others in texts that are longer than the original context."""
 
 
 def read_rope(
@@ -110,9 +110,8 @@ def rope_sources(config: Config, kinds: Sequence[str]) -> dict[str, Inner]:
     return found
 
 
-def _dynamic(config: Config, inner: Inner, context: int) -> None:
-    """Frequencies that are lowered where a text becomes longer than the context, which nothing here lets happen."""
-    _read(inner, "factor", Linear, "factor")
+def _dynamic(config: Config, inner: Inner, context: int) -> Dynamic:
+    return Dynamic(_read(inner, "factor", Dynamic, "factor"))
 
 
 def _linear(config: Config, inner: Inner, context: int) -> Linear:
@@ -150,16 +149,15 @@ def _yarn(config: Config, inner: Inner, context: int) -> Yarn:
     )
 
 
-def _longrope(config: Config, inner: Inner, context: int) -> Factors:
-    """LongRoPE within the original context, where its short factors hold; whoever reads it bounds the context so."""
+def _longrope(config: Config, inner: Inner, context: int) -> LongRope:
     original = original_context(config, inner, context)
     factor = _read(inner, "factor", Yarn, "factor") if "factor" in inner else context / original
     if "attention_factor" in inner:
         attention = _read(inner, "attention_factor", Yarn, "attention_factor")
     else:
         attention = 1.0 if factor <= 1 else math.sqrt(1 + math.log(factor) / math.log(original))
-    inner.get("long_factor", 0)
-    return Factors(_read(inner, "short_factor", Factors, "factors"), attention)
+    short, long = (_read(inner, f"{name}_factor", LongRope, f"{name}_factors") for name in ("short", "long"))
+    return LongRope(short, long, original, attention)
 
 
 def attention_factor(factor: float, weight: float) -> float:

@@ -38,6 +38,7 @@ from ggq.models.layers.feed_forwards import (
     Router,
     SparseMlp,
 )
+from ggq.models.rope import LongRope, Rope
 
 __all__ = [
     "ACTIVATION",
@@ -70,6 +71,8 @@ __all__ = [
     "Stack",
     "TemperedAttention",
     "check",
+    "ropes",
+    "short_contexts",
 ]
 
 MOST_LAYERS = 4096
@@ -256,6 +259,20 @@ class ModelSpec(Stack):
     head: Annotated[Head, Part("what makes logits")]
 
 
+def ropes(spec: Stack) -> list[Rope]:
+    """The distinct rotations of a model's layers, in order."""
+    mixers = [layer.mixer for layer in spec.layers]
+    parts = [each.attention if isinstance(each, Hybrid) else each for each in mixers]
+    found = [getattr(part, "rope", None) for part in parts]
+    return list(dict.fromkeys(rope for rope in found if rope is not None))
+
+
+def short_contexts(spec: Stack) -> set[int]:
+    """Tokens of the longest text that is turned as a short one; empty where all texts are turned alike."""
+    scalings = [rope.scaling for rope in ropes(spec)]
+    return {each.original_context_length for each in scalings if isinstance(each, LongRope)}
+
+
 S = TypeVar("S", bound=Stack)
 
 
@@ -279,6 +296,8 @@ def check(spec: S, path: str | os.PathLike[str] | None = None) -> S:
     _check(spec, "", path)
     for number, layer in enumerate(spec.layers):
         _check_shared(spec, number, layer, path)
+    if len(lengths := short_contexts(spec)) > 1:
+        raise ModelError(f"LongRoPE of several original contexts in one model: {sorted(lengths)}", path=path)
     return spec
 
 

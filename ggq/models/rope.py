@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar
 
 import numpy as np
@@ -110,23 +110,53 @@ class Yarn:
 
 
 @dataclass(frozen=True)
-class Factors:
-    """Each pair is slowed by a factor of its own.
+class LongRope:
+    """Each pair is slowed by a factor of its own: by one of `short_factors` in a text of up to
+    `original_context_length` tokens, and by one of `long_factors`, at all of its positions, in a longer text.
 
-    Source: Ding et al. 2024, LongRoPE.
+    Source: Ding et al. 2024, LongRoPE; transformers chooses so, by the tokens of the text.
     """
 
-    kind: ClassVar[str] = "factors"
-    factors: Annotated[tuple[float, ...], Numbers(0.0, 1e6, "frequency i is divided by factor i; as many as pairs")]
+    kind: ClassVar[str] = "longrope"
+    short_factors: Annotated[tuple[float, ...], Numbers(0.0, 1e6, "of short texts; as many as pairs")]
+    long_factors: Annotated[tuple[float, ...], Numbers(0.0, 1e6, "of long texts; as many as pairs")]
+    original_context_length: OriginalContext
     attention_factor: Annotated[float, Number(0.0, 1e6, "cosines and sines are multiplied with it")]
+
+    def problem(self) -> str | None:
+        """What contradicts itself, if anything."""
+        if len(self.short_factors) == len(self.long_factors):
+            return None
+        return f"LongRoPE has {len(self.short_factors)} short and {len(self.long_factors)} long factors"
+
+    def stretched(self, plain: np.ndarray, theta: float) -> np.ndarray:
+        """The frequencies of short texts after stretching, given those before, float64 (pairs,)."""
+        return np.asarray(plain / np.array(self.short_factors))
+
+    def stretched_long(self, plain: np.ndarray) -> np.ndarray:
+        """The same of long texts."""
+        return np.asarray(plain / np.array(self.long_factors))
+
+
+@dataclass(frozen=True)
+class Dynamic:
+    """The frequencies stay within the context; beyond it they would change with every token, cached keys' too, which
+    nothing here computes: the context cannot be exceeded.
+
+    Source: transformers, "dynamic".
+    """
+
+    kind: ClassVar[str] = "dynamic"
+    attention_factor: ClassVar[float] = 1.0
+    factor: Factor
 
     def problem(self) -> str | None:
         """What contradicts itself, if anything."""
         return None
 
     def stretched(self, plain: np.ndarray, theta: float) -> np.ndarray:
-        """The frequencies after stretching, given those before, float64 (pairs,)."""
-        return np.asarray(plain / np.array(self.factors))
+        """The frequencies within the context, float64 (pairs,)."""
+        return plain
 
 
 @dataclass(frozen=True)
@@ -147,7 +177,7 @@ class Proportional:
         return np.where(np.arange(len(plain)) < self.turning, plain / self.factor, 0.0)
 
 
-Scaling = Linear | Llama3 | Yarn | Factors | Proportional
+Scaling = Linear | Llama3 | Yarn | LongRope | Dynamic | Proportional
 """Every way to stretch a context."""
 
 
@@ -167,8 +197,8 @@ class Rope:
         """What contradicts itself, if anything."""
         if self.rotated % 2:
             return f"RoPE rotates pairs, and the number of a head's numbers that turn, {self.rotated}, is odd"
-        if isinstance(self.scaling, Factors) and 2 * len(self.scaling.factors) != self.rotated:
-            return f"RoPE has {len(self.scaling.factors)} factors for {self.rotated // 2} pairs"
+        if isinstance(self.scaling, LongRope) and 2 * len(self.scaling.short_factors) != self.rotated:
+            return f"RoPE has {len(self.scaling.short_factors)} factors for {self.rotated // 2} pairs"
         if isinstance(self.scaling, Yarn) and self.theta <= 1:
             return f"YaRN needs a base above 1, not {self.theta:g}"
         return None
@@ -176,7 +206,11 @@ class Rope:
     def rotation(self) -> Rotation:
         """As an operation needs it."""
         scale = 1.0 if self.scaling is None else self.scaling.attention_factor
-        return Rotation(tuple(frequencies(self).tolist()), self.layout, scale)
+        rotation = Rotation(tuple(frequencies(self).tolist()), self.layout, scale)
+        if not isinstance(self.scaling, LongRope):
+            return rotation
+        long = tuple(self.scaling.stretched_long(plain_frequencies(self)).tolist())
+        return replace(rotation, long=long, boundary=self.scaling.original_context_length)
 
 
 def frequencies(rope: Rope) -> np.ndarray:
@@ -190,5 +224,11 @@ def frequencies(rope: Rope) -> np.ndarray:
 
     Source: Su et al. 2021, section 3.2.2.
     """
-    plain: np.ndarray = rope.theta ** (-np.arange(0, rope.rotated, 2, dtype=np.float64) / rope.rotated)
+    plain = plain_frequencies(rope)
     return plain if rope.scaling is None else rope.scaling.stretched(plain, rope.theta)
+
+
+def plain_frequencies(rope: Rope) -> np.ndarray:
+    """The same before any context was stretched."""
+    found: np.ndarray = rope.theta ** (-np.arange(0, rope.rotated, 2, dtype=np.float64) / rope.rotated)
+    return found

@@ -50,7 +50,7 @@ class Settings:
         idle: Seconds without a request after which a model is unloaded; 0 keeps it.
         images: "refuse", or "mention": an image, which no model here sees, becomes words that say so.
         web: Whether the pages / and /status are there.
-        load: Passed on to `ggq.load`: threads, activations, cache.
+        load: Passed on to `ggq.load`: threads, activations, cache, context, allow_longer.
     """
 
     models: Mapping[str, Path]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -14,6 +14,8 @@ from ggq.tape.program import Program, Run
 
 class Executor(Protocol):
     """Runs a program over tokens of any number of sequences, each with its own key-value cache."""
+
+    program: Program
 
     def open_sequence(self) -> int:
         """The id of a new, empty sequence."""
@@ -37,6 +39,11 @@ class Executor(Protocol):
         Returns:
             Tokens that it holds now: `length`, or fewer where what the next token would see is no longer kept.
         """
+        ...
+
+    def serves(self, sequence: int, total: int) -> bool:
+        """Whether what a sequence holds is what a text of so many tokens begins with; where not, the sequence must be
+        cut back to nothing and computed anew (`Inputs.short_context`)."""
         ...
 
     def reserve(self, sequence: int, tokens: int) -> bool:
@@ -68,19 +75,16 @@ class Executor(Protocol):
         ...
 
 
-def check_runs(program: Program, runs: Sequence[Run], length: Callable[[int], int]) -> None:
+def check_runs(executor: Executor, runs: Sequence[Run]) -> None:
     """Refuse a batch that cannot be run.
-
-    Args:
-        program: Its inputs have the bounds of token ids and positions.
-        runs: The batch.
-        length: Tokens that a sequence holds now.
 
     Raises:
         UsageError: A run is empty, a sequence occurs twice, a token id is no token of the vocabulary, a type of text is
-            none of the model's, a sequence would outgrow the context, or a text that must be whole is cut in two.
+            none of the model's, a sequence would outgrow the context or what it holds does not serve for as many
+            tokens, or a text that must be whole is cut in two.
     """
     seen: set[int] = set()
+    program = executor.program
     inputs = program.inputs
     for run in runs:
         tokens = np.asarray(run.tokens)
@@ -95,11 +99,14 @@ def check_runs(program: Program, runs: Sequence[Run], length: Callable[[int], in
                 allowed = f"0 to {inputs.vocabulary_size - 1} allowed"
                 raise UsageError(f"token id {token} is outside the vocabulary, {allowed}")
         _check_types(run, tokens.size, inputs.types)
-        total = length(run.sequence) + tokens.size
+        total = executor.length(run.sequence) + tokens.size
         if program.whole_texts and total > tokens.size:
             raise UsageError("the model reads a text in one piece: its sequence cannot be continued")
         if total > inputs.context_length:
             raise UsageError(f"{total} tokens do not fit into the model's context of {inputs.context_length}")
+        if inputs.short_context and not executor.serves(run.sequence, max(total, run.total)):
+            problem = f"a text that becomes longer than {inputs.short_context} tokens is computed anew from its first"
+            raise UsageError(problem, fix="truncate the sequence to 0 and append the whole text")
 
 
 def _check_types(run: Run, count: int, types: int) -> None:

@@ -23,11 +23,18 @@ class Inputs:
         vocabulary_size: Token ids are below this.
         context_length: Positions are below this.
         types: Types of texts are below this.
+        short_context: A text of more tokens is computed with other frequencies from its first token on; 0 where all
+            texts have the same.
     """
 
     vocabulary_size: int
     context_length: int
     types: int = 1
+    short_context: int = 0
+
+    def is_long(self, tokens: int) -> bool:
+        """Whether a text of so many tokens is computed as a long one."""
+        return 0 < self.short_context < tokens
 
 
 @dataclass(frozen=True)
@@ -72,12 +79,14 @@ class Run:
         tokens: int32 (n,), appended at the sequence's present length.
         logits: Which rows are wanted: "all", "last" or "none".
         types: int (n,), the type of the text that each token belongs to; None where all are of type 0.
+        total: Tokens of the whole text, where more than these are known; see `Inputs.short_context`.
     """
 
     sequence: int
     tokens: np.ndarray
     logits: str = "last"
     types: np.ndarray | None = None
+    total: int = 0
 
     def types_of_all(self) -> np.ndarray:
         """int64 (n,), the type of each token."""

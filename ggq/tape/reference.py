@@ -94,7 +94,7 @@ class Kept:
     """What one sequence keeps, cache by cache, and how many tokens it covers."""
 
     def __init__(self, program: Program, kind: type[np.floating]) -> None:
-        self.length = 0
+        self.length, self.long = 0, False
         self.caches = [
             StateCache(spec) if isinstance(spec, StateSpec) else KeyValueCache(spec, kind) for spec in program.caches
         ]
@@ -104,6 +104,7 @@ class Kept:
         shared, as nothing writes into them."""
         states = [cache for cache in self.caches if isinstance(cache, StateCache)]
         copy.length = min([min(length, self.length), *(state.before(length) for state in states)])
+        copy.long = self.long
         for mine, other in zip(self.caches, copy.caches, strict=True):
             if isinstance(mine, StateCache):
                 assert isinstance(other, StateCache)
@@ -168,6 +169,11 @@ class NumpyExecutor:
         """Tokens that a sequence holds."""
         return self._sequence(sequence).length
 
+    def serves(self, sequence: int, total: int) -> bool:
+        """See `Executor.serves`."""
+        kept = self._sequence(sequence)
+        return not kept.length or kept.long == self.program.inputs.is_long(total)
+
     def reserve(self, sequence: int, tokens: int) -> bool:
         """There is always room."""
         return True
@@ -186,7 +192,10 @@ class NumpyExecutor:
     def forward(self, runs: Sequence[Run]) -> np.ndarray:
         """See `Executor.forward`."""
         with self._lock:
-            check_runs(self.program, runs, self.length)
+            check_runs(self, runs)
+            for run in runs:
+                kept = self._sequences[run.sequence]
+                kept.long = self.program.inputs.is_long(max(kept.length + len(run.tokens), run.total))
             results = [self._forward(part) for part in pieces(runs, ROWS, whole=self.program.whole_texts)]
             return np.concatenate(results).astype(np.float32)
 
@@ -204,6 +213,7 @@ class NumpyExecutor:
         with self._lock, np.errstate(all="ignore"):
             try:
                 runs = [Run(sequence, np.asarray(tokens, np.int32), "last")]
+                self._sequences[sequence].long = self.program.inputs.is_long(len(tokens))
                 batch = Batch(runs, self._sequences, self.stored, self.activations, self.bf16_from)
                 for op in self.program.ops:
                     op.oracle(batch)
@@ -251,6 +261,7 @@ class Batch:
         self.tokens = np.concatenate([run.tokens for run in runs])
         self.positions = np.concatenate([kept[run.sequence].length + np.arange(len(run.tokens)) for run in runs])
         self.types = np.concatenate([run.types_of_all() for run in runs])
+        self._long = np.repeat([kept[run.sequence].long for run in runs], [len(run.tokens) for run in runs])
         self.wanted = wanted_rows(runs)
         self.stored, self._int8, self._bf16_from = stored, activations == "int8", bf16_from
         self._sequences = [
@@ -302,7 +313,7 @@ class Batch:
     def rotation(self, rotation: Rotation) -> tuple[np.ndarray, np.ndarray]:
         """See `Forward`."""
         if rotation not in self._tables:
-            self._tables[rotation] = rotation.table(self.positions)
+            self._tables[rotation] = rotation.table(self.positions, self._long)
         return self._tables[rotation]
 
     def mask(self, window: int, causal: bool = True) -> np.ndarray:

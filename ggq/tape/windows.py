@@ -104,7 +104,7 @@ class WindowRun:
     def rotation(self, rotation: Rotation) -> tuple[np.ndarray, np.ndarray]:
         """See `Forward`."""
         if rotation not in self._tables:
-            cosine, sine = rotation.table(np.arange(self.context))
+            cosine, sine = rotation.of_text(self.context)
             self._tables[rotation] = cosine.astype(np.float32), sine.astype(np.float32)
         return self._tables[rotation]
 

@@ -81,7 +81,7 @@ class ProgramModule(nn.Module):
         """Cosines and sines of positions up to a context, float32."""
         key = (rotation, context, device)
         if key not in self._tables:
-            tables = rotation.table(np.arange(context))
+            tables = rotation.of_text(context)
             self._tables[key] = tuple(torch.from_numpy(each.astype(np.float32)).to(device) for each in tables)
         found: tuple[Any, Any] = self._tables[key]
         return found

@@ -262,6 +262,20 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "partial_rotary_factor": 0.6,
         "rope_scaling": {"type": "longrope", "short_factor": [1.0, 2.5, 7.0], "long_factor": [3.0, 4.0, 20.0]},
     },
+    "phi3_beyond": {
+        **SIZES,
+        "architectures": ["Phi3ForCausalLM"],
+        "model_type": "phi3",
+        "num_attention_heads": 4,
+        "max_position_embeddings": 500,
+        "original_max_position_embeddings": 40,
+        "rope_theta": 800.0,
+        "rope_scaling": {
+            "type": "longrope",
+            "short_factor": [1.0, 1.1, 1.4, 2.0, 3.5],
+            "long_factor": [1.5, 2.0, 5.0, 9.0, 30.0],
+        },
+    },
     "stablelm": {
         **{key: value for key, value in SIZES.items() if key != "rms_norm_eps"},
         "architectures": ["StableLmForCausalLM"],

@@ -11,7 +11,7 @@ import numpy as np
 from ggq.engine.kv.pool import PagePool, PoolFull
 from ggq.engine.kv.sequence import PagedSequence, cost
 from ggq.tape.executor import wanted_count
-from ggq.tape.program import Run
+from ggq.tape.program import Inputs, Program, Run
 
 PAGE, VOCABULARY, PAGE_BYTES = 8, 50, 64
 
@@ -41,6 +41,7 @@ class ToyExecutor:
         before: Called with each batch before it is computed.
     """
 
+    program = Program((), Inputs(VOCABULARY, 10**6), {})
     pages: int = 10**6
     before: Callable[[Sequence[Run]], None] = lambda runs: None
     steps: list[list[tuple[int, int]]] = field(default_factory=list)
@@ -72,6 +73,9 @@ class ToyExecutor:
 
     def length(self, sequence: int) -> int:
         return self.sequences[sequence][0].length
+
+    def serves(self, sequence: int, total: int) -> bool:
+        return True
 
     def reserve(self, sequence: int, tokens: int) -> bool:
         try:

@@ -17,7 +17,7 @@ from ggq.models.family import Reading
 from ggq.models.metadata import from_metadata, to_metadata
 from ggq.models.parts import ModelSpec, Norm
 from ggq.models.registry import FAMILIES, find_architecture
-from ggq.models.rope import Linear, Llama3, Rope, Yarn
+from ggq.models.rope import Dynamic, Linear, Llama3, Rope, Yarn
 from tests.kit.small_models import CONFIGS, LLAMA3
 from tests.kit.support import DEMO, shared
 
@@ -259,7 +259,8 @@ def test_other_forms_of_rope() -> None:
     linear = config_of(rope_parameters={"rope_type": "linear", "factor": 2})
     assert rope_of(linear).scaling == Linear(2.0)
     dynamic = config_of(rope_parameters={"rope_type": "dynamic", "factor": 2})
-    assert rope_of(dynamic) == rope_of(config_of())  # as long as the context is kept
+    assert rope_of(dynamic).scaling == Dynamic(2.0)
+    assert rope_of(dynamic).rotation() == rope_of(config_of()).rotation()  # as long as the context is kept
     yarn = config_of(rope_parameters={"rope_type": "yarn", "factor": 4, "original_max_position_embeddings": 32})
     expected = Yarn(4.0, 32, 32.0, 1.0, truncate=True, attention_factor=0.1 * math.log(4) + 1)
     assert rope_of(yarn).scaling == expected

@@ -26,7 +26,7 @@ from ggq.models.parts import (
     ShortConv,
 )
 from ggq.models.registry import find_architecture
-from ggq.models.rope import Factors, Rope
+from ggq.models.rope import LongRope, Rope
 from ggq.tape import ops as tape
 from tests.kit.family_models import (
     TOLERANCE,
@@ -147,6 +147,15 @@ def no_scaling(spec: ModelSpec) -> ModelSpec:
 def no_attention_factor(spec: ModelSpec) -> ModelSpec:
     rope: Any = spec.layers[0].mixer.rope
     return with_mixers(spec, rope=replace(rope, scaling=replace(rope.scaling, attention_factor=1.0)))
+
+
+def long_rope(**changes: Any) -> Callable[[ModelSpec], ModelSpec]:
+    def changed(spec: ModelSpec) -> ModelSpec:
+        rope: Any = spec.layers[0].mixer.rope
+        assert isinstance(rope.scaling, LongRope)
+        return with_mixers(spec, rope=replace(rope, scaling=replace(rope.scaling, **changes)))
+
+    return changed
 
 
 def head(**changes: Any) -> Callable[[ModelSpec], ModelSpec]:
@@ -281,9 +290,13 @@ CHANGES: dict[str, dict[str, Callable[[ModelSpec], ModelSpec]]] = {
     "phi3_long": {
         "no factors": no_scaling,
         "no attention factor": no_attention_factor,
-        "other factors": lambda spec: with_mixers(  # type: ignore[type-var]
-            spec, rope=replace(rope_of(spec), scaling=Factors((1.0, 2.5, 8.0), rope_of(spec).scaling.attention_factor))
-        ),
+        "other factors": long_rope(short_factors=(1.0, 2.5, 8.0)),
+    },
+    "phi3_beyond": {
+        "short factors everywhere": long_rope(original_context_length=499),
+        "long factors everywhere": long_rope(original_context_length=1),
+        "other long factors": long_rope(long_factors=(1.5, 2.0, 5.0, 9.0, 20.0)),
+        "no attention factor": no_attention_factor,
     },
     "starcoder2": {
         "no window": without("window", 0),

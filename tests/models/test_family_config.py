@@ -131,9 +131,15 @@ def changed(model: str, **changes: Any) -> tuple[ModelSpec, tuple[str, ...]]:
         ),
         (
             "phi3",
-            {"rope_scaling": {"type": "longrope", "long_factor": [1.0] * 3, "short_factor": [1.0] * 4}},
+            {"rope_scaling": {"type": "longrope", "long_factor": [1.0] * 4, "short_factor": [1.0] * 4}},
             ModelError,
             "RoPE has 4 factors for 3 pairs",
+        ),
+        (
+            "phi3",
+            {"rope_scaling": {"type": "longrope", "long_factor": [1.0] * 4, "short_factor": [1.0] * 3}},
+            ModelError,
+            "LongRoPE has 3 short and 4 long factors",
         ),
         (
             "phi3",
@@ -143,11 +149,16 @@ def changed(model: str, **changes: Any) -> tuple[ModelSpec, tuple[str, ...]]:
         ),
         (
             "phi3",
-            {"rope_scaling": {"type": "longrope", "short_factor": []}},
+            {"rope_scaling": {"type": "longrope", "short_factor": [], "long_factor": [1.0] * 3}},
             ModelError,
             "a list of 0 found, 1 to 4096",
         ),
-        ("phi3", {"rope_scaling": {"type": "longrope", "short_factor": 2}}, ModelError, "2 found, a list of numbers"),
+        (
+            "phi3",
+            {"rope_scaling": {"type": "longrope", "short_factor": 2}},
+            ModelError,
+            "2 found, a list of numbers",
+        ),
         (
             "ministral3",
             {"rope_parameters": {"rope_type": "yarn", "factor": 2.0, "llama_4_scaling_beta": -1}},

@@ -15,7 +15,7 @@ import numpy as np
 import typer
 
 from ggq.cli.compiling import announce_compiling, compile_seconds
-from ggq.cli.generation import ACTIVATIONS, CACHE, FILE, INTERPRETER, LORA, THREADS
+from ggq.cli.generation import ACTIVATIONS, ALLOW_LONGER, CACHE, CONTEXT, FILE, INTERPRETER, LORA, THREADS
 from ggq.cli.layout import pairs
 from ggq.cli.output import one_line, print_json, size
 from ggq.engine.footprint import memory_beside
@@ -50,6 +50,8 @@ def bench(
     activations: ACTIVATIONS = "int8",
     cache: CACHE = None,
     lora: LORA = None,
+    context: CONTEXT = None,
+    allow_longer: ALLOW_LONGER = False,
     interpreter: INTERPRETER = "numba",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
@@ -66,7 +68,14 @@ def bench(
     announce_compiling(interpreter)
     start, before = time.perf_counter(), compile_seconds(interpreter)
     with load(
-        file, threads=threads, activations=activations, cache=cache, interpreter=interpreter, lora=lora or ()
+        file,
+        threads=threads,
+        activations=activations,
+        cache=cache,
+        interpreter=interpreter,
+        lora=lora or (),
+        context=context,
+        allow_longer=allow_longer,
     ) as model:
         compile_s = compile_seconds(interpreter) - before
         load_s = time.perf_counter() - start - compile_s
@@ -78,7 +87,7 @@ def bench(
             problem = (
                 f"{max(prompt, generate)} tokens do not fit into the model's context of {model.config.context_length}"
             )
-            raise UsageError(problem, fix="give a smaller --prompt or --generate")
+            raise UsageError(problem, fix="give a smaller --prompt or --generate, or --context N --allow-longer")
         tokens = np.random.default_rng(SEED).integers(0, model.config.vocabulary_size, max(prompt, generate))
         used = getattr(model.executor, "threads", 1)
         between = Between(file, used if interpreter == "numba" else 0)
@@ -184,7 +193,7 @@ def measure(
 
     def decode(sequence: int) -> None:
         for position in range(generate):
-            executor.forward([Run(sequence, tokens[position : position + 1])])
+            executor.forward([Run(sequence, tokens[position : position + 1], total=generate)])
 
     first = _time(executor, prefill)
     prefills = [_time(executor, prefill) for _ in range(repeat)]

@@ -11,7 +11,9 @@ from ggq.cli import generation as cli
 from ggq.cli.compiling import announce_compiling
 from ggq.cli.generation import (
     ACTIVATIONS,
+    ALLOW_LONGER,
     CACHE,
+    CONTEXT,
     GREEDY,
     INTERPRETER,
     LARK,
@@ -68,6 +70,8 @@ def chat(
     activations: ACTIVATIONS = "int8",
     cache: CACHE = None,
     lora: LORA = None,
+    context: CONTEXT = None,
+    allow_longer: ALLOW_LONGER = False,
     interpreter: INTERPRETER = "numba",
     verbose: Annotated[bool, typer.Option("--verbose", help="Tell the speed of each answer.")] = False,
 ) -> None:
@@ -92,7 +96,14 @@ def chat(
     path = model_file(cli.need_model(model_name))
     announce_compiling(interpreter)
     with load(
-        path, threads=threads, activations=activations, cache=cache, interpreter=interpreter, lora=lora or ()
+        path,
+        threads=threads,
+        activations=activations,
+        cache=cache,
+        interpreter=interpreter,
+        lora=lora or (),
+        context=context,
+        allow_longer=allow_longer,
     ) as model:
         if template is not None:
             model.__dict__["chat_template"] = chosen_template(model, template)

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from ggq.cli.compiling import announce_compiling
-from ggq.cli.generation import ACTIVATIONS, CACHE, FILE, INTERPRETER, LORA, THREADS
+from ggq.cli.generation import ACTIVATIONS, ALLOW_LONGER, CACHE, FILE, INTERPRETER, LORA, THREADS
 from ggq.cli.layout import pairs
 from ggq.cli.output import one_line, print_json, printable, progress
 from ggq.evaluate.evaluate import evaluate
@@ -48,6 +48,7 @@ def eval(
     activations: ACTIVATIONS = "int8",
     cache: CACHE = None,
     lora: LORA = None,
+    allow_longer: ALLOW_LONGER = False,
     interpreter: INTERPRETER = "numba",
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file of logits.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
@@ -88,6 +89,7 @@ def eval(
             cache=cache,
             interpreter=interpreter,
             lora=lora or (),
+            allow_longer=allow_longer,
             force=force,
             progress=advance,
         )

@@ -13,7 +13,9 @@ from ggq.cli import generation as cli
 from ggq.cli.compiling import announce_compiling, compile_seconds
 from ggq.cli.generation import (
     ACTIVATIONS,
+    ALLOW_LONGER,
     CACHE,
+    CONTEXT,
     GREEDY,
     INTERPRETER,
     LARK,
@@ -74,6 +76,8 @@ def run(
     activations: ACTIVATIONS = "int8",
     cache: CACHE = None,
     lora: LORA = None,
+    context: CONTEXT = None,
+    allow_longer: ALLOW_LONGER = False,
     interpreter: INTERPRETER = "numba",
     check: Annotated[bool, typer.Option("--verify", help="Compare every byte with its digest first.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document when the text is done.")] = False,
@@ -104,7 +108,14 @@ def run(
     start, before = time.perf_counter(), compile_seconds(interpreter)
     announce_compiling(interpreter)
     with load(
-        path, threads=threads, activations=activations, cache=cache, interpreter=interpreter, lora=lora or ()
+        path,
+        threads=threads,
+        activations=activations,
+        cache=cache,
+        interpreter=interpreter,
+        lora=lora or (),
+        context=context,
+        allow_longer=allow_longer,
     ) as model:
         compiled = compile_seconds(interpreter) - before
         loaded = time.perf_counter() - start - compiled

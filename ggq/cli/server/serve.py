@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ggq.cli.generation import ACTIVATIONS, CACHE, THREADS
+from ggq.cli.generation import ACTIVATIONS, ALLOW_LONGER, CACHE, CONTEXT, THREADS
 from ggq.cli.library.folder import entries
 from ggq.errors import UsageError
 from ggq.format.paths import open_text
@@ -67,6 +67,8 @@ def serve(
     threads: THREADS = None,
     activations: ACTIVATIONS = "int8",
     cache: CACHE = None,
+    context: CONTEXT = None,
+    allow_longer: ALLOW_LONGER = False,
 ) -> None:
     """Answer programs that speak to OpenAI, Anthropic or llama-server.
 
@@ -85,7 +87,13 @@ def serve(
         "hosts": [host, *(allow_host or ())],
         "origins": list(allow_origin or ()),
         "cache_memory": None if cache_memory is None else size(cache_memory),
-        "load": {"threads": threads, "activations": activations, "cache": cache},
+        "load": {
+            "threads": threads,
+            "activations": activations,
+            "cache": cache,
+            "context": context,
+            "allow_longer": allow_longer,
+        },
     }
     options.update(
         share=share, most_running=parallel, most_waiting=queue, timeout=timeout, idle=idle, images=images, web=web

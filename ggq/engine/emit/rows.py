@@ -22,7 +22,8 @@ def norm(op: Norm, at: Context) -> tuple[Step, np.ndarray]:
 def rope(op: Rope, at: Context) -> tuple[Step, np.ndarray]:
     """Rotating heads."""
     cell = at.batch.rope_tables.setdefault(op.rotation, np.zeros(1, np.int64))
-    table, positions = int(cell.ctypes.data), int(at.batch.positions.ctypes.data)
+    by = at.batch.angles if op.rotation.long else at.batch.positions
+    table, positions = int(cell.ctypes.data), int(by.ctypes.data)
     buffer, layout, pairs = at.floats(op.buffer), op.rotation.layout, len(op.rotation.frequencies)
     row = at.calls.rope_row(at.tokens(op.buffer), buffer, op.heads, layout, table, positions, pairs)
     return Step(op.name, op.buffer.name, op.buffer.rows), row

@@ -29,6 +29,8 @@ class PagedSequence:
         self.states = SequenceStates(pool, len(self._windows)) if states else None
         self.length = 0
         """Tokens that it holds."""
+        self.long = False
+        """Whether they are of a long text; see `ggq.tape.program.Inputs.short_context`."""
         self.tables = np.zeros((len(self._windows), 0), np.int64)
         self._pages: list[list[Page]] = [[] for _ in self._windows]  # those from _first on
         self._first = [0] * len(self._windows)
@@ -116,6 +118,7 @@ class PagedSequence:
         other = PagedSequence(self._pool, self._windows, self._positions)
         other.states = None if self.states is None else self.states.fork()
         other.length, other._first, self._writable = self.length, list(self._first), 0
+        other.long = self.long
         end = page_count(self.length, self._positions)  # pages beyond were reserved and hold nothing
         for group, pages in enumerate(self._pages):
             other._pages[group] = [self._pool.share(page) for page in pages[: end - self._first[group]]]

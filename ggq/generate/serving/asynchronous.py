@@ -135,13 +135,15 @@ class AsyncModel:
         interpreter: str = "numba",
         cache_bytes: int | None = None,
         lora: Sequence[str] = (),
+        context: int | None = None,
+        allow_longer: bool = False,
     ) -> AsyncModel:
         """Open a model to run it.
 
         Args, Raises: See `ggq.load`.
         """
         given = {"threads": threads, "activations": activations, "cache": cache, "interpreter": interpreter}
-        more = {"cache_bytes": cache_bytes, "lora": lora}
+        more = {"cache_bytes": cache_bytes, "lora": lora, "context": context, "allow_longer": allow_longer}
         return cls(await asyncio.to_thread(reload, path, {**given, **more}))
 
     @property

@@ -78,20 +78,25 @@ class Prefixes:
                 del self._holders[digest]
 
     def find(self, tokens: Sequence[int]) -> tuple[Holder, int, int] | None:
-        """The best prefix of a prompt.
+        """The best prefix of a prompt, without its last token, whose logits are wanted in any case.
 
         Returns:
             A sequence, how many tokens it has in common with the prompt, and how many of those are computed; None
             without a common block. The longest common prefix wins, and of several sequences that have it the one of
             which most is computed.
         """
+        tokens, total = tokens[:-1], len(tokens)
         for digest in reversed(list(digests(tokens))):
-            holders = self._holders.get(digest)
+            holders = [each for each in self._holders.get(digest, ()) if self._serves(each, total)]
             if holders:
                 measured = [(common_length(each.tokens, tokens), each) for each in holders]
                 common, best = max(measured, key=lambda pair: (min(pair[0], pair[1].computed), pair[0]))
                 return best, common, min(common, best.computed)
         return None
+
+    def _serves(self, holder: Holder, total: int) -> bool:
+        """Whether what a sequence holds is what a text of so many tokens begins with."""
+        return holder.sequence is None or self._executor.serves(holder.sequence, total)
 
     def take(self, holder: Holder, length: int) -> tuple[int, int]:
         """A new sequence that holds the first tokens of another one.

@@ -1,18 +1,16 @@
 """Phi 3, Phi 4: Llama with query, key and value in one matrix, gate and up in one, and RoPE that may turn a part, each
-pair slowed by a factor of its own: then the context is the original one, as other factors hold beyond it."""
+pair slowed by a factor of its own, which is another one in long texts."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 
 from ggq.models import decoder
 from ggq.models.config import ANY, Config, Keys, OrNull
-from ggq.models.config_rope import LONG, original_context, read_rope, rope_source
+from ggq.models.config_rope import LONG, read_rope, rope_source
 from ggq.models.family import Family, checkpoint_name
 from ggq.models.names import Expression, Rows, Tensor
 from ggq.models.parts import ModelSpec
-from ggq.models.rope import Factors
 
 KEYS: Keys = {
     **decoder.base_without("head_dim"),
@@ -31,9 +29,6 @@ def parts(config: Config) -> ModelSpec:
     """The model of a config.json."""
     source = rope_source(config)
     spec = decoder.read_decoder(config, rope=partial(read_rope, inner=source, forms=("default", *LONG)))
-    rope, context = spec.layers[0].attention.rope, spec.context_length
-    if rope is not None and isinstance(rope.scaling, Factors):
-        spec = replace(spec, context_length=min(context, original_context(config, source, context)))
     return decoder.with_mixers(spec, window=decoder.read_window(config) or 0)
 
 
