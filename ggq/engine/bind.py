@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -12,7 +13,9 @@ from ggq.engine.emit import Context, Step, emit
 from ggq.engine.lower import Target, lower
 from ggq.engine.lower.padding import widths
 from ggq.engine.memory import form_of, plan
+from ggq.engine.repeated import Tape, filled, steps, written
 from ggq.engine.weights import Weights
+from ggq.tape.ops import Operation
 from ggq.tape.program import Buffer, Program
 
 
@@ -21,18 +24,32 @@ class Bound:
     """A program that a team can run.
 
     Args:
-        program: As the kernels compute it.
-        rows: int64 (rows, 32), C-contiguous: the words that the kernels read.
-        steps: What each row does.
+        program: As the kernels compute it, maybe without experts that are like their neighbours.
+        tape: The rows that the kernels read, those of these experts too.
+        shown: What each operation of the program does.
         context: Holds the memory that the rows point to; they are valid as long as it lives.
         places: Which memory each operation finds its buffers in.
     """
 
     program: Program
-    rows: np.ndarray
-    steps: list[Step]
+    tape: Tape
+    shown: list[Step]
     context: Context
     places: list[dict[Buffer, int]]
+
+    @property
+    def rows(self) -> np.ndarray:
+        """int64 (rows, 32), C-contiguous: the words that the kernels read."""
+        return self.tape.rows
+
+    @cached_property
+    def steps(self) -> list[Step]:
+        """What each row does."""
+        return steps(self.tape, self.shown)
+
+    def op(self, step: int) -> Operation:
+        """The operation that a row computes, of this expert or of one that is like it."""
+        return self.program.ops[self.tape.sources[step]]
 
     def array(self, buffer: Buffer) -> np.ndarray:
         """What a buffer holds that is there before the first operation or after the last, float32 (rows, width)."""
@@ -41,11 +58,13 @@ class Bound:
 
     def finite(self, step: int, buffer: Buffer) -> bool:
         """Whether a buffer that a step has just filled holds finite numbers alone; rounded ones are not looked at."""
-        array = self.context.arrays.get(self.places[step].get(buffer, -1))
+        source, batch = self.tape.sources[step], self.context.batch
+        array = self.context.arrays.get(self.places[source].get(buffer, -1))
         if array is None:
             return True
-        tokens, wanted = (int(count) for count in self.context.batch.counts[:2])
-        rows = tokens if buffer.rows == "tokens" else wanted
+        kind, _, expert = buffer.rows.partition(".")
+        place = ("tokens", "wanted").index(kind)
+        rows = int(batch.expert_counts[self.tape.experts[step]] if expert else batch.counts[place])
         return bool(np.isfinite(array[:rows, : buffer.width]).all())
 
 
@@ -75,10 +94,14 @@ def bind(
     """
     from ggq_kernels.run import calls
 
-    with calls.addresses_later() as kernels:
-        bound = _unlinked(program, weights, batch, capacity, activations, cache, threads)
-    calls.link(bound.rows, kernels)
-    return bound
+    for every in (False, True):
+        with calls.addresses_later() as kernels:
+            bound = _unlinked(program, weights, batch, capacity, activations, cache, threads, every)
+        calls.link(bound.rows, kernels)
+        tape = filled(bound.tape, bound.shown, bound.context)
+        if tape is not None:
+            return replace(bound, tape=tape)
+    raise AssertionError("every expert was written out")
 
 
 def kernels_for(program: Program, weights: Weights, activations: str = "int8", cache: str = "f16") -> list[str]:
@@ -86,7 +109,7 @@ def kernels_for(program: Program, weights: Weights, activations: str = "int8", c
     from ggq_kernels.run import calls
 
     with calls.addresses_later() as kernels:
-        _unlinked(program, weights, Batch(1), {"tokens": 1, "wanted": 1}, activations, cache, 1)
+        _unlinked(program, weights, Batch(1), {"tokens": 1, "wanted": 1}, activations, cache, 1, every=False)
     return calls.keys_of(kernels)
 
 
@@ -98,20 +121,21 @@ def _unlinked(
     activations: str,
     cache: str,
     threads: int,
+    every: bool,
 ) -> Bound:
-    """A bound program whose rows have no addresses of kernels yet."""
+    """A bound program whose rows have no addresses of kernels yet, as many as its lowered operations."""
     from ggq_kernels.run import calls
 
     int8 = activations == "int8"
     bf16 = int8 and calls.bf16_from() < calls.EVERY
-    lowered = lower(program, Target(weights, int8, bf16))
+    lowered = lower(program, Target(weights, int8, bf16, every))
     padded = widths(lowered, weights)
     places = plan(lowered, lambda buffer: form_of(buffer, padded.get(buffer.name, 0)))
     at = Context(calls, weights, batch, program.caches, capacity, cache, threads, bf16, padded)
-    rows, steps = [], []
+    rows, shown = [], []
     for op, memory in zip(lowered.ops, places, strict=True):
         at.memory = memory
         step, row = emit(op, at)
-        steps.append(step)
+        shown.append(step)
         rows.append(row)
-    return Bound(lowered, np.ascontiguousarray(np.stack(rows)), steps, at, places)
+    return Bound(lowered, written(np.ascontiguousarray(np.stack(rows)), shown), shown, at, places)

@@ -80,8 +80,9 @@ def batch_rows(program: Program, most: int, file_bytes: int) -> int:
 
 
 def form_of(buffer: Buffer, width: int) -> Form:
-    """What buffers must have in common to take the same memory, the one after the other."""
-    rows = rows_of(buffer)
+    """What buffers must have in common to take the same memory, the one after the other. Those of experts share with
+    each other alone, so that all experts of a layer find theirs in the same places."""
+    rows = rows_of(buffer) + ("." if "." in buffer.rows else "")
     if isinstance(buffer, Rounded):
         return rows, buffer.columns, buffer.group, buffer.halves
     return rows, buffer.width, width
@@ -114,7 +115,8 @@ def plan(program: Program, form: Callable[[Buffer], Form]) -> list[dict[Buffer, 
             live.remove((other, number))
         numbers = free.setdefault(form(value.buffer), [])
         if numbers:
-            number = numbers.pop()
+            number = min(numbers)  # the same one for each expert
+            numbers.remove(number)
         else:
             number, count = count, count + 1
         live.append((value, number))

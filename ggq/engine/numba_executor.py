@@ -229,9 +229,9 @@ class NumbaExecutor:
                     part = np.asarray(tokens[start : start + self._together], np.int32)
                     run = Run(sequence, part, "last")
                     self._describe([run])
-                    for i, op in enumerate(self._bound.program.ops):
+                    for i in range(len(self._bound.rows)):
                         self._team.run(self._bound.rows, i, i + 1)
-                        if not all(self._bound.finite(i, buffer) for buffer in op.writes()):
+                        if not all(self._bound.finite(i, buffer) for buffer in self._bound.op(i).writes()):
                             return self.steps[i].kind, self.steps[i].label
                     self._appended([run])
             finally:

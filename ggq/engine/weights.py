@@ -9,6 +9,7 @@ import numpy as np
 from ggq.errors import FormatError
 from ggq.format.container import Container
 from ggq.format.scheme import COLUMN_STEP, TABLE_LIMITS, Geometry, Scheme, round_up
+from ggq.format.stacks import StackedMatrix
 from ggq.quant.matrix import middle, subscale_offset
 from ggq.quant.stored import activation_form, segments_of
 from ggq.quant.transform import checked_order
@@ -46,6 +47,14 @@ class Weights:
     def shape(self, role: str) -> tuple[int, ...]:
         """Dimensions of a tensor."""
         return tuple(self._container.tensors[self._names[role]].shape)
+
+    def place(self, role: str) -> tuple[str, int] | None:
+        """The stack that a matrix lies in, and its place there; None for one that lies alone, and for one that wants
+        its inputs moved or scaled, which says so in parts of its own."""
+        entry = self._container.tensors[self._names[role]]
+        if not isinstance(entry, StackedMatrix) or entry.entry.segments.keys() & {"input_order", "input_scale"}:
+            return None
+        return entry.entry.name, entry.index
 
     def matrix(self, role: str) -> Packed:
         """A matrix as the kernels see it.
@@ -98,17 +107,22 @@ class Weights:
 
     def _entries(self, role: str) -> np.ndarray:
         """A codebook, int8."""
-        key = f"{role}/entries"
+        key = f"{self._codebook_of(role)}/entries"
         if key not in self._kept:  # once: a file may change later
             self._kept[key] = self._container.read_segment(self._names[role], "codebook").view(np.int8)
         return self._kept[key]
 
     def _table(self, role: str) -> int:
         """Address of a codebook as the kernels look codes up."""
-        key = f"{role}/table"
+        key = f"{self._codebook_of(role)}/table"
         if key not in self._kept:  # once: rows of the tape hold the address
             self._kept[key] = table_bytes(self.scheme(role), self._entries(role))
         return int(self._kept[key].ctypes.data)
+
+    def _codebook_of(self, role: str) -> str:
+        """What has the codebook of a tensor: itself, or its stack."""
+        place = self.place(role)
+        return role if place is None else f"stack {place[0]}"
 
     def vector(self, role: str) -> int:
         """Address of a one-dimensional tensor as float32, padded with zeros to whole register tiles."""

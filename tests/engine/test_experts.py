@@ -7,8 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ggq.convert.convert import convert
+from ggq.engine import repeated
+from ggq.engine.lower import experts
 from ggq.tape.ops import Route
-from tests.kit.family_models import FACTS, checkpoint, forward, opened, reference, spec_of
+from tests.kit.family_models import FACTS, checkpoint, forward, opened, reference, spec_of, write_checkpoint
 from tests.kit.small_families import FAMILIES
 from tests.kit.small_models import write_ggq
 
@@ -71,3 +74,29 @@ def test_a_sequence_has_the_same_bits_alone_and_beside_others(name: str, scheme:
         one = executor.open_sequence()
         single = [forward(executor, [(one, [token], "all")]) for token in tokens[:9]]
         assert np.array_equal(np.concatenate(single), alone)
+
+
+@pytest.mark.parametrize(
+    ("name", "scheme"), [("qwen2_moe", "q4-g32"), ("mixtral", "f32"), ("qwen3_moe", "nf4-g32"), ("gpt_oss", "q8-g32")]
+)
+def test_experts_that_are_like_their_neighbours_are_made_of_them(
+    name: str, scheme: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Row for row what lowering writes where it writes every one; gpt-oss has biases, which lie anywhere."""
+    path, tokens = tmp_path / "m.ggq", FACTS["models"][name]["prompts"][0]
+    convert(write_checkpoint(tmp_path / "m", name), path, scheme=scheme)
+
+    def found() -> tuple[list[object], int, np.ndarray]:
+        with opened(path, "numba", cache="f32") as executor:
+            logits = forward(executor, [(executor.open_sequence(), tokens, "all")])
+            return executor.steps, len(executor._bound.program.ops), logits
+
+    steps, shown, logits = found()
+    with monkeypatch.context() as patched:
+        patched.setattr(experts, "_shown", lambda op, weights: range(len(op.downs)))
+        every, all_shown, same = found()
+    assert steps == every and len(steps) == all_shown and np.array_equal(logits, same)
+    assert (shown < all_shown) == (name != "gpt_oss")
+    monkeypatch.setattr(repeated, "_between", lambda *args: None)  # as if they differed in another way
+    again, written, third = found()
+    assert again == every and written == all_shown and np.array_equal(third, logits)

@@ -34,9 +34,9 @@ def memories(executor: NumbaExecutor, step: int) -> Iterator[tuple[str, int, int
     """The name of each buffer that a step fills, the address of a float of it that belongs to the last token, and how
     many of them: of scales, whose order depends on the processor, all that are in use."""
     bound = executor._bound
-    for buffer in bound.program.ops[step].writes():
+    for buffer in bound.op(step).writes():
         last = TOKENS - 1 if buffer.rows == "tokens" else 0
-        number = bound.places[step][buffer]
+        number = bound.places[bound.tape.sources[step]][buffer]
         array = bound.context.arrays.get(number)
         if array is not None:
             yield buffer.name, array.ctypes.data + last * array.strides[0] + 4 * (buffer.width // 2), 1

@@ -67,6 +67,8 @@ class Context:
     widths: Mapping[str, int]
     memory: Mapping[Buffer, int] = field(default_factory=dict)
     kept: list[np.ndarray] = field(default_factory=list)
+    tables: dict[int, np.ndarray] = field(default_factory=dict)
+    """What rows of products point to, by address."""
     arrays: dict[int, np.ndarray] = field(default_factory=dict)
     _places: dict[int, Rows | Int8Rows] = field(default_factory=dict)
     _lists: dict[int, int] = field(default_factory=dict)

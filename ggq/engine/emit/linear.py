@@ -24,7 +24,7 @@ def multiply(op: Multiply, at: Context) -> tuple[Step, np.ndarray]:
     matrices, outs = [at.weights.matrix(role) for role in op.weights], [at.floats(out) for out in op.outs]
     biases = [0 if bias is None else at.weights.vector(bias) for bias in op.biases]
     table = at.calls.descriptors(matrices, outs, biases)
-    at.kept.append(table)
+    at.tables[int(table.ctypes.data)] = table
     source = at.source(op.source)
     if isinstance(op.halves, Rounded):
         source = replace(source, bf16=at.halves(op.halves))

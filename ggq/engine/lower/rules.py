@@ -25,11 +25,13 @@ class Target:
         weights: The model's tensors.
         int8: Whether activations are rounded to int8 where they meet quantized matrices.
         bf16: Whether many tokens are rounded to bf16 instead.
+        every: Whether every expert is written out, see `spread_experts`.
     """
 
     weights: Weights
     int8: bool
     bf16: bool
+    every: bool = True
 
 
 def split_kinds(program: Program, target: Target) -> Program:

@@ -68,6 +68,7 @@ __all__ = [
     "MAY_BE_EMPTY",
     "MOST_ROWS",
     "PAGE",
+    "TABLE",
     "Heads",
     "Int8Rows",
     "Packed",
@@ -222,6 +223,10 @@ class Packed:
         for offset, value in given.items():
             words[offset // 8] = value
         return words
+
+
+TABLE = linear.MATRICES
+"""Where the row of a product has the address of its `descriptors`, in bytes."""
 
 
 def descriptors(matrices: list[Packed], outs: list[Rows], biases: list[int]) -> np.ndarray:
