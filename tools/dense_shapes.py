@@ -1,11 +1,33 @@
-"""Shapes of models with attention in every layer that are no Llamas, for tools/make_model.py: their config.json and
-their tensors."""
+"""Shapes of models with attention in every layer that are no Llamas, some with experts, for tools/make_model.py: their
+config.json and their tensors."""
 
 from __future__ import annotations
 
 from typing import Any
 
 COMMON = {"rms_norm_eps": 1e-6, "max_position_embeddings": 8192, "bos_token_id": 0, "eos_token_id": 1}
+
+
+def qwen3(inner: int, experts: int = 0) -> dict[str, Any]:
+    """A Qwen3 of 24 layers, whose feed-forward may be experts of which two are chosen."""
+    kind = {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "intermediate_size": inner}
+    if experts:
+        kind = {"architectures": ["Qwen3MoeForCausalLM"], "model_type": "qwen3_moe", "intermediate_size": inner}
+        kind |= {"num_experts": experts, "num_experts_per_tok": 2, "moe_intermediate_size": inner}
+        kind |= {"norm_topk_prob": True, "decoder_sparse_step": 1, "mlp_only_layers": []}
+    return {
+        **COMMON,
+        **kind,
+        "vocab_size": 32768,
+        "hidden_size": 1024,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 8,
+        "head_dim": 64,
+        "rope_theta": 1000000.0,
+        "tie_word_embeddings": True,
+    }
+
 
 SHAPES: dict[str, dict[str, Any]] = {
     "qwen3-0.6b": {
@@ -40,6 +62,8 @@ SHAPES: dict[str, dict[str, Any]] = {
         "rope_local_base_freq": 10000.0,
         "tie_word_embeddings": True,
     },
+    "moe-8x0.2b": qwen3(2816, experts=8),
+    "moe-dense": qwen3(2 * 2816),  # as many numbers as a token of the other meets
 }
 """config.json by name."""
 
@@ -62,10 +86,12 @@ def tensors(config: dict[str, Any]) -> Shapes:
         "self_attn.o_proj": (hidden, wide),
         "self_attn.q_norm": (head,),
         "self_attn.k_norm": (head,),
-        "mlp.gate_proj": (inner, hidden),
-        "mlp.up_proj": (inner, hidden),
-        "mlp.down_proj": (hidden, inner),
     }
+    feed_forward = {"gate_proj": (inner, hidden), "up_proj": (inner, hidden), "down_proj": (hidden, inner)}
+    if experts := config.get("num_experts"):
+        layer["mlp.gate"] = (experts, hidden)
+    for place in [f"mlp.experts.{number}" for number in range(experts)] if experts else ["mlp"]:
+        layer |= {f"{place}.{name}": shape for name, shape in feed_forward.items()}
     found: Shapes = {"model.embed_tokens.weight": (config["vocab_size"], hidden)}
     for number in range(config["num_hidden_layers"]):
         found |= {f"model.layers.{number}.{name}.weight": shape for name, shape in layer.items()}

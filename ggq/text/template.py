@@ -25,6 +25,9 @@ and not more than so many for each token of the context, of which no text needs 
 MEMORY, MEMORY_TIMES = 64 << 20, 10
 """Bytes that a template may take, and how many for each character of its own, of those given and of those to write."""
 
+TEMPLATES = "additional_chat_templates"
+"""The folder of a checkpoint's named chat templates, NAME.jinja each."""
+
 Message = Mapping[str, object]
 """{"role": "user", "content": "..."} and whatever else the template knows."""
 
@@ -147,19 +150,26 @@ def find_template(assets: Mapping[str, Asset], path: str | os.PathLike[str] | No
         ModelError: tokenizer_config.json cannot be read.
     """
     named = named_templates(assets, path)
-    if "chat_template.jinja" in assets:
-        named = {"default": assets["chat_template.jinja"].read().decode("utf-8", "replace")}
     if "default" not in named:
         return None
     return ChatTemplate(named["default"], template_variables(assets, path), path, with_tools=named.get("tool_use"))
 
 
 def named_templates(assets: Mapping[str, Asset], path: str | os.PathLike[str] | None = None) -> dict[str, str]:
-    """The templates of tokenizer_config.json by name; one without a name is "default".
+    """The templates by name: chat_template.jinja is "default", beside it those of TEMPLATES; where there are no such
+    files, what tokenizer_config.json has, of which one without a name is "default" (S-18).
 
     Raises:
         ModelError: tokenizer_config.json cannot be read.
+
+    Source: transformers 5.24, `PreTrainedTokenizerBase._from_pretrained`.
     """
+    files = {"default": "chat_template.jinja"} if "chat_template.jinja" in assets else {}
+    for name in sorted(assets):
+        if name.startswith(f"{TEMPLATES}/") and name.endswith(".jinja"):
+            files[name.removeprefix(f"{TEMPLATES}/").removesuffix(".jinja")] = name
+    if files:
+        return {name: assets[file].read().decode("utf-8", "replace") for name, file in files.items()}
     found = read_json(assets, "tokenizer_config.json", path).get("chat_template")
     if isinstance(found, str):
         return {"default": found}

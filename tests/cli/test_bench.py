@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -16,7 +17,11 @@ from ggq.cli.main import COMMANDS, main
 from ggq.errors import GGQError
 from ggq.format import open_reader
 from ggq.generate.loading import load
+from ggq.models.parts import Experts, GatedDelta
 from ggq.tape.program import Run
+from tests.kit.family_models import checkpoint as family_tensors
+from tests.kit.family_models import spec_of
+from tests.kit.small_families import FAMILIES
 from tests.kit.small_models import CONFIGS, checkpoint, write_demo, write_ggq
 from tests.kit.support import DEMO
 
@@ -38,6 +43,30 @@ def test_work_of_an_untied_model_leaves_the_embedding_out(tmp_path: Path) -> Non
         stored = sum(part.length for tensor in reader.tensors.values() for part in tensor.segments.values())
     assert found.head == 64 * 32 + 32 * 32 + 3 * 32 * 44
     assert found.bytes == stored - 64 * 32 * 4
+
+
+def test_work_of_experts_counts_those_that_are_chosen(tmp_path: Path) -> None:
+    """And of states what a token reads and writes."""
+    spec = spec_of("mixtral")[1]
+    part, hidden = spec.layers[0].feed_forward, spec.hidden_size
+    assert isinstance(part, Experts)
+    with open_reader(write_ggq(tmp_path / "m.ggq", FAMILIES["mixtral"], family_tensors("mixtral"))) as reader:
+        found, sizes = work(reader), dict[str, int]()
+        for tensor in reader.tensors.values():
+            role = str(tensor.attributes["role"])
+            kind = "experts" if re.search(r"experts\.[0-9]", role) else role
+            sizes[kind] = sizes.get(kind, 0) + sum(each.length for each in tensor.segments.values())
+    assert not spec.head.tied and found.states == 0
+    assert found.bytes == sum(sizes.values()) - sizes["embedding.weight"] - sizes["experts"] * 3 // 5
+    router, attention = part.count * hidden, hidden * (2 * 4 + 2 * 2) * spec.layers[0].attention.head_dim
+    late = 2 * 3 * hidden * part.width + hidden * 4 * spec.layers[0].attention.head_dim + router
+    assert (part.count, part.chosen, len(spec.layers)) == (5, 2, 2)
+    assert found.head == spec.vocabulary_size * hidden + late
+    assert found.body == 2 * (attention + router + 2 * 3 * hidden * part.width) - late
+    with open_reader(write_ggq(tmp_path / "q.ggq", FAMILIES["qwen3_5"], family_tensors("qwen3_5"))) as reader:
+        mixers = [layer.mixer for layer in spec_of("qwen3_5")[1].layers if isinstance(layer.mixer, GatedDelta)]
+        rules = sum(each.heads * each.key_dim * each.value_dim for each in mixers)
+        assert 8 * rules < work(reader).states < 8 * rules * 1.5  # and the convolutions' few tokens
 
 
 def test_figures_are_medians() -> None:
@@ -143,7 +172,8 @@ def test_times_become_figures(
     found = json.loads(capsys.readouterr().out)
     assert found["first_token_s"] == found["load_s"] + 9
     assert (found["prompt"], found["prefill_tok_s"], found["generate"], found["decode_tok_s"]) == (512, 512, 64, 128)
-    assert found["bandwidth_gb_s"] == 2 and found["bandwidth_share"] == found["read_gb_s"] / 2
+    assert found["bandwidth_gb_s"] == 2 and found["bandwidth_share"] == found["moved_gb_s"] / 2
+    assert found["moved_gb_s"] == found["read_gb_s"] and found["state_bytes_per_token"] == 0
     assert found["read_gb_s"] == found["bytes_per_token"] * 128 / 1e9
 
 

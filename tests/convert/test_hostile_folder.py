@@ -11,8 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+import ggq
+from ggq.cli.texts.conversation import chosen_template
 from ggq.convert.convert import convert, plan
 from ggq.errors import ConvertError, FormatError, GGQError
+from ggq.export.export import export as ggq_export
 from tests.kit.checkpoints import UP, refused, replace_tensors, tiny
 
 
@@ -178,3 +181,47 @@ def test_an_unreadable_file_is_named(folder: Path) -> None:
         pytest.skip("root reads everything")
     (folder / "model.safetensors").chmod(0)
     refused(folder, "model.safetensors: cannot read: Permission denied", GGQError)
+
+
+def test_named_chat_templates_are_kept(tmp_path: Path) -> None:
+    folder = tiny(tmp_path / "m")
+    (folder / "chat_template.jinja").write_text("plain {{ messages[0]['content'] }}")
+    named = folder / "additional_chat_templates"
+    named.mkdir()
+    (named / "tool_use.jinja").write_text("with {{ tools | length }} tools")
+    (named / "notes.txt").write_text("no template")
+    convert(folder, tmp_path / "m.ggq", scheme="q4-g32")
+    with ggq.load(tmp_path / "m.ggq", interpreter="numpy") as model:
+        assert "additional_chat_templates/notes.txt" not in model.reader.assets
+        template, asked = model.chat_template, [{"role": "user", "content": "hi"}]
+        assert template.render(asked) == "plain hi" and template.render(asked, tools=[{}, {}]) == "with 2 tools"
+        assert chosen_template(model, "tool_use").source == "with {{ tools | length }} tools"
+    ggq_export(tmp_path / "m.ggq", tmp_path / "back")
+    assert (tmp_path / "back" / "additional_chat_templates" / "tool_use.jinja").read_text().startswith("with")
+
+
+def test_named_chat_templates_of_strangers(tmp_path: Path) -> None:
+    """Links out, odd names, too many, too large, no file: refused by name, and a file of the folder's name is none."""
+    folder = tiny(tmp_path / "m")
+    named = folder / "additional_chat_templates"
+    named.write_text("a file")
+    plan(folder, scheme="q4-g32")
+    named.unlink()
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "secret.jinja").write_text("secret")
+    named.symlink_to(outside)
+    refused(folder, "a symbolic link out of the folder", ConvertError)
+    named.unlink()
+    named.mkdir()
+    for make, problem in (
+        (lambda place: (place / "x.jinja").symlink_to(outside / "secret.jinja"), "a symbolic link out of the folder"),
+        (lambda place: (place / "a b.jinja").write_text(""), "a chat template named 'a b.jinja': letters"),
+        (lambda place: (place / "x.jinja").mkdir(), "a file expected, found a directory"),
+        (lambda place: (place / "x.jinja").write_bytes(bytes((4 << 20) + 1)), "4194305 bytes found, up to 4194304"),
+        (lambda place: [(place / f"{i}.jinja").write_text("") for i in range(33)], "33 chat templates found, up to 32"),
+    ):
+        make(named)
+        refused(folder, problem, ConvertError)
+        for each in named.iterdir():
+            each.rmdir() if each.is_dir() and not each.is_symlink() else each.unlink()

@@ -116,8 +116,9 @@ class Stored:
         return self.data
 
 
-def found(config: Any, jinja: str | None = None) -> ChatTemplate | None:
+def found(config: Any, jinja: str | None = None, **named: str) -> ChatTemplate | None:
     assets = {"tokenizer_config.json": Stored(json.dumps(config).encode())}
+    assets |= {f"additional_chat_templates/{name}.jinja": Stored(text.encode()) for name, text in named.items()}
     if jinja is not None:
         assets["chat_template.jinja"] = Stored(jinja.encode())
     return find_template(assets)
@@ -132,6 +133,16 @@ def test_templates_are_found_wherever_they_are_kept() -> None:
     ):
         template = found(config, jinja)
         assert template is not None and template.source == expected
+    listed = {"chat_template": [{"name": "default", "template": "d"}, {"name": "tool_use", "template": "t"}]}
+    for config, jinja, named, whole, with_tools in (  # S-18: as transformers 5.24 has them of the same files
+        ({}, "b", {"tool_use": "u", "rag": "r"}, "b", "u"),
+        (listed, "b", {"rag": "r"}, "b", None),
+        (listed, None, {"default": "e"}, "e", None),
+        (listed, None, {}, "d", "t"),
+    ):
+        template = found(config, jinja, **named)
+        assert template is not None and (template.source, template.with_tools) == (whole, with_tools)
+    assert found(listed, None, tool_use="u") is None  # the files come first, and none is for all
     for source in (None, 7, [{"name": "tool_use"}, 3], []):
         assert found({"chat_template": source}) is None
     assert found({}) is None

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import platform
+import re
 import statistics
 import time
 from collections.abc import Callable
+from fractions import Fraction
 from importlib.metadata import version
 from math import prod
 from pathlib import Path
@@ -22,6 +24,10 @@ from ggq.engine.footprint import memory_beside
 from ggq.errors import UsageError
 from ggq.format.container import Container, StoredTensor
 from ggq.generate.loading import load
+from ggq.models.build import build_program
+from ggq.models.metadata import from_metadata
+from ggq.models.parts import Experts, Stack
+from ggq.tape.caches import state_numbers
 from ggq.tape.executor import Executor
 from ggq.tape.program import Run
 
@@ -32,6 +38,8 @@ SEED = 20
 """Of the random token ids."""
 PROMPT, GENERATE = 512, 64
 """Tokens of a prompt, and tokens that are generated, as llama-bench has them."""
+EXPERT = re.compile(r"layers\.([0-9]+)\.experts\.[0-9]+\.")
+"""What the roles of an expert's tensors begin with."""
 READS = 8
 """Passes over memory between two decoding runs."""
 
@@ -58,8 +66,9 @@ def bench(
     """Measure loading, prefill and decoding.
 
     Token ids are random, each part is warmed up once, and neither tokenizing nor sampling is in the times, as in
-    llama-bench; decoding starts from an empty sequence. The first token's time is what a new process waits for it:
-    loading and the first pass over the prompt.
+    llama-bench; decoding starts from an empty sequence. Of experts those count that a token goes through; states of
+    scans and delta rules count as read and written. The first token's time is what a new process waits for it: loading
+    and the first pass over the prompt.
 
     Example:
         ggq bench model.ggq
@@ -112,7 +121,7 @@ def bench(
         }
     document.update(_machine(used, interpreter))
     if between.rates:
-        document["bandwidth_share"] = document["read_gb_s"] / document["bandwidth_gb_s"]
+        document["bandwidth_share"] = document["moved_gb_s"] / document["bandwidth_gb_s"]
     if as_json:
         print_json(document)
     else:
@@ -134,12 +143,14 @@ class Work(NamedTuple):
         body: Weights of the matrices that every token of a prompt meets.
         head: Weights of the matrices that only the last token meets: the output, and all of the last layer that comes
             after its attention.
-        bytes: Bytes of the tensors that one decoded token reads.
+        bytes: Bytes of the tensors that one decoded token reads; of experts as many as it goes through.
+        states: Bytes of states (of scans, delta rules, convolutions) that it reads and writes.
     """
 
     body: int
     head: int
     bytes: int
+    states: int = 0
 
 
 class Between:
@@ -223,11 +234,22 @@ def work(reader: Container) -> Work:
     tied = "output.weight" not in by_role
     head = by_role.pop("embedding.weight") if tied else by_role.pop("output.weight")
     by_role.pop("embedding.weight", None)  # when it is not the output, only one row of it is read
-    weights = {role: prod(tensor.shape) for role, tensor in by_role.items() if len(tensor.shape) > 1}
+    spec = from_metadata(reader.metadata, reader.path)
+    used = {role: _used(spec, role) for role in by_role}
+    weights = {role: prod(tensor.shape) * used[role] for role, tensor in by_role.items() if len(tensor.shape) > 1}
     last = f"layers.{max(int(role.split('.')[1]) for role in weights)}."
-    late = sum(count for role, count in weights.items() if role.startswith((f"{last}attention.o.", f"{last}mlp.")))
-    traffic = sum(map(_bytes, [head, *by_role.values()]))
-    return Work(sum(weights.values()) - late, prod(head.shape) + late, traffic)
+    behind = tuple(f"{last}{part}." for part in ("attention.o", "mlp", "experts"))
+    late = sum(count for role, count in weights.items() if role.startswith(behind))
+    traffic = _bytes(head) + sum(_bytes(tensor) * used[role] for role, tensor in by_role.items())
+    states = 2 * 4 * state_numbers(build_program(spec).caches, 1)
+    return Work(round(sum(weights.values()) - late), round(prod(head.shape) + late), round(traffic), states)
+
+
+def _used(spec: Stack, role: str) -> Fraction:
+    """Which share of a tensor one token meets: of an expert's matrices, that of the experts that are chosen."""
+    found = EXPERT.match(role)
+    part = spec.layers[int(found[1])].feed_forward if found else None
+    return Fraction(part.chosen, part.count) if isinstance(part, Experts) else Fraction(1)
 
 
 def _bytes(tensor: StoredTensor) -> int:
@@ -243,7 +265,9 @@ def figures(times: Times, traffic: Work, prompt: int, generate: int) -> dict[str
         "prefill_gop_s": 2 * (traffic.body * prompt + traffic.head) / prefill_s / 1e9,
         "decode_tok_s": decode_tok_s,
         "bytes_per_token": traffic.bytes,
+        "state_bytes_per_token": traffic.states,
         "read_gb_s": traffic.bytes * decode_tok_s / 1e9,
+        "moved_gb_s": (traffic.bytes + traffic.states) * decode_tok_s / 1e9,
         "prefill_tok_s_runs": [prompt / seconds for seconds in times.prefill],
         "decode_tok_s_runs": [generate / seconds for seconds in times.decode],
     }
@@ -264,6 +288,9 @@ def _machine(threads: int, interpreter: str) -> dict[str, Any]:
 
 def _print(document: dict[str, Any]) -> None:
     reads = f"{document['read_gb_s']:.3g} GB/s read ({size(document['bytes_per_token'])} a token)"
+    if document["state_bytes_per_token"]:
+        states = f"{size(document['state_bytes_per_token'])} of states"
+        reads = f"{document['moved_gb_s']:.3g} GB/s ({size(document['bytes_per_token'])} of weights, {states} a token)"
     if document["bandwidth_gb_s"] is not None:
         reads += f", {document['bandwidth_share']:.0%} of this machine's {document['bandwidth_gb_s']:.1f}"
     versions = ", ".join(f"{name} {number}" for name, number in document["versions"].items())

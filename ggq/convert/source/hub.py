@@ -15,8 +15,10 @@ from ggq.convert.source.shards import INDEX, SINGLE, shard_places
 from ggq.convert.source.vocabularies.find import FILES
 from ggq.errors import ConvertError, GGQError
 from ggq.format.paths import included
+from ggq.text.template import TEMPLATES
 
-SMALL_FILES = [*ASSETS, INDEX, *FILES, "*_Pooling/config.json", "LICENSE*", "LICENCE*", "NOTICE*", "COPYING*"]
+SMALL_FILES = [*ASSETS, INDEX, *FILES, "*_Pooling/config.json", f"{TEMPLATES}/*.jinja"]
+SMALL_FILES += ["LICENSE*", "LICENCE*", "NOTICE*", "COPYING*"]
 """Downloaded first, so that a model that cannot be converted is refused before its weights are downloaded."""
 
 _HUB_ID = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*/[\w.-]+)(@(?P<revision>[\w./-]+))?", re.ASCII)
