@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ import pytest
 from numpy.typing import NDArray
 
 import ggq
+from ggq.convert.convert import plan
+from ggq.convert.source.checkpoint import Checkpoint
 from ggq.convert.source.packed.parts import table
 from ggq.errors import ConvertError, GGQError, UnsupportedError
 from ggq.format import open_reader
@@ -306,6 +309,86 @@ def test_parts_of_another_shape_are_refused_by_name(form: str, end: str, tmp_pat
 
     found = broken(form, change, tmp_path / "m")
     assert isinstance(found, ConvertError) and "do not fit each other" in str(found), str(found)
+
+
+OTHERS = {"I32": "F32", "U32": "F32", "F32": "I32", "F16": "I16", "BF16": "I16", "U8": "BOOL", "I8": "U8", "I64": "F64"}
+OTHERS |= {"F64": "I64", "F8_E4M3": "I8", "F8_E5M2": "I8"}
+"""For each type another of as many bytes."""
+
+
+def read_all(folder: Path) -> set[str]:
+    checkpoint = Checkpoint(folder)
+    checkpoint.unpack()
+    for matrix in checkpoint.packed:
+        checkpoint.rows(matrix, 0, int(np.prod(checkpoint.tensors[matrix].shape[:-1])))
+    return set(checkpoint.packed)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_strangers_may_write_anything_into_parts(form: str, tmp_path: Path) -> None:
+    """Another type, other bytes, none at all: numbers, or one error of ours that names the file; nothing else."""
+    packed(tmp_path / "m", form)
+    path, rng = tmp_path / "m" / "model.safetensors", np.random.default_rng(7)
+    header, data = read_safetensors(path)
+    plain = {name for name in header if "layers.0" in name and "norm" not in name}
+    ends = {name.partition("q_proj")[2]: name for name in plain if "q_proj" in name}
+    for end, name in ends.items():
+        entry = header[name]
+        first, last = entry["data_offsets"]
+        noise = bytearray(data)
+        noise[first:last] = rng.integers(0, 256, last - first, dtype=np.uint8).tobytes()
+        changes = [
+            ({**entry, "dtype": OTHERS[entry["dtype"]]}, data),
+            ({**entry, "shape": [1, *entry["shape"]]}, data),
+            (entry, bytes(noise)),
+            (entry, data[:first] + b"\xff" * (last - first) + data[last:]),
+            (entry, data[:first] + bytes(last - first) + data[last:]),
+        ]
+        for number, (changed, written) in enumerate(changes):
+            write_safetensors(path, {**header, name: changed}, bytes(written))
+            try:
+                matrices = read_all(tmp_path / "m")
+            except GGQError as error:
+                assert "m/" in str(error) and len(str(error).splitlines()) <= 2, (end, number)
+            else:
+                taken = f"{name.partition('q_proj')[0]}q_proj.weight" in matrices  # else it is refused as quantized
+                assert number or not taken or entry["dtype"] not in ("U32", "I32", "U8"), f"{end} {changed['dtype']}"
+
+
+STRANGE = (None, -1, 0, 3, 1 << 70, 1e400, "x", "", [], [0, 0], [128], {}, {"bits": -1}, True, "gptq", [[[]]])
+
+
+@pytest.mark.parametrize(
+    "form", ["gptq-4", "awq", "compressed", "f8", "nf4-nested", "mlx-4", "nvfp4", "nvfp4-modelopt"]
+)
+def test_strangers_may_write_anything_into_the_configuration(form: str, tmp_path: Path) -> None:
+    packed(tmp_path / "m", form)
+    config = json.loads((tmp_path / "m" / "config.json").read_text())
+    key = "quantization" if "quantization" in config else "quantization_config"
+    for name in (*config[key], "weight_block_size", "checkpoint_format", "zero_point"):
+        for value in STRANGE:
+            edit_json(tmp_path / "m" / "config.json", **{key: {**config[key], name: value}})
+            with suppress(GGQError):
+                read_all(tmp_path / "m")
+    for value in STRANGE:
+        edit_json(tmp_path / "m" / "config.json", **{key: value})
+        with suppress(GGQError):
+            plan(tmp_path / "m", scheme="q4-g32")
+
+
+@pytest.mark.parametrize(
+    "record", [b"[]", b"7", b"[" * 50000, b"\xff", b"", b'{"shape": [64, -1], "blocksize": 64}', b'{"shape": [[], 1]}']
+)
+def test_records_beside_matrices_of_bitsandbytes(record: bytes, tmp_path: Path) -> None:
+    packed(tmp_path / "m", "nf4")
+    header, data = read_safetensors(tmp_path / "m" / "model.safetensors")
+    name = next(name for name in header if "bitsandbytes__" in name)
+    start, end = header[name]["data_offsets"]
+    header["unused"] = {"dtype": "U8", "shape": [end - start], "data_offsets": [start, end]}
+    header[name] = {**header[name], "shape": [len(record)], "data_offsets": [len(data), len(data) + len(record)]}
+    write_safetensors(tmp_path / "m" / "model.safetensors", header, bytes(data) + record)
+    with pytest.raises(ConvertError, match="not what bitsandbytes writes|do not fit each other"):
+        read_all(tmp_path / "m")
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from ggq.convert.source.packed import floats, integers
-from ggq.convert.source.packed.packed import Bits2, Mxfp4, Packed, mxfp4, ternary
+from ggq.convert.source.packed.packed import Bits2, Mxfp4, Packed, check_types, mxfp4, ternary
 from ggq.convert.source.packed.parts import ReadBytes
 from ggq.convert.source.safetensors_header import SourceTensor
 from ggq.errors import ConvertError, UnsupportedError
@@ -80,10 +80,12 @@ def find_packed(tensors: Tensors, config: Mapping[str, Any], read: ReadBytes, pa
                 found += reader(tensors, said, read)
         if isinstance(mlx, dict) and not found:
             found += floats.affine(tensors, mlx, read)
+        for packed in found:
+            check_types(packed)
     except UnsupportedError as problem:
         raise UnsupportedError(problem.problem, path=path, where="quantization_config", fix=problem.fix) from None
-    except (KeyError, TypeError, ValueError, ArithmeticError) as problem:
-        raise ConvertError(f"not what {form} writes: {str(problem)[:100]}", path=path) from None
+    except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, RecursionError) as problem:
+        raise ConvertError(f"not what {form or 'MLX'} writes: {str(problem)[:100]}", path=path) from None
     if form == "bitnet" and not found:
         problem_text = "its weights are made ternary when they are loaded, not in the file"
         fix = "convert a checkpoint whose weights are packed already"

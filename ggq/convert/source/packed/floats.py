@@ -12,11 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ggq.convert.source.packed.packed import FP4, Packed, misfit
-from ggq.convert.source.packed.parts import FLOATS8, ReadBytes, floats, stored, unpack
+from ggq.convert.source.packed.parts import FLOATS8, REAL, ReadBytes, floats, stored, unpack
 from ggq.convert.source.safetensors_header import SourceTensor
 from ggq.errors import ConvertError
 
 Tensors = Mapping[str, SourceTensor]
+
+LARGEST_RECORD = 1 << 16
+"""Bytes of the JSON object beside a matrix of bitsandbytes."""
 
 NV_GROUP, MX_GROUP = 16, 32
 """Numbers that share a scale in NVFP4 and in MXFP4."""
@@ -71,6 +74,10 @@ class Float8(_Floats):
         """See `Packed`."""
         return (self.codes, self.scales, *self.extra)
 
+    def types(self) -> tuple[tuple[SourceTensor | None, tuple[str, ...]], ...]:
+        """See `Packed`."""
+        return ((self.scales, (*REAL, *FLOATS8)),)
+
     def rows(self, read: ReadBytes, start: int, out: NDArray[np.float32]) -> None:
         """See `Packed`."""
         scales = floats(read, self.scales)
@@ -114,6 +121,10 @@ class Float4(Packed):
     def parts(self) -> tuple[SourceTensor, ...]:
         """See `Packed`."""
         return (self.codes, self.scales, *(() if self.outer is None else (self.outer,)), *self.extra)
+
+    def types(self) -> tuple[tuple[SourceTensor | None, tuple[str, ...]], ...]:
+        """See `Packed`."""
+        return ((self.codes, ("U8",)), (self.scales, ("U8", *REAL, *FLOATS8)), (self.outer, REAL))
 
     def rows(self, read: ReadBytes, start: int, out: NDArray[np.float32]) -> None:
         """See `Packed`."""
@@ -169,6 +180,12 @@ class Table4(Packed):
         inner = () if self.inner is None else self.inner[:2]
         return (self.codes, self.scales, *(() if self.levels is None else (self.levels,)), *inner, *self.extra)
 
+    def types(self) -> tuple[tuple[SourceTensor | None, tuple[str, ...]], ...]:
+        """See `Packed`."""
+        inner = () if self.inner is None else self.inner[:2]
+        scales = REAL if self.inner is None else ("U8",)
+        return ((self.codes, ("U8",)), (self.scales, scales), (self.levels, REAL), *((part, REAL) for part in inner))
+
     def rows(self, read: ReadBytes, start: int, out: NDArray[np.float32]) -> None:
         """See `Packed`."""
         first, stop = start * self.size[1], (start + len(out)) * self.size[1]
@@ -216,6 +233,10 @@ class Affine(Packed):
     def parts(self) -> tuple[SourceTensor, ...]:
         """See `Packed`."""
         return (self.codes, self.scales, *(() if self.biases is None else (self.biases,)))
+
+    def types(self) -> tuple[tuple[SourceTensor | None, tuple[str, ...]], ...]:
+        """See `Packed`."""
+        return ((self.codes, ("U32",)), (self.scales, REAL), (self.biases, REAL))
 
     def rows(self, read: ReadBytes, start: int, out: NDArray[np.float32]) -> None:
         """See `Packed`."""
@@ -311,6 +332,8 @@ def table4(tensors: Tensors, said: Mapping[str, Any], read: ReadBytes) -> Iterat
         if not kinds:
             continue
         state = tensors[f"{name}.quant_state.bitsandbytes__{kinds[0]}"]
+        if state.dtype != "U8" or state.bytes > LARGEST_RECORD:
+            raise misfit(codes, state)
         record = json.loads(stored(read, state).tobytes())
         scales, levels = tensors.get(f"{name}.absmax"), tensors.get(f"{name}.quant_map")
         shape, block = record.get("shape"), record.get("blocksize")

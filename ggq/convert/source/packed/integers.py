@@ -15,8 +15,8 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ggq.convert.source.packed.packed import Packed, misfit
-from ggq.convert.source.packed.parts import ReadBytes, floats, stored, unpack
+from ggq.convert.source.packed.packed import Packed, check_types, misfit
+from ggq.convert.source.packed.parts import REAL, WORDS, ReadBytes, floats, stored, unpack
 from ggq.convert.source.safetensors_header import SourceTensor
 from ggq.errors import ConvertError, UnsupportedError
 from ggq.models.fields import shown
@@ -73,6 +73,11 @@ class Integers(Packed):
         """See `Packed`."""
         several = (self.codes, self.scales, self.zeros, self.order, *self.extra)
         return tuple(part for part in several if part is not None)
+
+    def types(self) -> tuple[tuple[SourceTensor | None, tuple[str, ...]], ...]:
+        """See `Packed`."""
+        kinds = ("I8", "U8") if self.form == "int8" else WORDS
+        return ((self.codes, kinds), (self.zeros, kinds), (self.scales, REAL), (self.order, ("I32", "I64")))
 
     def rows(self, read: ReadBytes, start: int, out: NDArray[np.float32]) -> None:
         """See `Packed`."""
@@ -261,8 +266,11 @@ def _fits(scales: SourceTensor, rows: int, columns: int) -> bool:
 
 def _plain(made: Integers, read: ReadBytes, size: int) -> Integers:
     """The same with what says nothing taken off: zero-points that are the middle, an order that is none."""
+    check_types(made)
     extra = made.extra
     if made.order is not None:
+        if made.order.shape != (made.size[1],):
+            raise misfit(made.codes, made.order)
         groups = stored(read, made.order)
         if groups.min(initial=0) < 0 or groups.max(initial=0) >= max(1, made.size[1] // size):
             raise misfit(made.codes, made.order)

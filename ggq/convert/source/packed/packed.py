@@ -56,6 +56,10 @@ class Packed(ABC):
         """The tensors that it takes the place of."""
         return (self.codes, self.scales)
 
+    def types(self) -> tuple[tuple[SourceTensor | None, tuple[str, ...]], ...]:
+        """Parts, and the types that safetensors may have them in, where `rows` takes that for granted."""
+        return ()
+
     @property
     @abstractmethod
     def shape(self) -> tuple[int, ...]:
@@ -159,6 +163,13 @@ def ternary(tensors: Mapping[str, SourceTensor], said: Mapping[str, Any], read: 
         if not np.isfinite(scale) or scale == 0:
             raise ConvertError(f"a scale of {scale}", path=scales.file, where=f"tensor {scales.name}")
         yield Bits2(codes, scales, said.get("linear_class", "bitlinear") == "bitlinear", scale)
+
+
+def check_types(packed: Packed) -> None:
+    """Refuse parts of types that `rows` would take for something else."""
+    for part, kinds in packed.types():
+        if part is not None and part.dtype not in kinds:
+            raise misfit(packed.codes, part)
 
 
 def misfit(codes: SourceTensor, scales: SourceTensor) -> ConvertError:

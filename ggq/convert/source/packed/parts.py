@@ -32,6 +32,12 @@ STORED = {
 }
 """NumPy types that hold the numbers, or the bits, of safetensors' types."""
 
+REAL = ("F64", "F32", "F16", "BF16")
+"""Types of plain floats."""
+
+WORDS = ("I32", "U32")
+"""Types of words that codes are packed in."""
+
 FLOATS8 = ("F8_E4M3", "F8_E5M2", "F8_E8M0")
 
 
