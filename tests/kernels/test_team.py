@@ -6,7 +6,6 @@ import faulthandler
 import os
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -101,23 +100,6 @@ def test_as_many_threads_as_cores_and_no_more_than_processors() -> None:
         assert team.threads == given
         team.close()
         assert before >= given
-
-
-def test_cores_that_share_a_unit_count_once_and_a_quota_counts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    pairs = {0: "0,4", 4: "0,4", 1: "1,5", 5: "1,5"}
-    monkeypatch.setattr("os.sched_getaffinity", lambda process: {0, 1, 4}, raising=False)
-    monkeypatch.setattr(cores, "_siblings", pairs.__getitem__)
-    quota, old = tmp_path / "cpu.max", [tmp_path / "quota", tmp_path / "period"]
-    monkeypatch.setattr(cores, "QUOTAS", ((str(quota),), tuple(map(str, old))))
-    assert (cores.available_cores(), cores.physical_cores()) == (3, 2)
-    for text, expected in (("max 100000\n", 2), ("250000 100000\n", 2), ("120000 100000\n", 2), ("50000 100000\n", 1)):
-        quota.write_text(text)
-        assert cores.physical_cores() == expected
-    quota.unlink()
-    old[0].write_text("-1\n"), old[1].write_text("100000\n")
-    assert cores.physical_cores() == 2
-    old[0].write_text("90000\n")
-    assert cores.physical_cores() == 1
 
 
 def test_twenty_thousand_operations_that_do_nothing(pair: Team) -> None:
