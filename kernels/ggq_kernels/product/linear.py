@@ -24,6 +24,7 @@ from ggq_kernels.product.products import (
     multiply_packed,
     multiply_tiles,
     multiply_whole,
+    prefetch_out,
     write,
     write_tiles,
 )
@@ -125,6 +126,7 @@ def linear_int8(codes: Any, tiles: Any, row: int, team: int) -> None:
                     multiply_many(codes, MANY, m, t, row, start, many, begun, scratch)
                 else:
                     for token in range(start, many, width):
+                        prefetch_out(m, t, token, width)
                         write(multiply_packed(codes, MANY, m, t, row, token, begun, scratch), m, t, row, token)
                 if many < stop:
                     begin, end = max(first, read_i64(m + M_START)), min(last, read_i64(m + M_END))

@@ -302,12 +302,53 @@ def dot_bytes(b: Any, codes: TagType, kind: Tile | TagType, _: Any, acc: Any, co
     return rows(b, _sums(codes, kind), lambda i: sums[i])
 
 
+FIRST, LATER = Tag("tile", 1), Tag("tile", 0)
+"""Whether a tile of tokens is the first that is multiplied with some codes, or those lie ready as bytes."""
+
+
+@primitive(lambda codes, turn, *rest: _sums(codes, *rest), None, None, None, *[types.int64] * 5)
+def dot_in_turn(
+    b: Any,
+    codes: TagType,
+    turn: TagType,
+    kind: Tile | TagType,
+    _: Any,
+    __: Any,
+    acc: Any,
+    plane0: Any,
+    plane1: Any,
+    table: Any,
+    quads: Any,
+    x: Any,
+) -> Any:
+    """The same as `dot_block`, of one block: of the first tile of tokens straight from the planes, its bytes left at
+    `quads`, and of later tiles with these bytes.
+
+    To write them first and multiply then took 23 of 190 cycles of a block and 16 tokens on Zen 4: it writes 64 bytes in
+    two cycles, which products hide."""
+    products = _products(b, codes, kind, acc)
+    if turn.values[0]:
+        block = BlockNumbers(b, codes, (plane0, plane1), table)
+        numbers = [block.signed_quad(q) for q in range(BLOCK // 4)]
+        for q, number in enumerate(numbers):
+            products.dot(number, x, 4 * q * len(products.sums))
+        _write_quads(b, numbers, quads)
+    else:
+        products.dot_bytes(quads, x, BLOCK // 4)
+    products.flush()
+    return rows(b, _sums(codes, kind), lambda i: products.sums[i])
+
+
+def _write_quads(b: Any, numbers: list[Any], quads: Any) -> None:
+    for q, bytes_of_quad in enumerate(arranged(b, numbers)):
+        store(b, bytes_of_quad, b.add(quads, I64(64 * q)), 64)
+
+
 @primitive(types.void, None, types.int64, types.int64, types.int64, types.int64)
 def unpack_block(b: Any, codes: TagType, _: Any, plane0: Any, plane1: Any, table: Any, quads: Any) -> None:
     """Write a block as bytes: eight quads of columns, 64 bytes each, for `dot_bytes`."""
     block = BlockNumbers(b, codes, (plane0, plane1), table)
-    for q, bytes_of_quad in enumerate(arranged(b, [block.signed_quad(q) for q in range(BLOCK // 4)])):
-        store(b, bytes_of_quad, b.add(quads, I64(64 * q)), 64)
+    _write_quads(b, [block.signed_quad(q) for q in range(BLOCK // 4)], quads)
 
 
 @primitive(lambda codes, acc, *_: acc, None, None, *[types.int64] * 7)
