@@ -320,6 +320,20 @@ def test_blocks_of_tokens(name: str, int8: bool) -> None:
         np.testing.assert_array_equal(product([m], x, int8=int8)[0], alone)
 
 
+@pytest.mark.parametrize("name", ["q4-g32", "q4z-g32", "q4-g64"])
+def test_every_number_of_tokens_gives_what_each_gives_alone(name: str) -> None:
+    """Up to four tiles of tokens, the last one full or not, of more columns than a panel has; nothing is added twice,
+    and no row behind the tile is written."""
+    rng, columns, most = np.random.default_rng(9), 1024 + 96 * 2, 4 * TOKENS
+    m = random_matrix(rng, parse_scheme(name), 32, columns)
+    x, before = rng.standard_normal((most, columns)).astype(np.float32), rng.standard_normal((most, 32))
+    before = before.astype(np.float32)
+    alone = np.concatenate([product([m], x[i : i + 1], int8=True, add_to=[before[i : i + 1]])[0] for i in range(most)])
+    for n in range(2, most + 1):
+        [got] = product([m], x[:n], int8=True, add_to=[before[:n]])
+        np.testing.assert_array_equal(got, alone[:n])
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 def test_chunks_of_tiles_that_span_matrices(threads: int) -> None:
     rng, scheme = np.random.default_rng(4), parse_scheme("q4-g32")

@@ -30,10 +30,11 @@ from ggq_kernels.product.products import (
 )
 from ggq_kernels.product.sums import TABLE_BYTES, sums_of_token, token_bytes
 from ggq_kernels.run.team import allocate, release, seen, take
-from ggq_kernels.vector.isa import FLOAT_ROWS, TOKENS, VALUES
+from ggq_kernels.vector.isa import FLOAT_ROWS, PART, TOKENS, VALUES
 from ggq_kernels.vector.simd import Tag, read_i64, splat_f32, store_f32, tag_value
 
 MANY, ONE, FLOAT_MANY, TWO = Tag("tokens", TOKENS), Tag("tokens", 1), Tag("tokens", FLOAT_ROWS), Tag("tiles", 2)
+SOME = Tag("tokens", PART, TOKENS)
 SINGLE = Tag("tiles", 1)
 """Codes that take more instructions a byte than others have a single token take one tile at a time: two runs of memory
 have nothing to give them (c3-g64-s6 19 % more time for a token of 1B by twos, binary-g64 4 %)."""
@@ -123,7 +124,7 @@ def linear_int8(codes: Any, tiles: Any, row: int, team: int) -> None:
                 t = tile - read_i64(m + M_START)
                 shift = write_beginnings(m, row, start, stop, lowest(codes), begun, shift)
                 if many - start > few:
-                    multiply_many(codes, MANY, m, t, row, start, many, begun, scratch)
+                    multiply_many(codes, MANY, SOME, m, t, row, start, many, n, begun, scratch)
                 else:
                     for token in range(start, many, width):
                         prefetch_out(m, t, token, width)

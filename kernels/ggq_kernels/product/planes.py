@@ -138,12 +138,12 @@ def _sums(codes: TagType, acc: Tile | TagType, *_: Any) -> Tile:
     return acc if isinstance(acc, Tile) else Tile(I32x16, acc.values[0])
 
 
-def _products(b: Any, codes: TagType, kind: Tile | TagType, acc: Any, *places: int) -> Products:
+def _products(b: Any, codes: TagType, kind: Tile | TagType, acc: Any, *places: int, pitch: int = 0) -> Products:
     """What to add products to, the sums at some places or all of them: nothing yet where a tag is given."""
     fresh = not isinstance(kind, Tile)
     chosen = places or range(_sums(codes, kind).m)
     sums = [ir.Constant(I32x16.ir, None) if fresh else b.extract_value(acc, i) for i in chosen]
-    return Products(b, span(codes), sums, fresh)
+    return Products(b, span(codes), sums, fresh, pitch)
 
 
 Blocks = range | list[Any]
@@ -306,14 +306,16 @@ FIRST, LATER = Tag("tile", 1), Tag("tile", 0)
 """Whether a tile of tokens is the first that is multiplied with some codes, or those lie ready as bytes."""
 
 
-@primitive(lambda codes, turn, *rest: _sums(codes, *rest), None, None, None, *[types.int64] * 5)
+@primitive(lambda codes, turn, many, *rest: _sums(codes, *rest), None, None, None, None, *[types.int64] * 5)
 def dot_in_turn(
     b: Any,
     codes: TagType,
     turn: TagType,
+    many: TagType,
     kind: Tile | TagType,
     _: Any,
     __: Any,
+    ___: Any,
     acc: Any,
     plane0: Any,
     plane1: Any,
@@ -322,11 +324,11 @@ def dot_in_turn(
     x: Any,
 ) -> Any:
     """The same as `dot_block`, of one block: of the first tile of tokens straight from the planes, its bytes left at
-    `quads`, and of later tiles with these bytes.
+    `quads`, and of later tiles, or the first tokens of one, with these bytes.
 
     To write them first and multiply then took 23 of 190 cycles of a block and 16 tokens on Zen 4: it writes 64 bytes in
     two cycles, which products hide."""
-    products = _products(b, codes, kind, acc)
+    products = _products(b, codes, kind, acc, pitch=many.values[-1])
     if turn.values[0]:
         block = BlockNumbers(b, codes, (plane0, plane1), table)
         numbers = [block.signed_quad(q) for q in range(BLOCK // 4)]
@@ -390,6 +392,12 @@ def step_and_negative(b: Any, codes: TagType, steps: Any, offsets: Any, quad: in
     """The step of a quad of columns of a block, and its offset with the other sign."""
     at = 64 * (4 * quad // codes.values[2])
     return load(b, steps, F32x16.ir, 64, at), b.fneg(load(b, offsets, F32x16.ir, 64, at))
+
+
+@primitive(types.int64, None)
+def tile_tokens(b: Any, many: TagType, _: Any) -> Any:
+    """Tokens of the tile that some tokens, or all of it, are multiplied of."""
+    return I64(many.values[-1])
 
 
 @primitive(types.int64, None)

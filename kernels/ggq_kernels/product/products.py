@@ -41,6 +41,7 @@ from ggq_kernels.product.planes import (
     prefetch_codes,
     scale_add,
     scale_add_tiles,
+    tile_tokens,
     unpack_block,
 )
 from ggq_kernels.product.steps import (
@@ -268,7 +269,7 @@ def multiply_blocks(
     planes for the others."""
     every, later0, later1, later_scale = later
     plane0, plane1 = planes
-    left, width, table = every, tag_value(many), read_i64(m + M_TABLE)
+    left, width, table = min(every, 1), tile_tokens(many), read_i64(m + M_TABLE)
     steps, offsets, quads = scratch, 0 if folds(m) else scratch + PANEL * 2, scratch + PANEL * 4
     x_scale, x_offset = read_i64(row + X_SCALE) + place, read_i64(row + X_OFFSET) + place
     x_sum, each = beginning(m, place, begun, scratch)
@@ -282,7 +283,7 @@ def multiply_blocks(
             later1 += plane1_bytes(codes)
             later_scale += 64
             left = every
-        acc = dot_in_turn(codes, turn, begin_sums(many, x_sum), plane0, plane1, table, quads, x)
+        acc = dot_in_turn(codes, turn, many, begin_sums(many, x_sum), plane0, plane1, table, quads, x)
         total = scale_add(total, acc, load_f32(steps), x_scale)
         if not FOLDED or offsets != 0:
             total = outer_add(total, load_f32(offsets), x_offset)
@@ -320,7 +321,7 @@ def multiply_panel(
     and return a tile.
     """
     every, later0, later1, later_scale = later
-    left = every
+    left = min(every, 1)
     piece, width = read_i64(row + X_GROUP), tag_value(many)
     steps, offsets, quads = scratch, 0 if folds(m) else scratch + PANEL * 2, scratch + PANEL * 4
     x_scale, x_offset = read_i64(row + X_SCALE) + place, read_i64(row + X_OFFSET) + place
@@ -392,9 +393,21 @@ def write_tiles(total: Any, tiles: Any, m: int, tile: int, apart: int, row: int,
 
 @inlined
 def multiply_many(
-    codes: Any, many: Any, m: int, tile: int, row: int, token: int, stop: int, begun: int, scratch: int
+    codes: Any,
+    many: Any,
+    some: Any,
+    m: int,
+    tile: int,
+    row: int,
+    token: int,
+    stop: int,
+    n: int,
+    begun: int,
+    scratch: int,
 ) -> None:
-    """16 rows times tokens token .. stop - 1, whole tiles of them, panel by panel; int8 activations."""
+    """16 rows times tokens token .. stop - 1, whole tiles of them, panel by panel; int8 activations.
+
+    There are n tokens: of a tile behind the first, `some` are enough where it has no more."""
     columns, piece, width = read_i64(row + COLUMNS), read_i64(row + X_GROUP), tag_value(many)
     totals, pieces = scratch + SCRATCH, columns // piece
     every = min((stop - token) // width, PREFETCHING)
@@ -422,6 +435,8 @@ def multiply_many(
                 multiply_panel(codes, many, m, row, x, place, count, later, begun, scratch, kept)
             elif part == 0:
                 multiply_blocks(codes, FIRST, many, m, row, x, place, planes, count, later, begun, scratch, kept)
+            elif n - t <= tag_value(some) and tag_value(some) < width:
+                multiply_blocks(codes, LATER, some, m, row, x, place, planes, count, later, begun, scratch, kept)
             else:
                 multiply_blocks(codes, LATER, many, m, row, x, place, planes, count, later, begun, scratch, kept)
     for t in range(token, stop, width):
