@@ -6,6 +6,9 @@ exported to or imported: the state is old or new, and --resume goes on to the sa
     tools/kill_moments.py --count 200 --commands convert,gguf,export,import
     tools/kill_moments.py --disk 50     instead: files end at 50 sizes, as on a full disk
     tools/kill_moments.py --cut 50      instead: the input is cut short while it is read
+    tools/kill_moments.py --count 200 --log kills.jsonl     goes on behind the moments that the file has already
+
+A line for each moment as it has passed. What a moment is depends on the seed and its number alone.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 SYNC_OFTEN = (
@@ -180,19 +184,53 @@ class Moments:
         return ""
 
 
-def run_all(moments: Moments, names: list[str], count: int, attack: str) -> tuple[int, int]:
-    """Attack the commands in turns; how many attacks left a partial file, or came too late, and how many went badly."""
-    bad = noted = 0
+def passed(log: Path | None, attack: str, seed: int) -> dict[int, dict[str, Any]]:
+    """The moments of an attack that a file tells of, by number; a last line that is torn is not counted."""
+    found = {}
+    for line in [] if log is None or not log.exists() else log.read_text().splitlines():
+        try:
+            told = json.loads(line)
+        except ValueError:
+            continue
+        if (told["attack"], told["seed"]) == (attack, seed):
+            found[told["number"]] = told
+    return found
+
+
+def run_all(
+    moments: Moments, names: list[str], count: int, attack: str, seed: int, log: Path | None = None
+) -> tuple[int, int]:
+    """Attack the commands in turns; how many attacks left a partial file, or came too late, and how many went badly.
+
+    Args:
+        moments: What is attacked.
+        names: Its commands.
+        count: Of attacks.
+        attack: "kill", "full" or "cut".
+        seed: Of the moments.
+        log: A file of those that have passed, which those to come are added to.
+    """
+    done = passed(log, attack, seed)
     for number in range(count):
         name = names[number % len(names)]
+        if number in done and done[number]["command"] == name:
+            continue
         if name not in moments.seconds:
             moments.measure(name)
+        moments.rng = random.Random(f"{seed}/{number}")
         problem, note = getattr(moments, attack)(name)
-        noted += note
-        if problem:
-            bad += 1
-            print(f"{name}: {problem}", flush=True)
-    return noted, bad
+        told = {"attack": attack, "seed": seed, "number": number, "command": name, "note": note, "problem": problem}
+        done[number] = told
+        print(f"{number + 1} of {count}: {name}: {problem or 'well'}{f', {NOTES[attack]}' * note}", flush=True)
+        if log is not None:
+            with log.open("a") as file:
+                file.write(f"\n{json.dumps(told)}\n")  # behind a line that may be torn
+    counted = [done[number] for number in range(count)]
+    return sum(told["note"] for told in counted), sum(bool(told["problem"]) for told in counted)
+
+
+NOTES = {"kill": "with a partial file", "full": "ended whole", "cut": "had ended before"}
+"""What is noted of a moment beside whether all is well."""
 
 
 def main() -> int:
@@ -203,6 +241,7 @@ def main() -> int:
     parser.add_argument("--commands", default="", help="comma-separated; all by default")
     parser.add_argument("--disk", type=int, default=0, metavar="COUNT", help="so many full disks instead")
     parser.add_argument("--cut", type=int, default=0, metavar="COUNT", help="so many inputs cut short instead")
+    parser.add_argument("--log", type=Path, help="moments that have passed; it is made, or gone on with")
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="ggq-kill-"))
     try:
@@ -211,11 +250,10 @@ def main() -> int:
         attack, possible = ("cut", moments.inputs()) if options.cut else (attack, possible)
         names = [each for each in options.commands.split(",") if each] or list(possible)
         count = options.cut or options.disk or options.count
-        noted, bad = run_all(moments, names, count, attack)
+        noted, bad = run_all(moments, names, count, attack, options.seed, options.log)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    said = {"kill": "with a partial file", "full": "ended whole", "cut": "had ended before"}[attack]
-    print(f"{count} moments ({attack}), {noted} {said}, {bad} bad")
+    print(f"{count} moments ({attack}), {noted} {NOTES[attack]}, {bad} bad")
     return 1 if bad else 0
 
 
