@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
 from math import prod
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 import ggq
 from ggq.convert.options import Options
@@ -23,14 +18,12 @@ from ggq.errors import UsageError
 from ggq.format import Writer
 from ggq.format.paths import check_place
 from ggq.format.scheme import Scheme
-from ggq.format.stacks import SHARED, name_of_stack, place_in_stack
 from ggq.gguf.container import Entry, GGUFModel
 from ggq.models.family import TensorSpec
 from ggq.models.names import Tensor
 from ggq.quant import Error, ErrorSum, Method, decode_tensor, encode_tensor, scheme_name
 from ggq.quant.matrix import geometry
 from ggq.quant.small import refuse_small
-from ggq.quant.tiles import Segments, empty_segments
 
 GROWN = 1.02
 """A tensor is told to have grown where it has become more than so many times as large."""
@@ -84,130 +77,38 @@ def _metadata(model: GGUFModel, source: Path, recipe: Recipe | None) -> Iterator
         yield "quantization.method", recipe.body_method
 
 
-@dataclass(frozen=True)
-class _Unit:
-    """A tensor of the file to be: one of the model's, or a stack of experts' matrices (M-17).
-
-    Args:
-        name, role: Of the tensor.
-        members: Its matrices in order.
-        scheme: How they are stored.
-        method: What fills it where they are quantized anew.
-    """
-
-    name: str
-    role: str
-    members: tuple[Entry, ...]
-    scheme: Scheme
-    method: Method | None
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Of the tensor."""
-        own = self.members[0].shape
-        return (len(self.members), *own) if len(self.members) > 1 else own
-
-    def singly(self) -> list[_Unit]:
-        """A tensor for each matrix."""
-        return [replace(self, name=each.name, role=_role(each), members=(each,)) for each in self.members]
-
-
-def _units(model: GGUFModel, recipe: Recipe | None) -> list[_Unit]:
-    """The tensors of the file; a stack lies where its first matrix does. Experts of several schemes stay single."""
-    found: dict[str, _Unit] = {}
-    for entry in model.tensors.values():
-        role, (scheme, method) = _role(entry), _choice(entry, recipe)
-        place = place_in_stack(role)
-        stack = role if place is None else place[0]
-        if stack in found and (found[stack].scheme, found[stack].method) == (scheme, method):
-            found[stack] = replace(found[stack], members=(*found[stack].members, entry))
-        elif stack in found:
-            found[role] = _Unit(entry.name, role, (entry,), scheme, method)
-        else:
-            name = entry.name if place is None else name_of_stack(entry.name, stack)
-            found[stack] = _Unit(name, stack, (entry,), scheme, method)
-    counts = Counter(place[0] for each in model.tensors.values() if (place := place_in_stack(_role(each))))
-    units = ((unit, len(unit.members) == counts.get(unit.role, 1)) for unit in found.values())
-    return [each for unit, whole in units for each in ([unit] if whole and counts[unit.role] != 1 else unit.singly())]
-
-
-def _role(entry: Entry) -> str:
-    return str(entry.attributes["role"])
-
-
 def _write(model: GGUFModel, writer: Writer, recipe: Recipe | None, options: Options) -> Iterator[TensorResult]:
     total, done = sum(map(model.stored_bytes, model.tensors)), 0
-
-    def advance(entry: Entry) -> None:
-        nonlocal done
+    for name, entry in model.tensors.items():
         if options.progress is not None:
-            options.progress(done, total, entry.name)
-        done += model.stored_bytes(entry.name)
-
-    for unit in _units(model, recipe):
-        segments, tables, sums = _filled(model, unit, recipe, advance)
-        whole = len({bytes(table) for table in tables}) < 2
-        for number, part in enumerate([unit] if whole else unit.singly()):
-            pieces = segments
-            if not whole:
-                pieces = {name: data.reshape(len(unit.members), -1)[number] for name, data in segments.items()}
-            if tables:
-                pieces = {**pieces, SHARED: tables[number]}
-            error = ErrorSum()
-            for each in sums if whole else sums[number : number + 1]:
-                error.merge(each)
-            exact = Error(0.0, float("inf"), 0.0)
-            yield _added(writer, part, pieces, exact if recipe is None else error.error())
-
-
-def _filled(
-    model: GGUFModel, unit: _Unit, recipe: Recipe | None, advance: Callable[[Entry], None]
-) -> tuple[Segments, list[NDArray[np.uint8]], list[ErrorSum]]:
-    """The parts of a tensor but for tables, and by matrix its table, if it has one, and its error."""
-    sizes = geometry(unit.scheme, unit.shape)
-    whole = {part: data for part, data in empty_segments(sizes).items() if part != SHARED}
-    tables, sums = [], []
-    for number, entry in enumerate(unit.members):
-        advance(entry)
-        error = ErrorSum()
-        made = model.segments(entry.name) if recipe is None else _anew(model, entry, unit, error)
-        sums.append(error)
-        tables += [made[SHARED]] if SHARED in made else []
-        if len(unit.members) == 1:
-            return {part: data for part, data in made.items() if part != SHARED}, tables, sums
-        for part, data in whole.items():
-            data.reshape(len(unit.members), -1)[number] = made[part]
-    return whole, tables, sums
-
-
-def _anew(model: GGUFModel, entry: Entry, unit: _Unit, error: ErrorSum) -> Segments:
-    """The parts of a matrix that is quantized anew, whose error is added."""
-    numbers = model.numbers(entry.name)
-    segments = encode_tensor(numbers, unit.scheme, unit.method, where=entry.name)
-    decoded, columns = decode_tensor(unit.scheme, entry.shape, segments), entry.shape[-1]
-    error.add(numbers.reshape(-1, columns), decoded.reshape(-1, columns))
-    refuse_small(unit.scheme, error, numbers.size, entry.name, model.path)
-    return segments
-
-
-def _added(writer: Writer, unit: _Unit, segments: Segments, error: Error) -> TensorResult:
-    """Write a tensor."""
-    figures = {key: float(f"{value:.4g}") for key, value in error._asdict().items()}
-    named = {} if unit.method is None else {"method": unit.method.name}
-    attributes = {**unit.members[0].attributes, "role": unit.role, **named, **figures}
-    sizes = geometry(unit.scheme, unit.shape)
-    writer.add_tensor(unit.name, unit.shape, unit.scheme, {part: segments[part] for part in sizes.lengths}, attributes)
-    return TensorResult(
-        name=unit.name,
-        role=unit.role,
-        shape=unit.shape,
-        source_dtype=str(unit.members[0].attributes["source_dtype"]),
-        scheme=scheme_name(unit.scheme),
-        method=named.get("method", ""),
-        fallback="",
-        bytes=sizes.bytes,
-        **figures,
-    )
+            options.progress(done, total, name)
+        scheme, method = _choice(entry, recipe)
+        if recipe is None:
+            segments, error = model.segments(name), Error(0.0, float("inf"), 0.0)
+        else:
+            numbers = model.numbers(name)
+            segments = encode_tensor(numbers, scheme, method, where=name)
+            total_error = ErrorSum()
+            decoded = decode_tensor(scheme, entry.shape, segments)
+            columns = entry.shape[-1]
+            total_error.add(numbers.reshape(-1, columns), decoded.reshape(-1, columns))
+            refuse_small(scheme, total_error, numbers.size, name, model.path)
+            error = total_error.error()
+        figures = {key: float(f"{value:.4g}") for key, value in error._asdict().items()}
+        named = {} if recipe is None or method is None else {"method": method.name}
+        writer.add_tensor(name, entry.shape, scheme, segments, {**entry.attributes, **named, **figures})
+        done += model.stored_bytes(name)
+        yield TensorResult(
+            name=name,
+            role=str(entry.attributes["role"]),
+            shape=entry.shape,
+            source_dtype=str(entry.attributes["source_dtype"]),
+            scheme=scheme_name(scheme),
+            method=named.get("method", ""),
+            fallback="",
+            bytes=geometry(scheme, entry.shape).bytes,
+            **figures,
+        )
 
 
 def _choice(entry: Entry, recipe: Recipe | None) -> tuple[Scheme, Method | None]:
@@ -219,11 +120,8 @@ def _choice(entry: Entry, recipe: Recipe | None) -> tuple[Scheme, Method | None]
 
 
 def _before(model: GGUFModel, result: TensorResult) -> int:
-    """Bytes of a tensor, or of all matrices of a stack, in the GGUF file."""
-    if result.name in model.tensors:
-        return model.stored_bytes(result.name)
-    roles = {name: place_in_stack(_role(entry)) for name, entry in model.tensors.items()}
-    return sum(model.stored_bytes(name) for name, place in roles.items() if place and place[0] == result.role)
+    """Bytes of a tensor in the GGUF file."""
+    return model.stored_bytes(result.name)
 
 
 def _kinds_and_sizes(model: GGUFModel, results: list[TensorResult]) -> tuple[str, str]:

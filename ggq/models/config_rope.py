@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ggq.models.config import Config, Inner, Only, OrNull
@@ -80,8 +80,9 @@ def _partial(config: Config, inner: Inner, key: str) -> float:
     return share
 
 
-def rope_source(config: Config) -> Inner:
-    """The object that says how heads are rotated: "rope_scaling" unless it is empty, else "rope_parameters" (S-1)."""
+def rope_source(config: Config, usual: Mapping[str, Any] | None = None) -> Inner:
+    """The object that says how heads are rotated: "rope_scaling" unless it is empty, else "rope_parameters" (S-1); what
+    is usual where neither is there."""
     found = Inner(Fields({}, config.path))
     for key in ("rope_scaling", "rope_parameters"):
         value = config.get(key)
@@ -89,7 +90,7 @@ def rope_source(config: Config) -> Inner:
             config.overrule(key, found.values)
         elif value not in (None, False):
             found = config.inner(key)
-    return found
+    return found if found.values or usual is None else Inner(Fields(usual, config.path, "rope_parameters."))
 
 
 def rope_sources(config: Config, kinds: Sequence[str]) -> dict[str, Inner]:

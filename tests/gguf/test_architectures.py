@@ -168,10 +168,6 @@ def test_logits_are_those_of_the_checkpoint(case: str, tmp_path: Path) -> None:
     np.testing.assert_allclose(logits(path, tokens), logits(ours, tokens), atol=1e-5)
     report = ggq.convert(path, tmp_path / "again.ggq")
     assert all(tensor.relative_rmse == 0 for tensor in report.tensors)
-    experts = [tensor for tensor in report.tensors if ".experts." in tensor.role and tensor.role.endswith("p.weight")]
-    assert all(
-        len(tensor.shape) == 3 and tensor.name == tensor.role for tensor in experts if "shared" not in tensor.role
-    )
     np.testing.assert_array_equal(logits(tmp_path / "again.ggq", tokens), logits(path, tokens))
 
 

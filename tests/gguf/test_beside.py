@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,7 @@ import pytest
 import ggq
 from ggq.errors import GGQError
 from ggq.export.gguf import export_gguf
-from ggq.format import open_reader
 from ggq.format.gguf.reader import GGUFReader
-from ggq.format.stacks import unstacked
 from ggq.gguf import container
 from ggq.gguf.architecture.places import places
 from ggq.gguf.blocks import numbers, rows_of
@@ -143,41 +140,6 @@ def test_an_export_has_the_same_bytes(form: str, tmp_path: Path) -> None:
     tokens = prompt(WIDE, 20)
     found, expected = logits(tmp_path / "f32.gguf", tokens), logits(path, tokens)
     assert np.abs(found - expected).max() < 2e-6 * np.abs(expected).max()
-
-
-@pytest.mark.parametrize("kind", ["NVFP4", "IQ4_NL", "Q8_0"])
-def test_experts_of_an_import_are_stacks(kind: str, tmp_path: Path) -> None:
-    """Bytes of a matrix are those of the GGUF file's, whichever kind of parts it has."""
-    keys, tensors = stacked(kind)
-    path, tokens = write_gguf(tmp_path / "m.gguf", keys, tensors), prompt(WIDE, 20)
-    report = ggq.convert(path, tmp_path / "m.ggq")
-    found = {tensor.name: tensor for tensor in report.tensors if "experts" in tensor.role and len(tensor.shape) == 3}
-    layers = MIXTRAL["num_hidden_layers"]
-    assert len(found) == 3 * layers and found["layers.1.experts.down.weight"].shape == (EXPERTS, 64, 128)
-    assert len(report.tensors) == len(tensors) - sum(name.endswith("scale") for name in tensors)
-    with closing(container.GGUFModel(path)) as model, open_reader(tmp_path / "m.ggq") as reader:
-        single = unstacked(reader)
-        for number in range(EXPERTS):
-            parts = model.segments(f"blk.1.ffn_down.{number}.weight")
-            assert parts.keys() == single.tensors[f"layers.1.experts.{number}.down.weight"].segments.keys()
-            for part, data in parts.items():
-                other = single.read_segment(f"layers.1.experts.{number}.down.weight", part)
-                np.testing.assert_array_equal(data, other, err_msg=part)
-    np.testing.assert_array_equal(logits(tmp_path / "m.ggq", tokens), logits(path, tokens))
-    assert "of 17 matrices" in " ".join(report.notes)  # rows of 64 numbers are padded
-
-
-@pytest.mark.parametrize("scheme", ["q4-g32", "c4-g64"])
-def test_experts_quantized_anew_are_stacks_where_they_have_one_table(scheme: str, tmp_path: Path) -> None:
-    keys, tensors = stacked("Q8_0")
-    path, tokens = write_gguf(tmp_path / "m.gguf", keys, tensors), prompt(WIDE, 20)
-    report = ggq.convert(path, tmp_path / "m.ggq", scheme=scheme)
-    experts = [each for each in report.tensors if ".experts." in each.role and each.role.endswith("down.weight")]
-    layers = MIXTRAL["num_hidden_layers"]
-    assert len(experts) == (layers if scheme == "q4-g32" else layers * EXPERTS)
-    assert all(0 < each.relative_rmse < 0.2 for each in experts)
-    found, expected = logits(tmp_path / "m.ggq", tokens), logits(path, tokens)
-    assert np.abs(found - expected).max() < np.abs(expected).max()
 
 
 FLOAT = np.ones(1, np.float32)

@@ -5,10 +5,9 @@ from __future__ import annotations
 from functools import partial
 
 from ggq.models import decoder
-from ggq.models.config import Config, Inner, Keys
+from ggq.models.config import Config, Keys
 from ggq.models.config_rope import read_rope, rope_source
 from ggq.models.family import Family, TensorSpec, checkpoint_name
-from ggq.models.fields import Fields
 from ggq.models.names import Expression, Scalar, Tensor
 from ggq.models.parts import XIELU, Mlp, ModelSpec
 
@@ -34,12 +33,11 @@ MODULES = decoder.MODULES | {
 
 def parts(config: Config) -> ModelSpec:
     """The model of a config.json."""
-    source = said if (said := rope_source(config)).values else Inner(Fields(USUAL, config.path, "rope_parameters."))
     word = config.choice("hidden_act", (XIELU, *decoder.ACTIVATIONS))
     width, activation = config.take("intermediate_size", Mlp, "width"), decoder.ACTIVATIONS.get(word, word)
     plain = Mlp(width, activation, gated=False, bias=False)
     norm = decoder.rms_norm(config)
-    spec = decoder.read_decoder(config, rope=partial(read_rope, inner=source), feed_forward=plain)
+    spec = decoder.read_decoder(config, rope=partial(read_rope, inner=rope_source(config, USUAL)), feed_forward=plain)
     return decoder.with_mixers(spec, query_norm=norm, key_norm=norm)
 
 

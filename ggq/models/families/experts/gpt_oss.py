@@ -6,10 +6,9 @@ from dataclasses import replace
 from functools import partial
 
 from ggq.models import decoder
-from ggq.models.config import ANY, Config, Inner, Keys, Only, OrNull
+from ggq.models.config import ANY, Config, Keys, Only, OrNull
 from ggq.models.config_rope import read_rope, rope_source
 from ggq.models.family import Family, checkpoint_name
-from ggq.models.fields import Fields
 from ggq.models.names import Expression, Interleaved, Matrix, Row, Tensor, Transposed
 from ggq.models.parts import PLAIN, ModelSpec
 from ggq.tape.ops.activations import CLAMP_LIMIT, CLAMP_SLOPE, CLAMPED
@@ -36,8 +35,7 @@ USUAL = {"rope_type": "yarn", "factor": 32.0, "truncate": False, "original_max_p
 
 def parts(config: Config) -> ModelSpec:
     """The model of a config.json."""
-    given = rope_source(config)
-    source = given if given.values else Inner(Fields(USUAL, config.path, "rope_parameters."))
+    source = rope_source(config, USUAL)
     mixture = replace(decoder.experts(config), activation=CLAMPED, bias=True, router=replace(PLAIN, bias=True))
     spec = decoder.read_decoder(config, rope=partial(read_rope, inner=source), feed_forward=mixture)
     windows = decoder.layer_windows(config, decoder.read_window(config), slides=lambda number: number % 2 == 0)

@@ -7,10 +7,9 @@ from dataclasses import replace
 from functools import partial
 
 from ggq.models import decoder
-from ggq.models.config import Config, Inner, Keys, OrNull
+from ggq.models.config import Config, Keys, OrNull
 from ggq.models.config_rope import original_context, read_rope, rope_source
 from ggq.models.family import Family
-from ggq.models.fields import Fields
 from ggq.models.parts import ModelSpec, TemperedAttention
 
 KEYS: Keys = {
@@ -29,8 +28,7 @@ USUAL |= {"beta_fast": 32.0, "beta_slow": 1.0, "mscale": 1.0, "mscale_all_dim": 
 
 def parts(config: Config) -> ModelSpec:
     """The model of a config.json."""
-    source = rope_source(config)
-    source = source if source.values else Inner(Fields(USUAL, config.path, "rope_parameters."))
+    source = rope_source(config, USUAL)
     growth = source.number("llama_4_scaling_beta", (0.0, 1e6), 0.0, zero=True)
     source.get("max_position_embeddings", 0)  # the same as outside
     spec = decoder.read_decoder(config, rope=partial(read_rope, inner=source))

@@ -1,0 +1,1 @@
+"""config.json of the tiny checkpoints, by kind of family."""

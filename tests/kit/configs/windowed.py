@@ -1,0 +1,111 @@
+"""Families with windows, and what is shaped like them: Mistral, Ministral 3, OLMo 3, EXAONE 4, Phi-3."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.kit.configs.sizes import SIZES
+
+CONFIGS: dict[str, dict[str, Any]] = {
+    "mistral": {
+        **SIZES,
+        "architectures": ["MistralForCausalLM"],
+        "model_type": "mistral",
+        "num_attention_heads": 10,
+        "num_key_value_heads": 5,
+        "head_dim": 12,
+        "sliding_window": 17,
+        "rope_scaling": {"rope_type": "linear", "factor": 2.5},
+    },
+    "ministral3_long": {
+        **SIZES,
+        "architectures": ["Ministral3ForCausalLM"],
+        "model_type": "ministral3",
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "head_dim": 12,
+        "max_position_embeddings": 400,
+        "rope_parameters": {
+            "rope_type": "yarn",
+            "rope_theta": 3000.0,
+            "factor": 16.0,
+            "original_max_position_embeddings": 13,
+            "beta_fast": 8.0,
+            "beta_slow": 1.0,
+            "mscale": 1.0,
+            "mscale_all_dim": 1.0,
+            "llama_4_scaling_beta": 0.4,
+        },
+    },
+    "ministral3": {
+        **SIZES,
+        "architectures": ["Ministral3ForCausalLM"],
+        "model_type": "ministral3",
+        "num_attention_heads": 4,
+        "head_dim": 12,
+        "max_position_embeddings": 400,
+        "sliding_window": 33,
+        "rope_parameters": {
+            "rope_type": "yarn",
+            "rope_theta": 3000.0,
+            "factor": 4.0,
+            "original_max_position_embeddings": 100,
+            "beta_fast": 8.0,
+            "beta_slow": 1.0,
+            "mscale": 1.0,
+            "mscale_all_dim": 0.5,
+            "llama_4_scaling_beta": 0.1,
+        },
+    },
+    "olmo3": {
+        **SIZES,
+        "architectures": ["Olmo3ForCausalLM"],
+        "model_type": "olmo3",
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "sliding_window": 22,
+        "rope_theta": 700.0,
+        "rope_scaling": {"rope_type": "linear", "factor": 3.0},
+    },
+    "exaone4": {
+        **SIZES,
+        "architectures": ["Exaone4ForCausalLM"],
+        "model_type": "exaone4",
+        "num_attention_heads": 4,
+        "sliding_window": 18,
+        "sliding_window_pattern": 3,
+    },
+    "phi3": {
+        **SIZES,
+        "architectures": ["Phi3ForCausalLM"],
+        "model_type": "phi3",
+        "num_attention_heads": 4,
+        "sliding_window": 21,
+        "partial_rotary_factor": 0.6,
+        "rope_theta": 300.0,
+    },
+    "phi3_long": {
+        **SIZES,
+        "architectures": ["Phi3ForCausalLM"],
+        "model_type": "phi3",
+        "num_attention_heads": 4,
+        "max_position_embeddings": 400,
+        "original_max_position_embeddings": 100,
+        "partial_rotary_factor": 0.6,
+        "rope_scaling": {"type": "longrope", "short_factor": [1.0, 2.5, 7.0], "long_factor": [3.0, 4.0, 20.0]},
+    },
+    "phi3_beyond": {
+        **SIZES,
+        "architectures": ["Phi3ForCausalLM"],
+        "model_type": "phi3",
+        "num_attention_heads": 4,
+        "max_position_embeddings": 500,
+        "original_max_position_embeddings": 40,
+        "rope_theta": 800.0,
+        "rope_scaling": {
+            "type": "longrope",
+            "short_factor": [1.0, 1.1, 1.4, 2.0, 3.5],
+            "long_factor": [1.5, 2.0, 5.0, 9.0, 30.0],
+        },
+    },
+}

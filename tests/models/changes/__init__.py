@@ -1,0 +1,1 @@
+"""What is taken away from models of each family, which their goldens must notice."""
