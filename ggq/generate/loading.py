@@ -114,6 +114,8 @@ def open_model(
         cache_bytes = whole("cache_bytes", cache_bytes, 1)
     if context is not None:
         context = whole("context", context, 1)
+    elif allow_longer:
+        raise UsageError("a longer context is allowed, and none is asked for", fix=f"say how long: {LONGER}")
     if cache is not None:
         choose("cache", cache, CACHES)
     container = open_container(path)

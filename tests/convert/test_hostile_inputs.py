@@ -119,6 +119,13 @@ def test_adapters_of_strangers(tmp_path: Path) -> None:
         (folder / name).write_bytes(kept if name.endswith("json") else data)
 
 
+def test_pickled_adapters_are_never_opened(tmp_path: Path) -> None:
+    folder = adapter(tmp_path / "a", parts(Q, 32, 32))
+    (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
+    with pytest.raises(ConvertError, match="adapter_model.bin: pickled weights, which can run code"):
+        read_adapter(Folder(folder), 1.0)
+
+
 def test_modules_of_strangers(tmp_path: Path) -> None:
     folder, rng = tmp_path / "m", np.random.default_rng(13)
     for place in ("1_Pooling", "2_Dense"):

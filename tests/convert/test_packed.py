@@ -408,6 +408,14 @@ def test_forms_that_are_not_known_are_refused(form: str, changes: dict[str, Any]
         ggq.convert(tmp_path / "m", tmp_path / "m.ggq")
 
 
+def test_weights_that_are_made_ternary_at_load_are_refused(tmp_path: Path) -> None:
+    tiny(tmp_path / "m", shape=SHAPE, dtype="f32")
+    said = {"quant_method": "bitnet", "quantization_mode": "online", "linear_class": "autobitlinear"}
+    edit_json(tmp_path / "m" / "config.json", quantization_config=said)
+    with pytest.raises(UnsupportedError, match="its weights are made ternary when they are loaded, not in the file"):
+        ggq.convert(tmp_path / "m", tmp_path / "m.ggq", scheme="q4-g32")
+
+
 def test_bytes_are_floats_of_eight_bits() -> None:
     """Numbers that the formats' tables list: largest, smallest, one, not a number."""
     e4m3, e5m2, e8m0 = (table(f"F8_{name}") for name in ("E4M3", "E5M2", "E8M0"))

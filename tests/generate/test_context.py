@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import ggq
-from ggq.errors import UnsupportedError, UsageError
+from ggq.errors import ModelError, UnsupportedError, UsageError
 from ggq.generate.scheduler import Policy
 from ggq.generate.serving.asynchronous import AsyncModel
 from ggq.generate.serving.pace import Fixed
@@ -62,6 +62,10 @@ def test_a_shorter_context_needs_no_leave(tmp_path: Path) -> None:
             model.logits(list(range(3, 13)))
     with pytest.raises(UsageError, match="context"):
         ggq.load(written(tmp_path), context=0)
+    with pytest.raises(UsageError, match="none is asked for\nsay how long: --context N --allow-longer"):
+        ggq.load(written(tmp_path), allow_longer=True)
+    with pytest.raises(ModelError, match="context_length: 1099511627776 found, 1 to 134217728 allowed"):
+        ggq.load(written(tmp_path), context=1 << 40, allow_longer=True)
 
 
 def test_what_cannot_go_on_is_refused_by_name(tmp_path: Path) -> None:

@@ -74,6 +74,16 @@ def changed(model: str, **changes: Any) -> tuple[ModelSpec, tuple[str, ...]]:
 @pytest.mark.parametrize(
     ("model", "changes", "kind", "message"),
     [
+        ("gpt_oss", {"swiglu_limit": 6.0}, UnsupportedError, "swiglu_limit: 6.0 is not supported; supported: 7"),
+        ("gpt_oss", {"swiglu_alpha": 1.5}, UnsupportedError, "swiglu_alpha: 1.5 is not supported; supported: 1.702"),
+        ("falcon", {"alibi": True}, UnsupportedError, "alibi: true is not supported; supported: false"),
+        (
+            "gpt2",
+            {"scale_attn_by_inverse_layer_idx": True},
+            UnsupportedError,
+            "scale_attn_by_inverse_layer_idx: true is not supported; supported: false",
+        ),
+        ("nemotron_h", {"moe_latent_size": 16}, UnsupportedError, "moe_latent_size: 16 is not supported"),
         ("gemma2", {"use_bidirectional_attention": True}, UnsupportedError, "true is not supported; supported: false"),
         ("gemma2", {"hidden_activation": "mish"}, UnsupportedError, "hidden_activation: 'mish' is not supported"),
         ("gemma2", {"attn_logit_softcapping": 0.0}, ModelError, "attn_logit_softcapping: 0.0 found, a number above 0"),

@@ -22,6 +22,7 @@ from ggq.models.fields import shown
 from ggq.models.names import Expression, Tensor, Transposed
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+PICKLED = "adapter_model.bin"
 LARGEST_CONFIG = 4 << 20
 
 IN_FRONT = "base_model.model."
@@ -191,6 +192,12 @@ def substituted(expression: Expression, changed: Mapping[str, Expression]) -> Ex
 def _read_config(folder: Folder) -> dict[str, Any]:
     path = folder.path / CONFIG
     if CONFIG not in folder or WEIGHTS not in folder:
+        if CONFIG in folder and PICKLED in folder:
+            raise ConvertError(
+                "pickled weights, which can run code and are never opened",
+                path=folder.path / PICKLED,
+                fix="save the adapter as safetensors: PEFT's save_pretrained(FOLDER, safe_serialization=True)",
+            )
         missing = CONFIG if CONFIG not in folder else WEIGHTS
         raise ConvertError(
             "missing: not a LoRA adapter", path=folder.path / missing, fix="give the folder of an adapter"
