@@ -22,8 +22,10 @@ from ggq_kernels.product.products import (
     multiply_float,
     multiply_many,
     multiply_packed,
+    multiply_plain,
     multiply_tiles,
     multiply_whole,
+    plain_blocks,
     prefetch_out,
     write,
     write_tiles,
@@ -128,7 +130,10 @@ def linear_int8(codes: Any, tiles: Any, row: int, team: int) -> None:
                 else:
                     for token in range(start, many, width):
                         prefetch_out(m, t, token, width)
-                        write(multiply_packed(codes, MANY, m, t, row, token, begun, scratch), m, t, row, token)
+                        if n - token <= tag_value(SOME) and tag_value(SOME) < width and plain_blocks(m, row):
+                            write(multiply_plain(codes, SOME, m, t, row, token, begun, scratch), m, t, row, token)
+                        else:
+                            write(multiply_packed(codes, MANY, m, t, row, token, begun, scratch), m, t, row, token)
                 if many < stop:
                     begin, end = max(first, read_i64(m + M_START)), min(last, read_i64(m + M_END))
                     apart = partner(tile - begin, end - begin, many == start) if tag_value(tiles) == 2 else 0

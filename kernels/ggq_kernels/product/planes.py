@@ -197,7 +197,7 @@ def _over_blocks(
 
 def _dot_planes(b: Any, codes: TagType, products: Products, planes: Any, table: Any, x: Any, k: Any) -> None:
     """Add the products of block k behind the addresses in both planes; see `dot_block`."""
-    m, quads, widths = len(products.sums), BLOCK // 4, (*PLANES[codes.values[0]], 0)
+    m, quads, widths = products.pitch, BLOCK // 4, (*PLANES[codes.values[0]], 0)
     low, high = (_behind(b, plane, k, 64 * width) for plane, width in zip(planes, widths))
     at, first = (x, k * quads) if isinstance(k, int) else (_behind(b, x, k, BLOCK * m), 0)
     block = BlockNumbers(b, codes, (low, high), table)
@@ -219,12 +219,14 @@ def prefetch_codes(b: Any, codes: TagType, _: Any, plane0: Any, plane1: Any) -> 
     prefetch_block(b, codes, (plane0, plane1), 0, I64(0))
 
 
-@primitive(_sums, None, None, *[types.int64] * 5)
+@primitive(lambda codes, many, *rest: _sums(codes, *rest), None, None, None, *[types.int64] * 5)
 def dot_block(
     b: Any,
     codes: TagType,
+    many: TagType,
     kind: Tile | TagType,
     _: Any,
+    __: Any,
     acc: Any,
     count: Any,
     plane0: Any,
@@ -236,7 +238,7 @@ def dot_block(
 
     `acc` are sums, or the tag of tokens where there are none yet. `plane0`, `plane1` are the addresses of the first of
     1, 2 or 4 blocks in each plane, `table` that of 16 entries; `x` holds int8 (8 * count, M, 4): quads of columns,
-    tokens, columns.
+    tokens, columns; M is that of `many`, whose first tokens these may be.
     """
 
     def add(products: list[Products], blocks: Blocks) -> None:
@@ -244,7 +246,7 @@ def dot_block(
             prefetch_block(b, codes, (plane0, plane1), k, I64(AHEAD))
             _dot_planes(b, codes, products[0], (plane0, plane1), table, x, k)
 
-    sums = _over_blocks(b, count, lambda: [_products(b, codes, kind, acc)], add)
+    sums = _over_blocks(b, count, lambda: [_products(b, codes, kind, acc, pitch=many.values[-1])], add)
     return rows(b, _sums(codes, kind), lambda i: sums[i])
 
 

@@ -99,8 +99,46 @@ def plain_scales(m: int, piece: int) -> bool:
 
 
 @inlined
+def plain_blocks(m: int, row: int) -> bool:
+    """Whether pieces are blocks with plain scales, for `multiply_plain`."""
+    return plain_scales(m, BLOCK) and read_i64(row + X_GROUP) == BLOCK
+
+
+@inlined
+def multiply_plain(codes: Any, tokens: Any, m: int, tile: int, row: int, token: int, begun: int, scratch: int) -> Any:
+    """The same as `multiply_packed` of such matrices, without memory between steps and branches, and for the first
+    tokens of a tile too."""
+    columns, width = read_i64(row + COLUMNS), tile_tokens(tokens)
+    blocks, table = columns // BLOCK, read_i64(m + M_TABLE)
+    plane0 = read_i64(m + M_PLANE0) + tile * blocks * plane0_bytes(codes)
+    plane1 = read_i64(m + M_PLANE1) + tile * blocks * plane1_bytes(codes)
+    x = read_i64(row + X) + token * columns
+    x_scale = read_i64(row + X_SCALE) + token * blocks * 4
+    x_offset = read_i64(row + X_OFFSET) + token * blocks * 4
+    x_sum, each = beginning(m, token * blocks * 4, begun, scratch)
+    scale, point = read_i64(m + M_SCALES) + tile * blocks * 32, middle_of(m, lowest(codes))
+    total = tile_zeros(tokens)
+    for _ in range(blocks):
+        acc = dot_block(codes, tokens, begin_sums(tokens, x_sum), 1, plane0, plane1, table, x)
+        step = load_f16(scale)
+        total = scale_add(total, acc, step, x_scale)
+        if not FOLDED:
+            total = outer_add(total, mul(step, point), x_offset)
+        plane0 += plane0_bytes(codes)
+        plane1 += plane1_bytes(codes)
+        x += BLOCK * width
+        x_scale += 4 * width
+        x_offset += 4 * width
+        x_sum += each * width
+        scale += 32
+    return total
+
+
+@inlined
 def multiply_packed(codes: Any, tokens: Any, m: int, tile: int, row: int, token: int, begun: int, scratch: int) -> Any:
     """16 rows times a few tokens, the codes straight from their planes; int8 activations."""
+    if plain_blocks(m, row):
+        return multiply_plain(codes, tokens, m, tile, row, token, begun, scratch)
     columns, piece, width = read_i64(row + COLUMNS), read_i64(row + X_GROUP), tag_value(tokens)
     blocks, table, pieces = columns // BLOCK, read_i64(m + M_TABLE), columns // piece
     plane0 = read_i64(m + M_PLANE0) + tile * blocks * plane0_bytes(codes)
@@ -112,27 +150,12 @@ def multiply_packed(codes: Any, tokens: Any, m: int, tile: int, row: int, token:
     steps, offsets, plain = scratch, scratch + WIDE_PANEL * 2 if expands_offsets(m) else 0, plain_scales(m, piece)
     scale, point = read_i64(m + M_SCALES) + tile * pieces * 32, middle_of(m, lowest(codes))
     total = tile_zeros(tokens)
-    if plain and piece == BLOCK:  # the same without memory between steps and branches
-        for _ in range(blocks):
-            acc = dot_block(codes, begin_sums(tokens, x_sum), 1, plane0, plane1, table, x)
-            step = load_f16(scale)
-            total = scale_add(total, acc, step, x_scale)
-            if not FOLDED:
-                total = outer_add(total, mul(step, point), x_offset)
-            plane0 += plane0_bytes(codes)
-            plane1 += plane1_bytes(codes)
-            x += BLOCK * width
-            x_scale += 4 * width
-            x_offset += 4 * width
-            x_sum += each * width
-            scale += 32
-        return total
     for start in range(0, columns, WIDE_PANEL):
         count = min(WIDE_PANEL, columns - start) // piece
         if not plain:
             expand_steps(m, tile, piece, lowest(codes), start // piece, count, steps, offsets)
         for i in range(count):
-            acc = dot_block(codes, begin_sums(tokens, x_sum), piece // BLOCK, plane0, plane1, table, x)
+            acc = dot_block(codes, tokens, begin_sums(tokens, x_sum), piece // BLOCK, plane0, plane1, table, x)
             plane0 += piece // BLOCK * plane0_bytes(codes)
             plane1 += piece // BLOCK * plane1_bytes(codes)
             x += piece * width
