@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from ggq.export.gguf_checkpoint import in_order
 from ggq.format.gguf.types import TYPES
 from ggq.gguf.blocks import numbers, rows_of
+from ggq.gguf.encode import encoders
 from ggq.gguf.encode.encoders import FEEDBACK, encoded
 from ggq.quant.inputs import InputStatistics
 
@@ -50,7 +51,10 @@ def test_products_are_nearer(kind: int) -> None:
 
 
 @KINDS
-def test_inputs_that_have_nothing_in_common_change_nothing(kind: int) -> None:
+def test_inputs_that_have_nothing_in_common_change_nothing(kind: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """But for what is done only without feedback: the rows' lengths, and how errors count by size."""
+    monkeypatch.setattr(encoders, "UPPER_SCALES", {})
+    monkeypatch.setattr(encoders, "KNOWN", encoders.UNKNOWN)
     rows, inputs = weights(), statistics(np.diag(np.linspace(1, 2, COLUMNS)))
     data = [encoded(kind, rows, inputs.mean_square, inputs=given) for given in (None, inputs)]
     found = [decoded(kind, each, len(rows)) for each in data]

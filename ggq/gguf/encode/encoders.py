@@ -1,7 +1,8 @@
 """Encoders of GGUF types, one a type: rows of weights in, bytes of blocks out.
 
 An error counts by the size of its weight too, sqrt(half the mean square of the block + square), as large weights meet
-large inputs more often than not: with errors that count alike the perplexity of 2 to 4 bits is higher.
+large inputs more often than not: with errors that count alike the perplexity of 2 to 4 bits is higher. Where mean
+squares of inputs are known it counts less by size: four times the mean square + square.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from ggq.gguf import block_bytes
 from ggq.gguf.block_parts import FP4, Blocks
 from ggq.gguf.blocks import LEVELS as IQ4
 from ggq.gguf.encode.feedback import Steps, rounded
+from ggq.gguf.encode.length import UPPER_SCALES, lengthen
 from ggq.gguf.encode.lines import two_level_lines
 from ggq.gguf.encode.steps import best_steps, one_step, stretches, two_level_steps
 from ggq.gguf.encode.sums import Floats, Lanes, Levels
@@ -24,6 +26,9 @@ from ggq.quant.inputs import InputStatistics
 
 CHUNK = 1 << 18
 """Numbers that are encoded at once: with what belongs to them they fit in a core's second-level cache."""
+
+UNKNOWN, KNOWN = 0.5, 4.0
+"""Shares of a block's mean square in what errors count: with no importance or with feedback, and with importance."""
 
 Trials = list[tuple[float, float]]
 
@@ -61,12 +66,15 @@ def encoded(
     made, per = [], max(1, CHUNK // columns) * (columns // size)
     for start in range(0, len(blocks), per):
         part = blocks[start : start + per]
-        energy = _by_size(part)
+        energy = _by_size(part, UNKNOWN if counts is None or inputs is not None else KNOWN)
         if counts is not None:
             energy = (energy.reshape(-1, *counts.shape) * counts).reshape(energy.shape)
             energy /= energy.max(axis=1, keepdims=True)
         with np.errstate(over="ignore", invalid="ignore"):  # whoever decodes what is written will see
-            made.append(encode(part, energy, compiled))
+            done = encode(part, energy, compiled)
+            if inputs is None and kind in UPPER_SCALES:
+                lengthen(kind, part.reshape(-1, columns), counts, done)
+            made.append(done)
     return np.concatenate(made).reshape(len(rows), -1)
 
 
@@ -81,11 +89,12 @@ def _rounding(inputs: InputStatistics, columns: int) -> Round:
     return codes
 
 
-def _by_size(blocks: Floats) -> Floats:
-    """What errors count by the size of their weights, at most 1 and at least a little."""
+def _by_size(blocks: Floats, share: float) -> Floats:
+    """What errors count by the size of their weights and a share of the block's mean square, at most 1 and at least a
+    little."""
     peak = np.abs(blocks).max(axis=1, keepdims=True)
     unit = np.square(blocks / np.where(peak > 0, peak, np.float32(1)))
-    energy = np.sqrt(unit.mean(axis=1, keepdims=True) / 2 + unit)
+    energy = np.sqrt(unit.mean(axis=1, keepdims=True) * np.float32(share) + unit)
     most = energy.max(axis=1, keepdims=True)
     return np.where(most > 0, np.maximum(energy / np.where(most > 0, most, 1), 1e-6), 1).astype(np.float32)
 
@@ -205,7 +214,7 @@ def _spreads(last: int, cuts: tuple[float, ...], spreads: NDArray[np.float64]) -
 FEEDBACK: dict[int, Callable[..., Encoder]] = {
     10: partial(_line, block_bytes.q2_k, 16, 3, 15, _spreads(3, (0, 0.08), np.arange(-1, 1.2, 0.3))),
     11: partial(_symmetric, block_bytes.q3_k, 3, 6, 8, 1.6),
-    12: partial(_line, block_bytes.q4_k, 32, 15, 63, _spreads(15, (0, 0.02), np.arange(-1, 1.5, 0.25))),
+    12: partial(_line, block_bytes.q4_k, 32, 15, 63, _spreads(15, (0, 0.02, 0.05), np.arange(-2, 2.25, 0.25))),
     13: partial(_line, block_bytes.q5_k, 32, 31, 63, _spreads(31, (0, 0.01), np.arange(-1, 1.5, 0.25))),
     14: partial(_symmetric, block_bytes.q6_k, 6, 8, 8, 1.1),
 }
