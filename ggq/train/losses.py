@@ -67,9 +67,16 @@ def perplexity(module: Any, windows: Any) -> float:
     return math.exp(min(total / len(windows), 700.0))
 
 
-def section_loss(found: dict[Any, Any], wanted: dict[Any, Any]) -> Any:
-    """Mean squared error of a section's results over the mean square of what is wanted, summed over its buffers."""
+def section_loss(found: dict[Any, Any], wanted: dict[Any, Any], worth: dict[Any, Any]) -> Any:
+    """Mean squared error of a section's results over the mean square of what is wanted, summed over its buffers.
+
+    Args:
+        found, wanted: Tensors (windows, context, width) by buffer.
+        worth: How much each column counts, (width,) by buffer.
+    """
     total: Any = 0.0
     for buffer, numbers in wanted.items():
-        total = total + (found[buffer] - numbers).square().mean() / numbers.square().mean().clamp(min=1e-12)
+        counts = worth[buffer]
+        size = (numbers.square() * counts).mean().clamp(min=1e-12)
+        total = total + ((found[buffer] - numbers).square() * counts).mean() / size
     return total

@@ -13,9 +13,10 @@ import torch
 
 from ggq.train.loop import Phase
 from ggq.train.losses import mixed_loss, perplexity, section_loss
-from ggq.train.program import ProgramModule, State
+from ggq.train.program import ProgramModule
 from ggq.train.quantize.fake import LearnedQuantizer
 from ggq.train.quantize.weight import TrainedWeight
+from ggq.train.streams import Streams
 from ggq.train.texts.windows import Windows, batch_of
 
 
@@ -116,6 +117,10 @@ def scales_alone(work: Work, steps: int) -> Phase:
     return Phase("scales", steps, groups, work.loss, settle=lambda: project(weights), score=work.score)
 
 
+KEPT_BATCHES = 128
+"""Batches whose inputs and outputs of a layer are in memory while it is trained."""
+
+
 def layer_phases(work: Work, steps: int) -> list[Callable[[], Phase]]:
     """Each section with quantized matrices, one after the other, against its full-precision outputs.
 
@@ -124,7 +129,10 @@ def layer_phases(work: Work, steps: int) -> list[Callable[[], Phase]]:
 
     Source: Chen et al. 2024, EfficientQAT (arXiv 2407.11062), section 3.2.
     """
-    streams = Streams(work, min(steps, KEPT_BATCHES, -(-len(work.windows) // work.batch)))
+    count = min(steps, KEPT_BATCHES, -(-len(work.windows) // work.batch))
+    assert work.teacher is not None
+    batches = [work.tokens(step) for step in range(count)]
+    streams = Streams(work.student, work.teacher, batches, work.precision)
     layers = [number for number, section in enumerate(work.student.sections) if section.name]
     return [partial(_layer, work, streams, number, steps) for number in layers]
 
@@ -138,7 +146,7 @@ def _layer(work: Work, streams: Streams, number: int, steps: int) -> Phase:
     def loss(step: int) -> Any:
         tokens, before, wanted = streams.batch(step)
         with work.precision():
-            return section_loss(student.run(section, tokens, before), wanted)
+            return section_loss(student.run(section, tokens, before), wanted, streams.worth[number])
 
     groups = groups_of(weights, work.rates.weights, work.rates.steps)
     return Phase(section.name, steps, groups, loss, settle=lambda: project(weights), finish=lambda: fold(weights))
@@ -146,47 +154,6 @@ def _layer(work: Work, streams: Streams, number: int, steps: int) -> Phase:
 
 VECTORS = 10
 """How many times as fast norms and biases move as matrices: there are few of them, each for a whole row or column."""
-
-KEPT_BATCHES = 128
-"""Batches whose inputs and outputs of a layer are in memory while it is trained."""
-
-
-class Streams:
-    """Some batches on their way through the quantized and the full-precision model, section by section.
-
-    Args:
-        work: With a teacher.
-        count: Batches, the first ones of the training.
-    """
-
-    def __init__(self, work: Work, count: int) -> None:
-        assert work.teacher is not None
-        self.work, self.teacher, self.count, self.number = work, work.teacher, count, 0
-        self.tokens: list[Any] = []
-        self.ours: list[State] = []
-        self.theirs: list[State] = []
-        self.wanted: list[State] = []
-
-    def advance(self, number: int) -> None:
-        """Bring every batch to before a section, and know what the full-precision model makes of it there."""
-        if not self.tokens:
-            self.tokens = [self.work.tokens(step) for step in range(self.count)]
-            self.ours, self.theirs = [{} for _ in self.tokens], [{} for _ in self.tokens]
-        with torch.no_grad(), self.work.precision():
-            while self.number < number:
-                self.ours = self._through(self.work.student, self.ours)
-                self.theirs = self.wanted or self._through(self.teacher, self.theirs)
-                self.wanted, self.number = [], self.number + 1
-            self.wanted = self._through(self.teacher, self.theirs)
-
-    def batch(self, step: int) -> tuple[Any, State, State]:
-        """Tokens of a step, what the section meets, and what it is to give."""
-        place = step % self.count
-        return self.tokens[place], self.ours[place], self.wanted[place]
-
-    def _through(self, module: ProgramModule, states: list[State]) -> list[State]:
-        section = module.sections[self.number]
-        return [module.run(section, tokens, state) for tokens, state in zip(self.tokens, states, strict=True)]
 
 
 def groups_of(
