@@ -40,7 +40,9 @@ def rope(config: Config, head_dim: int, *more: Any) -> Rope:
     alpha = inner.number("alpha", (0.0, 1e9)) if "alpha" in inner and "dynamic" in inner.values.values() else 1.0
     for key in ("beta_fast", "beta_slow", "mscale", "mscale_all_dim") if alpha != 1 else ():
         inner.get(key, 0)  # which only other forms have
-    return found if alpha == 1 else replace(found, theta=found.theta * alpha ** (head_dim / (head_dim - 2)))
+    return (
+        found if alpha == 1 else replace(found, theta=found.theta * alpha ** (head_dim / (head_dim - 2)), scaling=None)
+    )
 
 
 def expression(role: str, spec: ModelSpec) -> Expression:
