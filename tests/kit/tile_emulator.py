@@ -18,6 +18,7 @@ from typing import Any
 
 import numba
 import numpy as np
+from llvmlite.binding import get_host_cpu_features
 from numba import int64, types
 from numba.core import cgutils
 
@@ -250,6 +251,9 @@ def install() -> None:
 
 
 def target(features: Iterable[str]) -> dict[str, str]:
-    """Environment of a process whose kernels are compiled for the tiles of AMX besides a processor's own features."""
-    added = sorted({*features, "amx-tile", "amx-bf16"})
-    return {"NUMBA_CPU_NAME": "sapphirerapids", "NUMBA_CPU_FEATURES": ",".join(f"+{name}" for name in added)}
+    """Environment of a process whose kernels are compiled for the tiles of AMX besides a processor's own features, and
+    without those that the name of a processor with AMX stands for and this one lacks."""
+    added = {*features, "amx-tile", "amx-bf16"}
+    lacking = {name for name, there in get_host_cpu_features().items() if not there} - added
+    listed = [f"+{name}" for name in sorted(added)] + [f"-{name}" for name in sorted(lacking)]
+    return {"NUMBA_CPU_NAME": "sapphirerapids", "NUMBA_CPU_FEATURES": ",".join(listed)}
