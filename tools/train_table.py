@@ -43,7 +43,7 @@ full: convert --scheme f32
 2 q2z-gptq: convert --scheme q2z-g64 --method gptq {CALIBRATED}
 2 gptq: convert --scheme q2m-g64 --method gptq {CALIBRATED}
 2 awq-gptq: convert --scheme q2m-g64 --method awq+gptq {CALIBRATED}
-2 blockwise: train --scheme q2m-g64 --start {{2 gptq}} --layer-steps 300 --steps 300 --sample 2000
+2 blockwise: train --scheme q2m-g64 --start {{2 gptq}} --layer-steps 600 --steps 500 --sample 2000
 2 lsq: train --scheme q2m-g64 --method lsq --start {{2 gptq}} --steps 600 --distill 1 --sample 2000
 2 qat: train --scheme q2m-g64 --method qat --start {{2 gptq}} --steps 600 --distill 1 --sample 2000
 ternary mean: convert --scheme ternary-g64
