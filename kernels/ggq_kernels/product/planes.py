@@ -335,7 +335,7 @@ def dot_in_turn(
         block = BlockNumbers(b, codes, (plane0, plane1), table)
         numbers = [block.signed_quad(q) for q in range(BLOCK // 4)]
         for q, number in enumerate(numbers):
-            products.dot(number, x, 4 * q * len(products.sums))
+            products.dot(number, x, 4 * q * products.pitch)
         _write_quads(b, numbers, quads)
     else:
         products.dot_bytes(quads, x, BLOCK // 4)
